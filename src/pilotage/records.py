@@ -1,0 +1,92 @@
+"""The records that flow between layers. Plain data: no torch, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the judge says of one answer. A bad answer is data, never an exception."""
+
+    parsed: bool
+    """An answer block was found and every token in it is an action of the task."""
+    legal: bool
+    """Parsed, and no executed action was illegal (hole, wall, edge, object, misplaced PICK or DROP)."""
+    success: bool
+    """Parsed, and executing the plan reached the task's goal before any failure."""
+    optimal: bool
+    """Success with as few executed actions as any plan."""
+    num_executed: int
+    """Actions executed until success, failure or the end of the plan; the failing one is counted."""
+    reason: str
+    """One of the task-independent reasons in `pilotage.tasks.judge.REASONS`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "parsed": self.parsed,
+            "legal": self.legal,
+            "success": self.success,
+            "optimal": self.optimal,
+            "num_executed": self.num_executed,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One planning instance with everything a view may show of it."""
+
+    id: str
+    """`task-level-hash`, stable across builds: the hash is that of the canonical state."""
+    task: str
+    level: int
+    split: Split
+    difficulty: str
+    """`easy`, `medium` or `hard`, by the task's own rule."""
+    state: Mapping[str, Any]
+    """The canonical symbolic state in its JSON form (see the task's docstring)."""
+    facts: Mapping[str, str]
+    """Ordered perception fields -> their exact text, e.g. `{"Size": "4", "Player": "(2,0)"}`."""
+    plan: tuple[str, ...]
+    """The reference plan: one shortest plan, in the task's action names."""
+    optimal_length: int
+    image: bytes
+    """PNG bytes of the picture; `b""` when the example was made without a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What one reader is shown of an example."""
+
+    name: str
+    """`student`, `symbolic`, `teacher`, `teacher_no_plan`, `perception`, …"""
+    messages: Sequence[Mapping[str, Any]]
+    """Chat messages in the transformers form; an image is `{"type": "image"}` inside a content list."""
+    image: bytes | None = None
+    """PNG bytes shown in place of the single `{"type": "image"}`, or None for a text-only view."""
+    prefill: str = ""
+    """Text that already begins the assistant's turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Token ids that a policy produced for a view."""
+
+    example_id: str
+    token_ids: tuple[int, ...]
+    """Response ids only, the end-of-turn id included when the policy emitted it."""
+    text: str
+    """`token_ids` decoded without special tokens."""
+    finished: bool
+    """The policy ended its turn itself; False means cut at the length limit."""
+    logprobs: tuple[float, ...] = ()
+    """log-probability, in nats, of each id under the policy at sampling temperature; empty when not recorded."""
+    origin: str = "student"
+    """Who produced it: `student`, `dataset`, `teacher`, `replay`."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
