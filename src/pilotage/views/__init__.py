@@ -1,0 +1,24 @@
+"""Who sees what: student, symbolic, teachers, perception. No torch here."""
+
+from pilotage.views.prompts import PROMPT_SETS, PromptSet
+from pilotage.views.views import (
+    VIEWS,
+    perception_view,
+    reference_answer,
+    student_view,
+    symbolic_view,
+    teacher_view,
+    teacher_view_without_plan,
+)
+
+__all__ = [
+    "PROMPT_SETS",
+    "VIEWS",
+    "PromptSet",
+    "perception_view",
+    "reference_answer",
+    "student_view",
+    "symbolic_view",
+    "teacher_view",
+    "teacher_view_without_plan",
+]

@@ -1,0 +1,81 @@
+"""Who sees what of an example. Tasks own the content; nothing here knows one task from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pilotage.errors import PilotageError
+from pilotage.records import Example, View
+from pilotage.tasks import get_task
+from pilotage.tasks.task import reference_response, state_text
+from pilotage.views.prompts import PromptSet, numbered, prompt_template, task_content
+
+ViewMaker = Callable[[Example, PromptSet], View]
+
+
+def student_view(example: Example, prompts: PromptSet) -> View:
+    """The task's rules and the picture, nothing else: what the model has at inference."""
+    return _picture_view("student", example, prompts)
+
+
+def perception_view(example: Example, prompts: PromptSet) -> View:
+    """The picture and the request to describe it in numbered parts."""
+    return _picture_view("perception", example, prompts)
+
+
+def symbolic_view(example: Example, prompts: PromptSet) -> View:
+    """The state in words, no picture and no plan: the text side of the modality gap."""
+    text = _fill("symbolic", example, prompts, state=_state_of(example))
+    return View(name="symbolic", messages=[{"role": "user", "content": text}])
+
+
+def teacher_view(example: Example, prompts: PromptSet) -> View:
+    """The state in words and the reference plan: the privileged reader of MGSD's second stage."""
+    return _teacher_view("teacher_user", "teacher", example, prompts)
+
+
+def teacher_view_without_plan(example: Example, prompts: PromptSet) -> View:
+    """The privileged reader with the state alone."""
+    return _teacher_view("teacher_user_no_plan", "teacher_no_plan", example, prompts)
+
+
+VIEWS: Mapping[str, ViewMaker] = {
+    "student": student_view,
+    "symbolic": symbolic_view,
+    "teacher": teacher_view,
+    "teacher_no_plan": teacher_view_without_plan,
+    "perception": perception_view,
+}
+
+
+def reference_answer(example: Example, view_name: str) -> str:
+    """The text that a perfect reader of the named view would write."""
+    if view_name == "perception":
+        return numbered(dict(example.facts))
+    if view_name not in VIEWS:
+        raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
+    task = get_task(example.task)
+    return reference_response(task, task.parse_state(example.state), example.plan)
+
+
+def _picture_view(name: str, example: Example, prompts: PromptSet) -> View:
+    if not example.image:
+        raise PilotageError(f"example {example.id} has no picture, which the {name} view shows; build it with one")
+    content = [{"type": "text", "text": _fill(name, example, prompts)}, {"type": "image"}]
+    return View(name=name, messages=[{"role": "user", "content": content}], image=example.image)
+
+
+def _teacher_view(user_file: str, name: str, example: Example, prompts: PromptSet) -> View:
+    system = _fill("teacher_system", example, prompts)
+    user = _fill(user_file, example, prompts, state=_state_of(example), plan=" ".join(example.plan))
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return View(name=name, messages=messages)
+
+
+def _state_of(example: Example) -> str:
+    task = get_task(example.task)
+    return state_text(task.recital(task.parse_state(example.state)))
+
+
+def _fill(name: str, example: Example, prompts: PromptSet, **privileged: str) -> str:
+    return prompt_template(prompts, name).substitute(task_content(example.task, prompts), **privileged)
