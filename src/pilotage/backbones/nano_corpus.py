@@ -1,0 +1,96 @@
+"""What the nano base is brought up on: planning from words, following a plan, reading pictures of other things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pilotage.backbones.other_pictures import sample_question
+from pilotage.records import Example, View
+from pilotage.tasks import TASKS, Task
+from pilotage.tasks.drawing import encode_png
+from pilotage.tasks.task import reference_response
+from pilotage.views import VIEWS, PromptSet, reference_answer
+
+PROMPTS: PromptSet = "brief"
+
+TEXT_VIEWS = ("symbolic", "teacher", "teacher_no_plan")
+TEXT_VIEW_SHARES = (0.5, 0.3, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A view and the answer that the base should give to it."""
+
+    view: View
+    answer: str
+
+
+def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
+    """A random state in words, with or without a plan to follow.
+
+    The plan to follow is any shortest plan, not the one that the model would choose, so that it must be read.
+    """
+    state = task.generate(level, rng)
+    view_name = str(rng.choice(TEXT_VIEWS, p=TEXT_VIEW_SHARES))
+    solution = task.solve(state, rng=rng if view_name == "teacher" else None)
+    assert solution is not None, "generators only give solvable states"
+    view = VIEWS[view_name](_example(task, state, solution.plan), PROMPTS)
+    return Lesson(view=view, answer=reference_response(task, state, solution.plan))
+
+
+def picture_lesson(rng: np.random.Generator, levels: tuple[int, ...]) -> Lesson:
+    """A picture of no task, with a question about what stands where."""
+    asked = sample_question(rng, levels)
+    content = [{"type": "text", "text": asked.question}, {"type": "image"}]
+    view = View(
+        name="other_picture", messages=[{"role": "user", "content": content}], image=encode_png(asked.pixels)
+    )
+    return Lesson(view=view, answer=asked.answer)
+
+
+def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
+    """Texts whose words become the nano tokenizer's tokens: every prompt, answer and question the base will meet."""
+    rng = np.random.default_rng(seed)
+    for task in TASKS:
+        for level in task.levels:
+            for _ in range(num_each // len(task.levels)):
+                state = task.generate(level, rng)
+                solution = task.solve(state)
+                assert solution is not None, "generators only give solvable states"
+                example = _example(task, state, solution.plan)
+                for name, make_view in VIEWS.items():
+                    for message in make_view(example, PROMPTS).messages:
+                        content = message["content"]
+                        yield content if isinstance(content, str) else content[0]["text"]
+                    yield reference_answer(example, name)
+        for name, make_view in VIEWS.items():
+            state = task.generate(task.levels[0], rng)
+            solution = task.solve(state)
+            assert solution is not None, "generators only give solvable states"
+            for message in make_view(_example(task, state, solution.plan), "full").messages:
+                content = message["content"]
+                yield content if isinstance(content, str) else content[0]["text"]
+    for _ in range(num_each * 4):
+        asked = sample_question(rng)
+        yield asked.question
+        yield asked.answer
+
+
+def _example(task: Task[Any], state: Any, plan: tuple[str, ...]) -> Example:
+    level = task.level_of(state)
+    return Example(
+        id=f"{task.name}-{level}-lesson",
+        task=task.name,
+        level=level,
+        split="train",
+        difficulty=task.difficulty(state, len(plan)),
+        state=task.to_json(state),
+        facts=task.facts(state),
+        plan=plan,
+        optimal_length=len(plan),
+        image=b"no picture is needed",
+    )
