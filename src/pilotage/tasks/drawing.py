@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,9 +13,13 @@ from PIL import Image, ImageDraw
 from pilotage.errors import PilotageError
 
 RGB = tuple[int, int, int]
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 SUPERSAMPLE = 4
 MIN_CELL_PX = 4
-MAX_SIDE_PX = 8192
+MAX_CELL_PX = 512
+MAX_SIDE_PX = 4096
+MAX_COLOURS = 256
 FIXED_SIDE_PX = 256
 """The side of the papers' pictures."""
 
@@ -88,10 +93,89 @@ def frame(rgb: RGB, thickness: float = 0.03) -> Painter:
     return bars(rgb, "LDRU", thickness)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TileSet:
+    """Every kind of cell of one task at one size, as palette indices."""
+
+    indices: np.ndarray
+    """uint8 [K, P, P]: K kinds of cell, P px a side."""
+    palette: np.ndarray
+    """uint8 [C, 3], at most 256 colours."""
+
+
+class Drawable(Protocol[S_contra]):
+    """What this module needs of a task: a tile per kind of cell, and which kind stands where."""
+
+    def level_of(self, state: S_contra) -> int: ...
+
+    def tiles(self, cell_px: int) -> TileSet: ...
+
+    def kinds(self, state: S_contra) -> np.ndarray: ...
+
+
+def tile_set(tiles: Sequence[np.ndarray]) -> TileSet:
+    """RGB tiles [P, P, 3] as one indexed set; beyond 256 colours the rarest give way to their nearest kin."""
+    pixels = np.stack(tiles)
+    packed = (pixels.astype(np.uint32) * (1 << 16, 1 << 8, 1)).sum(axis=-1, dtype=np.uint32)
+    colours, counts = np.unique(packed, return_counts=True)
+    rgb = _unpack(colours)
+    kept = np.sort(np.argsort(-counts, kind="stable")[:MAX_COLOURS])
+    distance = np.abs(rgb[:, None].astype(int) - rgb[kept][None]).sum(axis=-1)
+    index_of = distance.argmin(axis=1).astype(np.uint8)
+    return TileSet(indices=index_of[np.searchsorted(colours, packed)], palette=rgb[kept])
+
+
+def draw(task: Drawable[S], state: S, cell_px: int) -> np.ndarray:
+    """The picture, uint8 [level*cell_px, level*cell_px, 3]."""
+    tiles, indices = _compose(task, state, cell_px)
+    return tiles.palette[indices]
+
+
+def draw_fixed(task: Drawable[S], state: S, side_px: int = FIXED_SIDE_PX) -> np.ndarray:
+    """The picture on a square canvas, uint8 [side_px, side_px, 3]; see `render_png`."""
+    tiles, indices = _compose_fixed(task, state, side_px)
+    return tiles.palette[indices]
+
+
+def render_png(
+    task: Drawable[S], state: S, *, cell_px: int | None = None, side_px: int | None = None
+) -> bytes:
+    """The picture as PNG bytes, either at `cell_px` a cell or on a square canvas of `side_px`.
+
+    The canvas keeps whole pixels per cell, so that cells stay aligned; what is left over is an even margin.
+    This is the fast path: palette indices from tile to file, no look at single pixels.
+    """
+    if (cell_px is None) == (side_px is None):
+        raise PilotageError(f"give cell_px or side_px, not both or none: {cell_px!r} and {side_px!r}")
+    if cell_px is not None:
+        tiles, indices = _compose(task, state, cell_px)
+    else:
+        assert side_px is not None
+        tiles, indices = _compose_fixed(task, state, side_px)
+    image = Image.fromarray(indices)
+    image.putpalette(tiles.palette.tobytes())
+    return _png_bytes(image)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Lossless PNG bytes of any uint8 [H, W, 3]."""
+    return _png_bytes(Image.fromarray(pixels))
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of PNG bytes, read-only. Raises PilotageError where the bytes are no picture."""
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PilotageError(f"{len(png)} bytes from {png[:8]!r} on are not a PNG picture: {error}") from error
+    pixels.flags.writeable = False
+    return pixels
+
+
 def check_cell_px(cell_px: int, level: int) -> None:
-    if isinstance(cell_px, bool) or not isinstance(cell_px, int) or cell_px < MIN_CELL_PX:
+    if not _is_whole(cell_px) or not MIN_CELL_PX <= cell_px <= MAX_CELL_PX:
         raise PilotageError(
-            f"cell_px is {cell_px!r}: draw with a whole number of at least {MIN_CELL_PX} px per cell"
+            f"cell_px is {cell_px!r}: a whole number of px per cell from {MIN_CELL_PX} to {MAX_CELL_PX}"
         )
     if cell_px * level > MAX_SIDE_PX:
         raise PilotageError(
@@ -99,50 +183,37 @@ def check_cell_px(cell_px: int, level: int) -> None:
         )
 
 
-def compose(tiles: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """The picture of a grid: tiles [K, P, P, 3] picked by kinds [N, N] -> uint8 [N*P, N*P, 3]."""
-    n, p = kinds.shape[0], tiles.shape[1]
-    return tiles[kinds].transpose(0, 2, 1, 3, 4).reshape(n * p, n * p, 3)
+def _compose(task: Drawable[S], state: S, cell_px: int) -> tuple[TileSet, np.ndarray]:
+    """The tiles and the picture as indices into their palette, uint8 [N*P, N*P]."""
+    n = task.level_of(state)
+    check_cell_px(cell_px, n)
+    tiles = task.tiles(cell_px)
+    grid = tiles.indices[task.kinds(state)]
+    return tiles, grid.transpose(0, 2, 1, 3).reshape(n * cell_px, n * cell_px)
 
 
-def fixed_canvas(draw: Callable[[int], np.ndarray], level: int, side_px: int = FIXED_SIDE_PX) -> np.ndarray:
-    """The picture centred on a `side_px` square with whole pixels per cell, so that cells stay aligned."""
-    if level > side_px // MIN_CELL_PX:
-        raise PilotageError(f"level {level} does not fit a {side_px} px picture: use px per cell instead")
-    inner = draw(side_px // level)
-    margin = side_px - inner.shape[0]
-    before, after = margin // 2, margin - margin // 2
-    return np.pad(inner, ((before, after), (before, after), (0, 0)), mode="edge")
+def _compose_fixed(task: Drawable[S], state: S, side_px: int) -> tuple[TileSet, np.ndarray]:
+    n = task.level_of(state)
+    if not _is_whole(side_px) or not MIN_CELL_PX <= side_px <= MAX_SIDE_PX:
+        raise PilotageError(f"side_px is {side_px!r}: a whole number from {MIN_CELL_PX} to {MAX_SIDE_PX} px")
+    if side_px < n * MIN_CELL_PX:
+        raise PilotageError(f"level {n} does not fit a {side_px} px picture: use px per cell instead")
+    tiles, inner = _compose(task, state, min(side_px // n, MAX_CELL_PX))
+    before = (side_px - inner.shape[0]) // 2
+    canvas = np.full((side_px, side_px), tiles.indices[0, 0, 0], dtype=np.uint8)
+    canvas[before : before + inner.shape[0], before : before + inner.shape[1]] = inner
+    return tiles, canvas
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Lossless PNG bytes of uint8 [H, W, 3]; indexed colour where at most 256 colours allow it."""
-    packed = pixels[..., 0].astype(np.uint32) << 16 | pixels[..., 1].astype(np.uint32) << 8 | pixels[..., 2]
-    image = _indexed(packed) or Image.fromarray(pixels)
+def _unpack(colours: np.ndarray) -> np.ndarray:
+    return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1).astype(np.uint8)
+
+
+def _png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _indexed(packed: np.ndarray) -> Image.Image | None:
-    colours = _colours(packed)
-    if len(colours) > 256:
-        return None
-    image = Image.fromarray(np.searchsorted(colours, packed).astype(np.uint8), "P")
-    palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8)
-    image.putpalette(palette.tobytes())
-    return image
-
-
-def _colours(packed: np.ndarray) -> np.ndarray:
-    return np.unique(packed)
-
-
-@lru_cache(maxsize=64)
-def _decode_cached(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def decode_png(png: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of PNG bytes."""
-    return _decode_cached(png)
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -47,7 +47,7 @@ class FrozenLakeState:
 @dataclass(frozen=True, kw_only=True)
 class FrozenLake:
     hole_share: tuple[float, float] = (0.1, 0.25)
-    """Each level draws its probability of a hole uniformly from this range (published maps hold 13.6-19.4 %)."""
+    """Each map draws its probability of a hole uniformly from this range (published maps: 13.6-19.4 %)."""
 
     name = "frozenlake"
     title = "FrozenLake"
@@ -61,8 +61,8 @@ class FrozenLake:
     }
     rules = {
         "full": (
-            "FrozenLake is played on a square grid. The player is the red figure, the goal is the green flag, "
-            "holes are navy discs, and everything else is pale blue ice. "
+            "FrozenLake is played on a square grid. The player is the red figure, the goal is the green "
+            "flag, holes are navy discs, and everything else is pale blue ice. "
             "Move the player one cell at a time: L (left), D (down), R (right), U (up). "
             "Entering a hole fails. A move off the board leaves the player in place. "
             "Reach the goal in as few moves as possible."
@@ -85,8 +85,8 @@ class FrozenLake:
                     holes=frozenset(divmod(h, level) for h in holes),
                 )
         raise ImpossibleRequestError(
-            f"frozenlake: no solvable level-{level} map in {MAX_TRIES} tries at hole share {self.hole_share}; "
-            "lower hole_share"
+            f"frozenlake: no solvable level-{level} map in {MAX_TRIES} tries at hole share "
+            f"{self.hole_share}; lower hole_share"
         )
 
     def num_states(self, level: int) -> int | None:
@@ -137,16 +137,14 @@ class FrozenLake:
         )
 
     def to_json(self, state: FrozenLakeState) -> dict[str, Any]:
-        marks = {cell: "H" for cell in state.holes} | {state.player: "S", state.goal: "G"}
+        marks = dict.fromkeys(state.holes, "H") | {state.player: "S", state.goal: "G"}
         side = range(state.level)
         return {"map": ["".join(marks.get((r, c), "F") for c in side) for r in side]}
 
     def level_of(self, state: FrozenLakeState) -> int:
         return state.level
 
-    def solve(
-        self, state: FrozenLakeState, *, rng: np.random.Generator | None = None
-    ) -> Solution | None:
+    def solve(self, state: FrozenLakeState, *, rng: np.random.Generator | None = None) -> Solution | None:
         n = state.level
         graph = neighbours(n)
         distance = distances_to(_index(state.goal, n), graph, {_index(h, n) for h in state.holes})
@@ -154,7 +152,8 @@ class FrozenLake:
         if distance[start] == UNREACHED:
             return None
         return Solution(
-            plan=tuple(descend(start, distance, graph, rng)), num_optimal=count_descents(start, distance, graph)
+            plan=tuple(descend(start, distance, graph, rng)),
+            num_optimal=count_descents(start, distance, graph),
         )
 
     def execute(self, state: FrozenLakeState, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
@@ -197,14 +196,19 @@ class FrozenLake:
                 break
         return cells
 
-    def draw(self, state: FrozenLakeState, cell_px: int) -> np.ndarray:
-        drawing.check_cell_px(cell_px, state.level)
+    def tiles(self, cell_px: int) -> drawing.TileSet:
+        return _tiles(cell_px)
+
+    def kinds(self, state: FrozenLakeState) -> np.ndarray:
         kinds = np.zeros((state.level, state.level), dtype=np.intp)
         for hole in state.holes:
             kinds[hole] = 1
         kinds[state.player] = 2
         kinds[state.goal] = 3
-        return drawing.compose(_tiles(cell_px), kinds)
+        return kinds
+
+    def draw(self, state: FrozenLakeState, cell_px: int) -> np.ndarray:
+        return drawing.draw(self, state, cell_px)
 
 
 def _index(cell: Cell, level: int) -> int:
@@ -217,8 +221,8 @@ def _count(level: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _tiles(cell_px: int) -> np.ndarray:
-    """[4, P, P, 3]: ice, hole, player, goal."""
+def _tiles(cell_px: int) -> drawing.TileSet:
+    """Kinds 0-3: ice, hole, player, goal."""
     rgb = {name: swatch.rgb for name, swatch in FrozenLake.legend.items()}
     edge, glint, rim = (170, 208, 230), (233, 246, 252), (120, 176, 210)
     skin, pole = (248, 216, 184), (94, 68, 52)
@@ -237,7 +241,7 @@ def _tiles(cell_px: int) -> np.ndarray:
         drawing.polygon(rgb["goal"], ((0.26, 0.10), (0.88, 0.37), (0.26, 0.66))),
         drawing.polygon(pole, ((0.19, 0.07), (0.27, 0.07), (0.27, 0.92), (0.19, 0.92))),
     )
-    return np.stack(
+    return drawing.tile_set(
         [drawing.paint_tile(cell_px, rgb["ice"], thing) for thing in (frosted, (frosted[0], *hole))]
         + [drawing.paint_tile(cell_px, rgb["ice"], (frosted[0], *thing)) for thing in (figure, flag)]
     )

@@ -72,7 +72,7 @@ def distances_to(target: int, graph: Graph, blocked: frozenset[int] | set[int] =
 def descend(
     start: int, distance: Sequence[int], graph: Graph, rng: np.random.Generator | None = None
 ) -> list[str]:
-    """A shortest plan: at every step the first action that comes closer, or any such action drawn by `rng`."""
+    """A shortest plan: at every step the first action that comes closer, or such an action drawn by `rng`."""
     plan = []
     cell = start
     while distance[cell] > 0:

@@ -144,9 +144,7 @@ class Maze:
     def level_of(self, state: MazeState) -> int:
         return state.level
 
-    def solve(
-        self, state: MazeState, *, rng: np.random.Generator | None = None
-    ) -> Solution | None:
+    def solve(self, state: MazeState, *, rng: np.random.Generator | None = None) -> Solution | None:
         graph = _corridors(state)
         n = state.level
         distance = distances_to(state.goal[0] * n + state.goal[1], graph)
@@ -154,7 +152,8 @@ class Maze:
         if distance[start] == UNREACHED:
             return None
         return Solution(
-            plan=tuple(descend(start, distance, graph, rng)), num_optimal=count_descents(start, distance, graph)
+            plan=tuple(descend(start, distance, graph, rng)),
+            num_optimal=count_descents(start, distance, graph),
         )
 
     def execute(self, state: MazeState, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
@@ -203,12 +202,17 @@ class Maze:
             cells.append((r + MOVES[action][0], c + MOVES[action][1]))
         return cells
 
-    def draw(self, state: MazeState, cell_px: int) -> np.ndarray:
-        drawing.check_cell_px(cell_px, state.level)
+    def tiles(self, cell_px: int) -> drawing.TileSet:
+        return _tiles(cell_px)
+
+    def kinds(self, state: MazeState) -> np.ndarray:
         kinds = np.array(state.walls, dtype=np.intp)
         kinds[state.player] += 16
         kinds[state.goal] += 32
-        return drawing.compose(_tiles(cell_px), kinds)
+        return kinds
+
+    def draw(self, state: MazeState, cell_px: int) -> np.ndarray:
+        return drawing.draw(self, state, cell_px)
 
 
 def search_back(state: MazeState) -> list[Cell]:
@@ -255,7 +259,7 @@ def _check_walls_agree(walls: list[list[int]]) -> None:
                         raise BadStateError(f"maze: walls[{r}][{c}] leaves the border open towards {action}")
                 elif here != bool(walls[r + dr][c + dc] & WALL_BIT[_OPPOSITE[action]]):
                     raise BadStateError(
-                        f"maze: walls[{r}][{c}] and walls[{r + dr}][{c + dc}] disagree about the wall between them"
+                        f"maze: walls[{r}][{c}] and walls[{r + dr}][{c + dc}] disagree about the wall between"
                     )
 
 
@@ -292,8 +296,8 @@ def _find(root: list[int], cell: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _tiles(cell_px: int) -> np.ndarray:
-    """[48, P, P, 3]: wall mask, plus 16 with the player, plus 32 with the goal."""
+def _tiles(cell_px: int) -> drawing.TileSet:
+    """Kinds 0-15: the wall mask, plus 16 with the player, plus 32 with the goal."""
     rgb = {name: swatch.rgb for name, swatch in Maze.legend.items()}
     tiles = []
     player = (drawing.disc((186, 140, 0), 0.30), drawing.disc(rgb["player"], 0.26))
@@ -303,4 +307,4 @@ def _tiles(cell_px: int) -> np.ndarray:
             sides = "".join(action for action, bit in WALL_BIT.items() if mask & bit)
             walls = drawing.bars(rgb["wall"], sides, posts=True)
             tiles.append(drawing.paint_tile(cell_px, rgb["corridor"], (walls, *thing)))
-    return np.stack(tiles)
+    return drawing.tile_set(tiles)

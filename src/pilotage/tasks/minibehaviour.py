@@ -114,7 +114,8 @@ class MiniBehaviour:
         table = [parse_cell(cell, f"table[{i}]", level, self.name) for i, cell in enumerate(cells)]
         if set(table) != _table(*min(table, default=(0, 0))) or len(table) != TABLE_ROWS * TABLE_COLS:
             raise BadStateError(
-                f"minibehaviour: table {shorten(cells)} is not a block of {TABLE_ROWS} rows x {TABLE_COLS} columns"
+                f"minibehaviour: table {shorten(cells)} is not a block of {TABLE_ROWS} rows x "
+                f"{TABLE_COLS} columns"
             )
         if agent == printer or agent in table or printer in table:
             raise BadStateError(
@@ -133,9 +134,7 @@ class MiniBehaviour:
     def level_of(self, state: MiniBehaviourState) -> int:
         return state.level
 
-    def solve(
-        self, state: MiniBehaviourState, *, rng: np.random.Generator | None = None
-    ) -> Solution | None:
+    def solve(self, state: MiniBehaviourState, *, rng: np.random.Generator | None = None) -> Solution | None:
         """Walk, PICK, walk, DROP, minimised jointly over where to pick and where to drop."""
         best = _best(state)
         if best is None:
@@ -217,14 +216,19 @@ class MiniBehaviour:
             cells.append(cell)
         return cells
 
-    def draw(self, state: MiniBehaviourState, cell_px: int) -> np.ndarray:
-        drawing.check_cell_px(cell_px, state.level)
+    def tiles(self, cell_px: int) -> drawing.TileSet:
+        return _tiles(cell_px)
+
+    def kinds(self, state: MiniBehaviourState) -> np.ndarray:
         kinds = np.zeros((state.level, state.level), dtype=np.intp)
         for cell in state.table:
             kinds[cell] = 1
         kinds[state.printer] = 2
         kinds[state.agent] = 3
-        return drawing.compose(_tiles(cell_px), kinds)
+        return kinds
+
+    def draw(self, state: MiniBehaviourState, cell_px: int) -> np.ndarray:
+        return drawing.draw(self, state, cell_px)
 
 
 def _step(state: MiniBehaviourState, cell: Cell, carrying: bool, action: str) -> tuple[Cell, bool, str]:
@@ -306,8 +310,8 @@ def _count(level: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _tiles(cell_px: int) -> np.ndarray:
-    """[4, P, P, 3]: floor, table, printer, agent."""
+def _tiles(cell_px: int) -> drawing.TileSet:
+    """Kinds 0-3: floor, table, printer, agent."""
     rgb = {name: swatch.rgb for name, swatch in MiniBehaviour.legend.items()}
     edge, grain, ink, paper = (72, 72, 72), (184, 143, 86), (90, 96, 104), (200, 206, 212)
     table = (
@@ -323,4 +327,4 @@ def _tiles(cell_px: int) -> np.ndarray:
     )
     agent = drawing.polygon(rgb["agent"], ((0.5, 0.12), (0.86, 0.84), (0.14, 0.84)))
     things = ((drawing.frame(edge),), table, (drawing.frame(edge), *printer), (drawing.frame(edge), agent))
-    return np.stack([drawing.paint_tile(cell_px, rgb["floor"], painters) for painters in things])
+    return drawing.tile_set([drawing.paint_tile(cell_px, rgb["floor"], painters) for painters in things])

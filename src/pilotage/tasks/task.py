@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from pilotage.tasks.drawing import TileSet
+
 S = TypeVar("S")
 
 ENUMERATION_LIMIT = 20_000
@@ -47,25 +49,42 @@ class Swatch:
 class Task(Protocol[S]):
     """A planning world. States are frozen dataclasses of the task's own; their JSON form is `to_json`."""
 
-    name: str
-    """Lower case, one word: file name, JSON field and plot label alike."""
-    title: str
-    """As a prompt or a page names it."""
-    levels: range
-    """Levels used for training by default; any level that `generate` accepts is legal."""
-    actions: tuple[str, ...]
-    """Action names, upper case, in the order that breaks ties."""
-    rules: Mapping[str, str]
-    """The rules as each prompt set tells them: keys `full` and `brief`."""
-    legend: Mapping[str, Swatch]
-    """What is drawn -> its colour, for every thing whose colour a prompt names."""
+    @property
+    def name(self) -> str:
+        """Lower case, one word: file name, JSON field and plot label alike."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """As a prompt or a page names it."""
+        ...
+
+    @property
+    def levels(self) -> range:
+        """Levels used for training by default; any level that `generate` accepts is legal."""
+        ...
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Action names, upper case, in the order that breaks ties."""
+        ...
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """The rules as each prompt set tells them: keys `full` and `brief`."""
+        ...
+
+    @property
+    def legend(self) -> Mapping[str, Swatch]:
+        """What is drawn -> its colour, for every thing whose colour a prompt names."""
+        ...
 
     def generate(self, level: int, rng: np.random.Generator) -> S:
-        """One random solvable state. Raises ImpossibleRequestError when none is found within a fixed number of tries."""
+        """One random solvable state. Raises ImpossibleRequestError when a set number of tries finds none."""
         ...
 
     def num_states(self, level: int) -> int | None:
-        """The number of distinct solvable states, or None where it is beyond counting (more than a million)."""
+        """The number of distinct solvable states, or None where it is beyond counting (over a million)."""
         ...
 
     def enumerate_states(self, level: int) -> Iterator[S]:
@@ -91,7 +110,7 @@ class Task(Protocol[S]):
     def difficulty(self, state: S, optimal_length: int) -> str: ...
 
     def recital(self, state: S) -> dict[str, str]:
-        """Ordered fields -> texts that determine the state: what a response recites and the symbolic view shows."""
+        """Ordered fields -> texts that determine the state: recited in responses, shown in symbolic views."""
         ...
 
     def facts(self, state: S) -> dict[str, str]:
@@ -104,6 +123,14 @@ class Task(Protocol[S]):
 
     def trace(self, state: S, plan: Sequence[str]) -> list[tuple[int, int]]:
         """Cells visited by `plan`, the start first, until it ends or fails: for drawing it on the picture."""
+        ...
+
+    def tiles(self, cell_px: int) -> TileSet:
+        """The picture of every kind of cell at this size; the first kind is the empty cell."""
+        ...
+
+    def kinds(self, state: S) -> np.ndarray:
+        """[level, level] of whole numbers: which tile stands in each cell."""
         ...
 
     def draw(self, state: S, cell_px: int) -> np.ndarray:
