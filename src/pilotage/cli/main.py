@@ -1,0 +1,125 @@
+"""`pilotage`: which command is meant, and how it ends.
+
+A user's mistake is one line on standard error and exit status 2. A bug of ours is a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pilotage import __version__
+from pilotage.errors import PilotageError
+
+USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
+
+
+class Command(Protocol):
+    """A frozen dataclass whose fields are the options and whose docstring is the help page."""
+
+    def run(self) -> int:
+        """Does the work; the exit status."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    words: tuple[str, ...]
+    """What the user types after `pilotage`."""
+    module: str
+    """Module of this package, imported when the command is meant; heavy layers wait until it runs."""
+    name: str
+    """The command's class in it."""
+    summary: str
+
+    def load(self) -> type[Command]:
+        return getattr(importlib.import_module(f"pilotage.cli.{self.module}"), self.name)
+
+
+COMMANDS: tuple[Entry, ...] = (
+    Entry(
+        words=("judge",), module="judge", name="Judge", summary="score answers in a file, without any model"
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command in `argv` (default: the process's arguments); the exit status."""
+    # Before torch is imported: two spinning OpenMP threads starve each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except PilotageError as error:
+        print(f"pilotage: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_STATUS
+    except KeyboardInterrupt:
+        print("pilotage: interrupted", file=sys.stderr)
+        return INTERRUPTED_STATUS
+    except BrokenPipeError:
+        # The reader went away (`| head`). Without this, the interpreter would complain while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_STATUS
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(COMMANDS))
+        return 0 if arguments else USAGE_STATUS
+    if arguments[0] in ("version", "--version"):
+        print(f"pilotage {__version__}")
+        return 0
+    for entry in COMMANDS:
+        if tuple(arguments[: len(entry.words)]) == entry.words:
+            return _run(entry, arguments[len(entry.words) :])
+    group = tuple(entry for entry in COMMANDS if entry.words[0] == arguments[0])
+    if group and arguments[1:2] in ([], ["-h"], ["--help"]):
+        print(_overview(group))
+        return 0 if arguments[1:] else USAGE_STATUS
+    typed = " ".join(arguments[:2] if group else arguments[:1])
+    known = ", ".join(" ".join(entry.words) for entry in group or COMMANDS)
+    raise PilotageError(f"no command {typed!r}; there are {known} (pilotage --help)")
+
+
+def _run(entry: Entry, arguments: list[str]) -> int:
+    import tyro
+
+    command_type = entry.load()
+    command = tyro.cli(
+        command_type,
+        prog=" ".join(("pilotage", *entry.words)),
+        description=_description(command_type),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("pilotage").setLevel(logging.INFO)
+    return command.run()
+
+
+def _description(command_type: type[Command]) -> str:
+    """The class's docstring, its lines kept.
+
+    tyro joins lines that begin with a letter and triples empty ones before others: hence the indentation,
+    and a zero-width space where a line should be empty.
+    """
+    summary, *rest = (inspect.getdoc(command_type) or "").splitlines()
+    return "\n".join([summary, *("  " + line if line else "\u200b" for line in rest)])
+
+
+def _overview(entries: Sequence[Entry]) -> str:
+    width = max(len(" ".join(entry.words)) for entry in entries)
+    lines = [f"  pilotage {' '.join(entry.words):<{width}}  {entry.summary}" for entry in entries]
+    whole = entries is COMMANDS
+    head = ["Pilotage teaches vision-language models to plan from pixels.", ""] if whole else []
+    tail = ["", "Every command explains itself: pilotage COMMAND --help. pilotage version tells the version."]
+    return "\n".join([*head, *lines, *(tail if whole else [])])

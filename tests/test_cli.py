@@ -1,0 +1,105 @@
+"""The command line as a user meets it: help pages, errors, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+
+import pytest
+
+from pilotage import __version__
+from pilotage.cli import main as cli
+from pilotage.cli.main import COMMANDS, Entry, main
+from pilotage.errors import PilotageError
+
+
+def option_names(entry: Entry) -> list[str]:
+    command_fields = fields(entry.load())  # pyright: ignore[reportArgumentType]
+    return [field.name.replace("_", "-") for field in command_fields]
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: "-".join(entry.words))
+def test_every_help_page_names_its_options_and_fits_100_columns(entry, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stopped:
+        main([*entry.words, "--help"])
+    page = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"usage: pilotage {' '.join(entry.words)}" in page
+    assert max(map(len, page.splitlines())) <= 100
+    for name in option_names(entry):
+        assert f"--{name}" in page or name.split("-")[0].upper() in page
+    # A field without its docstring would show an empty help text before its default.
+    assert not re.search(r"│\s+(--[a-z-]+ [A-Z{].*?)\s{2,}\((default|required)", page)
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: "-".join(entry.words))
+def test_the_overview_lists_every_command(entry, capsys):
+    assert main(["--help"]) == 0
+    assert f"pilotage {' '.join(entry.words)} " in capsys.readouterr().out
+
+
+def test_without_a_command_the_overview_is_shown_and_the_status_is_2(capsys):
+    assert main([]) == 2
+    assert "pilotage judge" in capsys.readouterr().out
+
+
+def test_version_is_the_package_version(capsys):
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"pilotage {__version__}\n"
+
+
+def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
+    assert main(["jugde"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pilotage: error: no command 'jugde'; there are judge")
+    assert err.count("\n") == 1
+
+
+def run_failing(monkeypatch, error: BaseException) -> int:
+    @dataclass(frozen=True, kw_only=True)
+    class Failing:
+        """Ends as it was told to."""
+
+        def run(self) -> int:
+            raise error
+
+    monkeypatch.setattr(Entry, "load", lambda self: Failing)
+    monkeypatch.setattr(cli, "COMMANDS", (Entry(words=("fail",), module="", name="", summary=""),))
+    return main(["fail"])
+
+
+def test_a_users_mistake_is_one_clean_line_and_status_2(monkeypatch, capsys):
+    assert run_failing(monkeypatch, PilotageError("level 99\n is too big")) == 2
+    assert capsys.readouterr().err == "pilotage: error: level 99 is too big\n"
+
+
+def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
+    assert run_failing(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "pilotage: interrupted\n"
+
+
+def test_a_bug_of_ours_is_a_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        run_failing(monkeypatch, ZeroDivisionError())
+
+
+def test_help_and_every_command_class_load_without_torch():
+    code = (
+        "import sys\n"
+        "from pilotage.cli.main import COMMANDS, main\n"
+        "main(['--help'])\n"
+        "for entry in COMMANDS: entry.load()\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_openmp_threads_wait_passively_before_a_command_runs(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    main(["version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
