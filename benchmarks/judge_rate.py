@@ -2,8 +2,8 @@
 
     python benchmarks/judge_rate.py
 
-One level = generate + solve + picture as PNG bytes, as `pilotage data build` does it, at 32 px per cell and on
-the fixed 256x256 canvas, over each task's training levels. The judge's rate is over the reference responses.
+One level = generate + solve + picture as PNG bytes, as `pilotage data build` does it, at 32 px per cell and
+on the fixed 256x256 canvas, over each task's training levels. The judge is timed on reference responses.
 CPU time is counted, so that other work on the machine blurs the rates less. The targets are 2,000 levels a
 second at 32 px and 400 at 256x256.
 """
