@@ -1,0 +1,94 @@
+"""Percentile bootstrap intervals of means and of macro means. Seeded, vectorised, no torch.
+
+A resample of n values with K distinct ones is a multinomial draw of K counts, so that yes-or-no data cost
+the same for 100 and for 100,000 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pilotage.errors import PilotageError
+
+NUM_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+_CHUNK_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and the range that a resampling of its rows leaves it in."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Rows behind the mean."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Interval:
+    """The mean of `values` with its percentile bootstrap interval.
+
+    Where n yes-or-no values all agree, resampling sees no spread at all; the far end is then the exact
+    binomial (Clopper-Pearson) bound, 1 - (α/2)^(1/n) away: 300 of 300 is [98.8 %, 100 %]. `bounds` are the
+    ends of the scale: (0, 1) for shares, (-1, 1) for differences of shares.
+    """
+    return bootstrap_macro_mean(
+        [values], seed=seed, num_resamples=num_resamples, confidence=confidence, bounds=bounds
+    )
+
+
+def bootstrap_macro_mean(
+    strata: Sequence[Sequence[float] | np.ndarray],
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Interval:
+    """The plain mean of the strata's means; every stratum (task) is resampled by itself.
+
+    Where all rows of all strata agree on -1, 0 or 1, the exact bound of the smallest stratum stands in.
+    """
+    arrays = [np.asarray(values, dtype=np.float64).ravel() for values in strata]
+    if not arrays or any(array.size == 0 for array in arrays):
+        raise PilotageError("an interval needs at least one value in every stratum")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise PilotageError("an interval needs finite values; leave NaN and infinity out before")
+    mean = float(np.mean([array.mean() for array in arrays]))
+    num_rows = sum(array.size for array in arrays)
+    alpha = 1.0 - confidence
+    if mean in (-1.0, 0.0, 1.0) and all((array == mean).all() for array in arrays):
+        reach = 1.0 - (alpha / 2) ** (1 / min(array.size for array in arrays))
+        low, high = max(bounds[0], mean - reach), min(bounds[1], mean + reach)
+        return Interval(mean=mean, low=low, high=high, n=num_rows)
+    rng = np.random.default_rng(seed)
+    means = np.mean([_resampled_means(array, rng, num_resamples) for array in arrays], axis=0)
+    low, high = np.quantile(means, [alpha / 2, 1.0 - alpha / 2])
+    return Interval(mean=mean, low=float(low), high=float(high), n=num_rows)
+
+
+def _resampled_means(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
+    """Means of `num_resamples` resamples, float [num_resamples]."""
+    distinct, counts = np.unique(values, return_counts=True)
+    rows = max(1, _CHUNK_NUMBERS // distinct.size)
+    means = np.empty(num_resamples)
+    for start in range(0, num_resamples, rows):
+        stop = min(start + rows, num_resamples)
+        drawn = rng.multinomial(values.size, counts / values.size, size=stop - start)
+        means[start:stop] = drawn @ distinct / values.size
+    return means

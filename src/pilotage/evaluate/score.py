@@ -1,0 +1,133 @@
+"""Scores one response: the judge's verdict for a planning view, exact match per field for perception.
+
+The state is read out of a response field by field: `Name: text`, up to the next full stop, line end or
+field. Names are those of the task's facts, in any case; of a repeated field the last one counts, as of
+answer blocks. A numbered line without a name (`2. (1,0)`) is the field of that number. A text is right when
+it holds the same items as the truth: the order of cells, spaces, commas and case do not matter, anything
+else does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pilotage.records import Verdict
+from pilotage.tasks.judge import judge
+from pilotage.tasks.task import Task
+
+PERCEPTION = "perception"
+"""The one view that is scored by its fields alone; every other view asks for a plan."""
+
+_DECORATION = str.maketrans("", "", "*_`")
+_NUMBERED = re.compile(r"[ \t]*([0-9]{1,3})[.)](.*)")
+_ITEM = re.compile(r"\(\s*0*([0-9]{1,9})\s*,\s*0*([0-9]{1,9})\s*\)|[^\s,;]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    verdict: Verdict | None
+    """None for the perception view, which asks for no plan."""
+    fields: Mapping[str, str]
+    """Field -> the text that was read for it; a field that was not found is absent."""
+    right: Mapping[str, bool]
+    """Field -> the text read is the true one. Perception: every fact; planning: the recited state."""
+
+    @property
+    def all_right(self) -> bool:
+        return all(self.right.values())
+
+    @property
+    def success(self) -> bool:
+        """The plan succeeded; for perception: every field is right."""
+        return self.all_right if self.verdict is None else self.verdict.success
+
+
+def score(task: Task[Any], state: Any, view_name: str, text: str, *, strict_edges: bool = False) -> Score:
+    """The score of one response to the named view. Never raises on any `text`."""
+    facts = task.facts(state)
+    if view_name == PERCEPTION:
+        verdict, truth = None, facts
+        read = read_fields(text, tuple(facts))
+    else:
+        verdict, truth = judge(task, state, text, strict_edges=strict_edges), task.recital(state)
+        read = read_recital(text, tuple(facts))
+    fields = {name: read[name] for name in truth if name in read}
+    right = {name: name in fields and same_text(fields[name], truth[name]) for name in truth}
+    return Score(verdict=verdict, fields=fields, right=right)
+
+
+def read_recital(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The state recited before the answer block of a planning response, as field -> text."""
+    answer = re.search(r"<answer>", text, re.IGNORECASE | re.ASCII)
+    return _named_fields(text if answer is None else text[: answer.start()], tuple(names))
+
+
+def read_fields(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The parts of a perception answer, as field -> text. `names` are all of the task's fields, in order."""
+    fields = _named_fields(text, tuple(names))
+    if len(fields) == len(names):
+        return fields
+    pattern = _name_pattern(tuple(names))
+    for line in text.translate(_DECORATION).splitlines():
+        part = _NUMBERED.match(line)
+        if part is None or pattern.search(line):
+            continue
+        number = int(part[1])
+        if 1 <= number <= len(names) and names[number - 1] not in fields:
+            fields[names[number - 1]] = _clean(part[2])
+    return fields
+
+
+def same_text(read: str, truth: str) -> bool:
+    """Both texts hold the same items."""
+    return _items(read) == _items(truth)
+
+
+def split_items(text: str) -> list[tuple[str, str]]:
+    """The items of a field's text in reading order, as (cell or "", what is said of it).
+
+    `(0,1) (0,0) LR` gives `[("(0,1)", ""), ("(0,0)", "LR")]`; words without a cell stand alone.
+    """
+    items: list[tuple[str, list[str]]] = []
+    for match in _ITEM.finditer(text):
+        if match[1] is not None:
+            items.append((f"({match[1]},{match[2]})", []))
+        elif items and items[-1][0]:
+            items[-1][1].append(match[0].upper())
+        else:
+            items.append(("", [match[0].upper()]))
+    return [(cell, "".join(words)) for cell, words in items]
+
+
+def _items(text: str) -> list[tuple[str, str]]:
+    """Items in an order that does not depend on how they were listed: `RD` beside a cell equals `DR`."""
+    return sorted((cell, "".join(sorted(said)) if cell else said) for cell, said in split_items(text))
+
+
+@lru_cache(maxsize=64)
+def _name_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    # Longest first: "Beside printer" must not be read as "Printer".
+    ordered = sorted(names, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, ordered))}) ?:", re.IGNORECASE | re.ASCII)
+
+
+def _named_fields(text: str, names: tuple[str, ...]) -> dict[str, str]:
+    text = text.translate(_DECORATION)
+    spelling = {name.lower(): name for name in names}
+    fields = {}
+    end = len(text)
+    for match in reversed(list(_name_pattern(names).finditer(text))):
+        # From the end, so that the last mention is the one that stays.
+        fields.setdefault(spelling[match[1].lower()], _clean(text[match.end() : end]))
+        end = match.start()
+    return fields
+
+
+def _clean(value: str) -> str:
+    """The value up to the first full stop or line end."""
+    value = re.split(r"[.\n\r]", value.lstrip(" \t"), maxsplit=1)[0]
+    return value.strip(" \t,;")

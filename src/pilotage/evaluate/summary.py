@@ -1,0 +1,181 @@
+"""Turns evaluation rows into rates with intervals: per kind, task and level, and over tasks.
+
+A row is what `pilotage.evaluate.run` writes, from whatever model; a row with an `error` is a failure in
+every rate. All rates are shares in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+
+Row = Mapping[str, Any]
+
+RATES = ("success", "optimal", "illegal", "parsed", "state", "finished")
+"""`success` is the plan's or, for perception, every field right; `state` is every recited field right;
+`illegal` is a parsed plan with a forbidden move; `finished` ended its turn before the token limit."""
+PLAN_RATES = frozenset({"optimal", "illegal", "parsed"})
+"""Rates that an answer without a plan (perception) does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    n: int
+    num_errors: int
+    """Rows that the engine failed on; they are among the `n` and count as failures."""
+    rates: Mapping[str, Interval]
+    """Keys from `RATES`."""
+    fields: Mapping[str, Interval] = field(default_factory=dict)
+    """Field of the state or of the perception answer -> share read right."""
+
+    def as_dict(self) -> dict[str, Any]:
+        named = {name: interval.as_dict() for name, interval in self.rates.items()}
+        fields = {name: interval.as_dict() for name, interval in self.fields.items()}
+        return {"n": self.n, "num_errors": self.num_errors, **named, "fields": fields}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindSummary:
+    tasks: Mapping[str, Rates]
+    levels: Mapping[str, Mapping[int, Rates]]
+    """Task -> level -> rates."""
+    macro: Mapping[str, Interval]
+    """Rate -> plain mean over the tasks, tasks resampled one by one."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tasks": {task: rates.as_dict() for task, rates in self.tasks.items()},
+            "levels": {
+                task: {str(level): rates.as_dict() for level, rates in levels.items()}
+                for task, levels in self.levels.items()
+            },
+            "macro": {name: interval.as_dict() for name, interval in self.macro.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    kinds: Mapping[str, KindSummary]
+    """`image`, `text`, `perception`, … -> their rates."""
+    gap: Mapping[str, Interval]
+    """Task -> modality gap: text success minus image success on the states that both have, paired."""
+    gap_macro: Interval | None
+    """Plain mean of the tasks' gaps, or None where no state has both."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kinds": {kind: summary.as_dict() for kind, summary in self.kinds.items()},
+            "gap": {task: interval.as_dict() for task, interval in self.gap.items()},
+            "gap_macro": None if self.gap_macro is None else self.gap_macro.as_dict(),
+        }
+
+    def headline(self) -> dict[str, dict[str, dict[str, float]]]:
+        """task -> kind -> `{"success", "n", "low", "high"}`, the form that `summary.json` holds."""
+        tasks: dict[str, dict[str, dict[str, float]]] = {}
+        for kind, summary in self.kinds.items():
+            for task, rates in summary.tasks.items():
+                success = rates.rates["success"]
+                tasks.setdefault(task, {})[kind] = {
+                    "success": success.mean,
+                    "n": rates.n,
+                    "low": success.low,
+                    "high": success.high,
+                }
+        return tasks
+
+
+def summarise(
+    rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES, levels: bool = True
+) -> Summary:
+    """The rates of one model's rows, of any number of kinds. PilotageError on a row without its keys."""
+    by_kind: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        for key in ("id", "kind", "task", "level"):
+            if key not in row:
+                raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
+        by_kind.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
+    rates = partial(_rates, seed=seed, num_resamples=num_resamples)
+    macro = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
+    kinds = {}
+    for kind, tasks in by_kind.items():
+        by_task = {task: rates(task_rows) for task, task_rows in tasks.items()}
+        shared = [name for name in RATES if all(name in cell.rates for cell in by_task.values())]
+        kinds[kind] = KindSummary(
+            tasks=by_task,
+            levels={
+                task: {level: rates(at_level) for level, at_level in _by_level(task_rows).items()}
+                for task, task_rows in tasks.items()
+                if levels
+            },
+            macro={
+                name: macro([[_rate(row, name) for row in task_rows] for task_rows in tasks.values()])
+                for name in shared
+            },
+        )
+    gaps = _paired_gaps(by_kind.get("text", {}), by_kind.get("image", {}))
+    return Summary(
+        kinds=kinds,
+        gap={
+            task: bootstrap_mean(values, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0))
+            for task, values in gaps.items()
+        },
+        gap_macro=macro(list(gaps.values()), bounds=(-1.0, 1.0)) if gaps else None,
+    )
+
+
+def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
+    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
+    plans = any(row.get("verdict") is not None for row in rows) or rows[0]["kind"] != "perception"
+    names = [name for name in RATES if plans or name not in PLAN_RATES]
+    fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
+    return Rates(
+        n=len(rows),
+        num_errors=sum(bool(row.get("error")) for row in rows),
+        rates={name: mean([_rate(row, name) for row in rows]) for name in names},
+        fields={name: mean([_field(row, name) for row in rows]) for name in fields},
+    )
+
+
+def _rate(row: Row, name: str) -> float:
+    """1.0 or 0.0: whether the row counts towards the rate."""
+    if row.get("error"):
+        return 0.0
+    verdict = row.get("verdict")
+    if name == "state" or (name == "success" and verdict is None):
+        right = row.get("right") or {}
+        return float(bool(right) and all(right.values()))
+    if name == "finished":
+        return float(bool(row.get("finished", True)))
+    if verdict is None:
+        return 0.0
+    if name == "illegal":
+        return float(bool(verdict["parsed"] and not verdict["legal"]))
+    return float(bool(verdict[name]))
+
+
+def _field(row: Row, name: str) -> float:
+    return float(not row.get("error") and bool((row.get("right") or {}).get(name)))
+
+
+def _by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    levels: dict[int, list[Row]] = {}
+    for row in rows:
+        levels.setdefault(row["level"], []).append(row)
+    return dict(sorted(levels.items()))
+
+
+def _paired_gaps(
+    text: Mapping[str, Sequence[Row]], image: Mapping[str, Sequence[Row]]
+) -> dict[str, list[float]]:
+    gaps = {}
+    for task, text_rows in text.items():
+        seen = {row["id"]: _rate(row, "success") for row in image.get(task, ())}
+        pairs = [_rate(row, "success") - seen[row["id"]] for row in text_rows if row["id"] in seen]
+        if pairs:
+            gaps[task] = pairs
+    return gaps

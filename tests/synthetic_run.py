@@ -1,0 +1,226 @@
+"""A run folder as the demo leaves one, without a model: real states, a scripted answerer with planted faults.
+
+`python tests/synthetic_run.py FOLDER` writes one and its page, to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pilotage.evaluate import evaluate
+from pilotage.records import Example, Rollout, View
+from pilotage.tasks import TASKS, get_task
+from pilotage.tasks.drawing import encode_png
+from pilotage.tasks.task import state_hash
+from pilotage.views import reference_answer
+
+LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
+# Stage -> kind -> (share of right answers, share of faults that are no plan at all)
+SKILL = {
+    "base": {"image": (0.04, 0.3), "text": (0.97, 0.5), "perception": (0.02, 0.3)},
+    "stage1": {"image": (0.15, 0.1), "text": (0.96, 0.5), "perception": (0.97, 0.1)},
+    "stage2": {"image": (0.95, 0.1), "text": (0.97, 0.5), "perception": (0.98, 0.1)},
+}
+
+
+def make_examples(
+    num_per_task: int, seed: int = 0, levels: Mapping[str, Sequence[int]] = LEVELS
+) -> list[Example]:
+    """Unseen states with pictures, levels in turn."""
+    rng = np.random.default_rng(seed)
+    examples: dict[str, Example] = {}
+    for task in TASKS:
+        at_levels = levels.get(task.name, tuple(task.levels)[:1])
+        num_made = 0
+        while num_made < num_per_task:
+            level = at_levels[num_made % len(at_levels)]
+            state = task.generate(level, rng)
+            solution = task.solve(state)
+            assert solution is not None
+            id_ = f"{task.name}-{level}-{state_hash(task, state)[:12]}"
+            if id_ in examples:
+                continue
+            num_made += 1
+            examples[id_] = Example(
+                id=id_,
+                task=task.name,
+                level=level,
+                split="test",
+                difficulty=task.difficulty(state, len(solution.plan)),
+                state=task.to_json(state),
+                facts=task.facts(state),
+                plan=solution.plan,
+                optimal_length=len(solution.plan),
+                image=encode_png(task.draw(state, 32)),
+            )
+    return list(examples.values())
+
+
+class ScriptedEngine:
+    """Answers from the reference with planted faults, as often as its skill says."""
+
+    def __init__(
+        self, examples: Sequence[Example], skill: Mapping[str, tuple[float, float]], seed: int = 0
+    ) -> None:
+        self.examples = {example.id: example for example in examples}
+        self.skill = skill
+        self.rng = np.random.default_rng(seed)
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        example_ids: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        **_: Any,
+    ) -> list[Rollout]:
+        rollouts = []
+        for view, id_ in zip(views, example_ids, strict=True):
+            text = self.answer(self.examples[id_], view.name)
+            rollouts.append(
+                Rollout(
+                    example_id=id_,
+                    token_ids=tuple(range(min(max_new_tokens, len(text) // 3))),
+                    text=text[: 4 * max_new_tokens],
+                    finished=len(text) <= 4 * max_new_tokens,
+                )
+            )
+        return rollouts
+
+    def answer(self, example: Example, view_name: str) -> str:
+        kind = {"student": "image", "symbolic": "text"}.get(view_name, view_name)
+        right, broken = self.skill[kind]
+        truth = reference_answer(example, view_name)
+        if self.rng.random() < right:
+            return truth
+        if self.rng.random() < broken:
+            cut = int(self.rng.integers(3, len(truth)))
+            return truth[:cut]
+        return self._misread(truth)
+
+    def _misread(self, truth: str) -> str:
+        """One or two cells moved and a move changed: what weak eyes do."""
+        cells = list(re.finditer(r"\((\d+),(\d+)\)", truth))
+        for match in self.rng.choice(len(cells), size=min(2, len(cells)), replace=False):
+            cell = cells[int(match)]
+            moved = f"({int(cell[1]) ^ 1},{cell[2]})"
+            truth = truth[: cell.start()] + moved + truth[cell.end() :]
+        head, found, plan = truth.partition("<answer>")
+        if not found:
+            return truth
+        moves = plan.removesuffix("</answer>").split()
+        moves[int(self.rng.integers(len(moves)))] = str(self.rng.choice(list("LDRU")))
+        return f"{head}<answer>{' '.join(moves)}</answer>"
+
+
+def write_run(folder: Path, num_per_task: int = 12, seed: int = 0) -> list[Example]:
+    """Everything that the demo leaves in a run folder, the page excepted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = make_examples(num_per_task, seed)
+    stages = {}
+    for i, (stage, skill) in enumerate(SKILL.items()):
+        summary = evaluate(
+            ScriptedEngine(examples, skill, seed=seed + i),  # pyright: ignore[reportArgumentType]
+            examples,
+            stage=stage,
+            prompts="brief",
+            max_new_tokens=256,
+            out=folder,
+            model=f"nano-{stage}",
+        )
+        stages[stage] = {"seconds": (41.2, 163.5, 231.8)[i], "tasks": summary.headline()}
+    (folder / "summary.json").write_text(json.dumps({"stages": stages, "seed": seed}))
+    (folder / "config.json").write_text(json.dumps(config(seed)))
+    write_metrics(folder / "metrics.jsonl", seed)
+    return examples
+
+
+def config(seed: int) -> dict[str, Any]:
+    return {
+        "recipe": "nano",
+        "command": "pilotage demo --out runs/demo",
+        "created": "2026-06-19T09:30:00+00:00",
+        "commit": "0123abc",
+        "version": "0.1.0",
+        "seed": seed,
+        "backbone": {"path": "nano", "dtype": "float32"},
+        "data": {"levels": {task: list(levels) for task, levels in LEVELS.items()}, "cell_px": 32},
+        "stage1": {"num_steps": 150, "batch_size": 64, "learning_rate": 1e-3, "retention": 0.33},
+        "stage2": {"num_steps": 100, "batch_size": 64, "learning_rate": 3e-4, "divergence": "reverse"},
+    }
+
+
+def write_metrics(path: Path, seed: int, num_stage1: int = 150, num_stage2: int = 100) -> None:
+    rng = np.random.default_rng(seed)
+    lines = []
+    for step in range(num_stage1):
+        loss = 0.02 + 1.6 * math.exp(-step / 28) * (1 + 0.12 * rng.normal())
+        lines.append(
+            {
+                "stage": "stage1",
+                "step": step,
+                "time_s": 1.1 * step,
+                "loss": loss,
+                "lr": 1e-3,
+                "grad_norm": 1 + rng.random(),
+            }
+        )
+    for step in range(num_stage2):
+        done = 1 - math.exp(-step / 22)
+
+        def noisy(value: float, spread: float = 0.03) -> float:
+            return float(np.clip(value + spread * rng.normal(), 0, 1))
+
+        kl = {"state": 0.08, "route": 0.9, "answer": 0.5}
+        spans = {
+            f"kl/{name}": start * (1 - 0.93 * done) * (1 + 0.1 * rng.normal()) for name, start in kl.items()
+        }
+        length = 46 - 6 * done
+        lines.append(
+            {
+                "stage": "stage2",
+                "step": step,
+                "time_s": 2.3 * step,
+                "loss": spans["kl/route"],
+                **spans,
+                "kl/all": sum(spans.values()) / 3,
+                "rollout/success": noisy(0.12 + 0.84 * done),
+                **{
+                    f"rollout/success/{task.name}": noisy(0.1 + (0.86 - 0.05 * i) * done)
+                    for i, task in enumerate(TASKS)
+                },
+                "rollout/parsed": noisy(0.86 + 0.13 * done, 0.01),
+                "rollout/truncated": noisy(0.06 * (1 - done), 0.01),
+                "rollout/repetition": noisy(0.02 * (1 - done), 0.004),
+                "rollout/length_mean": length + rng.normal(),
+                "rollout/length_p05": length - 14 + rng.normal(),
+                "rollout/length_p95": length + 22 + rng.normal(),
+                "policy/entropy": 0.4 * (1 - 0.8 * done) + 0.01 * rng.random(),
+                "teacher/agreement": noisy(0.82 + 0.16 * done, 0.01),
+                "loss/cap_rate": noisy(0.1 * (1 - done), 0.01),
+                "lr": 3e-4 * (1 - step / num_stage2),
+                "grad_norm": 0.4 + 0.6 * (1 - done) * rng.random(),
+            }
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def state_of(example: Example) -> Any:
+    return get_task(example.task).parse_state(example.state)
+
+
+if __name__ == "__main__":
+    from pilotage.report import write_report
+
+    target = Path(sys.argv[1])
+    write_run(target, num_per_task=100)
+    print(write_report(target))
