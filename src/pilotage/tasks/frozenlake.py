@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.errors import BadStateError, ImpossibleRequestError
+from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.tasks import drawing
 from pilotage.tasks.grid import (
     MOVES,
@@ -48,6 +48,11 @@ class FrozenLakeState:
 class FrozenLake:
     hole_share: tuple[float, float] = (0.1, 0.25)
     """Each map draws its probability of a hole uniformly from this range (published maps: 13.6-19.4 %)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.hole_share
+        if not 0 <= low <= high <= 1:
+            raise PilotageError(f"frozenlake: hole_share {self.hole_share} is not a range within 0 and 1")
 
     name = "frozenlake"
     title = "FrozenLake"
@@ -116,7 +121,7 @@ class FrozenLake:
         if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
             raise BadStateError(f"frozenlake: map is {shorten(rows)}, not a list of strings such as 'SFHG'")
         level = len(rows)
-        check_level(level, minimum=MIN_LEVEL, task=self.name)
+        check_level(level, minimum=MIN_LEVEL, task=self.name, field="map")
         found: dict[str, list[Cell]] = {"S": [], "G": [], "H": [], "F": []}
         for r, row in enumerate(rows):
             if len(row) != level:

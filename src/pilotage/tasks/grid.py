@@ -21,9 +21,11 @@ MOVES: dict[str, Cell] = {"L": (0, -1), "D": (1, 0), "R": (0, 1), "U": (-1, 0)}
 UNREACHED = -1
 
 
-def check_level(level: int, *, minimum: int, task: str) -> None:
+def check_level(level: int, *, minimum: int, task: str, field: str | None = None) -> None:
+    """Raises BadStateError for a level that is no level; `field` is the one whose number of rows it is."""
     if isinstance(level, bool) or not isinstance(level, int) or not minimum <= level <= MAX_LEVEL:
-        raise BadStateError(f"{task}: level {level!r} is not a whole number from {minimum} to {MAX_LEVEL}")
+        what = f"{field} with {level} rows" if field else f"level {shorten(level)}"
+        raise BadStateError(f"{task}: {what}: the level is a whole number from {minimum} to {MAX_LEVEL}")
 
 
 def cell_text(cell: Cell) -> str:

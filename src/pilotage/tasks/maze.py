@@ -120,7 +120,7 @@ class Maze:
         if not isinstance(walls, list) or not all(isinstance(row, list) for row in walls):
             raise BadStateError(f"maze: walls is {shorten(walls)}, not a list of rows of masks")
         level = len(walls)
-        check_level(level, minimum=MIN_LEVEL, task=self.name)
+        check_level(level, minimum=MIN_LEVEL, task=self.name, field="walls")
         for r, row in enumerate(walls):
             if len(row) != level:
                 raise BadStateError(f"maze: walls row {r} has {len(row)} masks in a maze of {level} rows")

@@ -37,6 +37,8 @@ from pilotage.tasks.task import Outcome, Solution, Swatch
 MIN_LEVEL = 3
 TABLE_ROWS, TABLE_COLS = 2, 3
 MAX_TRIES = 10_000
+MAX_COUNTED_LEVEL = 10
+"""Beyond it there are more than a million layouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +88,15 @@ class MiniBehaviour:
         raise ImpossibleRequestError(f"minibehaviour: no solvable level-{level} layout in {MAX_TRIES} tries")
 
     def num_states(self, level: int) -> int | None:
-        """4,104 at level 5."""
+        """4,104 at level 5, 629,424 at level 10."""
         check_level(level, minimum=MIN_LEVEL, task=self.name)
-        return _count(level) if level <= 6 else None
+        return _count(level) if level <= MAX_COUNTED_LEVEL else None
 
     def enumerate_states(self, level: int) -> Iterator[MiniBehaviourState]:
         check_level(level, minimum=MIN_LEVEL, task=self.name)
-        cells = [(r, c) for r in range(level) for c in range(level)]
-        for row in range(level - TABLE_ROWS + 1):
-            for col in range(level - TABLE_COLS + 1):
-                table = _table(row, col)
-                free = [cell for cell in cells if cell not in table]
-                for printer in free:
-                    for agent in free:
-                        state = MiniBehaviourState(level=level, agent=agent, printer=printer, table=table)
-                        if agent != printer and _best(state) is not None:
-                            yield state
+        for table, printer, agents in _layouts(level):
+            for agent in agents:
+                yield MiniBehaviourState(level=level, agent=agent, printer=printer, table=table)
 
     def parse_state(self, data: Mapping[str, Any]) -> MiniBehaviourState:
         level = require(data, "level", self.name)
@@ -306,7 +301,29 @@ def _table(row: int, col: int) -> frozenset[Cell]:
 
 @lru_cache(maxsize=4)
 def _count(level: int) -> int:
-    return sum(1 for _ in MiniBehaviour().enumerate_states(level))
+    return sum(len(agents) for _, _, agents in _layouts(level))
+
+
+def _layouts(level: int) -> Iterator[tuple[frozenset[Cell], Cell, list[Cell]]]:
+    """Every table and printer, with the cells from which an agent can do its work, in row-major order."""
+    cells = [(r, c) for r in range(level) for c in range(level)]
+    graph = neighbours(level)
+    for row in range(level - TABLE_ROWS + 1):
+        for col in range(level - TABLE_COLS + 1):
+            table = _table(row, col)
+            for printer in cells:
+                if printer in table:
+                    continue
+                state = MiniBehaviourState(level=level, agent=printer, printer=printer, table=table)
+                to_table = _steps_to_drop(state)
+                closed = _blocked(state) | {_index(printer, level)}
+                spots = (i for i in _beside(printer, level) if i not in closed and to_table[i] != UNREACHED)
+                starts: set[int] = set()
+                for spot in spots:
+                    if spot not in starts:
+                        reach = distances_to(spot, graph, closed)
+                        starts.update(i for i, steps in enumerate(reach) if steps != UNREACHED)
+                yield table, printer, [cells[i] for i in sorted(starts)]
 
 
 @lru_cache(maxsize=16)

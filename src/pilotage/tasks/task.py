@@ -17,6 +17,8 @@ S = TypeVar("S")
 ENUMERATION_LIMIT = 20_000
 """Levels with at most this many states are enumerated rather than sampled, so that no request can loop."""
 
+WORKED_EXAMPLE_SEED = 20_260_606
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
@@ -136,6 +138,11 @@ class Task(Protocol[S]):
     def draw(self, state: S, cell_px: int) -> np.ndarray:
         """The picture, uint8 [level*cell_px, level*cell_px, 3]."""
         ...
+
+
+def worked_state(task: Task[S]) -> S:
+    """The fixed state whose answer the prompts show as an example; data sets leave it out."""
+    return task.generate(task.levels[0], np.random.default_rng(WORKED_EXAMPLE_SEED))
 
 
 def canonical_key(task: Task[S], state: S) -> str:

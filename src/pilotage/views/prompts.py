@@ -9,18 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.resources import files
 from string import Template
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import Literal, get_args
 
 from pilotage.errors import PilotageError
-from pilotage.tasks import Task, get_task
-from pilotage.tasks.task import reference_response
+from pilotage.tasks import get_task
+from pilotage.tasks.task import reference_response, worked_state
 
 PromptSet = Literal["full", "brief"]
 PROMPT_SETS: tuple[PromptSet, ...] = get_args(PromptSet)
-
-WORKED_EXAMPLE_SEED = 20_260_606
 
 
 @lru_cache(maxsize=64)
@@ -48,11 +44,6 @@ def task_content(task_name: str, prompts: PromptSet) -> dict[str, str]:
         "worked_example": reference_response(task, state, solution.plan),
         "worked_perception": numbered(fields),
     }
-
-
-def worked_state(task: Task[Any]) -> Any:
-    """The fixed state of the prompts' worked example."""
-    return task.generate(task.levels[0], np.random.default_rng(WORKED_EXAMPLE_SEED))
 
 
 def numbered(facts: dict[str, str]) -> str:

@@ -60,7 +60,9 @@ def reference_answer(example: Example, view_name: str) -> str:
 
 def _picture_view(name: str, example: Example, prompts: PromptSet) -> View:
     if not example.image:
-        raise PilotageError(f"example {example.id} has no picture, which the {name} view shows; build it with one")
+        raise PilotageError(
+            f"example {example.id} has no picture for the {name} view to show; build it with one"
+        )
     content = [{"type": "text", "text": _fill(name, example, prompts)}, {"type": "image"}]
     return View(name=name, messages=[{"role": "user", "content": content}], image=example.image)
 
