@@ -55,7 +55,8 @@ def test_version_is_the_package_version(capsys):
 def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
     assert main(["jugde"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("pilotage: error: no command 'jugde'; there are judge")
+    assert err.startswith("pilotage: error: no command 'jugde'; there are ")
+    assert all(" ".join(entry.words) in err for entry in COMMANDS)
     assert err.count("\n") == 1
 
 

@@ -45,6 +45,8 @@ class Entry:
 
 
 COMMANDS: tuple[Entry, ...] = (
+    Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
+    Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
     Entry(
         words=("judge",), module="judge", name="Judge", summary="score answers in a file, without any model"
     ),
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: two spinning OpenMP threads starve each other on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Our commands show one bar of their own; the libraries' bars would tear it.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

@@ -1,0 +1,66 @@
+"""`pilotage nano …`: the tiny backbone that ships with the package."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from pilotage.cli.options import OutFolder, RecipeFloat, RecipeInt, given
+from pilotage.cli.progress import figures_text, progress_bar
+from pilotage.errors import PilotageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Train the nano base from random weights.
+
+    It learns to plan from symbolic text, to follow a reference plan and to read pictures in general,
+    but never to plan from one. The shipped weights come from this command with its defaults: hours on
+    one CPU core, minutes on a GPU. Killed and run again, it goes on where it was.
+    """
+
+    out: OutFolder
+    """Folder for model/ (an ordinary transformers directory), the checkpoint and metrics.jsonl."""
+    steps: RecipeInt = None
+    """Optimiser steps."""
+    seed: RecipeInt = None
+    """Seed of the weights and of every lesson."""
+    peak_lr: RecipeFloat = None
+    """Highest learning rate."""
+    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """CPU threads."""
+
+    def run(self) -> int:
+        from pilotage.train.nano_pretrain import PretrainConfig, pretrain
+
+        options = given(steps=self.steps, seed=self.seed, peak_lr=self.peak_lr)
+        config = PretrainConfig(out=self.out, num_threads=self.threads, **options)
+        with progress_bar("steps") as bar:
+            row = bar.add_task("nano pretrain", total=config.steps, figures="")
+            directory = pretrain(
+                config,
+                lambda done, _, figures: bar.update(row, completed=done, figures=figures_text(figures)),
+            )
+        print(f"{directory} holds the base; use it as --model {directory}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Copy the shipped base, an ordinary transformers directory, to a folder of your own."""
+
+    out: OutFolder
+    """Folder to make; it must not exist."""
+
+    def run(self) -> int:
+        from pilotage.backbones.load import resolve
+
+        source = resolve("nano")
+        if self.out.exists():
+            raise PilotageError(f"{self.out} exists already; name a new folder")
+        shutil.copytree(source, self.out, ignore=shutil.ignore_patterns("__pycache__"))
+        print(f"{self.out} holds the nano base; use it as --model {self.out}")
+        return 0
