@@ -48,7 +48,7 @@ test: lint  ## ruff, pyright and every test
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: setup  ## every benchmark, each against a peer in the same run
-	@for script in benchmarks/bench_*.py; do \
+	@for script in benchmarks/[a-z]*.py; do \
 		echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 wheel-test: setup  ## build the wheel, install it elsewhere, import every module
