@@ -20,6 +20,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
+from pilotage.cli.progress import progress_bar
 from pilotage.errors import PilotageError
 from pilotage.records import Verdict
 from pilotage.tasks import get_task
@@ -58,7 +59,7 @@ class Judge:
         began_s = time.monotonic()
         tally = Tally()
         with _open_rows(self.file) as rows, _open_out(self.out, source=self.file) as out:
-            for line_number, line in _lines(rows):
+            for line_number, line in _shown(_lines(rows), rows):
                 out.write(_judge_line(line_number, line, tally, self.strict_edges))
         print(tally.summary(time.monotonic() - began_s), file=sys.stderr)
         return 1 if tally.num_bad else 0
@@ -192,6 +193,20 @@ def _lines(rows: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.isspace() and line:
             yield number, line
+
+
+def _shown(lines: Iterator[tuple[int, bytes | None]], rows: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The lines as they come; a bar tells a person at a terminal how much of the file is done."""
+    if not sys.stderr.isatty() or sys.stdout.isatty() or not rows.seekable():
+        yield from lines
+        return
+    with progress_bar("MB") as bar:
+        row = bar.add_task("judge", total=os.fstat(rows.fileno()).st_size / 1e6, figures="")
+        for number, line in lines:
+            if number % 1000 == 0:
+                bar.update(row, completed=rows.tell() / 1e6, figures=f"{number:,} rows")
+            yield number, line
+        bar.update(row, completed=rows.tell() / 1e6)
 
 
 @contextlib.contextmanager
