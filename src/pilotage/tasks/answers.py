@@ -1,14 +1,18 @@
 """The one answer grammar, for training rewards, evaluation, `pilotage judge` and the demo.
 
-A response is parsed by its last complete `<answer>…</answer>` block (tags in any case). Inside the block:
+A response is parsed by its last complete `<answer>…</answer>` block (tags in any case, without spaces or
+attributes). A block runs from an opening tag to the next closing one with no opening tag between: of nested
+blocks the innermost counts, and a block that is never closed is no block. Inside the block:
 
-* actions are letters (`R`), words (`right`), runs of letters (`RRD`) or arrows (`→`), in any case;
-* they are separated by spaces, commas, semicolons, bars, dashes, `->`, brackets, quotes or full stops;
-* `→` between written moves (`R → D`) is a separator, since both are seen; alone (`→ ↓`) it is a move;
+* actions are letters (`R`), words (`right`), runs of letters (`RRD`) or arrows (`→ ↓`), in any case;
+* they are separated by white space or any of `, ; : | . ! / - – — * -> =>`, brackets, quotes, backticks;
+* among written moves, `→` is a separator between two actions (`R → D`) and other arrows are not known;
+  without any written move, it is a move (`→ ↓`, `→ PICK`). Where both readings are open (`PICK → DROP`),
+  nothing is guessed: unparsed;
 * `PICK`, `PICKUP`, `PICK_UP` are one action; `PICK UP` is two (`PICK`, then the move `UP`);
 * anything else in the block (numbers, coordinates, prose) makes the whole answer unparsed.
 
-No block means not parsed: moves are never guessed out of prose. An unclosed block is no block.
+No block means not parsed: moves are never guessed out of prose.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _TAG = re.compile(r"</?answer>", re.IGNORECASE | re.ASCII)
-_SEPARATORS = re.compile(r"(?:->|=>|[\s,;:|.!/\[\](){}\"'`*\-])+")
+_SEPARATORS = re.compile(r"(?:->|=>|[\s,;:|.!/\[\](){}\"'`*\-–—])+")
 _WORDS = {
     "LEFT": "L",
     "DOWN": "D",
@@ -28,10 +32,9 @@ _WORDS = {
     "PICK_UP": "PICK",
 }
 _ARROWS = {"←": "L", "↓": "D", "→": "R", "↑": "U", "⬅": "L", "⬇": "D", "➡": "R", "⬆": "U"}
-_ARROW_RUN = re.compile("[" + "".join(_ARROWS) + "]")
-_RIGHT_ARROWS = re.compile("[→➡]")
-_EMOJI_SUFFIX = "\ufe0f"
-_DIRECTION_WORDS = frozenset("LDRU") | {"LEFT", "DOWN", "RIGHT", "UP"}
+_ARROW = re.compile(f"([{''.join(_ARROWS)}])\ufe0f?")
+_RIGHT_ARROWS = ("→", "➡")
+_MOVES = frozenset("LDRU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def parse_answer(text: str, actions: Sequence[str]) -> ParsedAnswer:
     block = last_answer_block(text)
     if block is None:
         return ParsedAnswer(plan=None, problem="no_answer_block")
-    tokens = [token for token in _SEPARATORS.split(_arrows_to_letters(block)) if token]
+    tokens = _tokens(block)
     if not tokens:
         return ParsedAnswer(plan=None, problem="empty_answer")
     plan: list[str] = []
@@ -71,18 +74,28 @@ def parse_answer(text: str, actions: Sequence[str]) -> ParsedAnswer:
     return ParsedAnswer(plan=tuple(plan), problem="")
 
 
-def _arrows_to_letters(block: str) -> str:
-    if not _ARROW_RUN.search(block):
-        return block
-    block = block.replace(_EMOJI_SUFFIX, "")
-    words = _SEPARATORS.split(_ARROW_RUN.sub(" ", block))
-    if any(word.upper() in _DIRECTION_WORDS or _is_letter_run(word) for word in words if word):
-        return _RIGHT_ARROWS.sub(" ", block)
-    return _ARROW_RUN.sub(lambda match: f" {_ARROWS[match.group()]} ", block)
+def _tokens(block: str) -> list[str]:
+    """The words of a block, arrows that are moves turned into letters. Unclear arrows are left standing."""
+    tokens = [token for token in _SEPARATORS.split(_ARROW.sub(r" \1 ", block)) if token]
+    if not any(token in _ARROWS for token in tokens):
+        return tokens
+    links = [i for i, token in enumerate(tokens) if token in _RIGHT_ARROWS]
+    words = [token for token in tokens if token not in _ARROWS]
+    is_chain = all(_joins_words(tokens, i) for i in links)
+    if any(_is_written_move(word) for word in words):
+        return words if is_chain and len(links) + len(words) == len(tokens) else tokens
+    if links and is_chain:
+        return tokens
+    return [_ARROWS.get(token, token) for token in tokens]
 
 
-def _is_letter_run(token: str) -> bool:
-    return bool(token) and token.isascii() and set(token.upper()) <= set("LDRU")
+def _joins_words(tokens: Sequence[str], i: int) -> bool:
+    return 0 < i < len(tokens) - 1 and tokens[i - 1] not in _ARROWS and tokens[i + 1] not in _ARROWS
+
+
+def _is_written_move(token: str) -> bool:
+    upper = token.upper()
+    return token.isascii() and (_WORDS.get(upper, "") in _MOVES or set(upper) <= _MOVES)
 
 
 def _actions_of(token: str, actions: Sequence[str]) -> Sequence[str] | None:
