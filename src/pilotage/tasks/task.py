@@ -17,6 +17,9 @@ S = TypeVar("S")
 ENUMERATION_LIMIT = 20_000
 """Levels with at most this many states are enumerated rather than sampled, so that no request can loop."""
 
+COUNTING_LIMIT = 1_000_000
+"""Levels with more states are not counted: no request comes near, and listing them would take minutes."""
+
 WORKED_EXAMPLE_SEED = 20_260_606
 
 
@@ -86,7 +89,7 @@ class Task(Protocol[S]):
         ...
 
     def num_states(self, level: int) -> int | None:
-        """The number of distinct solvable states, or None where it is beyond counting (over a million)."""
+        """The number of distinct solvable states, or None beyond `COUNTING_LIMIT`."""
         ...
 
     def enumerate_states(self, level: int) -> Iterator[S]:
