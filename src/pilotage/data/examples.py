@@ -13,7 +13,7 @@ from pilotage.tasks.drawing import render_png
 from pilotage.tasks.task import Solution, Task, state_hash
 
 SPLIT_SHARES: Mapping[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
-"""Share of all states that belongs to each split. Builds never change it: two data sets then agree on every state."""
+"""Share of all states that belongs to each split. Builds never change it, so that all data sets agree."""
 
 ID_DIGITS = 12
 """Hex digits of the state's hash in an id. The split is read off the same digits, so one id has one split."""
@@ -83,8 +83,8 @@ def _picture(task: Task[Any], state: Any, cell_px: int | None, side_px: int | No
 @lru_cache(maxsize=8)
 def _edges(shares: tuple[tuple[Split, float], ...]) -> tuple[tuple[Split, float], ...]:
     """Where each split's part of the unit interval ends, in the order of SPLITS."""
-    share = dict(shares)
-    used = [split for split in SPLITS if share.get(split)]
+    share: dict[Split, float] = dict(shares)
+    used: list[Split] = [split for split in SPLITS if share.get(split)]
     if set(share) - set(SPLITS) or min(share.values(), default=-1) < 0 or abs(sum(share.values()) - 1) > 1e-9:
         raise PilotageError(f"split shares {share} must be non-negative, sum to 1 and be named {SPLITS}")
     edges = accumulate(share[split] for split in used)

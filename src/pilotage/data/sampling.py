@@ -8,6 +8,7 @@ in order gets the same states. Each split reads the whole stream and keeps what 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -35,8 +36,8 @@ QUEUE_LIMIT = 1024
 """States of one difficulty that may wait for their turn; later ones are forgotten, and may come again."""
 
 PATIENCE = 2_000
-"""Draws owned by a split without one new state of the difficulty whose turn it is, after which that difficulty
-counts as dry and the others go on without it."""
+"""Draws owned by a split without one new state of the difficulty whose turn it is, after which that
+difficulty counts as dry and the others go on without it."""
 
 PATIENCE_LISTED = 300
 """The same where all states can be listed: the list then gives what the generator no longer does."""
@@ -85,8 +86,9 @@ def sample(
     """What `sample_states` returns, one by one and with hash, difficulty and solution."""
     check_request(task, level, count, split, seed, exclude)
     turns = Turns(task, level, count, split, seed, exclude=exclude, balance=balance)
+    wanted: frozenset[Split] = frozenset((split,))
     for block in count_up():
-        for position, candidate in draw_block(task, level, seed, block, frozenset((split,))):
+        for position, candidate in draw_block(task, level, seed, block, wanted):
             if turns.done:
                 return
             turns.offer(position, candidate)
@@ -115,7 +117,7 @@ def check_request(
     seed: int = 0,
     exclude: Collection[str] = frozenset(),
 ) -> None:
-    """Raises when an argument is bad, or when fewer than `count` states exist and that can be known by counting."""
+    """Raises when an argument is bad, or when counting shows that there are fewer than `count` states."""
     if split not in SPLITS:
         raise PilotageError(f"unknown split {split!r}; it is one of {', '.join(SPLITS)}")
     for name, value in (("count", count), ("seed", seed)):
@@ -132,8 +134,8 @@ def check_request(
         num_free, about = int(len(keys) - np.isin(keys, taken).sum()), ""
     if count > num_free:
         raise ImpossibleRequestError(
-            f"{task.name} level {level} has {num_states} states, of which {about}{num_free} belong to {split} and are "
-            f"not excluded: {count} cannot be had; ask for at most {num_free} or for another level"
+            f"{task.name} level {level} has {num_states} states, of which {about}{num_free} belong to "
+            f"{split} and are not excluded: {count} cannot be had; ask for at most {num_free} or for another level"
         )
 
 
@@ -151,14 +153,15 @@ class Turns:
         exclude: Collection[str] = frozenset(),
         balance: bool = True,
     ) -> None:
-        self._task, self._level, self._split, self._seed = task, level, split, seed
+        self._task, self._level, self._seed = task, level, seed
+        self._split: Split = split
         self._count, self._num_given = count, 0
         self._exclude = exclude
         self._balance = balance
         self._seen = KeySet()
-        names = DIFFICULTIES if balance else ("any",)
+        names: tuple[str, ...] = DIFFICULTIES if balance else ("any",)
         self._queues: dict[str, deque[Candidate]] = {name: deque() for name in names}
-        self._last_new = dict.fromkeys(names, 0)
+        self._last_new: dict[str, int] = dict.fromkeys(names, 0)
         self._dry: set[str] = set()
         self._turn = 0
         num_states = task.num_states(level)
@@ -208,18 +211,11 @@ class Turns:
         if not self._listable:
             return
         self._listable = False
-        rest = [
-            candidate
-            for state in self._task.enumerate_states(self._level)
-            if (candidate := _candidate(self._task, self._level, state, frozenset((self._split,))))
-        ]
-        words = [
-            self._seed,
-            _number(self._task.name),
-            self._level,
-            SPLITS.index(self._split),
-            _number("list"),
-        ]
+        wanted: frozenset[Split] = frozenset((self._split,))
+        states = self._task.enumerate_states(self._level)
+        candidates = (_candidate(self._task, self._level, state, wanted) for state in states)
+        rest = [candidate for candidate in candidates if candidate is not None]
+        words = [self._seed, _number(self._task.name), self._level, _number(self._split), _number("list")]
         for i in np.random.default_rng(np.random.SeedSequence(words)).permutation(len(rest)):
             self.offer(position, rest[i], limit=len(rest))
         self._dry.update(self._queues)
@@ -227,9 +223,9 @@ class Turns:
     def _check_not_all_dry(self) -> None:
         if len(self._dry) == len(self._queues) and not any(self._queues.values()):
             raise ImpossibleRequestError(
-                f"{self._task.name} level {self._level} {self._split}: the generator found {self._num_given} of "
-                f"{self._count} states and then nothing new in {self._patience:.0f} draws; ask for at most "
-                f"{self._num_given} or for another level"
+                f"{self._task.name} level {self._level} {self._split}: the generator found "
+                f"{self._num_given} of {self._count} states and then nothing new in {self._patience:.0f} draws; "
+                f"ask for at most {self._num_given} or for another level"
             )
 
 
@@ -240,7 +236,7 @@ class KeySet:
 
     def __init__(self) -> None:
         self._recent: set[int] = set()
-        self._sorted = memoryview(np.empty(0, dtype=np.uint64))
+        self._sorted = array("Q")
 
     def __contains__(self, key: int) -> bool:
         if key in self._recent:
@@ -252,9 +248,9 @@ class KeySet:
         self._recent.add(key)
         if len(self._recent) >= self.MERGE_AT:
             recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
-            merged = np.concatenate([np.asarray(self._sorted), recent])
-            merged.sort(kind="stable")
-            self._sorted = memoryview(merged)
+            merged = np.concatenate([np.frombuffer(self._sorted, dtype=np.uint64), recent])
+            merged.sort()
+            self._sorted = array("Q", merged.tobytes())
             self._recent.clear()
 
 

@@ -1,0 +1,147 @@
+"""The folder of a data set while it is being built: who may write, what is finished, what must be redone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest
+from pilotage.errors import PilotageError
+from pilotage.records import SPLITS
+
+
+class Folder:
+    """A data set in the making. Shards count as finished once `record` has noted them in the journal."""
+
+    def __init__(self, root: Path, arguments: Mapping[str, Any], files: Sequence[str]) -> None:
+        self.root = root
+        self.finished: dict[str, Shard] = {}
+        """File -> shard, of those that need not be written again."""
+        self._arguments = dict(arguments)
+        self._files = files
+
+    @property
+    def complete(self) -> bool:
+        return (self.root / MANIFEST).exists() and all(file in self.finished for file in self._files)
+
+    def record(self, shard: Shard) -> None:
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(asdict(shard)) + "\n")
+        self.finished[shard.file] = shard
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        _write_json(self.root / MANIFEST, manifest)
+        self.leave()
+
+    def leave(self) -> None:
+        """Nothing is left to do: only the data set stays."""
+        shutil.rmtree(self.root / BUILD_FOLDER)
+
+    def resume(self, *, overwrite: bool) -> None:
+        """Finds what is finished and clears away the rest. Raises PilotageError for other arguments' work."""
+        held = self._held_arguments()
+        if held is not None and held != self._arguments and not overwrite:
+            raise PilotageError(
+                f"{self.root} holds {'a data set' if self._has_manifest else 'an unfinished build'} of other "
+                f"arguments ({_difference(held, self._arguments)}): give another folder, the same arguments, or "
+                "--overwrite"
+            )
+        if held == self._arguments:
+            noted = read_manifest(self.root)["shards"] if self._has_manifest else self._read_journal()
+            self.finished = {shard.file: shard for shard in noted if self._is_whole(shard)}
+        if self.complete:
+            return
+        (self.root / MANIFEST).unlink(missing_ok=True)
+        lines = (json.dumps(asdict(shard)) + "\n" for shard in self.finished.values())
+        _write_whole(self._journal, "".join(lines))
+        _write_json(self.root / BUILD_FOLDER / "arguments.json", self._arguments)
+        for split in SPLITS:
+            for path in (self.root / split).glob("*.p*"):
+                if path.suffix in (".parquet", ".partial") and f"{split}/{path.name}" not in self.finished:
+                    path.unlink()
+
+    @property
+    def _journal(self) -> Path:
+        return self.root / BUILD_FOLDER / "shards.jsonl"
+
+    @property
+    def _has_manifest(self) -> bool:
+        return (self.root / MANIFEST).exists()
+
+    def _held_arguments(self) -> dict[str, Any] | None:
+        if self._has_manifest:
+            return read_manifest(self.root)["arguments"]
+        path = self.root / BUILD_FOLDER / "arguments.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _read_journal(self) -> list[Shard]:
+        if not self._journal.exists():
+            return []
+        # What follows the last line end was cut off by the kill.
+        lines = self._journal.read_text(encoding="utf-8").split("\n")[:-1]
+        return [Shard(**json.loads(line)) for line in lines]
+
+    def _is_whole(self, shard: Shard) -> bool:
+        path = self.root / shard.file
+        return shard.file in self._files and path.exists() and path.stat().st_size == shard.num_bytes
+
+
+@contextmanager
+def open_folder(
+    root: Path, arguments: Mapping[str, Any], files: Sequence[str], *, overwrite: bool
+) -> Iterator[Folder]:
+    """The folder, ours alone until the block ends. Raises PilotageError when it holds something else."""
+    if root.exists() and not root.is_dir():
+        raise PilotageError(f"{root} is a file; a data set is a folder")
+    if (
+        root.exists()
+        and any(root.iterdir())
+        and not any((root / x).exists() for x in (MANIFEST, BUILD_FOLDER))
+    ):
+        raise PilotageError(f"{root} holds other files and no data set: give a new or an empty folder")
+    (root / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
+    with (root / BUILD_FOLDER / "lock").open("w") as lock:
+        _lock(lock, root)
+        folder = Folder(root, arguments, files)
+        try:
+            folder.resume(overwrite=overwrite)
+            yield folder
+        finally:
+            if folder.complete or (root / MANIFEST).exists():
+                shutil.rmtree(root / BUILD_FOLDER, ignore_errors=True)
+
+
+def _lock(file: IO[str], root: Path) -> None:
+    """Held until the file is closed, by death too."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two builds in one folder are then the user's care.
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PilotageError(
+            f"another build is writing to {root}: wait for it or give another folder"
+        ) from None
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    _write_whole(path, json.dumps(data, indent=1) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Under another name first, so that a kill leaves the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    names = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+    return ", ".join(f"{name} {held.get(name)}, now {asked.get(name)}" for name in names)

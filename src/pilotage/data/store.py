@@ -1,0 +1,301 @@
+"""Examples on disk: Parquet shards beside a manifest, and examples made on the spot.
+
+A data set is a folder:
+
+    manifest.json                      arguments, counts, and each shard's rows and hashes
+    train/frozenlake-4-00000.parquet   likewise val/ and test/
+
+`datasets.load_dataset("parquet", data_files=...)` or `load_dataset(folder)` reads the shards as well: `image`
+is an `Image()` feature, `plan` a list of actions, `state` and `facts` are JSON texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pilotage.data.examples import make_example
+from pilotage.data.sampling import check_request, sample
+from pilotage.errors import PilotageError
+from pilotage.records import Example, Split
+from pilotage.tasks.task import Task
+
+MANIFEST = "manifest.json"
+FORMAT = "pilotage-data"
+FORMAT_VERSION = 1
+BUILD_FOLDER = ".build"
+"""Where a build keeps what it needs to go on after a kill; gone once the data set is complete."""
+
+COLUMNS = ("id", "task", "level", "split", "difficulty", "state", "facts", "plan", "optimal_length", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a data set, as the manifest tells of it."""
+
+    file: str
+    """Relative to the folder, with forward slashes."""
+    task: str
+    level: int
+    split: Split
+    num_rows: int
+    num_bytes: int
+    sha256: str
+    """`content_hash` of its rows: it does not depend on how Parquet packed them."""
+    difficulties: Mapping[str, int]
+    """Difficulty -> number of rows."""
+
+
+def load_examples(
+    path: Path | str,
+    split: Split | None = None,
+    tasks: Collection[str] | None = None,
+    levels: Collection[int] | None = None,
+    limit: int | None = None,
+) -> list[Example]:
+    """The examples of a data set; None means all. `limit` is the number in all, over tasks and levels in turn.
+
+    Raises PilotageError when the folder is no complete data set, when a shard is missing, damaged or not
+    what the manifest says, and when a split, task or level is asked for that the data set does not have.
+    """
+    return list(iter_examples(path, split, tasks, levels, limit))
+
+
+def iter_examples(
+    path: Path | str,
+    split: Split | None = None,
+    tasks: Collection[str] | None = None,
+    levels: Collection[int] | None = None,
+    limit: int | None = None,
+) -> Iterator[Example]:
+    """What `load_examples` returns, holding one shard per (split, task, level) in memory at a time."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise PilotageError(f"limit is {limit!r}, not a whole number from 0 up")
+    root = Path(path)
+    shards = read_manifest(root)["shards"]
+    for name, wanted in (("split", [split] if split else None), ("task", tasks), ("level", levels)):
+        held = {getattr(shard, name) for shard in shards}
+        missing = set(wanted or ()) - held
+        if missing:
+            raise PilotageError(
+                f"{root} has no {name} {_listed(missing)}; it has {_listed(held)}: ask for one of these, or build "
+                "a data set that holds it"
+            )
+        shards = [shard for shard in shards if wanted is None or getattr(shard, name) in wanted]
+    groups: dict[tuple[str, int, str], list[Shard]] = {}
+    for shard in shards:
+        groups.setdefault((shard.task, shard.level, shard.split), []).append(shard)
+    return islice(_in_turn([_read_shards(root, group) for group in groups.values()]), limit)
+
+
+def sample_examples(
+    task: Task[Any],
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    exclude: Collection[str] = frozenset(),
+    balance: bool = True,
+    cell_px: int | None = 32,
+    side_px: int | None = None,
+) -> list[Example]:
+    """`count` examples in all, spread evenly over `levels` and given level by level in turn, without any file.
+
+    They are the examples that a build with the same seed would hold. `exclude` are state hashes.
+    Raises ImpossibleRequestError when a level cannot give its share.
+    """
+    if not levels or len(set(levels)) != len(levels):
+        raise PilotageError(
+            f"{task.name}: levels {list(levels)} must name at least one level, and none twice"
+        )
+    for level in levels:
+        check_request(task, level, -(-count // len(levels)), split, seed, exclude)
+    shares = [len(range(i, count, len(levels))) for i in range(len(levels))]
+    streams = [
+        sample(task, level, share, split, seed, exclude=exclude, balance=balance)
+        for level, share in zip(levels, shares, strict=True)
+    ]
+    return [
+        make_example(
+            task,
+            candidate.state,
+            split,
+            cell_px=cell_px,
+            side_px=side_px,
+            solution=candidate.solution,
+            hash_=candidate.hash,
+        )
+        for candidate in _in_turn(streams)
+    ]
+
+
+def write_shard(path: Path, examples: Sequence[Example]) -> None:
+    """Writes the rows through `datasets`, under another name first, so that `path` is whole or not there."""
+    import datasets
+    import pyarrow as pa
+
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "task": datasets.Value("string"),
+            "level": datasets.Value("int32"),
+            "split": datasets.Value("string"),
+            "difficulty": datasets.Value("string"),
+            "state": datasets.Value("string"),
+            "facts": datasets.Value("string"),
+            "plan": datasets.List(datasets.Value("string")),
+            "optimal_length": datasets.Value("int32"),
+            "image": datasets.Image(),
+        }
+    )
+    rows = [_row(example) for example in examples]
+    columns = {name: [row[name] for row in rows] for name in COLUMNS}
+    table = pa.Table.from_pydict(columns, schema=features.arrow_schema)
+    had_bars = not datasets.are_progress_bars_disabled()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    datasets.disable_progress_bars()
+    try:
+        datasets.Dataset(table).to_parquet(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def content_hash(examples: Iterable[Example]) -> str:
+    """SHA-256 over every column of every row."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row = _row(example)
+        image = row.pop("image")["bytes"]
+        text = json.dumps(row, sort_keys=True).encode()
+        digest.update(b"%d %d\n" % (len(text), len(image)) + text + image)
+    return digest.hexdigest()
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest, its shards as `Shard`s. Raises PilotageError that says what `root` is instead."""
+    path = root / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise PilotageError(_why_no_manifest(root)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PilotageError(f"cannot read {path}: {error}") from error
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
+            raise PilotageError(
+                f"{path} is not a manifest of this version of pilotage (format {FORMAT} {FORMAT_VERSION}): build "
+                "the data set again"
+            )
+        manifest["shards"] = [Shard(**shard) for shard in manifest["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, PilotageError):
+            raise
+        raise PilotageError(
+            f"{path} is damaged or not a manifest of pilotage ({type(error).__name__}: {error}): build the data "
+            "set again with --overwrite"
+        ) from error
+    return manifest
+
+
+def read_shard(root: Path, shard: Shard) -> list[Example]:
+    """The rows of one shard. Raises PilotageError when they are not what the manifest says."""
+    path = root / shard.file
+    remedy = "run the build again with the same arguments: it redoes this file only"
+    if not path.exists():
+        raise PilotageError(f"{path} is missing; {remedy}")
+    if path.stat().st_size != shard.num_bytes:
+        raise PilotageError(f"{path} has {path.stat().st_size} bytes instead of {shard.num_bytes}; {remedy}")
+    examples = read_parquet(path, remedy)
+    if len(examples) != shard.num_rows or content_hash(examples) != shard.sha256:
+        raise PilotageError(f"{path} does not hold what the manifest says (its hash differs); {remedy}")
+    return examples
+
+
+def read_parquet(path: Path, remedy: str) -> list[Example]:
+    """The rows of one file of examples. Raises PilotageError that names what is wrong, then `remedy`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise PilotageError(f"{path} cannot be read as Parquet ({error}); {remedy}") from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise PilotageError(f"{path} is not a file of examples: no column {_listed(missing)}; {remedy}")
+    try:
+        return [_example(row) for row in table.select(COLUMNS).to_pylist()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise PilotageError(f"{path} holds a row that is no example ({error}); {remedy}") from error
+
+
+def _row(example: Example) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "task": example.task,
+        "level": example.level,
+        "split": example.split,
+        "difficulty": example.difficulty,
+        "state": json.dumps(example.state),
+        "facts": json.dumps(example.facts),
+        "plan": list(example.plan),
+        "optimal_length": example.optimal_length,
+        "image": {"bytes": example.image, "path": None},
+    }
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(
+        **row
+        | {
+            "state": json.loads(row["state"]),
+            "facts": json.loads(row["facts"]),
+            "plan": tuple(row["plan"]),
+            "image": row["image"]["bytes"],
+        }
+    )
+
+
+def _read_shards(root: Path, shards: Iterable[Shard]) -> Iterator[Example]:
+    for shard in shards:
+        yield from read_shard(root, shard)
+
+
+def _in_turn(streams: Iterable[Iterator[Any]]) -> Iterator[Any]:
+    """One from each stream, again and again, until all have ended."""
+    running = list(streams)
+    nothing = object()
+    while running:
+        still = []
+        for stream in running:
+            item = next(stream, nothing)
+            if item is not nothing:
+                yield item
+                still.append(stream)
+        running = still
+
+
+def _why_no_manifest(root: Path) -> str:
+    if not root.exists():
+        return f"no data set at {root}; build one: pilotage data build --out {root}"
+    if not root.is_dir():
+        return f"{root} is a file; a data set is a folder with a {MANIFEST}"
+    if (root / BUILD_FOLDER).exists():
+        return f"{root} holds an unfinished build; run it again with the same arguments to finish it"
+    return f"{root} is not a data set: it has no {MANIFEST}; build one: pilotage data build --out FOLDER"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, sorted(values)))
