@@ -1,0 +1,1 @@
+"""Both training stages, and how the base was made."""
