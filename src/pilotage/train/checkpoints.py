@@ -1,0 +1,93 @@
+"""What makes a run survive being killed: folders that appear whole, and logs that agree with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pilotage.errors import PilotageError
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+PARTIAL = ".partial"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, directory) of the whole checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(entry.name), entry) for entry in folder.iterdir() if entry.is_dir())
+    return sorted((int(match[1]), entry) for match, entry in found if match)
+
+
+def publish(written: Path, target: Path) -> None:
+    """Moves a directory that is complete to its name; until then, whatever was there stays."""
+    if target.exists():
+        # Only a directory of the same step can be here, and the new one holds the same.
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(written, target)
+
+
+def prune(folder: Path, num_kept: int) -> None:
+    """Removes all but the newest checkpoints and what a kill left half written."""
+    for _, directory in checkpoints(folder)[:-num_kept]:
+        # Renamed first: a kill during the removal must not leave a damaged directory under a good name.
+        doomed = directory.with_name(directory.name + PARTIAL)
+        os.replace(directory, doomed)
+        shutil.rmtree(doomed)
+    for entry in folder.glob(f"*{PARTIAL}"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Ties a folder to a run's settings; raises PilotageError when it holds a run with others."""
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(text)
+        if kept != now:
+            changed = sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
+            raise PilotageError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}); give another folder, or remove it"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON line at the end of a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def trim_rows(path: Path, *, stage: str, last_step: int) -> list[dict[str, Any]]:
+    """Drops a stage's rows after `last_step`, and a line that a kill cut short; returns the stage's rows that stay."""
+    if not path.exists():
+        return []
+    kept, own = [], []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row.get("stage") == stage:
+            if row["step"] > last_step:
+                continue
+            own.append(row)
+        kept.append(line)
+    write_atomically(path, "".join(line + "\n" for line in kept))
+    return own
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file has its old text or the new, whatever happens."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,554 @@
+"""On-policy distillation as one `transformers.Trainer`: the student writes, the teacher reads with more to go on.
+
+Each optimiser step samples rollouts from the student's view, scores the same ids under the teacher's view with the
+teacher's weights, and lowers the divergence on the rollouts' tokens. Which method it is, the configuration says.
+
+M response tokens of a micro-batch, B its rows, H hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from pilotage.backbones.encode import EncodedResponses
+from pilotage.backbones.load import Backbone, load_backbone
+from pilotage.backbones.nano import save_backbone
+from pilotage.distill.align import predicting_positions, response_tokens, row_sums
+from pilotage.distill.estimators import TokenLoss
+from pilotage.errors import PilotageError
+from pilotage.records import Example, Rollout
+from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.train import checkpoints
+from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, as_settings, lr_share
+from pilotage.train.distill_order import ExampleOrder
+from pilotage.train.distill_scoring import (
+    encode_rollouts,
+    head_of,
+    micro_batches,
+    predicting_states,
+    score_rows,
+    take_rows,
+)
+from pilotage.train.monitors import RowRecord, repetition, step_metrics, verdict_of
+from pilotage.views import VIEWS
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[dict[str, Any]], None]
+"""Called with each step's row of `metrics.jsonl`, on the first rank."""
+
+
+def distill(
+    config: DistillConfig,
+    *,
+    student: Backbone,
+    examples: Sequence[Example],
+    run_dir: Path,
+    teacher: Backbone | None = None,
+    engine: RolloutEngine | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Trains the student (its weights in memory too) and returns the directory of the trained model.
+
+    Called again after a kill, with the same arguments and the student as it was at first, it goes on from the last
+    checkpoint and ends in the same weights. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
+    decoding with the student's own model. Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
+    """
+    trainer = DistillTrainer(
+        config,
+        student=student,
+        teacher=teacher,
+        examples=examples,
+        engine=engine,
+        run_dir=Path(run_dir),
+        on_step=on_step,
+    )
+    return trainer.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StepRow:
+    """One rollout of the step on this rank."""
+
+    slot: int
+    example: Example
+    rollout: Rollout
+
+
+class DistillTrainer(Trainer):
+    """`transformers.Trainer` whose training step is a whole on-policy step; see `distill` for the arguments."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        *,
+        student: Backbone,
+        examples: Sequence[Example],
+        run_dir: Path,
+        teacher: Backbone | None = None,
+        engine: RolloutEngine | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.config = config
+        self.student = student
+        self.run_dir = run_dir
+        self.stage_dir = run_dir / config.stage
+        self.on_step = on_step
+        self.order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
+        self._settings = as_settings(config) | {
+            "student": student.name,
+            "examples": _digest(examples),
+            "teacher": teacher.name if teacher is not None else None,
+        }
+        self._metrics: dict[str, Any] = {}
+        self._time_before_s, self._began_s = 0.0, time.monotonic()
+        self._staging: Path | None = None
+        super().__init__(
+            model=student.model, args=_arguments(config, self.stage_dir, student), train_dataset=None
+        )
+        self.remove_callback(PrinterCallback)
+        if self.order.prompts_per_step % self.args.world_size:
+            self.order.slots(0, num_ranks=self.args.world_size)
+        self.teacher = self._frozen_teacher(teacher)
+        self.engine = engine or TransformersEngine(
+            student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
+        )
+        if config.gradient_checkpointing:
+            _checkpoint_activations(student.model)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Trains from the last checkpoint, or from the start, to the end; returns the model's directory."""
+        metrics_path, rollouts_path = self.run_dir / "metrics.jsonl", self.run_dir / "rollouts.jsonl"
+        done, resume = 0, None
+        if self.is_world_process_zero():
+            checkpoints.claim(self.stage_dir, self._settings)
+        self.accelerator.wait_for_everyone()
+        if kept := checkpoints.checkpoints(self.stage_dir):
+            done, resume = kept[-1][0], str(kept[-1][1])
+            logger.info("going on from step %d", done)
+        if self.is_world_process_zero():
+            rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
+            checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
+            self._time_before_s = rows[-1]["time_s"] if rows else 0.0
+            logger.info(
+                "memory before step 1, about: %s", memory_estimate(self.config, self.student, self.teacher)
+            )
+        self._began_s = time.monotonic()
+        model_dir = self.stage_dir / "model"
+        self.train(resume_from_checkpoint=resume)
+        self.student.model.eval()
+        if self.is_world_process_zero():
+            save_whole(self.student, model_dir)
+        self.accelerator.wait_for_everyone()
+        return model_dir
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Numbers of the steps that are left: examples follow from them (`ExampleOrder`)."""
+        return DataLoader(
+            range(self.config.steps),  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            sampler=_StepsLeft(self),
+            collate_fn=lambda step: {"step": step},
+            # Its own generator: the global one must stand where the checkpoint left it.
+            generator=torch.Generator(),
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,  # pyright: ignore[reportArgumentType]
+                lambda step: lr_share(self.config, step),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler  # pyright: ignore[reportReturnType]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Rollouts, the teacher's scores, the student's gradients: everything of a step but the update."""
+        step = inputs["step"]
+        assert step == self.state.global_step, "the loader and the optimiser count the same steps"
+        torch.manual_seed(_mixed(self.config.seed, step, self.args.process_index))
+        clock = _Clock()
+        rows = self._sample(step)
+        clock.mark("time/rollout_s")
+        teacher_states = self._score_by_teacher(rows)
+        clock.mark("time/teacher_s")
+        records = self._learn(model, rows, teacher_states, step)
+        clock.mark("time/student_s")
+        everyone = gather_object(records) if self.args.world_size > 1 else records
+        self._metrics = step_metrics(everyone) | clock.seconds
+        self._write_rollouts(rows, records, step + 1)
+        return torch.tensor(self._metrics["loss"], device=self.args.device)
+
+    def _sample(self, step: int) -> list[_StepRow]:
+        config = self.config
+        slots = self.order.slots(step, rank=self.args.process_index, num_ranks=self.args.world_size)
+        with self._autocast():
+            rollouts = self.engine.generate(
+                [VIEWS["student"](slot.example, config.prompts) for slot in slots],
+                example_ids=[slot.example.id for slot in slots],
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                seed=_mixed(config.seed, step),
+                num_return=config.samples_per_prompt,
+            )
+        num = config.samples_per_prompt
+        return [
+            _StepRow(
+                slot=slot.index * num + sample, example=slot.example, rollout=rollouts[place * num + sample]
+            )
+            for place, slot in enumerate(slots)
+            for sample in range(num)
+        ]
+
+    def _encode(self, reader: Backbone, view: str, rows: Sequence[_StepRow]) -> EncodedResponses:
+        return encode_rollouts(
+            reader,
+            [VIEWS[view](row.example, self.config.prompts) for row in rows],
+            [row.rollout for row in rows],
+            max_prompt_tokens=self.config.max_prompt_tokens,
+            pad_to_multiple=self.config.pad_to_multiple,
+        )
+
+    def _score_by_teacher(self, rows: Sequence[_StepRow]) -> list[Tensor]:
+        """Each row's predicting states under the teacher's view [T, H]."""
+        reader = self.teacher
+        encoded = self._encode(reader, self.config.teacher_view, rows)
+        was_training = reader.model.training
+        reader.model.eval()
+        with self._teaching(), self._autocast():
+            states = score_rows(
+                reader.model,
+                encoded,
+                batch_size=self.config.teacher_batch_size or self.config.micro_batch_size,
+                pad_to_multiple=self.config.pad_to_multiple,
+            )
+        reader.model.train(was_training)
+        return states
+
+    def _learn(
+        self, model: Any, rows: Sequence[_StepRow], teacher_states: Sequence[Tensor], step: int
+    ) -> list[RowRecord]:
+        """Adds the step's gradients to the student's parameters and returns one record per row."""
+        model.train()
+        row_weights = self._row_weights(rows)
+        encoded = self._encode(self.student, "student", rows)
+        if self.config.pixel_noise:
+            self._add_noise(encoded, rows, step)
+        batches = micro_batches(encoded, self.config.micro_batch_size)
+        records: list[RowRecord] = []
+        for number, chosen in enumerate(batches):
+            batch = take_rows(encoded, chosen, pad_to_multiple=self.config.pad_to_multiple)
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self._autocast():
+                    hidden_MH = predicting_states(model, self.student.model, batch)
+                weights_B = torch.tensor([row_weights[row] for row in chosen], device=hidden_MH.device)
+                loss = self._token_loss(
+                    batch, hidden_MH, torch.cat([teacher_states[row] for row in chosen]), weights_B
+                )
+                # Ranks average their gradients; the weights already divide by the counts of all ranks.
+                self.accelerator.backward(loss.value_M.sum() * self.args.world_size)
+            records += self._records([rows[row] for row in chosen], batch, loss)
+        return records
+
+    def _token_loss(
+        self, batch: EncodedResponses, hidden_MH: Tensor, teacher_MH: Tensor, weights_B: Tensor
+    ) -> TokenLoss:
+        rows_M, _ = predicting_positions(batch["response_mask"])
+        return self.config.estimator(
+            student=head_of(self.student.model, hidden_MH),
+            teacher=head_of(self.teacher.model, teacher_MH.to(hidden_MH.dtype)),
+            token_ids_M=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
+            weight_M=weights_B[rows_M],
+        )
+
+    def _row_weights(self, rows: Sequence[_StepRow]) -> list[float]:
+        """What each token of a row weighs in the loss: the one division by the step's counts, over all ranks."""
+        own = [(row.example.task, len(row.rollout.token_ids)) for row in rows]
+        everyone = gather_object(own) if self.args.world_size > 1 else own
+        return token_weights(own, everyone, self.config.reduction)
+
+    def _records(self, rows: Sequence[_StepRow], batch: EncodedResponses, loss: TokenLoss) -> list[RowRecord]:
+        rows_M, _ = predicting_positions(batch["response_mask"])
+
+        def sums(values_M: Tensor | None) -> list[float]:
+            if values_M is None:
+                return [0.0] * len(rows)
+            return row_sums(values_M.detach().double(), rows_M, len(rows)).tolist()
+
+        values, nats = sums(loss.value_M), sums(loss.divergence_M)
+        entropies, capped, agreed = sums(loss.entropy_M), sums(loss.capped_M), sums(loss.agreement_M)
+        records = []
+        for place, row in enumerate(rows):
+            verdict = verdict_of(row.example, row.rollout)
+            num_tokens = len(row.rollout.token_ids)
+            records.append(
+                RowRecord(
+                    slot=row.slot,
+                    task=row.example.task,
+                    num_tokens=num_tokens,
+                    finished=row.rollout.finished,
+                    repetition=repetition(row.rollout.token_ids),
+                    parsed=verdict.parsed,
+                    success=verdict.success,
+                    loss=values[place],
+                    kl_nats={"all": nats[place]},
+                    span_tokens={"all": num_tokens},
+                    entropy_nats=entropies[place],
+                    capped=capped[place],
+                    agreed=agreed[place],
+                )
+            )
+        return records
+
+    def _add_noise(self, encoded: EncodedResponses, rows: Sequence[_StepRow], step: int) -> None:
+        inputs = encoded["inputs"]
+        counts = inputs["image_grid_thw"].prod(-1).tolist()
+        for row, patches_PF in zip(rows, torch.split(inputs["pixel_values"], counts), strict=True):
+            rng = np.random.default_rng([self.config.seed, step, row.slot, 1])
+            noise = torch.from_numpy(rng.standard_normal(tuple(patches_PF.shape), dtype=np.float32))
+            patches_PF.add_(noise.to(patches_PF), alpha=self.config.pixel_noise)
+
+    # -- the teacher --------------------------------------------------------------------------------------------------
+
+    def _frozen_teacher(self, given: Backbone | None) -> Backbone:
+        weights = self.config.teacher_weights
+        if isinstance(weights, AdapterOff):
+            if not hasattr(self.student.model, "disable_adapter"):
+                raise PilotageError(
+                    f"AdapterOff needs a student with a LoRA adapter, and {self.student.name} has none; load it with "
+                    "lora=LoraSettings(...), or use FrozenCopy()"
+                )
+            return self.student
+        if given is not None:
+            frozen = given
+        elif weights.source is not None:
+            frozen = load_backbone(weights.source, dtype=self.student.model.dtype, device=self.student.device)
+        else:
+            frozen = replace(self.student, model=copy.deepcopy(self.student.model))
+        if len(frozen.tokenizer) != len(self.student.tokenizer) or frozen.eos_ids != self.student.eos_ids:
+            raise PilotageError(
+                f"teacher {frozen.name} and student {self.student.name} do not share a tokenizer: rollouts are scored "
+                "id by id"
+            )
+        frozen.model.to(self.args.device).eval().requires_grad_(False)
+        return frozen
+
+    def _teaching(self) -> AbstractContextManager[Any]:
+        if isinstance(self.config.teacher_weights, FrozenCopy):
+            return nullcontext()
+        return self.student.model.disable_adapter()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Completes the step's row and writes it; the Trainer calls this before it saves a checkpoint."""
+        super().log(logs, start_time)
+        if "loss" not in logs or not self.is_world_process_zero():
+            return
+        row = {"stage": self.config.stage, "step": self.state.global_step}
+        row |= {"time_s": self._time_before_s + time.monotonic() - self._began_s}
+        row |= self._metrics | {"lr": logs["learning_rate"], "grad_norm": logs["grad_norm"]}
+        checkpoints.append_row(self.run_dir / "metrics.jsonl", row)
+        if self.on_step is not None:
+            self.on_step(row)
+
+    def _write_rollouts(self, rows: Sequence[_StepRow], records: Sequence[RowRecord], step: int) -> None:
+        every = self.config.rollouts_every
+        if not every or (step % every and step != 1) or not self.is_world_process_zero():
+            return
+        record_of = {record.slot: record for record in records}
+        for row in rows[: self.config.num_kept_rollouts]:
+            record = record_of[row.slot]
+            checkpoints.append_row(
+                self.run_dir / "rollouts.jsonl",
+                {
+                    "stage": self.config.stage,
+                    "step": step,
+                    "id": row.example.id,
+                    "task": row.example.task,
+                    "level": row.example.level,
+                    "response": row.rollout.text,
+                    "finished": row.rollout.finished,
+                    "num_tokens": record.num_tokens,
+                    "kl_nats": record.kl_nats["all"] / max(record.num_tokens, 1),
+                    "verdict": verdict_of(row.example, row.rollout).as_dict(),
+                },
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint appears under its name when it is whole; a kill before that leaves the one before."""
+        self._staging = self.stage_dir / f"writing{checkpoints.PARTIAL}"
+        if self.is_world_process_zero():
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"checkpoint-{self.state.global_step}"
+            # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
+            (self._staging / name / "training_args.bin").unlink(missing_ok=True)
+            checkpoints.publish(self._staging / name, self.stage_dir / name)
+            checkpoints.prune(self.stage_dir, self.config.num_checkpoints)
+        self._staging = None
+        self.accelerator.wait_for_everyone()
+
+
+class _StepsLeft(torch.utils.data.Sampler[int]):
+    """Step numbers from the one that the Trainer's state stands at."""
+
+    def __init__(self, trainer: DistillTrainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Any:
+        return iter(range(self.trainer.state.global_step, self.trainer.config.steps))
+
+    def __len__(self) -> int:
+        return self.trainer.config.steps
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last_s = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        now_s = time.perf_counter()
+        self.seconds[name] = now_s - self._last_s
+        self._last_s = now_s
+
+
+def token_weights(
+    own: Sequence[tuple[str, int]], everyone: Sequence[tuple[str, int]], reduction: str
+) -> list[float]:
+    """The weight of each token of each own row, from (task, number of tokens) of all the step's rows.
+
+    `token`: 1 / tokens of the step. `sequence`: 1 / (rows that have tokens x the row's tokens). `task`:
+    1 / (tasks x the task's tokens).
+    """
+    if reduction == "token":
+        total = sum(count for _, count in everyone)
+        return [1.0 / max(total, 1)] * len(own)
+    if reduction == "sequence":
+        num_rows = sum(count > 0 for _, count in everyone)
+        return [1.0 / (num_rows * count) if count else 0.0 for _, count in own]
+    tokens_of: dict[str, int] = {}
+    for task, count in everyone:
+        if count:
+            tokens_of[task] = tokens_of.get(task, 0) + count
+    return [1.0 / (len(tokens_of) * tokens_of[task]) if count else 0.0 for task, count in own]
+
+
+def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, str]:
+    """About how much one rank holds, by part; activations are for rows of the longest allowed length."""
+
+    def gib(num_bytes: float) -> str:
+        return f"{num_bytes / 2**30:.2f} GiB"
+
+    parameters = list(student.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    text = student.model.config.get_text_config()
+    length = (config.max_prompt_tokens or 512) + config.max_new_tokens
+    tokens = config.micro_batch_size * length
+    # Per token and layer: about 16 hidden-sized and 4 MLP-sized tensors are kept for the backward.
+    width = 16 * text.hidden_size + 4 * text.intermediate_size
+    layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
+    kept = tokens * (layers * width + text.num_hidden_layers * text.hidden_size) * (2 if config.bf16 else 4)
+    parts = {"student": weights, "gradients": trained, "optimiser": 2 * trained, "activations": kept}
+    if teacher is not student:
+        parts["teacher"] = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
+    return {name: gib(size) for name, size in parts.items()} | {"together": gib(sum(parts.values()))}
+
+
+def save_whole(backbone: Backbone, directory: Path) -> None:
+    """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it."""
+    partial = directory.with_name(directory.name + checkpoints.PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    model = backbone.model
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(directory.with_name("adapter"))
+        model = copy.deepcopy(model).merge_and_unload()
+    save_backbone(model, backbone.processor, partial)
+    checkpoints.publish(partial, directory)
+
+
+def _arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:
+    on_cpu = not torch.cuda.is_available() or student.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        seed=config.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
+        ddp_find_unused_parameters=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        ignore_data_skip=True,
+        report_to="none",
+        disable_tqdm=True,
+        use_cache=True,
+        remove_unused_columns=False,
+    )
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _mixed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    text = "\n".join(example.id for example in examples)
+    return f"{len(examples)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"

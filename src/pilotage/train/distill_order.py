@@ -1,0 +1,64 @@
+"""Which example stands where: a pure function of the seed and the step, so that there is no sampler to restore."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pilotage.errors import PilotageError
+from pilotage.records import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One prompt of a step."""
+
+    index: int
+    """Place in the step, over all ranks."""
+    example: Example
+
+
+class ExampleOrder:
+    """Deals examples to steps: tasks take turns, and each task's examples come in a new order every pass."""
+
+    def __init__(self, examples: Sequence[Example], *, prompts_per_step: int, seed: int) -> None:
+        if not examples:
+            raise PilotageError("there are no examples to train on")
+        self.examples_of: dict[str, list[Example]] = {}
+        for example in examples:
+            self.examples_of.setdefault(example.task, []).append(example)
+        self.tasks = sorted(self.examples_of)
+        self.prompts_per_step = prompts_per_step
+        self.seed = seed
+        self._passes: dict[tuple[str, int], np.ndarray] = {}
+
+    def slots(self, step: int, *, rank: int = 0, num_ranks: int = 1) -> list[Slot]:
+        """The prompts of a step (counted from 0) that belong to `rank`: a contiguous block of its slots."""
+        if self.prompts_per_step % num_ranks:
+            raise PilotageError(
+                f"prompts_per_step {self.prompts_per_step} must be a multiple of the {num_ranks} ranks"
+            )
+        share = self.prompts_per_step // num_ranks
+        return [
+            Slot(index=index, example=self._example(step * self.prompts_per_step + index))
+            for index in range(rank * share, (rank + 1) * share)
+        ]
+
+    def _example(self, place: int) -> Example:
+        draw, turn = divmod(place, len(self.tasks))
+        task = self.tasks[turn]
+        examples = self.examples_of[task]
+        pass_index, position = divmod(draw, len(examples))
+        return examples[int(self._shuffled(task, pass_index)[position])]
+
+    def _shuffled(self, task: str, pass_index: int) -> np.ndarray:
+        key = (task, pass_index)
+        if key not in self._passes:
+            if len(self._passes) > 4 * len(self.tasks):
+                self._passes.clear()
+            rng = np.random.default_rng([self.seed, zlib.crc32(task.encode()), pass_index])
+            self._passes[key] = rng.permutation(len(self.examples_of[task]))
+        return self._passes[key]

@@ -1,0 +1,144 @@
+"""Rollouts through a model: final hidden states at the positions that predict each response token.
+
+B rows, S columns, H hidden, V vocabulary, M response tokens of all rows, T response tokens of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response
+from pilotage.backbones.load import Backbone
+from pilotage.distill.align import predicting_positions, response_tokens
+from pilotage.distill.chunked import Head
+from pilotage.records import Rollout, View
+
+
+def encode_rollouts(
+    backbone: Backbone,
+    views: Sequence[View],
+    rollouts: Sequence[Rollout],
+    *,
+    max_prompt_tokens: int | None,
+    pad_to_multiple: int,
+) -> EncodedResponses:
+    """All rows under one reader's views, each with its rollout's ids at the end; raises for over-long prompts."""
+    names = [rollout.example_id for rollout in rollouts]
+    encoded = encode_with_response(
+        backbone,
+        views,
+        [rollout.token_ids for rollout in rollouts],
+        pad_to_multiple=pad_to_multiple,
+        names=names,
+    )
+    if max_prompt_tokens is not None:
+        check_prompts(encoded, views, names, max_prompt_tokens)
+    expected = [token for rollout in rollouts for token in rollout.token_ids]
+    got_M = response_tokens(encoded["inputs"]["input_ids"], encoded["response_mask"])
+    assert got_M.tolist() == expected, "a view's rows must end in the rollouts' own ids"
+    return encoded
+
+
+def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple: int) -> EncodedResponses:
+    """Some rows of a batch, cut to the longest of them (rounded up); images travel with their rows."""
+    inputs = encoded["inputs"]
+    prompt_lengths, response_lengths = encoded["prompt_lengths"], encoded["response_lengths"]
+    index = torch.as_tensor(rows, device=prompt_lengths.device)
+    longest = int((prompt_lengths[index] + response_lengths[index]).max())
+    width = -(-longest // pad_to_multiple) * pad_to_multiple
+    taken = ModelInputs(
+        input_ids=inputs["input_ids"][index, :width],
+        attention_mask=inputs["attention_mask"][index, :width],
+        position_ids=inputs["position_ids"][:, index, :width],
+    )
+    if "pixel_values" in inputs:
+        # One image per row: encoding refuses views with more, and a view set has pictures or has none.
+        counts = inputs["image_grid_thw"].prod(-1).tolist()
+        assert len(counts) == len(prompt_lengths), "each row of a picture batch has one picture"
+        pieces = torch.split(inputs["pixel_values"], counts)
+        taken["pixel_values"] = torch.cat([pieces[row] for row in rows])
+        taken["image_grid_thw"] = inputs["image_grid_thw"][index]
+    return EncodedResponses(
+        inputs=taken,
+        response_mask=encoded["response_mask"][index, :width],
+        prompt_lengths=prompt_lengths[index],
+        response_lengths=response_lengths[index],
+    )
+
+
+def micro_batches(encoded: EncodedResponses, size: int) -> list[list[int]]:
+    """Rows in batches of at most `size`, longest together: what padding costs is paid once per batch."""
+    lengths = (encoded["prompt_lengths"] + encoded["response_lengths"]).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def predicting_states(model: Any, base: Any, batch: EncodedResponses) -> Tensor:
+    """[M, H] final hidden states that predict the response tokens; the vocabulary is not projected.
+
+    `base` is the transformers (or peft) model inside `model`, which may be wrapped for several ranks.
+    """
+    inputs = dict(batch["inputs"])
+    # Padding stands on the right: a causal model needs no mask, and attention without one is faster.
+    inputs.pop("attention_mask")
+    with _without_head(base):
+        hidden_BSH = model(**inputs, use_cache=False).logits
+    rows_M, columns_M = predicting_positions(batch["response_mask"])
+    return hidden_BSH[rows_M, columns_M]
+
+
+@torch.no_grad()
+def score_rows(
+    model: Any,
+    encoded: EncodedResponses,
+    *,
+    batch_size: int,
+    pad_to_multiple: int,
+) -> list[Tensor]:
+    """Each row's predicting states [T, H], without gradients, in the order of the rows."""
+    states: list[Tensor | None] = [None] * len(encoded["prompt_lengths"])
+    for rows in micro_batches(encoded, batch_size):
+        batch = take_rows(encoded, rows, pad_to_multiple=pad_to_multiple)
+        hidden_MH = predicting_states(model, model, batch)
+        for row, hidden_TH in zip(rows, hidden_MH.split(batch["response_lengths"].tolist()), strict=True):
+            states[row] = hidden_TH
+    return [state for state in states if state is not None]
+
+
+def head_of(base: Any, hidden_MH: Tensor) -> Head:
+    """The model's own head over some hidden states."""
+    head = base.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    return Head(hidden_MH=hidden_MH, weight_VH=head.weight, bias_V=bias)
+
+
+@contextmanager
+def _without_head(base: Any) -> Iterator[None]:
+    """The forward then returns hidden states as its logits, through whatever wraps the model."""
+    head = base.get_output_embeddings()
+    head.forward = _same
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _same(hidden_BSH: Tensor) -> Tensor:
+    return hidden_BSH
+
+
+def check_prompts(encoded: EncodedResponses, views: Sequence[View], names: Sequence[str], limit: int) -> None:
+    """Raises PromptTooLongError for the first prompt above the limit."""
+    from pilotage.backbones.encode import PromptTooLongError
+
+    for length, view, name in zip(encoded["prompt_lengths"].tolist(), views, names, strict=True):
+        if length > limit:
+            raise PromptTooLongError(
+                f"{name}, view {view.name!r}: the prompt has {length} tokens, more than {limit}; raise "
+                "max_prompt_tokens, use smaller images or the brief prompts (prompts are never cut)"
+            )

@@ -1,0 +1,89 @@
+"""What a distillation step is watched by: one record per rollout, summed to a step's figures.
+
+Records are plain numbers, so that those of all ranks can be gathered and summed in one fixed order: the figures do
+not depend on how rows were spread over ranks and batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pilotage.records import Example, Rollout, Verdict
+from pilotage.tasks import get_task
+from pilotage.tasks.judge import judge
+
+NGRAM = 4
+"""Length of the runs of ids whose return counts as repetition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRecord:
+    """One rollout of a step. Sums are over its response tokens."""
+
+    slot: int
+    """Place in the step, over all ranks and samples."""
+    task: str
+    num_tokens: int
+    finished: bool
+    repetition: float
+    parsed: bool
+    success: bool
+    loss: float
+    """Its part of the step's loss."""
+    kl_nats: Mapping[str, float]
+    """Sum of the uncapped divergence in each span, and in `all`."""
+    span_tokens: Mapping[str, int]
+    entropy_nats: float
+    capped: float
+    """Tokens that the cap acted on."""
+    agreed: float
+    """Tokens on which student and teacher have the same first choice."""
+
+
+def verdict_of(example: Example, rollout: Rollout) -> Verdict:
+    """The one judge's word on a rollout."""
+    task = get_task(example.task)
+    return judge(task, task.parse_state(example.state), rollout.text)
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """Share of a rollout's runs of four ids that stood in it before, in [0, 1]."""
+    runs = [tuple(token_ids[start : start + NGRAM]) for start in range(len(token_ids) - NGRAM + 1)]
+    return 1.0 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
+    """A step's figures from all its rollouts; a figure with nothing to count is left out."""
+    rows = sorted(records, key=lambda record: record.slot)
+    lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
+    num_tokens = lengths.sum()
+    metrics = {"loss": sum(row.loss for row in rows)}
+    for span in ("state", "route", "answer", "all"):
+        count = sum(row.span_tokens.get(span, 0) for row in rows)
+        if count:
+            metrics[f"kl/{span}"] = sum(row.kl_nats.get(span, 0.0) for row in rows) / count
+    if num_tokens:
+        metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_tokens
+        metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_tokens
+        metrics["loss/cap_rate"] = sum(row.capped for row in rows) / num_tokens
+    low, high = np.quantile(lengths, (0.05, 0.95))
+    metrics |= {
+        "rollout/length_mean": float(lengths.mean()),
+        "rollout/length_p05": float(low),
+        "rollout/length_p95": float(high),
+        "rollout/truncated": _share(not row.finished for row in rows),
+        "rollout/repetition": float(np.mean([row.repetition for row in rows])),
+        "rollout/parsed": _share(row.parsed for row in rows),
+        "rollout/success": _share(row.success for row in rows),
+    }
+    for task in sorted({row.task for row in rows}):
+        metrics[f"rollout/success/{task}"] = _share(row.success for row in rows if row.task == task)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _share(flags: Any) -> float:
+    return float(np.mean([float(flag) for flag in flags]))
