@@ -1,0 +1,70 @@
+"""MGSD on the shipped nano model: the same two stages, sized for two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pilotage.distill.divergences import ForwardKL
+from pilotage.distill.estimators import FullVocabulary
+from pilotage.recipes.recipe import Recipe
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.sft import SftConfig
+
+NANO_LEVELS = (("frozenlake", (3, 4, 5)), ("maze", (3, 4)), ("minibehaviour", (5,)))
+NANO_MAX_NEW_TOKENS = 144
+"""The longest reference answer at these levels has under 110 tokens."""
+
+
+def nano_stage1(seed: int) -> SftConfig:
+    return SftConfig(
+        prompts="brief",
+        steps=200,
+        batch_size=48,
+        micro_batch_size=32,
+        retention_share=1 / 3,
+        peak_lr=1e-3,
+        schedule="one_cycle",
+        pixel_noise=0.02,
+        bf16=True,
+        checkpoint_every=100,
+        seed=seed,
+    )
+
+
+def nano_stage2(seed: int) -> DistillConfig:
+    return DistillConfig(
+        steps=150,
+        prompts_per_step=48,
+        micro_batch_size=16,
+        max_new_tokens=NANO_MAX_NEW_TOKENS,
+        prompts="brief",
+        lr=5e-4,
+        schedule="cosine",
+        warmup_steps=10,
+        betas=(0.9, 0.98),
+        estimator=FullVocabulary(divergence=ForwardKL()),
+        teacher_weights=FrozenCopy(source="nano"),
+        pixel_noise=0.02,
+        bf16=True,
+        checkpoint_every=50,
+        seed=seed,
+    )
+
+
+def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
+    """Base -> perception tuning -> on-policy self-distillation, over the three tasks. What `pilotage demo` runs."""
+    return Recipe(
+        name="nano_mgsd",
+        backbone=backbone,
+        levels=NANO_LEVELS,
+        num_train=3000,
+        num_test=300,
+        max_new_tokens=NANO_MAX_NEW_TOKENS,
+        prompts="brief",
+        attention="eager",
+        seed=seed,
+        stages=(
+            nano_stage1(seed),
+            replace(nano_stage2(seed), teacher_weights=FrozenCopy(source=backbone)),
+        ),
+    )

@@ -1,0 +1,51 @@
+"""A recipe is the whole typed configuration of a run: which model, which levels, which stages, how measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pilotage.errors import PilotageError
+from pilotage.train.distill_config import DistillConfig
+from pilotage.train.sft import SftConfig
+from pilotage.views import PromptSet
+
+Stage = SftConfig | DistillConfig
+
+BASE_STAGE = "base"
+"""Name under which the untrained model is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run's numbers. A variant is made with `dataclasses.replace`."""
+
+    name: str
+    backbone: str
+    """Model directory, hub id or `nano`; the student's first weights and, in MGSD, the teacher's."""
+    levels: tuple[tuple[str, tuple[int, ...]], ...]
+    """Task and the levels that are trained and measured."""
+    num_train: int
+    """Training examples per task."""
+    num_test: int
+    """Test examples per task; the same ones whatever the seed."""
+    max_new_tokens: int
+    """Longest answer, in evaluation."""
+    stages: tuple[Stage, ...]
+    """Run in this order, each from the weights that the one before left; their `stage` names differ."""
+    prompts: PromptSet
+    seed: int
+    cell_px: int | None = 32
+    """Pixels per cell; None draws every level on 256 x 256."""
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    num_threads: int = 2
+    """CPU threads; ignored on an accelerator."""
+
+    def __post_init__(self) -> None:
+        names = [BASE_STAGE, *(stage.stage for stage in self.stages)]
+        if len(set(names)) < len(names):
+            raise PilotageError(f"recipe {self.name}: stages {names} must have different names")
+
+    def seeded(self, seed: int) -> Recipe:
+        """The same recipe with another seed for its training examples, their order and the sampling."""
+        return replace(self, seed=seed, stages=tuple(replace(stage, seed=seed) for stage in self.stages))

@@ -1,0 +1,171 @@
+"""Runs a recipe: measure the base, train each stage, measure again, write the summary and the page.
+
+Killed at any moment and run again, it goes on: finished stages and finished rows are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from pilotage import __version__
+from pilotage.backbones.load import Backbone, load_backbone
+from pilotage.data import sample_examples
+from pilotage.errors import PilotageError
+from pilotage.evaluate import KINDS, Progress, evaluate
+from pilotage.recipes.recipe import BASE_STAGE, Recipe
+from pilotage.records import Example
+from pilotage.report import write_report
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.tasks import get_task
+from pilotage.train.distill import distill
+from pilotage.train.distill_config import as_settings
+from pilotage.train.sft import SftConfig, run_sft
+
+logger = logging.getLogger(__name__)
+
+TEST_SEED = 2606_06076
+"""Every run of every recipe is measured on the same test states."""
+EVAL_BATCH = 128
+
+
+class Watcher(Protocol):
+    """Is told what happens, for people who watch."""
+
+    def stage_begins(self, stage: str, num_steps: int) -> None: ...
+
+    def trained(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None: ...
+
+    def measured(self, stage: str, progress: Progress) -> None: ...
+
+    def stage_ends(self, stage: str, entry: dict[str, Any]) -> None: ...
+
+
+def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Everything the recipe says, in `run_dir`; returns what `summary.json` holds."""
+    torch.set_num_threads(recipe.num_threads)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _claim(recipe, run_dir)
+    train, test = _examples(recipe, "train"), _examples(recipe, "test")
+    summary = _read_summary(recipe, run_dir)
+    weights = recipe.backbone
+    for stage in (None, *recipe.stages):
+        name = BASE_STAGE if stage is None else stage.stage
+        entry = summary["stages"].setdefault(name, {"train_s": 0.0, "eval_s": 0.0})
+        began_s = time.monotonic()
+        if watcher is not None:
+            watcher.stage_begins(name, 0 if stage is None else stage.steps)
+        if stage is not None:
+            weights = str(_train(recipe, stage, weights, train, run_dir, watcher))
+            entry["train_s"] += time.monotonic() - began_s
+            _write_summary(summary, run_dir)
+        if "tasks" not in entry:
+            began_s = time.monotonic()
+            entry["tasks"] = _measure(recipe, name, weights, test, run_dir, watcher)
+            entry["eval_s"] += time.monotonic() - began_s
+            entry["seconds"] = entry["train_s"] + entry["eval_s"]
+            _write_summary(summary, run_dir)
+        if watcher is not None:
+            watcher.stage_ends(name, entry)
+    write_report(run_dir)
+    return summary
+
+
+def load(recipe: Recipe, weights: str) -> Backbone:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
+
+
+def _examples(recipe: Recipe, split: Any) -> list[Example]:
+    count, seed = (recipe.num_train, recipe.seed) if split == "train" else (recipe.num_test, TEST_SEED)
+    return [
+        example
+        for name, levels in recipe.levels
+        for example in sample_examples(
+            get_task(name),
+            levels,
+            count,
+            split,
+            seed,
+            cell_px=recipe.cell_px,
+            side_px=256 if recipe.cell_px is None else None,
+        )
+    ]
+
+
+def _train(
+    recipe: Recipe, stage: Any, weights: str, train: Sequence[Example], run_dir: Path, watcher: Watcher | None
+) -> Path:
+    finished = run_dir / stage.stage / "model"
+    if finished.is_dir():
+        return finished
+    student = load(recipe, weights)
+
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        if watcher is not None:
+            watcher.trained(stage.stage, done, total, figures)
+
+    if isinstance(stage, SftConfig):
+        return run_sft(stage, student, train, run_dir, on_step=tell)
+    return distill(
+        stage,
+        student=student,
+        examples=train,
+        run_dir=run_dir,
+        on_step=lambda row: tell(int(row["step"]) + 1, stage.steps, row),
+    )
+
+
+def _measure(
+    recipe: Recipe, stage: str, weights: str, test: Sequence[Example], run_dir: Path, watcher: Watcher | None
+) -> dict[str, Any]:
+    return evaluate(
+        TransformersEngine(load(recipe, weights)),
+        test,
+        stage=stage,
+        prompts=recipe.prompts,
+        max_new_tokens=recipe.max_new_tokens,
+        out=run_dir,
+        model=stage,
+        kinds=KINDS,
+        batch_size=EVAL_BATCH,
+        progress=None if watcher is None else lambda progress: watcher.measured(stage, progress),
+    ).headline()
+
+
+def _claim(recipe: Recipe, run_dir: Path) -> None:
+    """Ties the folder to the recipe, threads apart; a folder of another run is an error."""
+    settings = {"version": __version__, "recipe": as_settings(recipe)}
+    path = run_dir / "config.json"
+    if path.exists():
+        known = json.loads(path.read_text())
+        if _without_threads(known) != _without_threads(settings):
+            raise PilotageError(
+                f"{run_dir} holds another run ({known['recipe'].get('name')}); name a new folder or remove it"
+            )
+        return
+    path.write_text(json.dumps(settings, indent=1))
+
+
+def _without_threads(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"recipe": {k: v for k, v in settings["recipe"].items() if k != "num_threads"}}
+
+
+def _read_summary(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "summary.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
+
+
+def _write_summary(summary: dict[str, Any], run_dir: Path) -> None:
+    partial = run_dir / "summary.json.partial"
+    partial.write_text(json.dumps(summary, indent=1))
+    os.replace(partial, run_dir / "summary.json")
