@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import ScriptedEngine, make_examples
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate, rows_path
 from pilotage.records import Example, Rollout, View
+from synthetic_run import ScriptedEngine, make_examples
 
 PERFECT = {"image": (1.0, 0.0), "text": (1.0, 0.0), "perception": (1.0, 0.0)}
 EXAMPLES = make_examples(3)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_run import make_examples, state_of
 
 from pilotage.evaluate.score import read_fields, read_recital, same_text, score, split_items
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.task import Task
 from pilotage.views import VIEWS, reference_answer
+from synthetic_run import make_examples, state_of
 
 LAKE = get_task("frozenlake")
 LAKE_STATE = LAKE.parse_state({"map": ["SFF", "FHF", "FFG"]})

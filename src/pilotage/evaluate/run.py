@@ -59,6 +59,8 @@ class Settings:
     prompts: PromptSet
     max_new_tokens: int
     temperature: float
+    top_p: float
+    seed: int
     strict_edges: bool
 
 
@@ -80,6 +82,8 @@ def evaluate(
     model: str = "",
     kinds: Sequence[str] = KINDS,
     temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
     batch_size: int = 64,
     strict_edges: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -91,11 +95,18 @@ def evaluate(
     as a failure and is asked again next time.
     """
     _check(examples, kinds)
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise PilotageError(
+            f"cannot decode with max_new_tokens {max_new_tokens}, batch_size {batch_size}, temperature "
+            f"{temperature}, top_p {top_p}: the first two are at least 1, temperature at least 0, top_p in (0, 1]"
+        )
     settings = Settings(
         model=model,
         prompts=prompts,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_p=top_p,
+        seed=seed,
         strict_edges=strict_edges,
     )
     # Pictures of one size and plans of one length batch best; the order of rows in the file means nothing.
@@ -180,6 +191,8 @@ def _generate(
             example_ids=[example.id for example in batch],
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
         )
     except Exception as failure:  # noqa: BLE001 - a server or a device at the other side: record and go on
         if len(batch) > 1:

@@ -1,0 +1,242 @@
+"""The page's figures as inline SVG. Colours are classes, so that one style sheet serves light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from pilotage.report.svg import Scale, group, tag, title
+from pilotage.report.text import percent, points
+
+KINDS = ("text", "image", "perception")
+"""In the order the bars stand: the chart-reader first, beside it the one who looks."""
+KIND_TITLES = {"text": "text view", "image": "image view", "perception": "perception"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A success rate with its interval, all in [0, 1]."""
+
+    success: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{percent(self.success)} % [{percent(self.low)}–{percent(self.high)}], n = {self.n}"
+
+
+Cells = Mapping[str, Mapping[str, Share]]
+"""Stage -> kind -> share, of one task."""
+
+
+def gap_bars(name: str, cells: Cells, stage_titles: Mapping[str, str]) -> Markup:
+    """Bars of one task: stages side by side, in each the text view, the image view and perception."""
+    width, height, left, right, top, bottom = 420, 250, 38, 8, 18, 50
+    y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
+    parts = [_percent_grid(y, left, width - right)]
+    slot = (width - left - right) / max(1, len(cells))
+    bar = min(30.0, slot / (len(KINDS) + 1.2))
+    for i, (stage, kinds) in enumerate(cells.items()):
+        middle = left + slot * (i + 0.5)
+        for j, kind in enumerate(KINDS):
+            if kind in kinds:
+                x = middle + (j - len(KINDS) / 2) * (bar + 3) + 1.5
+                parts.append(_bar(x, bar, y, kind, kinds[kind], stage_titles[stage]))
+        parts.append(
+            tag("text", stage_titles[stage], x=middle, y=y(0) + 19, class_="stage", text_anchor="middle")
+        )
+        if "text" in kinds and "image" in kinds:
+            gap = kinds["text"].success - kinds["image"].success
+            label = tag(
+                "text", f"gap {points(gap)}", x=middle, y=y(0) + 39, class_="gap", text_anchor="middle"
+            )
+            parts.append(label)
+    spoken = "; ".join(
+        f"{stage_titles[stage]}: "
+        + ", ".join(f"{KIND_TITLES[k]} {percent(v.success)} %" for k, v in kinds.items())
+        for stage, kinds in cells.items()
+    )
+    return _figure(f"{name}. {spoken}", width, height, parts, "bars")
+
+
+def _bar(x: float, width: float, y: Scale, kind: str, share: Share, stage: str) -> Markup:
+    middle = x + width / 2
+    top = y(share.success)
+    label_y = min(y(share.high), top) - 5
+    return group(
+        [
+            title(f"{stage}, {KIND_TITLES[kind]}: {share}"),
+            # A sliver at nought, so that nothing measured does not look like nothing there.
+            tag(
+                "rect",
+                x=x,
+                y=min(top, y(0) - 1.5),
+                width=width,
+                height=max(1.5, y(0) - top),
+                rx=2.0,
+                class_="bar",
+            ),
+            tag("path", d=_whisker(middle, y(share.low), y(share.high), width / 5), class_="whisker"),
+            tag("text", percent(share.success), x=middle, y=label_y, class_="value", text_anchor="middle"),
+        ],
+        class_=f"k-{kind}",
+    )
+
+
+def _whisker(x: float, low: float, high: float, half: float) -> str:
+    return (
+        f"M{x:.1f} {low:.1f}V{high:.1f}"
+        f"M{x - half:.1f} {low:.1f}h{2 * half:.1f}M{x - half:.1f} {high:.1f}h{2 * half:.1f}"
+    )
+
+
+def perception_planning(name: str, colour: int, cells: Cells, stage_titles: Mapping[str, str]) -> Markup:
+    """One task's way through the stages: x state recovery from the image, y planning from the text view,
+    bubble area the end-to-end success from the image."""
+    width, height, left, right, top, bottom = 380, 270, 46, 6, 4, 44
+    inset = MAX_RADIUS + 2
+    lowest = min((kinds["text"].success for kinds in cells.values() if "text" in kinds), default=0.0)
+    # Half the scale where nothing lies in the lower half: bubbles need the room.
+    floor = 0.5 if lowest > 0.6 else 0.0
+    x = Scale(low=0.0, high=1.0, start=left + inset, stop=width - right - inset)
+    y = Scale(low=floor, high=1.0, start=height - bottom - 12, stop=top + inset)
+    levels = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] if floor else _QUARTERS
+    frame = tag(
+        "rect", x=left, y=top, width=width - left - right, height=height - top - bottom, rx=6, class_="field"
+    )
+    parts = [
+        frame,
+        *(tag("line", x1=x(v), x2=x(v), y1=top, y2=height - bottom, class_="grid") for v in _QUARTERS),
+        *(tag("line", y1=y(v), y2=y(v), x1=left, x2=width - right, class_="grid") for v in levels),
+        *(
+            tag("text", percent(v), x=x(v), y=height - bottom + 16, class_="tick", text_anchor="middle")
+            for v in _QUARTERS
+        ),
+        *(
+            tag("text", f"{100 * v:g}", x=left - 7, y=y(v) + 4, class_="tick", text_anchor="end")
+            for v in levels
+        ),
+        tag(
+            "text",
+            "state read from the image, %",
+            x=(x.start + x.stop) / 2,
+            y=height - 8,
+            class_="axis",
+            text_anchor="middle",
+        ),
+        tag(
+            "text",
+            "planning from text, %",
+            transform=f"translate(11 {(y.start + y.stop) / 2:.0f}) rotate(-90)",
+            class_="axis",
+            text_anchor="middle",
+        ),
+    ]
+    bubbles = [
+        (stage, kinds)
+        for stage, kinds in cells.items()
+        if all(kind in kinds for kind in ("perception", "text", "image"))
+    ]
+    placed = [
+        (x(kinds["perception"].success), y(kinds["text"].success), _radius(kinds["image"].success))
+        for _, kinds in bubbles
+    ]
+    # Big ones first, so that none hides a smaller one.
+    for i in sorted(range(len(bubbles)), key=lambda i: -placed[i][2]):
+        stage, kinds = bubbles[i]
+        parts.append(_bubble(stage_titles[stage], kinds, placed[i], i == len(bubbles) - 1))
+    for a, b in zip(placed, placed[1:], strict=False):
+        parts.extend(_arrow(a, b))
+    parts.extend(_labels([(stage_titles[s], kinds) for s, kinds in bubbles], placed, width, height))
+    spoken = "; ".join(
+        f"{stage_titles[stage]}: state read {percent(kinds['perception'].success)} %, text planning "
+        f"{percent(kinds['text'].success)} %, image planning {percent(kinds['image'].success)} %"
+        for stage, kinds in bubbles
+    )
+    return _figure(f"{name}. {spoken}", width, height, parts, f"diagnostic t-{colour}")
+
+
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MAX_RADIUS = 34.0
+MIN_RADIUS = 4.0
+
+Bubble = tuple[float, float, float]
+"""x, y, radius in pixels."""
+
+
+def _radius(success: float) -> float:
+    """The area is the success; nothing smaller than a dot."""
+    return max(MIN_RADIUS, MAX_RADIUS * math.sqrt(success))
+
+
+def _bubble(stage: str, kinds: Mapping[str, Share], at: Bubble, is_last: bool) -> Markup:
+    cx, cy, r = at
+    text = f"{stage}: image success {kinds['image']}; state read {kinds['perception']}; text planning {kinds['text']}"
+    return group(
+        [title(text), tag("circle", cx=cx, cy=cy, r=r), tag("circle", cx=cx, cy=cy, r=1.8, class_="heart")],
+        class_="bubble last" if is_last else "bubble",
+    )
+
+
+def _arrow(a: Bubble, b: Bubble) -> list[Markup]:
+    """From rim to heart; none where the bubbles' hearts all but coincide."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    distance = math.hypot(dx, dy)
+    if distance < a[2] + 16:
+        return []
+    ux, uy = dx / distance, dy / distance
+    x1, y1 = a[0] + ux * (a[2] + 2), a[1] + uy * (a[2] + 2)
+    x2, y2 = b[0] - ux * 5, b[1] - uy * 5
+    head = f"M{x2 - 8 * ux - 4.5 * uy:.1f} {y2 - 8 * uy + 4.5 * ux:.1f}L{x2:.1f} {y2:.1f}"
+    head += f"L{x2 - 8 * ux + 4.5 * uy:.1f} {y2 - 8 * uy - 4.5 * ux:.1f}"
+    return [tag("path", d=f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}{head}", class_="way")]
+
+
+def _labels(
+    stages: Sequence[tuple[str, Mapping[str, Share]]], bubbles: Sequence[Bubble], width: float, height: float
+) -> list[Markup]:
+    """A label with a leader for each bubble, pushed apart where bubbles lie upon each other."""
+    labels: list[Markup] = []
+    boxes: list[tuple[float, float]] = []
+    for (stage, kinds), (cx, cy, r) in zip(stages, bubbles, strict=True):
+        text = f"{stage}: {percent(kinds['image'].success)} %"
+        half = 3.4 * len(text)
+        x = min(max(cx, half + 52), width - 30 - half)
+        below = cy < height / 2
+        deepest = max(b[2] + abs(b[1] - cy) for b in bubbles if abs(b[0] - cx) < half + b[2])
+        y = cy + (deepest + 20) * (1 if below else -1)
+        while any(abs(bx - x) < half + 40 and abs(by - y) < 17 for bx, by in boxes):
+            y += 18 if below else -18
+        boxes.append((x, y))
+        end = y - 12 if below else y + 5
+        labels.append(
+            tag("line", x1=cx, y1=cy + min(r, 6) * (1 if below else -1), x2=x, y2=end, class_="leader")
+        )
+        labels.append(tag("text", text, x=x, y=y, class_="label", text_anchor="middle"))
+    return labels
+
+
+def _percent_grid(y: Scale, left: float, right: float) -> Markup:
+    lines = []
+    for value in _QUARTERS:
+        lines.append(tag("line", x1=left, x2=right, y1=y(value), y2=y(value), class_="grid"))
+        lines.append(
+            tag("text", percent(value), x=left - 7, y=y(value) + 4, class_="tick", text_anchor="end")
+        )
+    return group(lines)
+
+
+def _figure(spoken: str, width: float, height: float, parts: Sequence[Markup], class_: str) -> Markup:
+    return tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:g} {height:g}",
+        class_=f"chart {class_}",
+        role="img",
+        aria_label=spoken,
+        xmlns="http://www.w3.org/2000/svg",
+    )

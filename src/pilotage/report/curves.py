@@ -1,0 +1,281 @@
+"""Training curves out of `metrics.jsonl`: known metrics in panels with a meaning, all others by their area."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from pilotage.report.svg import Scale, nice_ticks, tag, tick_text
+from pilotage.report.text import visible
+
+MAX_POINTS = 400
+"""Longer curves are averaged down: more points than pixels only make the page heavy."""
+NUM_COLOURS = 6
+ALL = "all"
+_ABSURD = 1e30
+"""Larger numbers are left out of the curves, and so are NaN and infinity."""
+_NOT_METRICS = frozenset({"stage", "step", "time_s", "epoch"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelSpec:
+    """Which metrics share a panel."""
+
+    title: str
+    unit: str
+    """`%` for shares, which are drawn from 0 to 100."""
+    names: tuple[str, ...]
+    """Metric names; one that ends with `/*` takes every metric of that area."""
+    band: tuple[str, str] | None = None
+    """Metrics of a shaded range, low and high."""
+    note: str = ""
+
+
+PANELS = (
+    PanelSpec(title="Loss", unit="", names=("loss", "eval/loss", "eval_loss")),
+    PanelSpec(
+        title="Divergence by span",
+        unit="nats per token",
+        names=("kl/*",),
+        note="how far the student is from the teacher, on the student's own tokens",
+    ),
+    PanelSpec(
+        title="Success of the rollouts",
+        unit="%",
+        names=("rollout/success", "rollout/success/*"),
+        note="sampled at training temperature, on training states",
+    ),
+    PanelSpec(
+        title="Form of the rollouts",
+        unit="%",
+        names=("rollout/parsed", "rollout/truncated", "rollout/repetition"),
+    ),
+    PanelSpec(
+        title="Length of the rollouts",
+        unit="tokens",
+        names=("rollout/length_mean",),
+        band=("rollout/length_p05", "rollout/length_p95"),
+        note="shaded: 5th to 95th percentile",
+    ),
+    PanelSpec(title="Entropy of the student", unit="nats per token", names=("policy/entropy",)),
+    PanelSpec(title="Teacher's agreement", unit="%", names=("teacher/agreement", "loss/cap_rate")),
+    PanelSpec(title="Gradient norm", unit="", names=("grad_norm",)),
+    PanelSpec(title="Learning rate", unit="", names=("lr", "learning_rate")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    label: str
+    colour: str
+    """A number below NUM_COLOURS, or `all` for the ink that a total is drawn with."""
+    values: list[float | None]
+    """One a step; None where the metric was not logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    title: str
+    unit: str
+    note: str
+    series: tuple[Series, ...]
+    chart: Markup
+    data: Mapping[str, Any]
+    """What the pointer reads off: steps, series, the plot's frame."""
+
+
+def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """A panel for everything that one stage's metric lines hold, in a fixed order."""
+    names = list(dict.fromkeys(n for row in rows for n, v in row.items() if _is_number(v)))
+    free = [name for name in names if name not in _NOT_METRICS]
+    made = []
+    for spec in PANELS:
+        taken = [name for want in spec.names for name in free if _matches(name, want)]
+        taken = list(dict.fromkeys(taken))
+        band = spec.band if spec.band and all(name in free for name in spec.band) else None
+        if taken:
+            made.append(_panel(spec, taken, rows, band))
+        used = {*taken, *(band or ())}
+        free = [name for name in free if name not in used]
+    areas: dict[str, list[str]] = {}
+    for name in free:
+        areas.setdefault(name.rpartition("/")[0] or name, []).append(name)
+    for area, in_area in areas.items():
+        spec = PanelSpec(title=visible(area, 60), unit="", names=())
+        made.extend(
+            _panel(spec, in_area[i : i + NUM_COLOURS], rows, None)
+            for i in range(0, len(in_area), NUM_COLOURS)
+        )
+    return made
+
+
+def _panel(
+    spec: PanelSpec,
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    band: tuple[str, str] | None,
+) -> Panel:
+    rows = [row for row in rows if any(_is_number(row.get(name)) for name in names)]
+    steps, columns = _thin(rows, [*names, *(band or ())])
+    labels = _labels(names)
+    ordered = sorted(zip(names, labels, strict=True), key=lambda named: named[1] == ALL)
+    series = tuple(
+        Series(
+            label=visible(label, 40),
+            colour=ALL if label == ALL else str(i % NUM_COLOURS),
+            values=columns[name],
+        )
+        for i, (name, label) in enumerate(ordered)
+    )
+    low_high = (columns[band[0]], columns[band[1]]) if band else None
+    chart, data = _draw(spec, steps, series, low_high)
+    return Panel(title=spec.title, unit=spec.unit, note=spec.note, series=series, chart=chart, data=data)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """The last part of each name; `all` for one that the others are parts of."""
+    short = [name.rpartition("/")[2].replace("_", " ") for name in names]
+    labels = short if len(set(short)) == len(short) else list(names)
+    return [
+        ALL if any(other.startswith(f"{name}/") for other in names) else label
+        for name, label in zip(names, labels, strict=True)
+    ]
+
+
+def _draw(
+    spec: PanelSpec,
+    steps: list[float],
+    series: Sequence[Series],
+    band: tuple[list[float | None], list[float | None]] | None,
+) -> tuple[Markup, dict[str, Any]]:
+    width, height, left, right, top, bottom = 420, 210, 46, 12, 12, 30
+    shown = [v for s in series for v in s.values if v is not None]
+    shown += [v for edge in band or () for v in edge if v is not None]
+    ticks = nice_ticks(min(0.0, *shown), max(shown)) if spec.unit != "%" else [0, 0.25, 0.5, 0.75, 1]
+    if len(ticks) < 2:
+        ticks = [0.0, 1.0]
+    x = Scale(low=steps[0], high=max(steps[-1], steps[0] + 1), start=left, stop=width - right)
+    y = Scale(low=min(ticks[0], *shown), high=max(ticks[-1], *shown), start=height - bottom, stop=top)
+    parts = []
+    for tick in ticks:
+        text = tick_text(100 * tick) if spec.unit == "%" else tick_text(tick)
+        parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="grid"))
+        parts.append(tag("text", text, x=left - 7, y=y(tick) + 4, class_="tick", text_anchor="end"))
+    for tick in nice_ticks(x.low, x.high, 5):
+        if x.low <= tick <= x.high:
+            parts.append(
+                tag("text", tick_text(tick), x=x(tick), y=height - 10, class_="tick", text_anchor="middle")
+            )
+    if band:
+        parts.append(tag("path", d=_band_path(steps, band, x, y), class_="band c-0"))
+    for s in series:
+        smooth = _smooth(s.values)
+        if smooth is not s.values:
+            parts.append(tag("path", d=_path(steps, s.values, x, y), class_=f"raw c-{s.colour}"))
+        parts.append(tag("path", d=_path(steps, smooth, x, y), class_=f"line c-{s.colour}"))
+    parts.append(tag("line", x1=0, x2=0, y1=top, y2=height - bottom, class_="cursor"))
+    chart = tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width} {height}",
+        class_="chart curve",
+        role="img",
+        aria_label=_spoken(spec, steps, series),
+        xmlns="http://www.w3.org/2000/svg",
+    )
+    data = {
+        "unit": spec.unit,
+        "width": width,
+        "left": left,
+        "right": width - right,
+        "x": [round(step) for step in steps],
+        "series": [
+            {
+                "label": s.label,
+                "colour": s.colour,
+                "y": [None if v is None else float(f"{v:.4g}") for v in s.values],
+            }
+            for s in series
+        ],
+    }
+    return chart, data
+
+
+def _spoken(spec: PanelSpec, steps: Sequence[float], series: Sequence[Series]) -> str:
+    said = []
+    for s in series:
+        values = [v for v in _smooth(s.values) if v is not None]
+        first, last = (
+            f"{100 * v:.0f} %" if spec.unit == "%" else f"{v:.3g}" for v in (values[0], values[-1])
+        )
+        said.append(f"{s.label} from {first} to {last}")
+    return f"{spec.title}, steps {steps[0]:.0f} to {steps[-1]:.0f}: {'; '.join(said)}"
+
+
+def _path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: Scale) -> str:
+    d, pen = [], "M"
+    for step, value in zip(steps, values, strict=True):
+        if value is not None:
+            d.append(f"{pen}{x(step):.1f} {y(value):.1f}")
+            pen = "L"
+    # A single point would draw nothing.
+    return "".join(d) + ("h.1" if len(d) == 1 else "")
+
+
+def _band_path(
+    steps: Sequence[float], band: tuple[list[float | None], list[float | None]], x: Scale, y: Scale
+) -> str:
+    both = [
+        (step, low, high)
+        for step, low, high in zip(steps, *band, strict=True)
+        if low is not None and high is not None
+    ]
+    if not both:
+        return ""
+    over = [f"{x(step):.1f} {y(high):.1f}" for step, _, high in both]
+    under = [f"{x(step):.1f} {y(low):.1f}" for step, low, _ in reversed(both)]
+    return f"M{'L'.join(over + under)}Z"
+
+
+def _smooth(values: list[float | None]) -> list[float | None]:
+    """Exponential mean over about a twentieth of the curve, without a lag at its start."""
+    span = len(values) / 20
+    if span < 2:
+        return values
+    keep = 1 - 2 / (span + 1)
+    total = weight = 0.0
+    smoothed: list[float | None] = []
+    for value in values:
+        if value is None:
+            smoothed.append(None)
+            continue
+        total, weight = keep * total + value, keep * weight + 1
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _thin(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> tuple[list[float], dict[str, list[float | None]]]:
+    """Steps and columns, neighbours averaged until at most MAX_POINTS are left."""
+    size = math.ceil(len(rows) / MAX_POINTS)
+    bins = [rows[i : i + size] for i in range(0, len(rows), size)]
+    steps = [sum(float(row["step"]) for row in b) / len(b) for b in bins]
+    return steps, {name: [_mean([row.get(name) for row in b]) for b in bins] for name in names}
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    numbers = [float(value) for value in values if _is_number(value)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ABSURD
+
+
+def _matches(name: str, want: str) -> bool:
+    return name == want or (want.endswith("/*") and name.startswith(want[:-1]))

@@ -1,0 +1,72 @@
+"""Hand-drawn SVG: elements with escaped attributes, linear scales and round ticks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Value = str | int | float
+
+
+def tag(name: str, *children: str, **attributes: Value | None) -> Markup:
+    """`tag("rect", class_="bar", stroke_width=2)`. Children that are not Markup are escaped; None is left out."""
+    parts = [
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    return Markup("<{}{}>{}</{}>").format(
+        name, Markup("").join(parts), Markup("").join(map(escape, children)), name
+    )
+
+
+def group(children: list[Markup], **attributes: Value | None) -> Markup:
+    return tag("g", *children, **attributes)
+
+
+def title(text: str) -> Markup:
+    """What shows on hovering, and is read aloud."""
+    return tag("title", text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Linear map of values [low, high] to pixels [start, stop]."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
+
+
+def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers from at most `low` to at least `high`."""
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / about
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def tick_text(value: float) -> str:
+    """`0.05`, `1,000`, `2e-05`."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
+    return f"{value:.4g}"
+
+
+def _number(value: Value | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".") if math.isfinite(value) else "0"
+    return str(value)
