@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
-from pilotage.cli.progress import progress_bar
+from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
 from pilotage.records import Verdict
 from pilotage.tasks import get_task
@@ -200,13 +200,12 @@ def _shown(lines: Iterator[tuple[int, bytes | None]], rows: IO[bytes]) -> Iterat
     if not sys.stderr.isatty() or sys.stdout.isatty() or not rows.seekable():
         yield from lines
         return
-    with progress_bar("MB") as bar:
-        row = bar.add_task("judge", total=os.fstat(rows.fileno()).st_size / 1e6, figures="")
+    num_megabytes = os.fstat(rows.fileno()).st_size / 1e6
+    with Bar("judge", unit="MB") as bar:
         for number, line in lines:
             if number % 1000 == 0:
-                bar.update(row, completed=rows.tell() / 1e6, figures=f"{number:,} rows")
+                bar(rows.tell() / 1e6, num_megabytes, f"{number:,} rows")
             yield number, line
-        bar.update(row, completed=rows.tell() / 1e6)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ class Entry:
 
 
 COMMANDS: tuple[Entry, ...] = (
+    Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
     Entry(

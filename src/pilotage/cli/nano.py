@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pilotage.cli.options import OutFolder, RecipeFloat, RecipeInt, given
-from pilotage.cli.progress import figures_text, progress_bar
+from pilotage.cli.options import RecipeFloat, RecipeInt, given
+from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
 
 
@@ -22,7 +23,7 @@ class Pretrain:
     one CPU core, minutes on a GPU. Killed and run again, it goes on where it was.
     """
 
-    out: OutFolder
+    out: Path
     """Folder for model/ (an ordinary transformers directory), the checkpoint and metrics.jsonl."""
     steps: RecipeInt = None
     """Optimiser steps."""
@@ -38,12 +39,8 @@ class Pretrain:
 
         options = given(steps=self.steps, seed=self.seed, peak_lr=self.peak_lr)
         config = PretrainConfig(out=self.out, num_threads=self.threads, **options)
-        with progress_bar("steps") as bar:
-            row = bar.add_task("nano pretrain", total=config.steps, figures="")
-            directory = pretrain(
-                config,
-                lambda done, _, figures: bar.update(row, completed=done, figures=figures_text(figures)),
-            )
+        with Bar("nano pretrain", unit="steps") as bar:
+            directory = pretrain(config, bar)
         print(f"{directory} holds the base; use it as --model {directory}")
         return 0
 
@@ -52,7 +49,7 @@ class Pretrain:
 class Export:
     """Copy the shipped base, an ordinary transformers directory, to a folder of your own."""
 
-    out: OutFolder
+    out: Path
     """Folder to make; it must not exist."""
 
     def run(self) -> int:

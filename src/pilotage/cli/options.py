@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -12,8 +11,6 @@ _RECIPES = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's
 RecipeInt = Annotated[int | None, _RECIPES]
 """A whole number that replaces the recipe's when it is given."""
 RecipeFloat = Annotated[float | None, _RECIPES]
-RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-OutFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 
 
 def given(**options: Any) -> dict[str, Any]:

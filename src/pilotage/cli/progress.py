@@ -1,9 +1,20 @@
-"""Progress on standard error: a bar with rate and time left where a person looks on, else nothing."""
+"""Progress on standard error: a bar with rate and time left; where nobody looks on, its last line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -19,23 +30,38 @@ class RateColumn(TextColumn):
         return Text("" if speed is None else f"{speed:,.3g} {self._unit}/s", style="progress.data.speed")
 
 
-def progress_bar(unit: str) -> Progress:
-    """A bar for `unit`s (steps, rows): done and total, rate, time left, then the task's `figures` field.
+class Bar:
+    """One bar, shown from its first figure on. As a context: `with Bar("sft", unit="steps") as bar: bar(3, 10)`."""
 
-    Add tasks with `figures=""`.
-    """
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        RateColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", style="dim"),
-        console=Console(stderr=True),
-    )
+    def __init__(self, title: str, *, unit: str) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            RateColumn(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", style="dim"),
+            console=Console(stderr=True),
+        )
+        self._title = title
+        self._row: TaskID | None = None
+
+    def __call__(self, done: float, total: float, figures: str | Mapping[str, Any] = "") -> None:
+        if self._row is None:
+            self._row = self._progress.add_task(self._title, total=total, figures="")
+            self._progress.start()
+        text = figures if isinstance(figures, str) else figures_text(figures)
+        self._progress.update(self._row, completed=done, total=total, figures=text)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._row is not None:
+            self._progress.stop()
 
 
-def figures_text(figures: dict[str, float], limit: int = 4) -> str:
+def figures_text(figures: Mapping[str, Any], limit: int = 4) -> str:
     """`loss 0.31  lr 0.002`: the first few figures, three digits each."""
-    shown = [f"{name} {value:.3g}" for name, value in figures.items() if isinstance(value, float | int)]
+    shown = [f"{name} {value:.3g}" for name, value in figures.items() if isinstance(value, float)]
     return "  ".join(shown[:limit])
