@@ -38,6 +38,8 @@ class Recipe:
     """Pixels per cell; None draws every level on 256 x 256."""
     dtype: str = "float32"
     attention: str = "sdpa"
+    measure_base: bool = True
+    """Measure the backbone before the first stage."""
     num_threads: int = 2
     """CPU threads; ignored on an accelerator."""
 

@@ -17,11 +17,11 @@ import torch
 
 from pilotage import __version__
 from pilotage.backbones.load import Backbone, load_backbone
-from pilotage.data import sample_examples
+from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
-from pilotage.records import Example
+from pilotage.records import Example, Split
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
@@ -53,10 +53,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
     torch.set_num_threads(recipe.num_threads)
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(recipe, run_dir)
-    train, test = _examples(recipe, "train"), _examples(recipe, "test")
+    train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
     summary = _read_summary(recipe, run_dir)
     weights = recipe.backbone
-    for stage in (None, *recipe.stages):
+    for stage in (*([None] if recipe.measure_base else []), *recipe.stages):
         name = BASE_STAGE if stage is None else stage.stage
         entry = summary["stages"].setdefault(name, {"train_s": 0.0, "eval_s": 0.0})
         began_s = time.monotonic()
@@ -83,7 +83,8 @@ def load(recipe: Recipe, weights: str) -> Backbone:
     return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
 
 
-def _examples(recipe: Recipe, split: Any) -> list[Example]:
+def examples_of(recipe: Recipe, split: Split) -> list[Example]:
+    """The recipe's examples of a split, task after task."""
     count, seed = (recipe.num_train, recipe.seed) if split == "train" else (recipe.num_test, TEST_SEED)
     return [
         example
@@ -119,7 +120,7 @@ def _train(
         student=student,
         examples=train,
         run_dir=run_dir,
-        on_step=lambda row: tell(int(row["step"]) + 1, stage.steps, row),
+        on_step=lambda row: tell(int(row["step"]), stage.steps, row),
     )
 
 

@@ -154,7 +154,8 @@ def _lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
 
 
 def encode_lessons(backbone: Backbone, lessons: Sequence[Lesson]) -> EncodedResponses:
-    texts = [lesson.answer + backbone.tokenizer.eos_token for lesson in lessons]
+    end = str(backbone.tokenizer.eos_token)
+    texts = [lesson.answer + end for lesson in lessons]
     answers: Any = backbone.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return encode_with_response(backbone, [lesson.view for lesson in lessons], answers, pad_to_multiple=16)
 
