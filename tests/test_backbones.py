@@ -1,0 +1,333 @@
+"""Loading backbones, and views as tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from pilotage.backbones import load
+from pilotage.backbones.encode import (
+    PromptTooLongError,
+    encode_images,
+    encode_views,
+    encode_with_response,
+    rope_positions,
+)
+from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
+from pilotage.backbones.nano import build_nano, save_backbone
+from pilotage.distill.align import predicting_positions, response_tokens, row_sums, split_rows
+from pilotage.errors import PilotageError
+from tiny import TINY, image_view, mixed_views, picture, png, text_view, tiny_backbone, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("backbone")
+    save_backbone(*build_nano(TINY, tiny_tokenizer(), seed=3), path)
+    return path
+
+
+TEXT = {
+    "vocab_size": len(tiny_tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+
+
+def stock_directory(path, model_type: str):
+    """A directory laid out as the published checkpoints are: no processor_config.json, a 28- or 32-pixel grid."""
+    tokenizer = tiny_tokenizer()
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in [
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        ]
+    }
+    patch = 16 if model_type == "qwen3_vl" else 14
+    if model_type == "qwen3_vl":
+        model = Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(
+                text_config={**TEXT, **HEADS, "head_dim": 16, "rope_parameters": ROPE},
+                vision_config={**VISION, "out_hidden_size": 32, "deepstack_visual_indexes": [0]},
+                **ids,
+            )
+        )
+    else:
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config={**TEXT, **HEADS, "rope_parameters": ROPE},
+                vision_config={**VISION, "out_hidden_size": 32, "fullatt_block_indexes": [0]},
+                **ids,
+            )
+        )
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    settings = {
+        "size": {"shortest_edge": 3136, "longest_edge": 12845056},
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48, 0.46, 0.41],
+        "image_std": [0.27, 0.26, 0.28],
+        "processor_class": "Qwen3VLProcessor",
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+    }
+    (path / "preprocessor_config.json").write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
+def stock(request, tmp_path_factory):
+    torch.manual_seed(0)
+    return load_backbone(stock_directory(tmp_path_factory.mktemp(request.param), request.param))
+
+
+def test_a_stock_layout_loads_and_reads_pictures(stock):
+    patch = stock.processor.image_processor.patch_size
+    view = image_view(png(picture(3, 4, cell=2 * patch)))
+    inputs = encode_views(stock, [view])
+    assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]]
+    assert inputs["pixel_values"].shape == (48, 3 * 2 * patch * patch)
+    assert int((inputs["input_ids"] == stock.image_token_id).sum()) == 12
+    with torch.no_grad():
+        logits = stock.model(**inputs).logits
+    assert torch.isfinite(logits[inputs["attention_mask"].bool()]).all()
+    names = {stock.tokenizer.convert_ids_to_tokens(token) for token in stock.eos_ids}
+    assert names == {"<|im_end|>", "<|endoftext|>"}
+
+
+def test_positions_are_the_models_own(stock):
+    """Against `get_rope_index`, which both model families define."""
+    patch = stock.processor.image_processor.patch_size
+    views = [
+        text_view("Size: 4. Player: (2,0)."),
+        image_view(png(picture(2, 5, cell=2 * patch))),
+        image_view(png(picture(4, 3, cell=2 * patch)), prefill="Size:"),
+    ]
+    inputs = encode_views(stock, views, pad_to_multiple=16)
+    kinds = (inputs["input_ids"] == stock.image_token_id).int()
+    expected, _ = stock.model.model.get_rope_index(
+        inputs["input_ids"],
+        mm_token_type_ids=kinds,
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+    )
+    assert torch.equal(inputs["position_ids"], expected)
+
+
+def test_rope_positions_by_hand():
+    assert rope_positions(9, 2, (2, 3)).tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 5), (8, 8)])
+def test_fast_patches_equal_the_stock_processors(backbone, stock, rows, columns):
+    for one in (backbone, stock):
+        processor = one.processor.image_processor
+        cell = processor.patch_size * processor.merge_size
+        pixels = [picture(rows, columns, seed=seed, cell=cell) for seed in (0, 1)]
+        values, grid = encode_images(one, [png(pixels[0]), pixels[1]])
+        expected = processor(images=[Image.fromarray(array) for array in pixels], return_tensors="pt")
+        assert torch.equal(grid, expected["image_grid_thw"])
+        torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_an_image_that_needs_resizing_goes_through_the_stock_processor(backbone):
+    odd = picture(1, cell=50)
+    values, grid = encode_images(backbone, [odd, picture(2)])
+    expected = backbone.processor.image_processor(images=[Image.fromarray(odd)], return_tensors="pt")
+    assert grid.tolist() == [expected["image_grid_thw"][0].tolist(), [1, 4, 4]]
+    assert torch.equal(values[: len(expected["pixel_values"])], expected["pixel_values"])
+
+
+def test_the_same_image_twice_gives_the_same_patches_and_modes_are_converted(backbone):
+    pixels = picture(2, 3, seed=9)
+    first, _ = encode_images(backbone, [png(pixels)])
+    second, grid = encode_images(backbone, [png(pixels)])
+    assert torch.equal(first, second) and grid.tolist() == [[1, 4, 6]]
+    opaque = np.concatenate([pixels, np.full((64, 96, 1), 255, np.uint8)], axis=2)
+    assert torch.equal(encode_images(backbone, [png(opaque)])[0], first)
+    with pytest.raises(PilotageError, match="uint8"):
+        encode_images(backbone, [pixels.astype(np.float32)])
+
+
+def test_prompts_are_padded_on_the_left_to_a_multiple(backbone):
+    inputs = encode_views(backbone, mixed_views(), pad_to_multiple=32)
+    assert inputs["input_ids"].shape[1] % 32 == 0
+    mask = inputs["attention_mask"]
+    assert (mask[:, -1] == 1).all() and (mask.diff(dim=1) >= 0).all()
+    assert (inputs["input_ids"][mask == 0] == backbone.pad_id).all()
+    row = inputs["input_ids"][3][mask[3].bool()].tolist()
+    assert backbone.tokenizer.decode(row) == (
+        "<|im_start|>user\n<|vision_start|>"
+        + "<|image_pad|>" * 8
+        + "<|vision_end|>Plan a way through the maze."
+        "<|im_end|>\n<|im_start|>assistant\nSize:"
+    )
+
+
+def test_encoding_agrees_with_the_stock_processors_ids(backbone):
+    view = image_view(png(picture(3, 2, seed=4)))
+    processor = backbone.processor
+    text = processor.apply_chat_template(view.messages, add_generation_prompt=True, tokenize=False)
+    expected = processor(images=[Image.fromarray(picture(3, 2, seed=4))], text=[text], return_tensors="pt")
+    inputs = encode_views(backbone, [view], pad_to_multiple=1)
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+    torch.testing.assert_close(inputs["pixel_values"], expected["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_an_over_long_prompt_is_an_error_that_names_the_example(backbone):
+    views = [text_view("Go."), text_view(" (1,1)" * 50)]
+    with pytest.raises(PromptTooLongError, match=r"maze-4-ab12, view 'symbolic': .* 58 tokens, more than 20"):
+        encode_views(backbone, views, max_length=20, names=["maze-3-ff00", "maze-4-ab12"])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        replace(text_view("Look."), image=png(picture(2))),
+        replace(image_view(png(picture(2))), image=None),
+        image_view(png(picture(2)), "a second <|image_pad|>"),
+        image_view(png(picture(2)), "a film <|video_pad|>"),
+    ],
+)
+def test_image_places_and_images_must_agree(backbone, view):
+    with pytest.raises(
+        PilotageError, match=r"row 0, view .* image or video places but the view carries [01]"
+    ):
+        encode_views(backbone, [view])
+
+
+def test_responses_stand_behind_their_prompts_and_the_shift_is_by_one(backbone):
+    views = mixed_views()[:2]
+    response = [backbone.tokenizer("<answer>U R</answer>")["input_ids"], [7, 8]]
+    encoded = encode_with_response(backbone, views, response, pad_to_multiple=32)
+    inputs, mask = encoded["inputs"], encoded["response_mask"]
+    prompts = encode_views(backbone, views, pad_to_multiple=1)
+    for row, ids in enumerate(response):
+        prompt = prompts["input_ids"][row][prompts["attention_mask"][row].bool()].tolist()
+        length = len(prompt) + len(ids)
+        assert encoded["prompt_lengths"][row] == len(prompt)
+        assert encoded["response_lengths"][row] == len(ids)
+        assert inputs["input_ids"][row, :length].tolist() == prompt + ids
+        assert inputs["attention_mask"][row].tolist() == [1] * length + [0] * (mask.shape[1] - length)
+        assert mask[row].nonzero().flatten().tolist() == list(range(len(prompt), length))
+        last = int(prompts["position_ids"][:, row].max())
+        assert (
+            inputs["position_ids"][:, row, len(prompt) : length].tolist()
+            == [list(range(last + 1, last + 1 + len(ids)))] * 3
+        )
+    rows, columns = predicting_positions(mask)
+    assert rows.tolist() == [0] * len(response[0]) + [1] * 2
+    first, second = (int(length) for length in encoded["prompt_lengths"])
+    assert columns.tolist() == [first - 1 + t for t in range(len(response[0]))] + [second - 1, second]
+    assert response_tokens(inputs["input_ids"], mask).tolist() == response[0] + response[1]
+
+
+def test_sums_and_pieces_by_row():
+    values = torch.tensor([1.0, 2.0, 4.0])
+    assert row_sums(values, torch.tensor([0, 0, 2]), 4).tolist() == [3, 0, 4, 0]
+    assert [piece.tolist() for piece in split_rows(values, torch.tensor([2, 0, 1]))] == [[1, 2], [], [4]]
+
+
+def test_a_placeholder_in_a_response_and_unequal_counts_are_errors(backbone):
+    with pytest.raises(PilotageError, match="row 0: the response holds an image or video placeholder"):
+        encode_with_response(backbone, [text_view("Go.")], [[5, backbone.image_token_id]])
+    with pytest.raises(PilotageError, match="1 views but 2 responses"):
+        encode_with_response(backbone, [text_view("Go.")], [[5], [6]])
+    with pytest.raises(PromptTooLongError, match=r"row 0: .* \+ 9 tokens"):
+        encode_with_response(backbone, [text_view("Go.")], [[5] * 9], max_length=15)
+
+
+def test_the_mask_may_be_left_out_when_padding_is_on_the_right(backbone):
+    views = mixed_views()
+    encoded = encode_with_response(backbone, views, [[20, 21, 22]] * len(views))
+    inputs, mask = encoded["inputs"], encoded["response_mask"]
+    with torch.no_grad():
+        with_mask = backbone.model(**inputs).logits
+        without = backbone.model(**{**inputs, "attention_mask": None}).logits
+    rows, columns = predicting_positions(mask)
+    torch.testing.assert_close(with_mask[rows, columns], without[rows, columns], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_a_saved_backbone_gives_the_same_logits(directory, attn_implementation):
+    loaded = load_backbone(directory, attn_implementation=attn_implementation)
+    model, processor = build_nano(TINY, tiny_tokenizer(), seed=3)
+    fresh = make_backbone(model, processor, name="fresh")
+    inputs = encode_views(fresh, mixed_views())
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        expected = model(**inputs).logits[real]
+        actual = loaded.model(**encode_views(loaded, mixed_views())).logits[real]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert loaded.vision_token_ids == tuple(
+        sorted(loaded.tokenizer.convert_tokens_to_ids(list(load.VISION_TOKENS)))
+    )
+    assert not loaded.model.training and loaded.model.dtype == torch.float32
+
+
+def test_lora_trains_the_language_linears_only_and_starts_at_the_base(directory):
+    base = load_backbone(directory)
+    inputs = encode_views(base, mixed_views())
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        before = base.model(**inputs).logits[real]
+    adapted = with_lora(base, LoraSettings(rank=2, alpha=4))
+    trainable = [name for name, value in adapted.model.named_parameters() if value.requires_grad]
+    assert len(trainable) == 2 * 7 * 2  # two layers, seven linears, A and B
+    assert all("language_model" in name and "lora_" in name for name in trainable)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted.model(**inputs).logits[real], before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere"])
+def test_a_missing_directory_is_named(name):
+    with pytest.raises(BackboneError, match=f"{name} is not a model directory .no such directory"):
+        load_backbone(name)
+
+
+def test_nano_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "NANO_DIRECTORY", tmp_path / "nano_base")
+    with pytest.raises(BackboneError, match="make them with `pilotage nano pretrain`"):
+        load_backbone("nano")
+
+
+def test_another_architecture_and_pickle_weights_are_refused(tmp_path, directory):
+    Qwen3Config(hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=r"no \*.safetensors weights\. Save"):
+        load_backbone(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(BackboneError, match="pytorch_model.bin are pickle files, which can run code"):
+        load_backbone(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BackboneError, match="is a 'qwen3' model; backbones are 'qwen3_vl' or 'qwen2_5_vl'"):
+        load_backbone(tmp_path)

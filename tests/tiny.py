@@ -1,0 +1,80 @@
+"""Small random models, pictures and views that several tests share."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from pilotage.backbones.load import Backbone, make_backbone
+from pilotage.backbones.nano import NanoConfig, build_nano
+from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
+from pilotage.records import View
+
+TINY = NanoConfig(
+    hidden=32,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    mlp=48,
+    mrope_section=(4, 2, 2),
+    vision_hidden=32,
+    vision_depth=1,
+    vision_heads=2,
+    vision_mlp=32,
+)
+
+TEXTS = (
+    "Size: 4. Player: (2,0). Goal: (1,3). Holes: (0,1) (3,2).\nRoute: (2,0) (1,0).\n<answer>U R</answer>",
+    "Plan a way over the ice. Plan a way through the maze.",
+)
+
+
+@cache
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return build_nano_tokenizer(TEXTS, min_count=1)
+
+
+def tiny_backbone(seed: int = 0, *, sharp: float = 12.0) -> Backbone:
+    """A random model; `sharp` scales the embedding so that its distributions are neither flat nor certain."""
+    model, processor = build_nano(TINY, tiny_tokenizer(), seed=seed)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(sharp)
+    return make_backbone(model, processor, name="tiny")
+
+
+def picture(rows: int, columns: int | None = None, *, seed: int = 0, cell: int = 32) -> np.ndarray:
+    """Random uint8 RGB with `cell` pixels per cell."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (cell * rows, cell * (columns or rows), 3), dtype=np.uint8)
+
+
+def png(pixels_HWC: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def text_view(text: str, *, prefill: str = "") -> View:
+    return View(name="symbolic", messages=[{"role": "user", "content": text}], prefill=prefill)
+
+
+def image_view(image: bytes, text: str = "Plan a way over the ice.", *, prefill: str = "") -> View:
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    return View(name="student", messages=[{"role": "user", "content": content}], image=image, prefill=prefill)
+
+
+def mixed_views() -> list[View]:
+    """Text and pictures, of different lengths and sizes."""
+    return [
+        text_view("Size: 4."),
+        image_view(png(picture(3, seed=1))),
+        text_view("Size: 4. Player: (2,0). Goal: (1,3). Holes: (0,1) (3,2)."),
+        image_view(png(picture(2, 4, seed=2)), "Plan a way through the maze.", prefill="Size:"),
+        text_view("Plan a way over the ice."),
+    ]
