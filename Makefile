@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
 		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
-	@echo '  ARGS="..." is handed on to the command, e.g. make demo ARGS=--full'
+	@echo '  ARGS="..." is handed on to the command, e.g. make demo ARGS="runs/second --seed 1"'
 	@echo '  TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch without CUDA where PyPI would bring it'
 
 setup: $(STAMP)  ## a virtual environment in .venv with the exact versions of constraints.txt

@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +46,7 @@ class Entry:
 
 
 COMMANDS: tuple[Entry, ...] = (
+    Entry(words=("demo",), module="demo", name="Demo", summary="the whole method on the nano model"),
     Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
@@ -106,6 +108,8 @@ def _run(entry: Entry, arguments: list[str]) -> int:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    # Notices to the authors of the libraries' callers; a user can do nothing about them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("pilotage").setLevel(logging.INFO)
     return command.run()

@@ -30,19 +30,24 @@ class RateColumn(TextColumn):
         return Text("" if speed is None else f"{speed:,.3g} {self._unit}/s", style="progress.data.speed")
 
 
+def make_progress(unit: str, console: Console) -> Progress:
+    """Title, bar, done of total, rate in `unit`s, time left, and the field `figures` that every task needs."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        RateColumn(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", style="dim"),
+        console=console,
+    )
+
+
 class Bar:
     """One bar, shown from its first figure on. As a context: `with Bar("sft", unit="steps") as bar: bar(3, 10)`."""
 
     def __init__(self, title: str, *, unit: str) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            RateColumn(unit),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", style="dim"),
-            console=Console(stderr=True),
-        )
+        self._progress = make_progress(unit, Console(stderr=True))
         self._title = title
         self._row: TaskID | None = None
 
