@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2
 def stock_directory(path, model_type: str):
     """A directory laid out as the published checkpoints are: no processor_config.json, a 28- or 32-pixel grid."""
     tokenizer = tiny_tokenizer()
-    ids = {
+    ids: dict[str, Any] = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in [
             ("image", "image_pad"),
@@ -110,7 +112,7 @@ def stock(request, tmp_path_factory):
 def test_a_stock_layout_loads_and_reads_pictures(stock):
     patch = stock.processor.image_processor.patch_size
     view = image_view(png(picture(3, 4, cell=2 * patch)))
-    inputs = encode_views(stock, [view])
+    inputs: dict[str, Any] = {**encode_views(stock, [view])}
     assert inputs["image_grid_thw"].tolist() == [[1, 6, 8]]
     assert inputs["pixel_values"].shape == (48, 3 * 2 * patch * patch)
     assert int((inputs["input_ids"] == stock.image_token_id).sum()) == 12
@@ -129,7 +131,7 @@ def test_positions_are_the_models_own(stock):
         image_view(png(picture(2, 5, cell=2 * patch))),
         image_view(png(picture(4, 3, cell=2 * patch)), prefill="Size:"),
     ]
-    inputs = encode_views(stock, views, pad_to_multiple=16)
+    inputs: dict[str, Any] = {**encode_views(stock, views, pad_to_multiple=16)}
     kinds = (inputs["input_ids"] == stock.image_token_id).int()
     expected, _ = stock.model.model.get_rope_index(
         inputs["input_ids"],
@@ -158,6 +160,20 @@ def test_fast_patches_equal_the_stock_processors(backbone, stock, rows, columns)
         expected = processor(images=[Image.fromarray(array) for array in pixels], return_tensors="pt")
         assert torch.equal(grid, expected["image_grid_thw"])
         torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_patches_are_multiplied_as_the_convolution_would(stock):
+    embed = stock.model.model.visual.patch_embed
+    patches = torch.randn(8, embed.proj.weight[0].numel())
+    torch.testing.assert_close(embed(patches), type(embed).forward(embed, patches), rtol=0, atol=1e-5)
+    assert embed.forward.__func__ is not type(embed).forward
+    embed(patches).sum().backward()
+    assert embed.proj.weight.grad.abs().sum() > 0
+
+
+def test_a_deep_copy_has_a_patch_embedding_of_its_own(backbone):
+    copied = copy.deepcopy(backbone.model)
+    assert copied.model.visual.patch_embed.forward.__self__ is copied.model.visual.patch_embed
 
 
 def test_an_image_that_needs_resizing_goes_through_the_stock_processor(backbone):
@@ -199,7 +215,7 @@ def test_encoding_agrees_with_the_stock_processors_ids(backbone):
     processor = backbone.processor
     text = processor.apply_chat_template(view.messages, add_generation_prompt=True, tokenize=False)
     expected = processor(images=[Image.fromarray(picture(3, 2, seed=4))], text=[text], return_tensors="pt")
-    inputs = encode_views(backbone, [view], pad_to_multiple=1)
+    inputs: dict[str, Any] = {**encode_views(backbone, [view], pad_to_multiple=1)}
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
     torch.testing.assert_close(inputs["pixel_values"], expected["pixel_values"], rtol=0, atol=1e-6)
 
@@ -289,9 +305,8 @@ def test_a_saved_backbone_gives_the_same_logits(directory, attn_implementation):
         expected = model(**inputs).logits[real]
         actual = loaded.model(**encode_views(loaded, mixed_views())).logits[real]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    assert loaded.vision_token_ids == tuple(
-        sorted(loaded.tokenizer.convert_tokens_to_ids(list(load.VISION_TOKENS)))
-    )
+    tokens = [str(loaded.tokenizer.convert_ids_to_tokens(token)) for token in loaded.vision_token_ids]
+    assert sorted(tokens) == sorted(load.VISION_TOKENS)
     assert not loaded.model.training and loaded.model.dtype == torch.float32
 
 

@@ -18,7 +18,7 @@ BARE = build_nano_tokenizer([])
 
 
 def pieces(text: str, tokenizer=BARE) -> list[str]:
-    return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
+    return [str(tokenizer.decode([token])) for token in tokenizer(text)["input_ids"]]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,8 @@ def pieces(text: str, tokenizer=BARE) -> list[str]:
         (". Holes: none.\nRoute:", ". Holes:| none|.\n|Route:"),
         (
             "Open: (0,0) RD (0,1) LR (0,2) DRU (11,11) LDRU.\nRoute: back (2,2) (1,2), so (0,0) (0,1).",
-            "Open:| (0,0)| RD| (0,1)| LR| (0,2)| DRU| (11,11)| LDRU|.\n|Route:| back| (2,2)| (1,2)|, so| (0,0)| (0,1)|.",
+            "Open:| (0,0)| RD| (0,1)| LR| (0,2)| DRU| (11,11)| LDRU|.\n|"
+            "Route:| back| (2,2)| (1,2)|, so| (0,0)| (0,1)|.",
         ),
         (
             "Agent: (0,1). Printer: (2,2). Table: (3,0).\nRoute: (0,1) PICK (1,0) DROP.\n<answer>D PICK DROP</answer>",

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_greedy_agrees_token_by_token_with_generate(any_backbone):
     rollouts = TransformersEngine(any_backbone).generate(views, example_ids=IDS, max_new_tokens=80)
     for text_only in (True, False):
         indices = [index for index, view in enumerate(views) if (view.image is None) == text_only]
-        inputs = encode_views(any_backbone, [views[index] for index in indices])
+        inputs: dict[str, Any] = {**encode_views(any_backbone, [views[index] for index in indices])}
         ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("position_ids")  # generate makes its own, from the token types
         expected = any_backbone.model.generate(

@@ -44,7 +44,7 @@ def tiny_backbone(seed: int = 0, *, sharp: float = 12.0) -> Backbone:
     """A random model; `sharp` scales the embedding so that its distributions are neither flat nor certain."""
     model, processor = build_nano(TINY, tiny_tokenizer(), seed=seed)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(sharp)
+        model.lm_head.weight.mul_(sharp)  # tied to the embedding
     return make_backbone(model, processor, name="tiny")
 
 

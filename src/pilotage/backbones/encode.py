@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from typing import Any, Generic, TypedDict, TypeVar
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class PromptTooLongError(PilotageError):
     """A prompt does not fit; prompts are never truncated, because a cut image or state is another task."""
 
 
-class ModelInputs(TypedDict, total=False):
+class ModelInputs(TypedDict):
     """What a model's forward takes: `model(**inputs)`."""
 
     input_ids: torch.Tensor
@@ -37,13 +37,13 @@ class ModelInputs(TypedDict, total=False):
     """[B, S] int64, 0 on padding"""
     position_ids: torch.Tensor
     """[3, B, S] int64: time, height and width positions; 0 on padding"""
-    pixel_values: torch.Tensor
+    pixel_values: NotRequired[torch.Tensor]
     """[P, F] float32, present when a view has an image"""
-    image_grid_thw: torch.Tensor
+    image_grid_thw: NotRequired[torch.Tensor]
     """[images, 3] int64: frames, patch rows, patch columns"""
 
 
-class EncodedResponses(TypedDict, total=False):
+class EncodedResponses(TypedDict):
     """`inputs` for the forward, and where in them the responses stand."""
 
     inputs: ModelInputs
@@ -185,7 +185,7 @@ def render(backbone: Backbone, view: View) -> str:
     text = backbone.text_cache.get(key)
     if text is None:
         text = backbone.processor.apply_chat_template(
-            list(view.messages), add_generation_prompt=True, tokenize=False
+            [dict(message) for message in view.messages], add_generation_prompt=True, tokenize=False
         )
         if len(backbone.text_cache) > 4096:
             backbone.text_cache.clear()
@@ -206,7 +206,7 @@ def _encode_prompts(
         if not backbone.supports_images:
             raise PilotageError(f"{backbone.name} reads text only, but a view has an image")
         pixel_values, grid_thw = encode_images(backbone, images)
-    grids = iter(grid_thw.tolist() if grid_thw is not None else ())
+    grids: Iterator[list[int]] = iter(grid_thw.tolist() if grid_thw is not None else [])
     texts = [render(backbone, view) for view in views]
     tokenised = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     ids_of: list[list[int]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -72,8 +73,25 @@ class Backbone:
         )
 
 
+def multiply_patches(model: Any) -> None:
+    """Lets the patch embedding run as a matrix product instead of the three-dimensional convolution that it is.
+
+    A patch is exactly one kernel, so the numbers are the same up to rounding; forward and backward were measured
+    three times as fast on the CPU. Parameters and their names stay as they are.
+    """
+    for module in model.modules():
+        if type(module).__name__.endswith("VisionPatchEmbed") and isinstance(module.proj, torch.nn.Conv3d):
+            module.forward = MethodType(_patch_product, module)
+
+
+def _patch_product(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    weight = module.proj.weight
+    return torch.nn.functional.linear(hidden_states.to(weight.dtype), weight.flatten(1), module.proj.bias)
+
+
 def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Backbone:
     """Wraps a model that is already in memory."""
+    multiply_patches(model)
     tokenizer = processor.tokenizer
     vocab = tokenizer.get_vocab()
     generation = getattr(model, "generation_config", None)
@@ -169,7 +187,7 @@ def load_backbone(
             f"{path} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
         )
     processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
-    model = AutoModelForImageTextToText.from_pretrained(
+    model: Any = AutoModelForImageTextToText.from_pretrained(
         path,
         dtype=dtype,
         attn_implementation=attn_implementation,

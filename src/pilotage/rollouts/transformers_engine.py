@@ -1,0 +1,365 @@
+"""Batched decoding over a transformers model: finished rows leave the batch, vision tokens are never sampled.
+
+B rows still in the batch, S columns of prompt and response, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pilotage.backbones.encode import encode_views, render
+from pilotage.backbones.load import Backbone
+from pilotage.records import Rollout, View
+from pilotage.rollouts.engine import ProgressCallback, check_request, sampling_noise
+from pilotage.rollouts.kv_cache import DecodingCache
+
+
+@dataclass(kw_only=True)
+class GenerationStats:
+    """What the last call of `generate` did."""
+
+    num_rollouts: int = 0
+    num_tokens: int = 0
+    """Response tokens, end-of-turn ids included."""
+    num_forwards: int = 0
+    vision_mass: float = 0.0
+    """Sum over response tokens of the probability that the policy gave to vision tokens."""
+    num_vision_attempts: int = 0
+    """Response tokens at which a vision token would have been chosen, had it not been suppressed."""
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class _Row:
+    """A response in the making."""
+
+    index: int
+    """Its place in the answer."""
+    token_ids: list[int]
+    logprobs: list[float]
+    vision_mass: float = 0.0
+    num_vision_attempts: int = 0
+    finished: bool = False
+
+
+class TransformersEngine:
+    """Decodes with `backbone.model` as it is at the time of the call, so a training step is seen at once.
+
+    A rollout's log-probs are those of the whole distribution at the sampling temperature (1 when greedy), before
+    vision tokens, top-p and top-k take anything away: the numbers that scoring the same ids again gives.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int = 64,
+        max_prompt_tokens: int | None = None,
+        pad_to_multiple: int = 16,
+        origin: str = "student",
+    ) -> None:
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self.max_prompt_tokens = max_prompt_tokens
+        self.pad_to_multiple = pad_to_multiple
+        self.origin = origin
+        self.stats = GenerationStats()
+
+    def generate(
+        self,
+        views: Sequence[View],
+        *,
+        example_ids: Sequence[str],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        num_return: int = 1,
+        progress: ProgressCallback | None = None,
+    ) -> list[Rollout]:
+        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`."""
+        check_request(
+            views,
+            example_ids=example_ids,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            num_return=num_return,
+        )
+        began_s = time.perf_counter()
+        self.stats = GenerationStats(num_rollouts=len(views) * num_return)
+        chooser = _Chooser(self.backbone, temperature=temperature, top_p=top_p, top_k=top_k)
+        noise = None
+        if temperature > 0:
+            noise = sampling_noise(example_ids, seed=seed, num_return=num_return, num_tokens=max_new_tokens)
+        order = sorted(range(len(views)), key=lambda index: self._size(views[index]))
+        views_per_batch = max(1, self.batch_size // num_return)
+        answers: list[Rollout | None] = [None] * (len(views) * num_return)
+        with _evaluating(self.backbone.model), torch.inference_mode():
+            for start in range(0, len(order), views_per_batch):
+                chosen = order[start : start + views_per_batch]
+                rows = self._decode(
+                    [views[index] for index in chosen],
+                    names=[example_ids[index] for index in chosen],
+                    places=[index * num_return + copy for index in chosen for copy in range(num_return)],
+                    max_new_tokens=max_new_tokens,
+                    chooser=chooser,
+                    noise=noise,
+                )
+                for row in rows:
+                    answers[row.index] = self._rollout(row, example_ids[row.index // num_return])
+                if progress is not None:
+                    progress(len(rows))
+        self.stats.seconds = time.perf_counter() - began_s
+        return [answer for answer in answers if answer is not None]
+
+    def _size(self, view: View) -> tuple[int, int]:
+        """Rows of one size share a batch: (image pixels, characters)."""
+        num_pixels = 0
+        if view.image is not None:
+            width, height = struct.unpack(">II", view.image[16:24])  # the PNG header
+            num_pixels = width * height
+        return num_pixels, len(render(self.backbone, view))
+
+    def _decode(
+        self,
+        views: Sequence[View],
+        *,
+        names: Sequence[str],
+        places: Sequence[int],
+        max_new_tokens: int,
+        chooser: _Chooser,
+        noise: np.ndarray | None,
+    ) -> list[_Row]:
+        model = self.backbone.model
+        inputs = encode_views(
+            self.backbone,
+            views,
+            pad_to_multiple=self.pad_to_multiple,
+            max_length=self.max_prompt_tokens,
+            names=names,
+        )
+        device = inputs["input_ids"].device
+        text_config = model.config.get_text_config()
+        attention = text_config._attn_implementation
+        cache = DecodingCache(text_config.num_hidden_layers, whole=attention in _TAKES_READY_MASK)
+        logits_BV = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        self.stats.num_forwards += 1
+
+        num_return = len(places) // len(views)
+        origin_of = torch.arange(len(views), device=device).repeat_interleave(num_return)
+        prompt_mask_BS = inputs["attention_mask"]
+        next_position_B = inputs["position_ids"].amax(dim=(0, 2)) + 1
+        if num_return > 1:
+            cache.select_rows(origin_of)
+            logits_BV = logits_BV[origin_of]
+            prompt_mask_BS, next_position_B = prompt_mask_BS[origin_of], next_position_B[origin_of]
+        # One query per row: SDPA's CPU kernel was measured 2 to 3 times slower than plain matrix products.
+        decoding_attention = "eager" if attention == "sdpa" and device.type == "cpu" else attention
+        mask = _DecodingMask(
+            prompt_mask_BS,
+            num_spare=max_new_tokens + cache.room,
+            attention=decoding_attention,
+            dtype=logits_BV.dtype,
+        )
+
+        finished_rows: list[_Row] = []
+        rows = [_Row(index=place, token_ids=[], logprobs=[]) for place in places]
+        eos_ids = frozenset(self.backbone.eos_ids)
+        for step in range(max_new_tokens):
+            uniforms = None
+            if noise is not None:
+                uniforms = torch.from_numpy(noise[[row.index for row in rows], step]).to(device)
+            choice = chooser(logits_BV, uniforms)
+            for row, token, logprob, vision_mass, attempt in zip(rows, *choice.as_lists(), strict=True):
+                if row.finished:
+                    continue
+                row.token_ids.append(token)
+                row.logprobs.append(logprob)
+                row.vision_mass += vision_mass
+                row.num_vision_attempts += attempt
+                if token in eos_ids:
+                    row.finished = True
+                    finished_rows.append(row)
+            if step + 1 == max_new_tokens or all(row.finished for row in rows):
+                break
+            tokens_B = choice.tokens_B
+            kept = _rows_to_keep([row.finished for row in rows])
+            if kept is not None:
+                rows = [rows[index] for index in kept]
+                kept_rows = torch.tensor(kept, device=device)
+                cache.select_rows(kept_rows)
+                mask.select_rows(kept_rows)
+                tokens_B, next_position_B = tokens_B[kept_rows], next_position_B[kept_rows]
+            with _attention(text_config, decoding_attention):
+                logits_BV = model(
+                    input_ids=tokens_B[:, None],
+                    attention_mask=mask.with_one_more(cache.num_columns_after_next),
+                    position_ids=next_position_B[None, :, None].expand(3, -1, 1),
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits[:, -1]
+            next_position_B = next_position_B + 1
+            self.stats.num_forwards += 1
+        return finished_rows + [row for row in rows if not row.finished]
+
+    def _rollout(self, row: _Row, example_id: str) -> Rollout:
+        self.stats.num_tokens += len(row.token_ids)
+        self.stats.vision_mass += row.vision_mass
+        self.stats.num_vision_attempts += row.num_vision_attempts
+        return Rollout(
+            example_id=example_id,
+            token_ids=tuple(row.token_ids),
+            text=self.backbone.decode(row.token_ids),
+            finished=row.finished,
+            logprobs=tuple(row.logprobs),
+            origin=self.origin,
+            meta={
+                "vision_mass": row.vision_mass / len(row.token_ids),
+                "num_vision_attempts": row.num_vision_attempts,
+            },
+        )
+
+
+def _rows_to_keep(finished: Sequence[bool]) -> list[int] | None:
+    """Rows of the smaller batch, or None while too few rows have finished to be worth the copy.
+
+    Batch sizes are multiples of 8 where they can be (some finished rows stay): each new size has a price.
+    """
+    alive = [index for index, done in enumerate(finished) if not done]
+    wanted = len(alive) if len(alive) <= 8 else min(len(finished), -(-len(alive) // 8) * 8)
+    if wanted > 0.8 * len(finished):
+        return None
+    idle = [index for index, done in enumerate(finished) if done]
+    return sorted(alive + idle[: wanted - len(alive)])
+
+
+_TAKES_READY_MASK = ("sdpa", "eager")
+"""Attention implementations that use a four-dimensional mask as it is: boolean for SDPA, additive for eager."""
+
+
+class _DecodingMask:
+    """Which columns each row may look at: its prompt without the padding, and every response column so far."""
+
+    def __init__(
+        self, prompt_mask_BS: torch.Tensor, *, num_spare: int, attention: str, dtype: torch.dtype
+    ) -> None:
+        self.length = prompt_mask_BS.shape[1]
+        self.ready_made = attention in _TAKES_READY_MASK
+        visible_BS = torch.nn.functional.pad(prompt_mask_BS, (0, num_spare)).bool()
+        if attention == "eager":
+            self.visible: bool | float = 0.0
+            self.mask_BS = torch.zeros_like(visible_BS, dtype=dtype).masked_fill(
+                ~visible_BS, torch.finfo(dtype).min
+            )
+        else:
+            self.visible = True
+            self.mask_BS = visible_BS
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        self.mask_BS = self.mask_BS[rows]
+
+    def with_one_more(self, num_columns: int) -> torch.Tensor:
+        """Shows one response column more; `num_columns` is what a ready-made mask has to cover."""
+        self.mask_BS[:, self.length] = self.visible
+        self.length += 1
+        if self.ready_made:
+            return self.mask_BS[:, None, None, :num_columns]
+        return self.mask_BS[:, : self.length].long()
+
+
+@contextmanager
+def _attention(config: Any, implementation: str) -> Iterator[None]:
+    usual = config._attn_implementation
+    config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """One token per row."""
+
+    tokens_B: torch.Tensor
+    logprobs_B: torch.Tensor
+    vision_mass_B: torch.Tensor
+    attempts_B: torch.Tensor
+
+    def as_lists(self) -> tuple[list[int], list[float], list[float], list[int]]:
+        return (
+            self.tokens_B.tolist(),
+            self.logprobs_B.tolist(),
+            self.vision_mass_B.tolist(),
+            self.attempts_B.int().tolist(),
+        )
+
+
+class _Chooser:
+    """Picks the next token of each row from its logits."""
+
+    def __init__(self, backbone: Backbone, *, temperature: float, top_p: float, top_k: int) -> None:
+        self.vision_ids = torch.tensor(backbone.vision_token_ids, dtype=torch.long, device=backbone.device)
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+
+    def __call__(self, logits_BV: torch.Tensor, uniforms_B: torch.Tensor | None) -> _Choice:
+        logits_BV = logits_BV.float()
+        if self.temperature not in (0.0, 1.0):
+            logits_BV = logits_BV / self.temperature
+        logprobs_BV = logits_BV.log_softmax(dim=-1)
+        vision_mass_B = logprobs_BV[:, self.vision_ids].exp().sum(-1)
+        allowed_BV = logprobs_BV.index_fill(1, self.vision_ids, -torch.inf)
+        if uniforms_B is None:
+            best_B, tokens_B = allowed_BV.max(dim=-1)
+            attempts_B = logprobs_BV.amax(dim=-1) > best_B
+        else:
+            tokens_B = self._sample(allowed_BV, uniforms_B)
+            attempts_B = uniforms_B < vision_mass_B
+        return _Choice(
+            tokens_B=tokens_B,
+            logprobs_B=logprobs_BV.gather(1, tokens_B[:, None])[:, 0],
+            vision_mass_B=vision_mass_B,
+            attempts_B=attempts_B,
+        )
+
+    def _sample(self, logprobs_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
+        """The inverse of the cumulative distribution at each row's uniform."""
+        if 0 < self.top_k < logprobs_BV.shape[-1]:
+            least = logprobs_BV.topk(self.top_k, dim=-1).values[:, -1:]
+            logprobs_BV = logprobs_BV.masked_fill(logprobs_BV < least, -torch.inf)
+        probs_BV = logprobs_BV.exp()
+        if self.top_p < 1:
+            sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+            before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+            dropped_BV = before_BV >= self.top_p * sorted_BV.sum(dim=-1, keepdim=True)
+            probs_BV = probs_BV.masked_fill(
+                torch.zeros_like(dropped_BV).scatter(1, order_BV, dropped_BV), 0.0
+            )
+        # float64: a float32 uniform below 1 stays below 1 after the multiplication, so the last token with
+        # probability is never passed over.
+        cumulative_BV = probs_BV.cumsum(dim=-1, dtype=torch.float64)
+        targets_B = uniforms_B.double() * cumulative_BV[:, -1]
+        return torch.searchsorted(cumulative_BV, targets_B[:, None], right=True)[:, 0]
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
