@@ -31,8 +31,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from pilotage.backbones.encode import EncodedResponses
 from pilotage.backbones.load import Backbone, load_backbone
 from pilotage.backbones.nano import save_backbone
-from pilotage.distill.align import predicting_positions, response_tokens, row_sums
+from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.distill.estimators import TokenLoss
+from pilotage.distill.reduce import count_step, global_counts, row_weights
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Rollout
 from pilotage.rollouts.engine import RolloutEngine
@@ -48,7 +49,7 @@ from pilotage.train.distill_scoring import (
     score_rows,
     take_rows,
 )
-from pilotage.train.monitors import RowRecord, repetition, step_metrics, verdict_of
+from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics
 from pilotage.views import VIEWS
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class DistillTrainer(Trainer):
             "examples": _digest(examples),
             "teacher": teacher.name if teacher is not None else None,
         }
+        self._spans = SpanFinder(student)
         self._metrics: dict[str, Any] = {}
         self._time_before_s, self._began_s = 0.0, time.monotonic()
         self._staging: Path | None = None
@@ -292,42 +294,39 @@ class DistillTrainer(Trainer):
 
     def _row_weights(self, rows: Sequence[_StepRow]) -> list[float]:
         """What each token of a row weighs in the loss: the one division by the step's counts, over all ranks."""
-        own = [(row.example.task, len(row.rollout.token_ids)) for row in rows]
-        everyone = gather_object(own) if self.args.world_size > 1 else own
-        return token_weights(own, everyone, self.config.reduction)
+        num_tokens_R = [len(row.rollout.token_ids) for row in rows]
+        tasks_R = [row.example.task for row in rows]
+        own = count_step(num_tokens_R, tasks_R, task_names=self.order.tasks)
+        counts = global_counts(own, self._sum_over_ranks) if self.args.world_size > 1 else own
+        return row_weights(self.config.reduction, num_tokens_R, tasks_R, counts)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
+        return summed.cpu()
 
     def _records(self, rows: Sequence[_StepRow], batch: EncodedResponses, loss: TokenLoss) -> list[RowRecord]:
-        rows_M, _ = predicting_positions(batch["response_mask"])
+        lengths = batch["response_lengths"].cpu()
 
-        def sums(values_M: Tensor | None) -> list[float]:
-            if values_M is None:
-                return [0.0] * len(rows)
-            return row_sums(values_M.detach().double(), rows_M, len(rows)).tolist()
+        def by_row(values_M: Tensor) -> list[Any]:
+            return [part.numpy() for part in split_rows(values_M.detach().double().cpu(), lengths)]
 
-        values, nats = sums(loss.value_M), sums(loss.divergence_M)
-        entropies, capped, agreed = sums(loss.entropy_M), sums(loss.capped_M), sums(loss.agreement_M)
-        records = []
-        for place, row in enumerate(rows):
-            verdict = verdict_of(row.example, row.rollout)
-            num_tokens = len(row.rollout.token_ids)
-            records.append(
-                RowRecord(
-                    slot=row.slot,
-                    task=row.example.task,
-                    num_tokens=num_tokens,
-                    finished=row.rollout.finished,
-                    repetition=repetition(row.rollout.token_ids),
-                    parsed=verdict.parsed,
-                    success=verdict.success,
-                    loss=values[place],
-                    kl_nats={"all": nats[place]},
-                    span_tokens={"all": num_tokens},
-                    entropy_nats=entropies[place],
-                    capped=capped[place],
-                    agreed=agreed[place],
-                )
+        values, nats, entropies = by_row(loss.value_M), by_row(loss.divergence_M), by_row(loss.entropy_M)
+        capped = by_row(loss.capped_M)
+        agreed = [None] * len(rows) if loss.agreement_M is None else by_row(loss.agreement_M)
+        return [
+            row_record(
+                row.example,
+                row.rollout,
+                slot=row.slot,
+                owners=self._spans.owners(row.rollout.token_ids),
+                loss_T=values[place],
+                nats_T=nats[place],
+                entropy_T=entropies[place],
+                capped_T=capped[place],
+                agreed_T=agreed[place],
             )
-        return records
+            for place, row in enumerate(rows)
+        ]
 
     def _add_noise(self, encoded: EncodedResponses, rows: Sequence[_StepRow], step: int) -> None:
         inputs = encoded["inputs"]
@@ -403,7 +402,7 @@ class DistillTrainer(Trainer):
                     "finished": row.rollout.finished,
                     "num_tokens": record.num_tokens,
                     "kl_nats": record.kl_nats["all"] / max(record.num_tokens, 1),
-                    "verdict": verdict_of(row.example, row.rollout).as_dict(),
+                    "verdict": record.verdict.as_dict(),
                 },
             )
 
@@ -452,27 +451,6 @@ class _Clock:
         now_s = time.perf_counter()
         self.seconds[name] = now_s - self._last_s
         self._last_s = now_s
-
-
-def token_weights(
-    own: Sequence[tuple[str, int]], everyone: Sequence[tuple[str, int]], reduction: str
-) -> list[float]:
-    """The weight of each token of each own row, from (task, number of tokens) of all the step's rows.
-
-    `token`: 1 / tokens of the step. `sequence`: 1 / (rows that have tokens x the row's tokens). `task`:
-    1 / (tasks x the task's tokens).
-    """
-    if reduction == "token":
-        total = sum(count for _, count in everyone)
-        return [1.0 / max(total, 1)] * len(own)
-    if reduction == "sequence":
-        num_rows = sum(count > 0 for _, count in everyone)
-        return [1.0 / (num_rows * count) if count else 0.0 for _, count in own]
-    tokens_of: dict[str, int] = {}
-    for task, count in everyone:
-        if count:
-            tokens_of[task] = tokens_of.get(task, 0) + count
-    return [1.0 / (len(tokens_of) * tokens_of[task]) if count else 0.0 for task, count in own]
 
 
 def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, str]:

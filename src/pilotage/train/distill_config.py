@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
 
-from pilotage.distill.estimators import Estimator, FullVocabulary
+from pilotage.distill.estimators import Estimator, Sampled
+from pilotage.distill.reduce import REDUCTIONS, Reduction
 from pilotage.errors import PilotageError
 from pilotage.views import PROMPT_SETS, VIEWS, PromptSet
 
-Reduction = Literal["token", "sequence", "task"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -43,7 +43,7 @@ class DistillConfig:
     lr: float
     """The highest learning rate of the schedule."""
     estimator: Estimator
-    """Divergence, its cap, and how it is computed; its temperature is the rollouts'."""
+    """Divergence, its cap, and how it is computed."""
     teacher_weights: TeacherWeights
     teacher_view: str = "teacher"
     """`teacher` (state and reference plan), `teacher_no_plan` (state), or `student` (the no-privilege control)."""
@@ -52,7 +52,7 @@ class DistillConfig:
 
     samples_per_prompt: int = 1
     temperature: float = 1.0
-    """Of sampling; must equal the estimator's for the sampled estimators to be unbiased."""
+    """Of sampling; `Sampled` must have the same."""
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps the whole vocabulary."""
@@ -98,22 +98,18 @@ class DistillConfig:
             raise PilotageError(f"teacher_view {self.teacher_view!r} is not a view: {', '.join(VIEWS)}")
         for name, legal in (
             ("prompts", PROMPT_SETS),
-            ("reduction", get_args(Reduction)),
+            ("reduction", REDUCTIONS),
             ("schedule", get_args(Schedule)),
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
         if not self.temperature > 0:
             raise PilotageError(f"temperature {self.temperature} must be above 0: rollouts are samples")
-        if self.samples_per_prompt > 1 and self.prompts_per_step < 1:
-            raise PilotageError("samples_per_prompt needs prompts")
-        if not isinstance(self.estimator, FullVocabulary) and self.estimator.temperature != self.temperature:
-            # A divergence over many entries may look at any temperature; these two need not agree.
-            if type(self.estimator).__name__ == "Sampled":
-                raise PilotageError(
-                    f"the estimator's temperature {self.estimator.temperature} is not the rollouts' "
-                    f"{self.temperature}: a sampled estimate would be of another policy"
-                )
+        if isinstance(self.estimator, Sampled) and self.estimator.temperature != self.temperature:
+            raise PilotageError(
+                f"the estimator's temperature {self.estimator.temperature} is not the rollouts' {self.temperature}: "
+                "one-sample estimates hold for the policy that drew the samples"
+            )
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise PilotageError(f"lr {self.lr} must be a positive number")
         if not 0 <= self.warmup_steps <= self.steps:

@@ -2,6 +2,8 @@
 
 Records are plain numbers, so that those of all ranks can be gathered and summed in one fixed order: the figures do
 not depend on how rows were spread over ranks and batches.
+
+T response tokens of one rollout.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from pilotage.backbones.load import Backbone
+from pilotage.distill.spans import SPANS, find_spans, token_bytes
 from pilotage.records import Example, Rollout, Verdict
 from pilotage.tasks import get_task
 from pilotage.tasks.judge import judge
@@ -30,8 +34,7 @@ class RowRecord:
     num_tokens: int
     finished: bool
     repetition: float
-    parsed: bool
-    success: bool
+    verdict: Verdict
     loss: float
     """Its part of the step's loss."""
     kl_nats: Mapping[str, float]
@@ -40,14 +43,57 @@ class RowRecord:
     entropy_nats: float
     capped: float
     """Tokens that the cap acted on."""
-    agreed: float
-    """Tokens on which student and teacher have the same first choice."""
+    agreed: float | None
+    """Tokens on which student and teacher have the same first choice; None when the teacher's is not known."""
 
 
-def verdict_of(example: Example, rollout: Rollout) -> Verdict:
-    """The one judge's word on a rollout."""
+class SpanFinder:
+    """The span that owns each token of a rollout."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._special = frozenset(backbone.tokenizer.all_special_tokens)
+        self._bytes: dict[int, bytes] = {}
+
+    def owners(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """One of `pilotage.distill.spans.SPANS` per id."""
+        if new := sorted(set(token_ids) - self._bytes.keys()):
+            tokens = self._backbone.tokenizer.convert_ids_to_tokens(new)
+            self._bytes |= zip(new, token_bytes(tokens, special=self._special), strict=True)
+        pieces = [self._bytes[token] for token in token_ids]
+        return find_spans(pieces, self._backbone.decode(token_ids)).owners
+
+
+def row_record(
+    example: Example,
+    rollout: Rollout,
+    *,
+    slot: int,
+    owners: Sequence[str],
+    loss_T: np.ndarray,
+    nats_T: np.ndarray,
+    entropy_T: np.ndarray,
+    capped_T: np.ndarray,
+    agreed_T: np.ndarray | None,
+) -> RowRecord:
+    """The record of one rollout from the figures of its tokens (float64); the one judge gives the verdict."""
     task = get_task(example.task)
-    return judge(task, task.parse_state(example.state), rollout.text)
+    owner_T = np.array(owners, dtype=object)
+    masks = {span: owner_T == span for span in SPANS} | {"all": np.ones(len(owners), dtype=bool)}
+    return RowRecord(
+        slot=slot,
+        task=example.task,
+        num_tokens=len(rollout.token_ids),
+        finished=rollout.finished,
+        repetition=repetition(rollout.token_ids),
+        verdict=judge(task, task.parse_state(example.state), rollout.text),
+        loss=float(loss_T.sum()),
+        kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
+        span_tokens={span: int(mask_T.sum()) for span, mask_T in masks.items()},
+        entropy_nats=float(entropy_T.sum()),
+        capped=float(capped_T.sum()),
+        agreed=None if agreed_T is None else float(agreed_T.sum()),
+    )
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -62,13 +108,14 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
     lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
     num_tokens = lengths.sum()
     metrics = {"loss": sum(row.loss for row in rows)}
-    for span in ("state", "route", "answer", "all"):
+    for span in (*SPANS, "all"):
         count = sum(row.span_tokens.get(span, 0) for row in rows)
         if count:
             metrics[f"kl/{span}"] = sum(row.kl_nats.get(span, 0.0) for row in rows) / count
     if num_tokens:
         metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_tokens
-        metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_tokens
+        if agreed := [row.agreed for row in rows if row.agreed is not None]:
+            metrics["teacher/agreement"] = sum(agreed) / num_tokens
         metrics["loss/cap_rate"] = sum(row.capped for row in rows) / num_tokens
     low, high = np.quantile(lengths, (0.05, 0.95))
     metrics |= {
@@ -77,11 +124,11 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/length_p95": float(high),
         "rollout/truncated": _share(not row.finished for row in rows),
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
-        "rollout/parsed": _share(row.parsed for row in rows),
-        "rollout/success": _share(row.success for row in rows),
+        "rollout/parsed": _share(row.verdict.parsed for row in rows),
+        "rollout/success": _share(row.verdict.success for row in rows),
     }
     for task in sorted({row.task for row in rows}):
-        metrics[f"rollout/success/{task}"] = _share(row.success for row in rows if row.task == task)
+        metrics[f"rollout/success/{task}"] = _share(row.verdict.success for row in rows if row.task == task)
     return {name: float(value) for name, value in metrics.items()}
 
 
