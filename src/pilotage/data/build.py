@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -162,18 +162,22 @@ def _deal(
     }
     files = {part.split: iter(part.files) for part in parts}
     given: dict[Split, list[Candidate]] = {part.split: [] for part in parts}
-    ahead: deque[Future[list[tuple[int, Candidate]]]] = deque()
+    # Alone, there is no "meanwhile": draw one by one, and no more than needed.
+    draw = draw_block if num_workers == 1 else _draw
+    ahead: deque[Future[Iterable[tuple[int, Candidate]]]] = deque()
     num_read = num_asked = 0
     while wanted := frozenset(split for split in turns if not turns[split].done):
-        # Few blocks ahead at first: a small request needs only one. Alone, there is no "meanwhile".
+        # Few blocks ahead at first: a small request needs only one.
         while len(ahead) < (1 if num_workers == 1 else min(num_read + 1, 2 * num_workers)):
-            ahead.append(workers.submit(_draw, task, level, seed, num_asked, wanted))
+            ahead.append(workers.submit(draw, task, level, seed, num_asked, wanted))
             num_asked += 1
         for position, candidate in workers.result(ahead.popleft()):
             split = candidate.split
             if not turns[split].done:
                 turns[split].offer(position, candidate)
                 given[split].extend(turns[split].take(position))
+            elif all(turn.done for turn in turns.values()):
+                break
         num_read += 1
         for part in parts:
             given[part.split].extend(turns[part.split].take(num_read * BLOCK_DRAWS))

@@ -22,15 +22,12 @@ import numpy as np
 from pilotage.data.examples import SPLIT_SHARES, key_of, split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Split
-from pilotage.tasks.task import ENUMERATION_LIMIT, Solution, Task, state_hash
+from pilotage.tasks.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
 
 DIFFICULTIES = ("easy", "medium", "hard")
 
 BLOCK_DRAWS = 1024
 """Draws per block. Part of what a seed means: another value gives other states."""
-
-COUNTING_LIMIT = 1_000_000
-"""Levels with at most this many states are counted exactly when a request comes near what a split holds."""
 
 QUEUE_LIMIT = 1024
 """States of one difficulty that may wait for their turn; later ones are forgotten, and may come again."""
@@ -40,7 +37,8 @@ PATIENCE = 2_000
 difficulty counts as dry and the others go on without it."""
 
 PATIENCE_LISTED = 300
-"""The same where all states can be listed: the list then gives what the generator no longer does."""
+"""The same where all states can be listed: the list then gives what the generator no longer does. A request
+near all that there is turns to the list at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,8 @@ def sample_states(
 ) -> list[Any]:
     """`count` distinct states of `level` that belong to `split`: a function of the arguments alone.
 
-    `exclude` holds state hashes to leave out. With `balance`, difficulties come in turn as long as the level
+    `exclude` holds state hashes to leave out; the state that prompts show as a worked example is always left
+    out. With `balance`, difficulties come in turn as long as the level
     has them. Raises ImpossibleRequestError when there are not so many: before any drawing where the level's
     states can be counted, else as soon as the generator yields nothing new.
     """
@@ -126,15 +125,12 @@ def check_request(
     num_states = task.num_states(level)
     if num_states is None or not _comes_near(num_states, count, split, exclude):
         return
-    if num_states > COUNTING_LIMIT:
-        num_free, about = int(num_states * SPLIT_SHARES[split]), "about "
-    else:
-        keys = _keys_by_split(task, level)[split]
-        taken = np.fromiter((key_of(hash_) for hash_ in exclude), dtype=np.uint64, count=len(exclude))
-        num_free, about = int(len(keys) - np.isin(keys, taken).sum()), ""
+    keys = _keys_by_split(task, level)[split]
+    taken = np.array([key_of(hash_) for hash_ in (_worked_hash(task), *exclude)], dtype=np.uint64)
+    num_free = int(len(keys) - np.isin(keys, taken).sum())
     if count > num_free:
         raise ImpossibleRequestError(
-            f"{task.name} level {level} has {num_states} states, of which {about}{num_free} belong to "
+            f"{task.name} level {level} has {num_states} states, of which {num_free} belong to "
             f"{split} and are not excluded: {count} cannot be had; ask for at most {num_free} or for another level"
         )
 
@@ -157,6 +153,7 @@ class Turns:
         self._split: Split = split
         self._count, self._num_given = count, 0
         self._exclude = exclude
+        self._worked_hash = _worked_hash(task)
         self._balance = balance
         self._seen = KeySet()
         names: tuple[str, ...] = DIFFICULTIES if balance else ("any",)
@@ -165,11 +162,10 @@ class Turns:
         self._dry: set[str] = set()
         self._turn = 0
         num_states = task.num_states(level)
-        self._listable = num_states is not None and (
-            num_states <= ENUMERATION_LIMIT
-            or (num_states <= COUNTING_LIMIT and _comes_near(num_states, count, split, exclude))
-        )
-        self._patience = (PATIENCE_LISTED if self._listable else PATIENCE) / SPLIT_SHARES[split]
+        near = num_states is not None and _comes_near(num_states, count, split, exclude)
+        self._listable = near or (num_states is not None and num_states <= ENUMERATION_LIMIT)
+        patience = 0 if near else PATIENCE_LISTED if self._listable else PATIENCE
+        self._patience = patience / SPLIT_SHARES[split]
 
     @property
     def done(self) -> bool:
@@ -182,7 +178,7 @@ class Turns:
             f"{self._task.name} calls a difficulty {name!r}, not one of {DIFFICULTIES}"
         )
         key = key_of(candidate.hash)
-        if candidate.hash in self._exclude or key in self._seen:
+        if candidate.hash in self._exclude or candidate.hash == self._worked_hash or key in self._seen:
             return
         self._last_new[name] = position
         if len(self._queues[name]) < limit:
@@ -232,7 +228,7 @@ class Turns:
 class KeySet:
     """A growing set of 48-bit keys in about 8 bytes each: a sorted array, and a small set of the latest."""
 
-    MERGE_AT = 1 << 16
+    MERGE_AT: int = 1 << 16
 
     def __init__(self) -> None:
         self._recent: set[int] = set()
@@ -269,6 +265,11 @@ def _candidate(task: Task[Any], level: int, state: Any, wanted: frozenset[Split]
 def _comes_near(num_states: int, count: int, split: Split, exclude: Collection[str]) -> bool:
     """Whether the request is more than half of what the split may hold, so that drawing alone gets slow."""
     return count + len(exclude) > num_states * SPLIT_SHARES[split] / 2
+
+
+@lru_cache(maxsize=64)
+def _worked_hash(task: Task[Any]) -> str:
+    return state_hash(task, worked_state(task))
 
 
 @lru_cache(maxsize=8)
