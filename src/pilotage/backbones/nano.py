@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,10 +123,29 @@ def build_nano(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(model_config)
+    with torch.no_grad():
+        positions = model.model.visual.pos_embed.weight
+        positions.copy_(place_waves(*positions.shape))
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=[eos_id, pad_id], pad_token_id=pad_id, bos_token_id=pad_id
     )
     return model.eval(), processor
+
+
+def place_waves(num_places: int, width: int, amplitude: float = 0.3) -> torch.Tensor:
+    """First vision position embeddings [num_places, width]: waves over rows, then over columns of a square grid.
+
+    Half a period to eight periods across the picture, as strong as what the pixels give: from small random
+    embeddings, telling one place from another takes several times as many pictures to learn.
+    """
+    side = math.isqrt(num_places)
+    if side * side != num_places or width % 4:
+        raise ValueError(f"{num_places} places of width {width}: need a square number and a multiple of 4")
+    frequency = torch.logspace(math.log2(0.5), 3, width // 4, base=2) * math.pi
+    phase = torch.linspace(0, 1, side)[:, None] * frequency
+    waves = amplitude * torch.cat([phase.sin(), phase.cos()], dim=1)
+    rows, columns = waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=2).reshape(num_places, width)
 
 
 def save_backbone(model: torch.nn.Module, processor: ImageTextProcessor, directory: str | Path) -> None:

@@ -27,6 +27,8 @@ class Lesson:
 
     view: View
     answer: str
+    cells: tuple[tuple[str, ...], ...] = ()
+    """For pictures: words that are true of each cell, row-major."""
 
 
 def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
@@ -49,7 +51,7 @@ def picture_lesson(rng: np.random.Generator, levels: tuple[int, ...]) -> Lesson:
     view = View(
         name="other_picture", messages=[{"role": "user", "content": content}], image=encode_png(asked.pixels)
     )
-    return Lesson(view=view, answer=asked.answer)
+    return Lesson(view=view, answer=asked.answer, cells=asked.cells)
 
 
 def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
@@ -67,7 +69,7 @@ def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
                         content = message["content"]
                         yield content if isinstance(content, str) else content[0]["text"]
                     yield reference_answer(example, name)
-        for name, make_view in VIEWS.items():
+        for make_view in VIEWS.values():
             state = task.generate(task.levels[0], rng)
             solution = task.solve(state)
             assert solution is not None, "generators only give solvable states"

@@ -33,15 +33,23 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SIDES = "LDRU"
 
 
+MAX_LEVEL = 6
+SHAPES = ("box", "tent", "kite", "post", "arrow", "ball", "ring", "block")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PictureQuestion:
     pixels: np.ndarray
     """uint8 [N*32, N*32, 3]."""
     question: str
     answer: str
+    cells: tuple[tuple[str, ...], ...]
+    """Words that are true of each cell, row-major: its place, then what stands there or which sides have bars."""
 
 
-def sample_question(rng: np.random.Generator, levels: tuple[int, ...] = (3, 4, 5, 6)) -> PictureQuestion:
+def sample_question(
+    rng: np.random.Generator, levels: tuple[int, ...] = (3, 4, 5, MAX_LEVEL)
+) -> PictureQuestion:
     """One picture with one question, either of shapes or of bars."""
     level = int(rng.choice(levels))
     return _shapes_question(rng, level) if rng.random() < 0.6 else _bars_question(rng, level)
@@ -68,13 +76,13 @@ def _shapes_question(rng: np.random.Generator, level: int) -> PictureQuestion:
         paint[r, c] = COLOURS[colour]
         cells[r, c] = f"{colour} {shape}"
     pixels = _blend(rng, background, alpha, paint)
+    grid = [(r, c) for r in range(level) for c in range(level)]
+    true_of = tuple((cell_text(cell), *cells.get(cell, "empty").split()) for cell in grid)
     words = sorted({f"{colour} {shape}" for colour, shape in kinds})
     draw = rng.random()
     if draw < 0.35:
-        listed = " ".join(
-            f"{cell_text((r, c))} {cells.get((r, c), 'empty')}" for r in range(level) for c in range(level)
-        )
-        return PictureQuestion(pixels=pixels, question="Name every cell.", answer=f"{listed}.")
+        listed = " ".join(" ".join(words_of_cell) for words_of_cell in true_of)
+        return PictureQuestion(pixels=pixels, question="Name every cell.", answer=f"{listed}.", cells=true_of)
     if draw < 0.9:
         order = [words[i] for i in rng.permutation(len(words))]
         found = ". ".join(
@@ -86,10 +94,14 @@ def _shapes_question(rng: np.random.Generator, level: int) -> PictureQuestion:
             pixels=pixels,
             question=f"Count the rows, then find: {', '.join(order)}.",
             answer=f"{level} rows. {found}.",
+            cells=true_of,
         )
     asked = (int(rng.integers(level)), int(rng.integers(level)))
     return PictureQuestion(
-        pixels=pixels, question=f"What stands in {cell_text(asked)}?", answer=f"{cells.get(asked, 'empty')}."
+        pixels=pixels,
+        question=f"What stands in {cell_text(asked)}?",
+        answer=f"{cells.get(asked, 'empty')}.",
+        cells=true_of,
     )
 
 
@@ -109,17 +121,25 @@ def _bars_question(rng: np.random.Generator, level: int) -> PictureQuestion:
             spot_alpha[cell] = _shapes()[shape][1]
         spot_paint = np.broadcast_to(np.array(COLOURS[other], np.float32), (level, level, 3))
         pixels = _over(pixels, spot_alpha, spot_paint)
-    listed = " ".join(
-        f"{cell_text((r, c))} {_sides_text(int(masks[r, c]))}" for r in range(level) for c in range(level)
-    )
+    grid = [(r, c) for r in range(level) for c in range(level)]
+    true_of = tuple((cell_text(cell), _sides_text(int(masks[cell]))) for cell in grid)
     if rng.random() < 0.5:
-        return PictureQuestion(pixels=pixels, question="Name the bars of every cell.", answer=f"{listed}.")
-    listed = " ".join(
-        f"{cell_text((r, c))} {_sides_text(15 - int(masks[r, c]))}"
-        for r in range(level)
-        for c in range(level)
+        question, said = "Name the bars of every cell.", true_of
+    else:
+        question = "Name the free sides of every cell."
+        said = tuple((cell_text(cell), _sides_text(15 - int(masks[cell]))) for cell in grid)
+    listed = " ".join(" ".join(words) for words in said)
+    return PictureQuestion(pixels=pixels, question=question, answer=f"{listed}.", cells=true_of)
+
+
+def word_groups() -> tuple[tuple[str, ...], ...]:
+    """Words that exclude each other in a cell: places, colours (or empty), shapes, sets of barred sides."""
+    return (
+        tuple(cell_text((r, c)) for r in range(MAX_LEVEL) for c in range(MAX_LEVEL)),
+        (*COLOURS, "empty"),
+        SHAPES,
+        tuple(_sides_text(mask) for mask in range(16)),
     )
-    return PictureQuestion(pixels=pixels, question="Name the free sides of every cell.", answer=f"{listed}.")
 
 
 def _sides_text(mask: int) -> str:
@@ -191,6 +211,7 @@ def _shapes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     shapes["ball"] = (_mask(ellipse(0.7, False)), _mask(ellipse(1.0, False)))
     shapes["ring"] = (_mask(ellipse(0.8, True)), _mask(ellipse(1.0, True)))
     shapes["block"] = (np.ones((CELL_PX, CELL_PX), np.float32), np.ones((CELL_PX, CELL_PX), np.float32))
+    assert tuple(shapes) == SHAPES
     return shapes
 
 

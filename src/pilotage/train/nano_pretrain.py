@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pilotage.backbones.encode import EncodedResponses, encode_with_response
+from pilotage.backbones.encode import EncodedResponses, encode_images, encode_with_response
 from pilotage.backbones.load import Backbone, make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
 from pilotage.backbones.nano_corpus import Lesson, picture_lesson, planning_lesson, vocabulary_texts
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
+from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
 from pilotage.tasks import TASKS
 
@@ -38,7 +40,7 @@ NUM_LENGTH_BATCHES = 3
 class PretrainConfig:
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
-    steps: int = 3600
+    steps: int = 2600
     """Optimiser steps."""
     seed: int = 20261121
     peak_lr: float = 2e-3
@@ -46,12 +48,14 @@ class PretrainConfig:
     warmup: int = 100
     decay_share: float = 0.3
     weight_decay: float = 0.01
-    pictures_from: int = 600
-    """Step of the first picture: reading pictures is only learnt after planning in words."""
-    batch_pictures: int = 24
+    eyes_from: int = 300
+    """First step in which the vision tower learns to mean by a visual token what the words for its cell mean."""
+    pictures_from: int = 1000
+    """First step in which the whole model answers questions about pictures: only learnt after planning in words."""
+    batch_pictures: int = 32
     """Picture lessons in a step, once they have begun."""
-    planning_share_with_pictures: float = 0.67
-    """Share of the planning lessons that a step keeps once pictures have begun."""
+    planning_share_with_pictures: float = 0.5
+    """Share of the planning lessons that a step keeps once it answers questions about pictures."""
     bf16: bool = True
     """Matrix products in bfloat16 (weights stay in float32); turn off on processors without bfloat16 units."""
     checkpoint_every: int = 200
@@ -118,28 +122,95 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     optimizer.zero_grad(set_to_none=True)
-    batches = [encode_lessons(backbone, batch) for batch in _lessons(config, step)]
-    num_tokens = sum(int(batch["response_mask"].sum()) for batch in batches)
-    total = 0.0
-    for batch in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+    figures = {"lr": learning_rate(config, step)}
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+        planning = [encode_lessons(backbone, batch) for batch in _planning_lessons(config, step)]
+        num_tokens = sum(int(batch["response_mask"].sum()) for batch in planning)
+        figures["loss/planning"] = 0.0
+        for batch in planning:
             logits_MV, targets_M = _predictions(backbone, batch)
-        loss = F.cross_entropy(logits_MV.float(), targets_M, reduction="sum") / num_tokens
-        loss.backward()
-        total += loss.item()
+            loss = F.cross_entropy(logits_MV.float(), targets_M, reduction="sum") / num_tokens
+            loss.backward()
+            figures["loss/planning"] += loss.item()
+        if step >= config.eyes_from:
+            figures |= _picture_step(config, backbone, step)
     norm = torch.nn.utils.clip_grad_norm_(backbone.model.parameters(), 1.0)
     if not math.isfinite(norm):
         raise PilotageError(f"gradient norm {norm} at step {step}; lower peak_lr ({config.peak_lr})")
     optimizer.step()
-    return {"lr": learning_rate(config, step), "loss": total, "grad_norm": float(norm)}
+    return figures | {"grad_norm": float(norm)}
 
 
-def _lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
-    """The step's lessons in batches of like lengths; pictures apart from words."""
+def _picture_step(config: PretrainConfig, backbone: Backbone, step: int) -> dict[str, float]:
+    """Adds the gradients of the step's picture lessons: visual tokens against words, and answers to questions."""
+    lessons = _picture_lessons(config, step)
+    figures = {}
+    with _visual_tokens(backbone) as seen:
+        if step >= config.pictures_from:
+            logits_MV, targets_M = _predictions(backbone, encode_lessons(backbone, lessons))
+            loss = F.cross_entropy(logits_MV.float(), targets_M)
+            figures["loss/pictures"] = loss.item()
+        else:
+            pixels, grids = encode_images(backbone, [lesson.view.image or b"" for lesson in lessons])
+            backbone.model.model.visual(pixels, grid_thw=grids)
+            loss = torch.zeros(())
+        naming = naming_loss(backbone, seen[-1], [words for lesson in lessons for words in lesson.cells])
+    (loss + naming).backward()
+    return figures | {"loss/naming": naming.item()}
+
+
+@contextmanager
+def _visual_tokens(backbone: Backbone) -> Iterator[list[torch.Tensor]]:
+    """Collects what the vision tower hands to the language model: a [tokens, H] tensor per forward."""
+    seen: list[torch.Tensor] = []
+    hook = backbone.model.model.visual.register_forward_hook(
+        lambda _, __, output: seen.append(output.pooler_output)
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def naming_loss(
+    backbone: Backbone, visual_CH: torch.Tensor, words_C: Sequence[Sequence[str]]
+) -> torch.Tensor:
+    """Cross-entropy, in nats per word, of naming cells from their visual tokens by the embeddings of words.
+
+    C cells with one visual token each. The embeddings are held fixed: the eyes learn the language, not the
+    reverse. It stands in for the pre-trained, aligned vision tower that a real model starts from.
+    """
+    embedding_VH = backbone.model.get_output_embeddings().weight.detach()
+    total, count = visual_CH.new_zeros(()), 0
+    for group in word_groups():
+        ids = _word_ids(backbone, group)
+        place = {word: i for i, word in enumerate(group)}
+        named = [(cell, place[word]) for cell, words in enumerate(words_C) for word in words if word in place]
+        if not named:
+            continue
+        cells, targets = torch.tensor(named).T
+        logits = visual_CH[cells].float() @ embedding_VH[ids].float().T
+        total = total + F.cross_entropy(logits, targets, reduction="sum")
+        count += len(named)
+    return total / count
+
+
+def _word_ids(backbone: Backbone, words: Sequence[str]) -> list[int]:
+    encoded: Any = backbone.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    assert all(len(ids) == 1 for ids in encoded), "every word of the pictures is one token of nano's"
+    return [ids[0] for ids in encoded]
+
+
+def _picture_lessons(config: PretrainConfig, step: int) -> list[Lesson]:
+    rng = np.random.default_rng([config.seed, 3, step])
+    return [picture_lesson(rng, config.picture_levels) for _ in range(config.batch_pictures)]
+
+
+def _planning_lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
+    """The step's lessons in words, in batches of like lengths."""
     rng = np.random.default_rng([config.seed, 1, step])
     tasks = {task.name: task for task in TASKS}
-    with_pictures = step >= config.pictures_from
-    share = config.planning_share_with_pictures if with_pictures else 1.0
+    share = config.planning_share_with_pictures if step >= config.pictures_from else 1.0
     planning = [
         planning_lesson(tasks[name], int(level), rng)
         for name, count, levels, shares in config.lessons
@@ -147,10 +218,7 @@ def _lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
     ]
     planning.sort(key=lambda lesson: len(lesson.answer) + len(str(lesson.view.messages)))
     size = -(-len(planning) // NUM_LENGTH_BATCHES)
-    batches = [planning[i : i + size] for i in range(0, len(planning), size)]
-    if with_pictures:
-        batches.append([picture_lesson(rng, config.picture_levels) for _ in range(config.batch_pictures)])
-    return batches
+    return [planning[i : i + size] for i in range(0, len(planning), size)]
 
 
 def encode_lessons(backbone: Backbone, lessons: Sequence[Lesson]) -> EncodedResponses:
