@@ -29,6 +29,7 @@ from pilotage.backbones.encode import (
 )
 from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
 from pilotage.backbones.nano import build_nano, save_backbone
+from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.distill.align import predicting_positions, response_tokens, row_sums, split_rows
 from pilotage.errors import PilotageError
 from tiny import TINY, image_view, mixed_views, picture, png, text_view, tiny_backbone, tiny_tokenizer
@@ -121,6 +122,16 @@ def test_a_stock_layout_loads_and_reads_pictures(stock):
     assert torch.isfinite(logits[inputs["attention_mask"].bool()]).all()
     names = {stock.tokenizer.convert_ids_to_tokens(token) for token in stock.eos_ids}
     assert names == {"<|im_end|>", "<|endoftext|>"}
+
+
+def test_an_older_layout_keeps_its_chat_template_in_a_file_of_its_own(tmp_path):
+    path = stock_directory(tmp_path, "qwen2_5_vl")
+    template = (path / "chat_template.jinja").read_text()
+    (path / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="has no chat template"):
+        ImageTextProcessor.load(str(path))
+    (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert ImageTextProcessor.load(str(path)).chat_template == template
 
 
 def test_positions_are_the_models_own(stock):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pilotage.backbones.encode import PromptTooLongError, encode_views, encode_with_response
-from pilotage.backbones.load import load_backbone
+from pilotage.backbones.load import LoraSettings, load_backbone, with_lora
 from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
@@ -21,7 +21,7 @@ from pilotage.rollouts.engine import sampling_noise
 from pilotage.rollouts.transformers_engine import TransformersEngine, _Chooser, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
 from test_backbones import stock_directory
-from tiny import image_view, mixed_views, picture, png, text_view, tiny_backbone
+from tiny import enliven, image_view, mixed_views, picture, png, text_view, tiny_backbone
 
 IDS = ["a", "b", "c", "d", "e"]
 
@@ -37,9 +37,20 @@ def any_backbone(request, tmp_path_factory):
         return tiny_backbone()
     torch.manual_seed(0)
     loaded = load_backbone(stock_directory(tmp_path_factory.mktemp(request.param), request.param))
-    with torch.no_grad():
-        loaded.model.lm_head.weight.mul_(8)
+    enliven(loaded.model)
     return loaded
+
+
+def test_the_models_under_test_heed_context_and_picture(any_backbone):
+    """Else the agreements below would mean little."""
+    views = [image_view(png(picture(3, seed=seed))) for seed in range(6)]
+    settings: dict[str, Any] = {"example_ids": list("abcdef"), "max_new_tokens": 30}
+    rollouts = TransformersEngine(any_backbone).generate(views, **settings)
+    assert len({rollout.token_ids for rollout in rollouts}) >= 4
+    assert len({token for rollout in rollouts for token in rollout.token_ids}) >= 12
+    sampled = TransformersEngine(any_backbone).generate(views, temperature=1.0, **settings)
+    logprobs = [logprob for rollout in sampled for logprob in rollout.logprobs]
+    assert -5.5 < sum(logprobs) / len(logprobs) < -0.5
 
 
 def rescored(backbone, views, rollouts, temperature: float = 1.0) -> list[torch.Tensor]:
@@ -122,7 +133,7 @@ def test_the_seed_decides(backbone):
 
 def eos_prone(backbone_seed: int = 0):
     """A backbone that ends its turn with probability about 1 / 8 at each step."""
-    backbone = tiny_backbone(backbone_seed, sharp=1.0)
+    backbone = tiny_backbone(backbone_seed, head=1.0)
     lm_head, eos = backbone.model.lm_head, backbone.tokenizer.eos_token_id
 
     def favour_eos(module, args, logits):
@@ -175,7 +186,7 @@ def test_several_rollouts_of_a_view_share_its_prompt_and_differ():
 
 
 def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
-    backbone = tiny_backbone(sharp=1.0)
+    backbone = tiny_backbone(head=1.0)
     image = backbone.image_token_id
     boost = math.log(len(backbone.tokenizer))  # about half of the probability
 
@@ -248,6 +259,25 @@ def test_training_mode_and_gradients_are_as_before(backbone):
     backbone.model(**inputs).logits.sum().backward()
     backbone.model.zero_grad()
     backbone.model.eval()
+
+
+def test_an_adapter_decodes_with_its_own_weights_and_with_the_bases_when_switched_off():
+    backbone = tiny_backbone()
+    views = mixed_views()
+    settings: dict[str, Any] = {"example_ids": IDS, "max_new_tokens": 12}
+    base = TransformersEngine(backbone).generate(views, **settings)
+    adapted = with_lora(backbone, LoraSettings(rank=2, alpha=4))
+    with torch.no_grad():
+        for name, value in adapted.model.named_parameters():
+            if "lora_B" in name:
+                value.normal_()
+    engine = TransformersEngine(adapted)
+    moved = engine.generate(views, **settings)
+    assert moved != base
+    assert_logprobs_agree(adapted, views, moved)
+    with adapted.model.disable_adapter():
+        again = engine.generate(views, **settings)
+    assert [rollout.token_ids for rollout in again] == [rollout.token_ids for rollout in base]
 
 
 def test_an_over_long_prompt_names_its_example(backbone):

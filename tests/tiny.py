@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return build_nano_tokenizer(TEXTS, min_count=1)
 
 
-def tiny_backbone(seed: int = 0, *, sharp: float = 12.0) -> Backbone:
-    """A random model; `sharp` scales the embedding so that its distributions are neither flat nor certain."""
-    model, processor = build_nano(TINY, tiny_tokenizer(), seed=seed)
+def enliven(model: Any, *, layers: float = 12.0, head: float = 15.0) -> None:
+    """Scales random weights until context, position and picture decide the next token, with neither flat nor certain
+    distributions. As initialised, a model all but repeats its last token, and tests on it would see nothing.
+    """
     with torch.no_grad():
-        model.lm_head.weight.mul_(sharp)  # tied to the embedding
+        for name, value in model.named_parameters():
+            if value.ndim == 2 and (".layers." in name or ".visual.blocks" in name or "merger" in name):
+                value.mul_(layers)
+        model.lm_head.weight.mul_(head)
+
+
+def tiny_backbone(seed: int = 0, *, layers: float = 12.0, head: float = 15.0) -> Backbone:
+    """A random, lively nano model."""
+    model, processor = build_nano(TINY, tiny_tokenizer(), seed=seed)
+    enliven(model, layers=layers, head=head)
     return make_backbone(model, processor, name="tiny")
 
 
