@@ -150,6 +150,8 @@ def chunked_rows(
 
 def gathered(weight: Tensor) -> Tensor:
     """The full tensor behind a sharded parameter; its gradient is averaged over the ranks, as FSDP does."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return weight  # spares a process without ranks a slow import
     from torch.distributed.tensor import DTensor, Partial
 
     if not isinstance(weight, DTensor):

@@ -1,0 +1,178 @@
+"""From values per token to the loss of one optimiser step, divided once over all micro-batches and ranks.
+
+Axis letters: M active tokens of a micro-batch (row by row, in order), R rows of it.
+
+| reduction | the step's loss |
+| --- | --- |
+| `token` | mean over all active tokens |
+| `sequence` | mean over rows of each row's token mean; rows without active tokens do not count |
+| `task` | mean over tasks of each task's token mean; tasks without active tokens do not count |
+
+Means per micro-batch would overweight short or rare rows, so the counts of the whole step come first and every token
+gets its weight before the first backward pass:
+
+    counts = global_counts(count_step(num_tokens_R, tasks_R, task_names=...), all_sum)   # all rows of this rank's step
+    weight_M = token_weights("task", num_tokens_R, tasks_R, counts)                      # one micro-batch
+    estimator(..., weight_M=weight_M).value_M.sum().backward()
+
+The values so weighted sum, over micro-batches and ranks, to the step's loss. Where gradients are *averaged* over ranks
+(DDP, FSDP) instead of summed, pass `num_averaged` = the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["token", "sequence", "task"]
+REDUCTIONS: tuple[Reduction, ...] = ("token", "sequence", "task")
+
+AllSum = Callable[[Tensor], Tensor]
+"""Sums a tensor over all ranks, e.g. `lambda t: accelerator.reduce(t, reduction="sum")`; one rank: the identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """A sum and the count of what was summed: parts add up, and are divided once, at the end."""
+
+    sum: float
+    count: float
+
+    @classmethod
+    def of(cls, values_M: Tensor, mask_M: Tensor | None = None) -> Reduced:
+        """Sum and count of the values, or of those where the mask holds."""
+        values_M = values_M.detach()
+        if mask_M is None:
+            return cls(sum=float(values_M.double().sum()), count=float(values_M.numel()))
+        return cls(sum=float(values_M[mask_M].double().sum()), count=float(mask_M.sum()))
+
+    def __add__(self, other: Reduced) -> Reduced:
+        return Reduced(sum=self.sum + other.sum, count=self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        """sum / count; NaN when nothing was counted, so that it cannot pass for a measured zero."""
+        return self.sum / self.count if self.count else float("nan")
+
+
+def global_reduced(parts: Mapping[str, Reduced], all_sum: AllSum) -> dict[str, Reduced]:
+    """Every named part summed over the ranks in one call; all ranks must have the same names."""
+    names = sorted(parts)
+    flat = all_sum(
+        torch.tensor([[parts[name].sum, parts[name].count] for name in names], dtype=torch.float64)
+    )
+    return {
+        name: Reduced(sum=total, count=count)
+        for name, (total, count) in zip(names, flat.tolist(), strict=True)
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCounts:
+    """How much there is to average over in one optimiser step."""
+
+    num_tokens: float
+    num_sequences: float
+    """Rows with at least one active token."""
+    tokens_by_task: Mapping[str, float]
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks with at least one active token."""
+        return sum(count > 0 for count in self.tokens_by_task.values())
+
+
+def count_step(
+    num_tokens_R: Sequence[int], tasks_R: Sequence[str], *, task_names: Sequence[str] | None = None
+) -> StepCounts:
+    """Counts of the rows at hand: all of the step's, or this rank's, to be summed by `global_counts`.
+
+    For the latter name the tasks of the whole run, the same on every rank. Raises ValueError for a row of another.
+    """
+    names = set(tasks_R) if task_names is None else set(task_names)
+    tokens_by_task = dict.fromkeys(sorted(names), 0.0)
+    for num_tokens, task in zip(num_tokens_R, tasks_R, strict=True):
+        if task not in tokens_by_task:
+            raise ValueError(f"a row of task {task!r}, but the step was announced for {sorted(names)}")
+        tokens_by_task[task] += num_tokens
+    return StepCounts(
+        num_tokens=float(sum(num_tokens_R)),
+        num_sequences=float(sum(num_tokens > 0 for num_tokens in num_tokens_R)),
+        tokens_by_task=tokens_by_task,
+    )
+
+
+def global_counts(local: StepCounts, all_sum: AllSum) -> StepCounts:
+    """The counts of all ranks, from those of this one, in one call of `all_sum`."""
+    names = sorted(local.tokens_by_task)
+    by_task = [local.tokens_by_task[name] for name in names]
+    flat = torch.tensor([local.num_tokens, local.num_sequences, *by_task], dtype=torch.float64)
+    num_tokens, num_sequences, *by_task = all_sum(flat).tolist()
+    return StepCounts(
+        num_tokens=num_tokens,
+        num_sequences=num_sequences,
+        tokens_by_task=dict(zip(names, by_task, strict=True)),
+    )
+
+
+def row_weights(
+    reduction: Reduction, num_tokens_R: Sequence[int], tasks_R: Sequence[str], counts: StepCounts
+) -> list[float]:
+    """The weight of each token of each row, given the counts of the whole step; 0 for rows without active tokens."""
+    return [_weight(reduction, *row, counts) for row in zip(num_tokens_R, tasks_R, strict=True)]
+
+
+def _weight(reduction: Reduction, num_tokens: int, task: str, counts: StepCounts) -> float:
+    if num_tokens == 0:
+        return 0.0
+    if reduction == "token":
+        return 1.0 / counts.num_tokens
+    if reduction == "sequence":
+        return 1.0 / (counts.num_sequences * num_tokens)
+    if reduction == "task":
+        return 1.0 / (counts.num_tasks * counts.tokens_by_task[task])
+    raise ValueError(f"reduction={reduction!r}: one of {', '.join(REDUCTIONS)}")
+
+
+def token_weights(
+    reduction: Reduction,
+    num_tokens_R: Sequence[int],
+    tasks_R: Sequence[str],
+    counts: StepCounts,
+    *,
+    num_averaged: int = 1,
+) -> Tensor:
+    """The weight of every active token of a micro-batch [M], float32.
+
+    `counts` are those of the whole step; sum(weight * value) over all of the step's tokens is its loss.
+    """
+    weight_R = torch.tensor(row_weights(reduction, num_tokens_R, tasks_R, counts), dtype=torch.float32)
+    return weight_R.mul_(num_averaged).repeat_interleave(torch.tensor(num_tokens_R, dtype=torch.long))
+
+
+def reduced_groups(
+    reduction: Reduction, value_M: Tensor, num_tokens_R: Sequence[int], tasks_R: Sequence[str]
+) -> dict[str, Reduced]:
+    """Sums and counts of one micro-batch, of which `mean_of_groups` makes the reduction's mean.
+
+    One group `all` for `token` (counts tokens) and `sequence` (counts rows), a group per task for `task`.
+    """
+    rows = value_M.detach().split(list(num_tokens_R))
+    groups: dict[str, Reduced] = {}
+    for row_m, task in zip(rows, tasks_R, strict=True):
+        part = Reduced.of(row_m)
+        if reduction == "sequence":
+            part = Reduced(sum=part.mean, count=1.0) if part.count else part
+        name = task if reduction == "task" else "all"
+        groups[name] = groups.get(name, Reduced(sum=0.0, count=0.0)) + part
+    return groups
+
+
+def mean_of_groups(groups: Mapping[str, Reduced]) -> float:
+    """Plain mean of the means of the groups that have something in them; NaN when none has."""
+    means = [group.mean for group in groups.values() if group.count]
+    return sum(means) / len(means) if means else float("nan")
