@@ -453,26 +453,25 @@ class _Clock:
         self._last_s = now_s
 
 
-def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, str]:
-    """About how much one rank holds, by part; activations are for rows of the longest allowed length."""
-
-    def gib(num_bytes: float) -> str:
-        return f"{num_bytes / 2**30:.2f} GiB"
-
+def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, int]:
+    """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
     parameters = list(student.model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in parameters)
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     text = student.model.config.get_text_config()
-    length = (config.max_prompt_tokens or 512) + config.max_new_tokens
-    tokens = config.micro_batch_size * length
-    # Per token and layer: about 16 hidden-sized and 4 MLP-sized tensors are kept for the backward.
-    width = 16 * text.hidden_size + 4 * text.intermediate_size
+    tokens = config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens)
+    # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
     layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
-    kept = tokens * (layers * width + text.num_hidden_layers * text.hidden_size) * (2 if config.bf16 else 4)
-    parts = {"student": weights, "gradients": trained, "optimiser": 2 * trained, "activations": kept}
+    numbers = layers * (16 * text.hidden_size + 4 * text.intermediate_size)
+    numbers += text.num_hidden_layers * text.hidden_size
+    parts = {
+        "student": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": tokens * numbers * (2 if config.bf16 else 4),
+    }
     if teacher is not student:
         parts["teacher"] = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
-    return {name: gib(size) for name, size in parts.items()} | {"together": gib(sum(parts.values()))}
+    return parts | {"together": sum(parts.values())}
 
 
 def save_whole(backbone: Backbone, directory: Path) -> None:

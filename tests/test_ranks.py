@@ -1,0 +1,61 @@
+"""Two ranks with gloo, started by torchrun, do what one rank does with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_run import RESUMED, rows_of, tiny_config, tiny_examples
+from pilotage.errors import PilotageError
+from pilotage.train.distill import distill
+from pilotage.train.distill_order import ExampleOrder
+from tiny import tiny_backbone
+
+SCRIPT = Path(__file__).parent / "distill_run.py"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("ranks")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), str(run_dir), "--fully-shard"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_loss_trace_of_one(two_ranks, tmp_path):
+    torch.set_num_threads(1)
+    distill(tiny_config(**RESUMED), student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path)
+    ours, theirs = rows_of(two_ranks), rows_of(tmp_path)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == list(range(1, 7))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        numbers = {name: value for name, value in other.items() if name != "stage"}
+        assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_sharded_gradients_are_those_of_the_whole_model(two_ranks):
+    assert json.loads((two_ranks / "sharded.json").read_text()) < 1e-6
+
+
+def test_ranks_share_out_the_slots_of_a_step():
+    order = ExampleOrder(tiny_examples(), prompts_per_step=4, seed=0)
+    whole = order.slots(7)
+    assert order.slots(7, rank=0, num_ranks=2) + order.slots(7, rank=1, num_ranks=2) == whole
+    with pytest.raises(PilotageError, match="multiple of the 3 ranks"):
+        order.slots(0, num_ranks=3)
