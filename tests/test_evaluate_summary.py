@@ -39,8 +39,17 @@ def test_bootstrap_interval_of_a_coin_matches_the_binomial() -> None:
     interval = bootstrap_mean([1.0] * 40 + [0.0] * 60)
     assert interval.mean == pytest.approx(0.4)
     assert interval.n == 100
-    assert interval.low == pytest.approx(0.31, abs=0.011)
-    assert interval.high == pytest.approx(0.50, abs=0.011)
+    assert interval.low == pytest.approx(0.31)
+    assert interval.high == pytest.approx(0.50)
+
+
+def test_drawn_resamples_agree_with_the_binomial() -> None:
+    coin = np.repeat([1.0, 0.0], [40, 60])
+    # A third value, as rare as can be, makes the same coin a matter of drawing.
+    drawn = bootstrap_mean([*coin, 0.5])
+    exact = bootstrap_mean(coin)
+    assert drawn.low == pytest.approx(exact.low, abs=0.011)
+    assert drawn.high == pytest.approx(exact.high, abs=0.011)
 
 
 def test_bootstrap_of_real_numbers_has_the_standard_error_of_the_mean() -> None:

@@ -1,7 +1,7 @@
 """Percentile bootstrap intervals of means and of macro means. Seeded, vectorised, no torch.
 
-A resample of n values with K distinct ones is a multinomial draw of K counts, so that yes-or-no data cost
-the same for 100 and for 100,000 rows.
+A resample of n values with K distinct ones is a multinomial draw of K counts. For yes-or-no data (K = 2) it
+is binomial, so that the percentiles of infinitely many resamples are known and nothing need be drawn.
 """
 
 from __future__ import annotations
@@ -76,10 +76,26 @@ def bootstrap_macro_mean(
         reach = 1.0 - (alpha / 2) ** (1 / min(array.size for array in arrays))
         low, high = max(bounds[0], mean - reach), min(bounds[1], mean + reach)
         return Interval(mean=mean, low=low, high=high, n=num_rows)
+    if len(arrays) == 1 and np.unique(arrays[0]).size == 2:
+        low, high = _two_valued_percentiles(arrays[0], (alpha / 2, 1.0 - alpha / 2))
+        return Interval(mean=mean, low=low, high=high, n=num_rows)
     rng = np.random.default_rng(seed)
     means = np.mean([_resampled_means(array, rng, num_resamples) for array in arrays], axis=0)
     low, high = np.quantile(means, [alpha / 2, 1.0 - alpha / 2])
     return Interval(mean=mean, low=float(low), high=float(high), n=num_rows)
+
+
+def _two_valued_percentiles(values: np.ndarray, levels: tuple[float, float]) -> tuple[float, float]:
+    """Percentiles of the resampled mean, exactly: the number of larger values is Binomial(n, share)."""
+    smaller, larger = float(values.min()), float(values.max())
+    n = values.size
+    share = np.count_nonzero(values == larger) / n
+    k = np.arange(n + 1)
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(k[1:]))))
+    log_choose = log_factorial[n] - log_factorial - log_factorial[::-1]
+    cdf = np.cumsum(np.exp(log_choose + k * np.log(share) + (n - k) * np.log1p(-share)))
+    low, high = (smaller + (larger - smaller) * int(np.searchsorted(cdf, level)) / n for level in levels)
+    return low, high
 
 
 def _resampled_means(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
@@ -90,5 +106,6 @@ def _resampled_means(values: np.ndarray, rng: np.random.Generator, num_resamples
     for start in range(0, num_resamples, rows):
         stop = min(start + rows, num_resamples)
         drawn = rng.multinomial(values.size, counts / values.size, size=stop - start)
-        means[start:stop] = drawn @ distinct / values.size
+        # Not a matrix product: BLAS would wake its threads, which cost more than this sum on a busy machine.
+        means[start:stop] = np.einsum("rk,k->r", drawn, distinct) / values.size
     return means

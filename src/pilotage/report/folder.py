@@ -19,6 +19,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import JsonlFile, read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, KINDS
 from pilotage.evaluate.summary import Summary, summarise
+from pilotage.report.text import visible
 
 STAGE_ORDER = ("base", "stage1", "stage2")
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
@@ -76,7 +77,7 @@ def order_stages(names: list[str]) -> list[str]:
 
 
 def stage_title(stage: str) -> str:
-    return STAGE_TITLES.get(stage, stage)
+    return STAGE_TITLES.get(stage) or visible(stage, 40)
 
 
 def read_run(path: Path) -> RunFolder:

@@ -49,7 +49,8 @@ def write_report(run_dir: Path, *, out: Path | None = None, gallery_per_task: in
     page = render_report(read_run(run_dir), gallery_per_task=gallery_per_task)
     target = run_dir / REPORT_NAME if out is None else out
     partial = target.with_name(target.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
+    # A file name that is not UTF-8 may have put a lone surrogate into the page.
+    partial.write_bytes(page.encode("utf-8", "replace"))
     os.replace(partial, target)
     return target
 

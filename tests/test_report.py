@@ -1,0 +1,463 @@
+"""The page of a run: its parts, its figures' geometry, and what it makes of hostile or missing files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.errors import PilotageError
+from pilotage.report import write_report
+from pilotage.report.charts import MAX_RADIUS, Share, gap_bars, perception_planning
+from pilotage.report.curves import MAX_POINTS, panels
+from pilotage.report.folder import read_run
+from pilotage.report.gallery import make_gallery, verdict_class
+from pilotage.report.svg import nice_ticks, tag
+from pilotage.report.text import duration, percent, points, visible
+from synthetic_run import write_run
+
+SECTIONS = ("gap", "diagnostic", "curves", "table", "gallery", "settings")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    write_run(folder, num_per_task=4)
+    return folder
+
+
+@pytest.fixture
+def copy(run_dir: Path, tmp_path: Path) -> Path:
+    """A run folder to damage."""
+    import shutil
+
+    return Path(shutil.copytree(run_dir, tmp_path / "copy"))
+
+
+class Reader(HTMLParser):
+    """Elements, and the text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._skip = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._skip += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.text += data
+
+    @property
+    def ids(self) -> set[str | None]:
+        return {attrs.get("id") for _, attrs in self.tags}
+
+
+def repr_short(content: bytes) -> str:
+    return repr(content[:12])
+
+
+def page_of(folder: Path) -> str:
+    return write_report(folder, gallery_per_task=4).read_text(encoding="utf-8")
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    rows = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_page_has_every_part_and_nothing_missing(run_dir: Path) -> None:
+    reader = Reader(page_of(run_dir))
+    assert set(SECTIONS) <= reader.ids
+    assert "missing" not in reader.ids
+    assert "pilotage demo --out runs/demo" in reader.text
+    assert "12 levels a view, greedy" in reader.text
+    charts = [attrs for name, attrs in reader.tags if name == "svg" and "chart" in (attrs.get("class") or "")]
+    # Three tasks and their mean; three diagnostics; 3 + 9 panels of curves.
+    assert len(charts) == 4 + 3 + 12
+    assert all(attrs["aria-label"] for attrs in charts)
+
+
+def test_the_page_needs_no_network(run_dir: Path) -> None:
+    page = page_of(run_dir)
+    assert set(re.findall(r"https?://[\w./]+", page)) <= {"http://www.w3.org/2000/svg"}
+    for name, attrs in Reader(page).tags:
+        for key in ("src", "href", "action", "srcset"):
+            value = attrs.get(key)
+            assert value is None or value.startswith(("#", "data:")), (name, key, value)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_is_made_without_torch() -> None:
+    code = "import sys, pilotage.report, pilotage.evaluate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HOSTILE = (
+    "</script><script>window.hurt = 1</script><img src=x onerror=alert(1)>\"'&{{7*7}}\u202egnorw\x00\ud800"
+)
+
+
+def test_model_text_is_escaped_wherever_it_stands(copy: Path) -> None:
+    for path in (copy / "eval").glob("*.jsonl"):
+        rewrite(path, lambda row: row | {"response": HOSTILE, "error": HOSTILE, "fields": {"Size": HOSTILE}})
+    config = {"recipe": HOSTILE, HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}}
+    (copy / "config.json").write_text(json.dumps(config))
+    line = {"stage": HOSTILE, "step": 1, f"{HOSTILE}/x": 0.5, f"{HOSTILE}/y": 0.5}
+    (copy / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    page = page_of(copy)
+    reader = Reader(page)
+    assert [name for name, _ in reader.tags].count("script") == 2
+    assert not any(name == "img" for name, _ in reader.tags)
+    assert not any(key.startswith("on") for _, attrs in reader.tags for key in attrs)
+    assert "window.hurt = 1</script>" not in page
+    assert "{{7*7}}" in reader.text
+    for character in "\u202e\x00":
+        assert character not in page
+    assert "⟨U+202E⟩gnorw⟨U+0000⟩⟨U+D800⟩" in reader.text
+
+
+def test_a_megabyte_answer_is_cut_visibly(copy: Path) -> None:
+    rewrite(copy / "eval" / "stage2.image.jsonl", lambda row: row | {"response": "<answer>" + "R " * 10**6})
+    page = page_of(copy)
+    assert "more characters are not shown" in page
+    assert len(page) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("lost", "said", "gone"),
+    [
+        ("config.json", "config.json is not there", "settings"),
+        ("metrics.jsonl", "no training curves", "curves"),
+        ("summary.json", "summary.json is not there", None),
+        ("eval/stage2.image.jsonl", "Stage 2 was not evaluated on: image", None),
+        ("eval", "no gallery", "gallery"),
+    ],
+)
+def test_what_is_missing_is_named_and_the_rest_is_shown(
+    copy: Path, lost: str, said: str, gone: str | None
+) -> None:
+    target = copy / lost
+    if target.is_dir():
+        for path in target.iterdir():
+            path.unlink()
+    else:
+        target.unlink()
+    reader = Reader(page_of(copy))
+    assert said in reader.text
+    assert "missing" in reader.ids
+    assert "gap" in reader.ids
+    assert gone is None or gone not in reader.ids
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b'{"stages": 3}', b"[" * 10**5], ids=repr_short
+)
+def test_a_broken_object_never_stops_the_page(copy: Path, content: bytes) -> None:
+    for name in ("config.json", "summary.json"):
+        (copy / name).write_bytes(content)
+    assert "gallery" in Reader(page_of(copy)).ids
+
+
+def test_broken_lines_never_stop_the_page(copy: Path) -> None:
+    lines = b'null\n\xff\xfe\n[]\n{"stages": 3}\n{"step": "x"}\n\n' + b"[" * 10**5 + b'\n{"step": 1}\n{'
+    for name in ("metrics.jsonl", "eval/base.text.jsonl"):
+        (copy / name).write_bytes(lines)
+    reader = Reader(page_of(copy))
+    assert "gallery" in reader.ids
+    for number, what in ((1, "is not a JSON object"), (2, "is not JSON"), (9, "was cut short")):
+        assert f"metrics.jsonl line {number} {what}" in reader.text
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    reader = Reader(page_of(tmp_path))
+    assert "missing" in reader.ids
+    assert not reader.ids & set(SECTIONS)
+
+
+def test_no_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PilotageError, match="no run folder"):
+        write_report(tmp_path / "nothing")
+
+
+def test_a_line_cut_short_is_left_out_and_named(copy: Path) -> None:
+    path = copy / "eval" / "base.image.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    run = read_run(copy)
+    assert len(run.rows["base"]["image"]) == 11
+    assert any("base.image.jsonl line 12 was cut short" in problem for problem in run.problems)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"level": "3"},
+        {"state": None},
+        {"verdict": {"parsed": True}},
+        {"verdict": {"num_executed": "x"}},
+        {"right": [1]},
+        {"kind": "text"},
+        {"id": 7},
+    ],
+)
+def test_a_malformed_row_is_left_out_and_named(copy: Path, damage: dict[str, Any]) -> None:
+    rewrite(copy / "eval" / "base.image.jsonl", lambda row: row | damage)
+    page = Reader(page_of(copy))
+    assert "base.image.jsonl: a row" in page.text
+    assert "gallery" in page.ids
+
+
+def test_a_state_or_task_that_cannot_be_drawn_still_shows_its_answer(copy: Path) -> None:
+    rewrite(copy / "eval" / "stage2.image.jsonl", lambda row: row | {"state": {"map": ["XX"]}})
+    for kind in ("image", "text", "perception"):
+        rewrite(
+            copy / "eval" / f"base.{kind}.jsonl", lambda row: row | {"task": "sokoban", "id": "s" + row["id"]}
+        )
+    assert "This state cannot be drawn." in Reader(page_of(copy)).text
+
+
+def test_summary_alone_still_gives_the_bars(copy: Path) -> None:
+    for path in (copy / "eval").iterdir():
+        path.unlink()
+    summary = {
+        "stages": {"base": {"tasks": {"maze": {"image": {"success": 0.1, "low": 0, "high": 0.2, "n": 9}}}}}
+    }
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert "Maze. Base: image view 10 %" in page_of(copy)
+
+
+def share(success: float, n: int = 100) -> Share:
+    return Share(success=success, low=max(0.0, success - 0.05), high=min(1.0, success + 0.05), n=n)
+
+
+def test_bars_are_as_high_as_the_success_they_show() -> None:
+    cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
+    svg = gap_bars("Maze", cells, {"base": "Base"})
+    heights = dict(re.findall(r'k-(\w+)"><title>.*?height="([\d.]+)"', svg))
+    full = float(heights["text"])
+    assert float(heights["image"]) == pytest.approx(full / 4, abs=0.01)
+    assert float(heights["perception"]) == pytest.approx(full / 2, abs=0.01)
+    assert "gap +75" in svg
+    assert "image view: 25 % [20–30], n = 100" in svg
+
+
+def test_the_area_of_a_bubble_is_the_success_from_the_image() -> None:
+    cells = {
+        "base": {"text": share(0.9), "image": share(0.25), "perception": share(0.1)},
+        "stage2": {"text": share(0.9), "image": share(1.0), "perception": share(0.9)},
+    }
+    svg = perception_planning("Maze", 0, cells, {"base": "Base", "stage2": "Stage 2"})
+    circles = re.findall(r'</title><circle cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', svg)
+    assert sorted(float(r) for *_, r in circles) == [MAX_RADIUS / 2, MAX_RADIUS]
+    by_size = sorted(circles, key=lambda circle: float(circle[2]))
+    assert float(by_size[0][0]) < float(by_size[1][0])
+    assert by_size[0][1] == by_size[1][1]
+    assert svg.count('class="way"') == 1
+
+
+def test_curves_pass_through_their_points() -> None:
+    rows = [{"stage": "stage1", "step": step, "loss": loss} for step, loss in ((0, 2.0), (5, 1.0), (10, 0.0))]
+    (panel,) = panels(rows)
+    # The plot is 46..408 wide and 180 (0) .. 12 (2) high.
+    assert 'd="M46.0 12.0L227.0 96.0L408.0 180.0" class="line c-0"' in panel.chart
+    assert panel.data["x"] == [0, 5, 10]
+    assert panel.data["series"][0]["y"] == [2.0, 1.0, 0.0]
+
+
+def test_known_metrics_share_panels_and_unknown_ones_get_their_own() -> None:
+    row = {
+        "stage": "stage2",
+        "step": 1,
+        "time_s": 3.0,
+        "kl/state": 0.1,
+        "kl/all": 0.2,
+        "new/a": 1,
+        "new/b": 2,
+        "z": 3,
+    }
+    made = {panel.title: [s.label for s in panel.series] for panel in panels([row])}
+    assert made == {"Divergence by span": ["state", "all"], "new": ["a", "b"], "z": ["z"]}
+
+
+def test_a_total_is_drawn_apart_from_its_parts() -> None:
+    row = {
+        "stage": "s",
+        "step": 1,
+        "rollout/success": 0.5,
+        "rollout/success/maze": 0.4,
+        "rollout/success/lake": 0.6,
+    }
+    (panel,) = panels([row])
+    assert [(s.label, s.colour) for s in panel.series] == [("maze", "0"), ("lake", "1"), ("all", "all")]
+
+
+def test_what_is_no_number_leaves_a_hole_in_the_curve() -> None:
+    losses = [1.0, float("nan"), "x", None, True, 10**400, float("inf"), 2.0]
+    (panel,) = panels([{"step": i, "loss": loss} for i, loss in enumerate(losses)])
+    assert panel.data["series"][0]["y"] == [1.0, 2.0]
+    assert panel.data["x"] == [0, 7]
+
+
+def test_long_curves_are_thinned_and_keep_their_mean() -> None:
+    rows = [{"step": step, "loss": float(step % 2)} for step in range(10 * MAX_POINTS)]
+    (panel,) = panels(rows)
+    values = panel.data["series"][0]["y"]
+    assert len(values) == MAX_POINTS
+    assert set(values) == {0.5}
+
+
+def test_steps_repeated_by_a_resumed_run_count_once(copy: Path) -> None:
+    lines = [
+        {"stage": "stage1", "step": step, "loss": loss}
+        for step, loss in ((1, 9.0), (2, 9.0), (2, 1.0), (3, 1.0))
+    ]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row["loss"] for row in read_run(copy).metrics["stage1"]] == [9.0, 1.0, 1.0]
+
+
+def lake_row(response: str, verdict: dict[str, Any], **more: Any) -> dict[str, Any]:
+    base = {
+        "id": "frozenlake-3-a",
+        "kind": "image",
+        "task": "frozenlake",
+        "level": 3,
+        "state": {"map": ["SFF", "FHF", "FFG"]},
+        "response": response,
+        "verdict": verdict,
+        "right": {},
+        "error": None,
+    }
+    return base | more
+
+
+def verdict(
+    success: bool, num_executed: int, *, legal: bool = True, optimal: bool = False, reason: str = ""
+) -> Any:
+    return {
+        "parsed": True,
+        "legal": legal,
+        "success": success,
+        "optimal": optimal,
+        "num_executed": num_executed,
+        "reason": reason or ("success" if success else "not_reached"),
+    }
+
+
+def shown(row: dict[str, Any]) -> Any:
+    (level,) = make_gallery({"base": {"image": [row]}}).levels
+    (answer,) = level.answers
+    return answer
+
+
+def test_the_plan_is_drawn_from_cell_to_cell_until_it_arrives() -> None:
+    answer = shown(lake_row("<answer>R R D D L</answer>", verdict(True, 4, optimal=True)))
+    assert 'd="M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5" class="route"' in answer.picture
+    assert answer.badge == "optimal"
+
+
+def test_a_forbidden_move_ends_in_a_cross_where_it_happened() -> None:
+    answer = shown(lake_row("<answer>R D R</answer>", verdict(False, 2, legal=False, reason="hole")))
+    assert 'd="M0.5 0.5L1.5 0.5L1.5 1.5" class="route"' in answer.picture
+    assert "cross" in answer.picture
+    assert answer.badge == "illegal move: hole"
+
+
+def test_a_move_into_a_wall_is_drawn_towards_the_wall() -> None:
+    state = {"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]}
+    wall = verdict(False, 1, legal=False, reason="wall")
+    answer = shown(lake_row("<answer>R</answer>", wall, task="maze", level=2, state=state))
+    assert 'd="M0.5 0.5L0.92 0.5" class="route failed"' in answer.picture
+
+
+def test_recited_cells_that_are_not_so_are_marked_in_text_and_picture() -> None:
+    text = "Size: 3. Player: (1,0). Goal: (2,2). Holes: (1,1) (0,2).\nRoute: x.\n<answer>D</answer>"
+    answer = shown(lake_row(text, verdict(False, 1)))
+    fields = {field.name: field for field in answer.fields}
+    assert [name for name, field in fields.items() if not field.is_right] == ["Player", "Holes"]
+    assert fields["Player"].truth == "(0,0)"
+    assert [(item.text, item.is_right) for item in fields["Holes"].recited] == [
+        ("(1,1)", True),
+        ("(0,2)", False),
+    ]
+    assert fields["Holes"].truth == ""
+    assert answer.picture.count('class="misread"') == 2
+    assert "recited as Player: (1,0)" in answer.picture
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (lake_row("", verdict(True, 4, optimal=True)), "optimal"),
+        (lake_row("", verdict(True, 6)), "success"),
+        (lake_row("", verdict(False, 2)), "not_reached"),
+        (lake_row("", verdict(False, 2, legal=False)), "illegal"),
+        (lake_row("", verdict(False, 0) | {"parsed": False, "legal": False}), "unparsed"),
+        (lake_row("", {}, error="down"), "error"),
+    ],
+)
+def test_every_answer_has_one_verdict_class(row: dict[str, Any], expected: str) -> None:
+    assert verdict_class(row) == expected
+
+
+def test_the_sample_does_not_depend_on_the_answers_and_failures_come_last() -> None:
+    def rows(good: bool) -> list[dict[str, Any]]:
+        return [lake_row("", verdict(good, 4), id=f"frozenlake-3-{i}") for i in range(30)]
+
+    all_good = make_gallery({"base": {"image": rows(True)}}, per_task=5)
+    all_bad = make_gallery({"base": {"image": rows(False)}}, per_task=5, failures_per_task=3)
+    assert len(all_good.levels) == 5
+    assert [level.id for level in all_bad.levels[:5]] == [level.id for level in all_good.levels]
+    assert len(all_bad.levels) == 8
+    assert all_bad.num_rows == 30
+
+
+def test_a_level_that_was_learnt_says_so() -> None:
+    before, after = lake_row("", verdict(False, 1)), lake_row("", verdict(True, 4))
+    stages = {"base": {"image": [before]}, "stage2": {"image": [after]}}
+    assert make_gallery(stages).levels[0].change == "learnt"
+    assert make_gallery(dict(reversed(stages.items()))).levels[0].change == "lost"
+
+
+def test_words_for_numbers() -> None:
+    assert [percent(x) for x in (0.0, 0.001, 0.00001, 0.5, 0.994, 0.997, 0.99999, 1.0)] == [
+        "0",
+        "0.1",
+        "0.1",
+        "50",
+        "99",
+        "99.7",
+        "99.9",
+        "100",
+    ]
+    assert [points(x) for x in (0.931, -0.02, 0.001, -0.001)] == ["+93", "−2", "0", "0"]
+    assert [duration(x) for x in (0.4, 41.2, 163.5, 3900)] == ["0 s", "41 s", "2 min 44 s", "1 h 05 min"]
+
+
+def test_ticks_are_round_and_enclose_the_values() -> None:
+    assert nice_ticks(0.0, 0.83) == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert nice_ticks(0.0, 47.0) == pytest.approx([0, 20, 40, 60])
+    assert len(nice_ticks(3.0, 3.0)) >= 2
+
+
+def test_visible_text_keeps_letters_and_spells_out_the_rest() -> None:
+    assert visible("Zoë → 日本\n\t") == "Zoë → 日本\n\t"
+    assert visible("a\u200bb\u2028") == "a⟨U+200B⟩b⟨U+2028⟩"
+    assert visible("x" * 12, 10) == "x" * 10 + " […2 more characters are not shown]"
+
+
+def test_svg_attributes_and_children_are_escaped() -> None:
+    assert tag("text", '<b>"', class_='"x', x=1.0) == '<text class="&#34;x" x="1">&lt;b&gt;&#34;</text>'
