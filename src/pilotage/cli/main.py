@@ -50,9 +50,12 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
-    Entry(
-        words=("judge",), module="judge", name="Judge", summary="score answers in a file, without any model"
-    ),
+    Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),
+    Entry(words=("distill",), module="train", name="Distill", summary="stage 2: teach it to plan from them"),
+    Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
+    Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
+    Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
+    Entry(words=("ablation",), module="ablation", name="Ablation", summary="what each part is worth"),
 )
 
 

@@ -1,0 +1,220 @@
+"""`pilotage sft` and `pilotage distill`: one stage of training each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import tyro
+
+from pilotage.cli.choose import TrainingOptions, latest_model, note_settings, use_threads
+from pilotage.cli.options import RecipeFloat, RecipeInt, given
+from pilotage.cli.progress import Bar
+from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.distill.divergences import Divergence
+    from pilotage.distill.estimators import Estimator
+    from pilotage.recipes import Recipe
+
+StageT = TypeVar("StageT")
+
+_RUN = tyro.conf.arg(metavar="RUN")
+_RECIPES = "(default: the recipe's)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sft(TrainingOptions):
+    """Stage 1: teach a model to read pictures, by supervised fine-tuning on perception questions.
+
+    Some rows of every step are text only, so that planning from text is not forgotten. The model
+    goes to RUN/stage1/model, the figures of every step to RUN/metrics.jsonl. Killed and run again,
+    it goes on where it was.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, _RUN]
+    """Folder of the run."""
+    image_view: Annotated[
+        Literal["perception", "student"] | None,
+        tyro.conf.arg(metavar="{perception,student}", help_behavior_hint=_RECIPES),
+    ] = None
+    """What pictures are answered with: what stands in them (stage 1), or the whole plan (the visual baseline)."""
+    steps: RecipeInt = None
+    """Optimiser steps."""
+    batch_size: RecipeInt = None
+    """Rows in a step."""
+    micro_batch_size: RecipeInt = None
+    """Rows in one forward; lower it when memory runs out."""
+    peak_lr: RecipeFloat = None
+    """Highest learning rate."""
+    retention_share: RecipeFloat = None
+    """Share of the rows that are text only."""
+    lora_rank: RecipeInt = None
+    """Rank of the LoRA adapter, alpha being twice the rank; 0 trains all parameters."""
+
+    def run(self) -> int:
+        from pilotage.backbones.load import LoraSettings
+        from pilotage.recipes.runner import load
+        from pilotage.train.sft import SftConfig, run_sft
+
+        recipe = self.make_recipe(self.model)
+        config = _stage_of(recipe, SftConfig)
+        config = replace(
+            config,
+            **given(
+                image_view=self.image_view,
+                steps=self.steps,
+                batch_size=self.batch_size,
+                micro_batch_size=self.micro_batch_size,
+                peak_lr=self.peak_lr,
+                retention_share=self.retention_share,
+            ),
+        )
+        if self.lora_rank is not None:
+            rank = self.lora_rank
+            config = replace(config, lora=LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None)
+        use_threads(recipe)
+        examples = self.load_examples(recipe, "train")
+        note_settings(self.run_folder, config.stage, recipe, {"config": config})
+        with Bar("sft", unit="steps") as bar:
+            directory = run_sft(config, load(recipe, recipe.backbone), examples, self.run_folder, on_step=bar)
+        print(f"{directory} holds the model; next: pilotage distill {self.run_folder}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(TrainingOptions):
+    """Stage 2: the model's own visual plans, supervised token by token by a reader of the symbolic state.
+
+    Each step samples plans from pictures, scores them under the teacher's view with the frozen
+    base's weights, and lowers the divergence. The model goes to RUN/stage2/model, the figures of
+    every step to RUN/metrics.jsonl, some plans to RUN/rollouts.jsonl. Killed and run again, it goes
+    on as if nothing had happened.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, _RUN]
+    """Folder of the run."""
+    student: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: RUN/stage1/model, else the base)"),
+    ] = None
+    """Weights that the student begins with."""
+    teacher: Annotated[
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the base, frozen)")
+    ] = None
+    """Weights of the teacher."""
+    teacher_view: Annotated[
+        Literal["teacher", "teacher_no_plan", "student"] | None,
+        tyro.conf.arg(metavar="{teacher,teacher_no_plan,student}", help_behavior_hint=_RECIPES),
+    ] = None
+    """What the teacher sees: state and reference plan, the state alone, or the picture (the control)."""
+    estimator: Annotated[
+        Literal["full", "topk", "sampled"] | None,
+        tyro.conf.arg(metavar="{full,topk,sampled}", help_behavior_hint=_RECIPES),
+    ] = None
+    """The divergence over the full vocabulary, over the teacher's top k with the rest in one bucket, or MGSD's
+    released one-sample estimate of the reverse KL."""
+    divergence: Annotated[
+        Literal["forward", "reverse", "jsd"] | None,
+        tyro.conf.arg(metavar="{forward,reverse,jsd}", help_behavior_hint="(default: reverse)"),
+    ] = None
+    """With --estimator full or topk: KL(teacher || student), KL(student || teacher), or JSD."""
+    beta: float = 0.5
+    """With --divergence jsd: the teacher's share of the mixture."""
+    k: int = 64
+    """With --estimator topk: entries kept."""
+    reduction: Annotated[
+        Literal["token", "sequence", "task"] | None,
+        tyro.conf.arg(metavar="{token,sequence,task}", help_behavior_hint=_RECIPES),
+    ] = None
+    """What counts alike in a step: each token, each plan, or each task."""
+    steps: RecipeInt = None
+    """Optimiser steps."""
+    prompts_per_step: RecipeInt = None
+    """Examples in a step."""
+    micro_batch_size: RecipeInt = None
+    """Rows in one forward and backward; lower it when memory runs out."""
+    max_new_tokens: RecipeInt = None
+    """Longest plan, in tokens."""
+    lr: RecipeFloat = None
+    """Highest learning rate."""
+
+    def run(self) -> int:
+        from pilotage.recipes.runner import load
+        from pilotage.train.distill import distill
+        from pilotage.train.distill_config import DistillConfig, FrozenCopy
+
+        recipe = self.make_recipe(self.model)
+        config = _stage_of(recipe, DistillConfig)
+        config = replace(
+            config,
+            **given(
+                estimator=self._estimator(),
+                teacher_weights=None if self.teacher is None else FrozenCopy(source=self.teacher),
+                teacher_view=self.teacher_view,
+                reduction=self.reduction,
+                steps=self.steps,
+                warmup_steps=None if self.steps is None else min(config.warmup_steps, self.steps),
+                prompts_per_step=self.prompts_per_step,
+                micro_batch_size=self.micro_batch_size,
+                max_new_tokens=self.max_new_tokens,
+                lr=self.lr,
+            ),
+        )
+        use_threads(recipe)
+        student = self._student(recipe)
+        examples = self.load_examples(recipe, "train")
+        note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
+        with Bar("distill", unit="steps") as bar:
+            directory = distill(
+                config,
+                student=load(recipe, student),
+                examples=examples,
+                run_dir=self.run_folder,
+                on_step=lambda row: bar(row["step"], config.steps, row),
+            )
+        print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
+        return 0
+
+    def _student(self, recipe: Recipe) -> str:
+        if self.student is not None:
+            return self.student
+        stage1 = self.run_folder / "stage1" / "model"
+        if stage1.is_dir():
+            return str(stage1)
+        if latest_model(self.run_folder) is None and (self.run_folder / "stage1").is_dir():
+            raise PilotageError(f"{stage1} is not there: let pilotage sft end first, or name --student")
+        return recipe.backbone
+
+    def _estimator(self) -> Estimator | None:
+        from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
+
+        if self.divergence is not None and self.estimator not in ("full", "topk"):
+            raise PilotageError(f"--divergence {self.divergence} needs --estimator full or topk")
+        if self.estimator is None:
+            return None
+        if self.estimator == "sampled":
+            return Sampled(as_="advantage")
+        if self.estimator == "topk":
+            if self.k < 1:
+                raise PilotageError(f"--k {self.k} must be at least 1")
+            return TopK(k=self.k, divergence=self._divergence())
+        return FullVocabulary(divergence=self._divergence())
+
+    def _divergence(self) -> Divergence:
+        from pilotage.distill.divergences import JSD, ForwardKL, ReverseKL
+
+        if not 0 <= self.beta <= 1:
+            raise PilotageError(f"--beta {self.beta} must lie between 0 and 1")
+        if self.divergence == "jsd":
+            return JSD(beta=self.beta)
+        return ForwardKL() if self.divergence == "forward" else ReverseKL()
+
+
+def _stage_of(recipe: Recipe, kind: type[StageT]) -> StageT:
+    """The recipe's first stage of a kind."""
+    stage = next((stage for stage in recipe.stages if isinstance(stage, kind)), None)
+    if stage is None:
+        raise PilotageError(f"the recipe {recipe.name} has no {kind.__name__} stage")
+    return stage
