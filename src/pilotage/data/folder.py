@@ -24,11 +24,11 @@ class Folder:
         self.finished: dict[str, Shard] = {}
         """File -> shard, of those that need not be written again."""
         self._arguments = dict(arguments)
-        self._files = files
+        self._files = frozenset(files)
 
     @property
     def complete(self) -> bool:
-        return (self.root / MANIFEST).exists() and all(file in self.finished for file in self._files)
+        return (self.root / MANIFEST).exists() and self._files <= self.finished.keys()
 
     def record(self, shard: Shard) -> None:
         with self._journal.open("a", encoding="utf-8") as journal:
@@ -57,10 +57,11 @@ class Folder:
             self.finished = {shard.file: shard for shard in noted if self._is_whole(shard)}
         if self.complete:
             return
-        (self.root / MANIFEST).unlink(missing_ok=True)
+        # In this order: killed anywhere between, the folder still tells what it holds.
         lines = (json.dumps(asdict(shard)) + "\n" for shard in self.finished.values())
         _write_whole(self._journal, "".join(lines))
         _write_json(self.root / BUILD_FOLDER / "arguments.json", self._arguments)
+        (self.root / MANIFEST).unlink(missing_ok=True)
         for split in SPLITS:
             for path in (self.root / split).glob("*.p*"):
                 if path.suffix in (".parquet", ".partial") and f"{split}/{path.name}" not in self.finished:

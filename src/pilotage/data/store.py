@@ -204,7 +204,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
             raise
         raise PilotageError(
             f"{path} is damaged or not a manifest of pilotage ({type(error).__name__}: {error}): build the data "
-            "set again with --overwrite"
+            "set again in another folder"
         ) from error
     return manifest
 
