@@ -163,7 +163,8 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset(table).to_parquet(partial)
+        # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
+        datasets.Dataset(table, fingerprint=path.stem).to_parquet(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -177,7 +178,7 @@ def content_hash(examples: Iterable[Example]) -> str:
     for example in examples:
         row = _row(example)
         image = row.pop("image")["bytes"]
-        text = json.dumps(row, sort_keys=True).encode()
+        text = _TO_TEXT(row).encode()
         digest.update(b"%d %d\n" % (len(text), len(image)) + text + image)
     return digest.hexdigest()
 
@@ -241,6 +242,9 @@ def read_parquet(path: Path, remedy: str) -> list[Example]:
         raise PilotageError(f"{path} holds a row that is no example ({error}); {remedy}") from error
 
 
+_TO_TEXT = json.JSONEncoder(check_circular=False).encode
+
+
 def _row(example: Example) -> dict[str, Any]:
     return {
         "id": example.id,
@@ -248,8 +252,8 @@ def _row(example: Example) -> dict[str, Any]:
         "level": example.level,
         "split": example.split,
         "difficulty": example.difficulty,
-        "state": json.dumps(example.state),
-        "facts": json.dumps(example.facts),
+        "state": _TO_TEXT(example.state),
+        "facts": _TO_TEXT(example.facts),
         "plan": list(example.plan),
         "optimal_length": example.optimal_length,
         "image": {"bytes": example.image, "path": None},

@@ -142,9 +142,13 @@ class FrozenLake:
         )
 
     def to_json(self, state: FrozenLakeState) -> dict[str, Any]:
-        marks = dict.fromkeys(state.holes, "H") | {state.player: "S", state.goal: "G"}
-        side = range(state.level)
-        return {"map": ["".join(marks.get((r, c), "F") for c in side) for r in side]}
+        n = state.level
+        cells = ["F"] * (n * n)
+        for letter, places in (("H", state.holes), ("S", (state.player,)), ("G", (state.goal,))):
+            for r, c in places:
+                cells[r * n + c] = letter
+        text = "".join(cells)
+        return {"map": [text[i : i + n] for i in range(0, n * n, n)]}
 
     def level_of(self, state: FrozenLakeState) -> int:
         return state.level

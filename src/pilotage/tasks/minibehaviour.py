@@ -138,18 +138,22 @@ class MiniBehaviour:
 
     def solve(self, state: MiniBehaviourState, *, rng: np.random.Generator | None = None) -> Solution | None:
         """Walk, PICK, walk, DROP, minimised jointly over where to pick and where to drop."""
-        best = _best(state)
-        if best is None:
-            return None
         n = state.level
-        to_table = _steps_to_drop(state)
         graph = neighbours(n)
-        from_agent = distances_to(_index(state.agent, n), graph, _blocked(state) | {_index(state.printer, n)})
-        spots = [i for i in _beside(state.printer, n) if from_agent[i] + to_table[i] == best]
-        spots = [i for i in spots if from_agent[i] != UNREACHED and to_table[i] != UNREACHED]
+        to_table = _steps_to_drop(n, state.table)
+        closed = {_index(cell, n) for cell in state.table} | {_index(state.printer, n)}
+        from_agent = distances_to(_index(state.agent, n), graph, closed)
+        lengths = {
+            i: from_agent[i] + to_table[i]
+            for i in _beside(state.printer, n)
+            if from_agent[i] != UNREACHED and to_table[i] != UNREACHED
+        }
+        if not lengths:
+            return None
+        spots = [i for i, length in lengths.items() if length == min(lengths.values())]
         num_optimal, plans = 0, []
         for spot in spots:
-            towards = distances_to(spot, graph, _blocked(state) | {_index(state.printer, n)})
+            towards = distances_to(spot, graph, closed)
             start = _index(state.agent, n)
             first = descend(start, towards, graph, rng)
             plans.append([*first, "PICK", *descend(spot, to_table, graph, rng), "DROP"])
@@ -252,28 +256,13 @@ def _step(state: MiniBehaviourState, cell: Cell, carrying: bool, action: str) ->
     return (r, c), carrying, ""
 
 
-def _best(state: MiniBehaviourState) -> int | None:
-    """Steps walked by a best plan (PICK and DROP not counted), or None."""
-    n = state.level
-    to_table = _steps_to_drop(state)
-    from_agent = distances_to(
-        _index(state.agent, n), neighbours(n), _blocked(state) | {_index(state.printer, n)}
-    )
-    lengths = [
-        from_agent[i] + to_table[i]
-        for i in _beside(state.printer, n)
-        if from_agent[i] != UNREACHED and to_table[i] != UNREACHED
-    ]
-    return min(lengths, default=None)
-
-
-def _steps_to_drop(state: MiniBehaviourState) -> list[int]:
+@lru_cache(maxsize=1024)
+def _steps_to_drop(n: int, table: frozenset[Cell]) -> tuple[int, ...]:
     """Steps from every cell to the nearest cell beside the table, the printer's cell being free."""
-    n = state.level
-    blocked = _blocked(state)
+    blocked = {_index(cell, n) for cell in table}
     graph = neighbours(n)
     distance = [UNREACHED] * (n * n)
-    frontier = [i for cell in state.table for i in _beside(cell, n) if i not in blocked]
+    frontier = [i for cell in table for i in _beside(cell, n) if i not in blocked]
     steps = 0
     while frontier:
         following = []
@@ -282,15 +271,11 @@ def _steps_to_drop(state: MiniBehaviourState) -> list[int]:
                 distance[i] = steps
                 following.extend(o for _, o in graph[i] if o not in blocked)
         frontier, steps = following, steps + 1
-    return distance
+    return tuple(distance)
 
 
 def _beside(cell: Cell, level: int) -> list[int]:
     return [other for _, other in neighbours(level)[_index(cell, level)]]
-
-
-def _blocked(state: MiniBehaviourState) -> set[int]:
-    return {_index(cell, state.level) for cell in state.table}
 
 
 def _index(cell: Cell, level: int) -> int:
