@@ -146,16 +146,19 @@ def write_run(folder: Path, num_per_task: int = 12, seed: int = 0) -> list[Examp
 
 def config(seed: int) -> dict[str, Any]:
     return {
-        "recipe": "nano",
-        "command": "pilotage demo --out runs/demo",
-        "created": "2026-06-19T09:30:00+00:00",
-        "commit": "0123abc",
         "version": "0.1.0",
-        "seed": seed,
-        "backbone": {"path": "nano", "dtype": "float32"},
-        "data": {"levels": {task: list(levels) for task, levels in LEVELS.items()}, "cell_px": 32},
-        "stage1": {"num_steps": 150, "batch_size": 64, "learning_rate": 1e-3, "retention": 0.33},
-        "stage2": {"num_steps": 100, "batch_size": 64, "learning_rate": 3e-4, "divergence": "reverse"},
+        "command": "pilotage demo --out runs/demo",
+        "recipe": {
+            "name": "nano",
+            "backbone": "nano",
+            "seed": seed,
+            "levels": [[task, list(levels)] for task, levels in LEVELS.items()],
+            "cell_px": 32,
+            "stages": [
+                {"stage": "stage1", "steps": 150, "batch_size": 64, "learning_rate": 1e-3},
+                {"stage": "stage2", "steps": 100, "batch_size": 64, "learning_rate": 3e-4},
+            ],
+        },
     }
 
 

@@ -278,6 +278,15 @@ def test_curves_pass_through_their_points() -> None:
     assert panel.data["series"][0]["y"] == [2.0, 1.0, 0.0]
 
 
+def test_a_loss_over_decades_is_drawn_on_a_log_axis() -> None:
+    (panel,) = panels([{"step": step, "loss": loss} for step, loss in ((0, 10.0), (1, 1.0), (2, 0.1))])
+    assert panel.unit == "log scale"
+    # Equal factors are equal steps: 12, 96 and 180 pixels down.
+    assert 'd="M46.0 12.0L227.0 96.0L408.0 180.0" class="line c-0"' in panel.chart
+    (linear,) = panels([{"step": step, "loss": loss} for step, loss in ((0, 10.0), (1, 0.0))])
+    assert linear.unit == ""
+
+
 def test_known_metrics_share_panels_and_unknown_ones_get_their_own() -> None:
     row = {
         "stage": "stage2",

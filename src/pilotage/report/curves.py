@@ -9,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pilotage.report.svg import Scale, nice_ticks, tag, tick_text
+from pilotage.report.svg import LogScale, Scale, nice_ticks, tag, tick_text
 from pilotage.report.text import visible
 
 MAX_POINTS = 400
 """Longer curves are averaged down: more points than pixels only make the page heavy."""
+LOG_FROM = 30.0
 NUM_COLOURS = 6
 ALL = "all"
 _ABSURD = 1e30
@@ -33,15 +34,20 @@ class PanelSpec:
     band: tuple[str, str] | None = None
     """Metrics of a shaded range, low and high."""
     note: str = ""
+    smooth: bool = True
+    """A running mean over the steps; off for what has no noise."""
+    may_be_log: bool = False
+    """Drawn on a logarithmic axis where the values span more than LOG_FROM times the smallest."""
 
 
 PANELS = (
-    PanelSpec(title="Loss", unit="", names=("loss", "eval/loss", "eval_loss")),
+    PanelSpec(title="Loss", unit="", names=("loss", "loss/image", "loss/text", "eval/loss"), may_be_log=True),
     PanelSpec(
         title="Divergence by span",
         unit="nats per token",
         names=("kl/*",),
         note="how far the student is from the teacher, on the student's own tokens",
+        may_be_log=True,
     ),
     PanelSpec(
         title="Success of the rollouts",
@@ -64,7 +70,8 @@ PANELS = (
     PanelSpec(title="Entropy of the student", unit="nats per token", names=("policy/entropy",)),
     PanelSpec(title="Teacher's agreement", unit="%", names=("teacher/agreement", "loss/cap_rate")),
     PanelSpec(title="Gradient norm", unit="", names=("grad_norm",)),
-    PanelSpec(title="Learning rate", unit="", names=("lr", "learning_rate")),
+    PanelSpec(title="Time of a step", unit="seconds", names=("time/*",)),
+    PanelSpec(title="Learning rate", unit="", names=("lr", "learning_rate"), smooth=False),
 )
 
 
@@ -132,8 +139,9 @@ def _panel(
         for i, (name, label) in enumerate(ordered)
     )
     low_high = (columns[band[0]], columns[band[1]]) if band else None
-    chart, data = _draw(spec, steps, series, low_high)
-    return Panel(title=spec.title, unit=spec.unit, note=spec.note, series=series, chart=chart, data=data)
+    chart, data, is_log = _draw(spec, steps, series, low_high)
+    unit = ", ".join(filter(None, (spec.unit, "log scale" if is_log else "")))
+    return Panel(title=spec.title, unit=unit, note=spec.note, series=series, chart=chart, data=data)
 
 
 def _labels(names: Sequence[str]) -> list[str]:
@@ -151,15 +159,16 @@ def _draw(
     steps: list[float],
     series: Sequence[Series],
     band: tuple[list[float | None], list[float | None]] | None,
-) -> tuple[Markup, dict[str, Any]]:
+) -> tuple[Markup, dict[str, Any], bool]:
     width, height, left, right, top, bottom = 420, 210, 46, 12, 12, 30
     shown = [v for s in series for v in s.values if v is not None]
     shown += [v for edge in band or () for v in edge if v is not None]
-    ticks = nice_ticks(min(0.0, *shown), max(shown)) if spec.unit != "%" else [0, 0.25, 0.5, 0.75, 1]
-    if len(ticks) < 2:
-        ticks = [0.0, 1.0]
+    is_log = spec.may_be_log and min(shown) > 0 and max(shown) > LOG_FROM * min(shown)
+    ticks = _ticks(min(shown), max(shown), "log" if is_log else spec.unit)
     x = Scale(low=steps[0], high=max(steps[-1], steps[0] + 1), start=left, stop=width - right)
-    y = Scale(low=min(ticks[0], *shown), high=max(ticks[-1], *shown), start=height - bottom, stop=top)
+    frame = {"start": height - bottom, "stop": top}
+    ends = (min(ticks[0], *shown), max(ticks[-1], *shown))
+    y = LogScale(low=ends[0], high=ends[1], **frame) if is_log else Scale(low=ends[0], high=ends[1], **frame)
     parts = []
     for tick in ticks:
         text = tick_text(100 * tick) if spec.unit == "%" else tick_text(tick)
@@ -173,7 +182,7 @@ def _draw(
     if band:
         parts.append(tag("path", d=_band_path(steps, band, x, y), class_="band c-0"))
     for s in series:
-        smooth = _smooth(s.values)
+        smooth = _smooth(s.values) if spec.smooth else s.values
         if smooth is not s.values:
             parts.append(tag("path", d=_path(steps, s.values, x, y), class_=f"raw c-{s.colour}"))
         parts.append(tag("path", d=_path(steps, smooth, x, y), class_=f"line c-{s.colour}"))
@@ -202,7 +211,20 @@ def _draw(
             for s in series
         ],
     }
-    return chart, data
+    return chart, data, is_log
+
+
+def _ticks(low: float, high: float, unit: str) -> list[float]:
+    if unit == "%":
+        return [0.0, 0.25, 0.5, 0.75, 1.0]
+    if unit == "log":
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        fine = [m * 10.0**p for p in powers for m in (1, 3)]
+        first = max(t for t in fine if t <= low * 1.001)
+        last = min((t for t in fine if t >= high * 0.999), default=fine[-1])
+        return [t for t in fine if first <= t <= last]
+    ticks = nice_ticks(min(0.0, low), high)
+    return ticks if len(ticks) > 1 else [0.0, 1.0]
 
 
 def _spoken(spec: PanelSpec, steps: Sequence[float], series: Sequence[Series]) -> str:

@@ -28,7 +28,7 @@ from pilotage.tasks import TASKS
 
 REPORT_NAME = "report.html"
 MACRO = "All tasks"
-_HEADER_KEYS = ("recipe", "name", "command", "created", "commit", "seed", "device", "version")
+_HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
 MAX_SETTINGS = 200
 _COLUMNS = (
     ("image", "success", "Image success"),
@@ -199,13 +199,19 @@ def _tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
     """What, when and with which settings, for the header."""
+    recipe = run.config.get("recipe")
+    known = {**run.summary, **(recipe if isinstance(recipe, dict) else {}), **run.config}
+    if isinstance(recipe, dict):
+        known["recipe"] = recipe.get("name", "")
     facts = [
-        (key.capitalize(), visible(run.config[key], 200))
+        (key.capitalize(), visible(known[key], 200))
         for key in _HEADER_KEYS
-        if isinstance(run.config.get(key), str | int | float) and run.config[key] != ""
+        if isinstance(known.get(key), str | int | float) and known[key] != ""
     ]
-    if "seed" in run.summary and "seed" not in run.config:
-        facts.append(("Seed", visible(run.summary["seed"], 40)))
+    started = run.path / "config.json"
+    if "created" not in known and started.is_file():
+        when = datetime.fromtimestamp(started.stat().st_mtime, UTC)
+        facts.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
     for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
         seconds = content.get("seconds")
         if isinstance(seconds, int | float) and 0 <= seconds < 1e9:
@@ -312,9 +318,11 @@ def _by_field(
             yield name, [visible(f, 40) for f in fields], [(stage, list(cells)) for stage, cells in rows]
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in config.items():
         name = f"{prefix}{visible(key, 80)}"
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
         if isinstance(value, dict) and value and name.count(".") < 8:
             yield from _flatten(value, f"{name}.")
         else:

@@ -44,6 +44,15 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogScale(Scale):
+    """Logarithmic map of positive values."""
+
+    def __call__(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.stop - self.start)
+
+
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers from at most `low` to at least `high`."""
     if not high > low:
