@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -72,11 +73,11 @@ class Eval(RecipeOptions):
     """Print a line for every level, too."""
 
     def run(self) -> int:
+        stage, weights, out, recipe = self._choose()
         from pilotage.evaluate import evaluate
         from pilotage.recipes.runner import load
         from pilotage.rollouts.transformers_engine import TransformersEngine
 
-        stage, weights, out, recipe = self._choose()
         recipe = replace(
             recipe, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
         )
@@ -146,7 +147,7 @@ def _show(bar: Bar, kinds: tuple[str, ...]) -> Any:
 
 def print_summary(summary: Summary, *, by_level: bool) -> None:
     """A table of rates in per cent with their intervals, then the modality gap."""
-    table = Table(caption="per cent, with 95 % bootstrap intervals over levels")
+    table = Table(caption="per cent, with 95 % bootstrap intervals", box=box.SIMPLE, pad_edge=False)
     for title in ("kind", "task", "n", *RATES):
         table.add_column(title, justify="left" if title in ("kind", "task") else "right", no_wrap=True)
     for kind, rates in summary.kinds.items():
