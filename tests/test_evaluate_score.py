@@ -145,7 +145,7 @@ EXAMPLES = make_examples(1, seed=1)
     "unit",
     ["Size:", "(0,0) L ", "( ", "Size ", " ", "<answer>", "1.", "*_`", "Beside ", "9" * 50, "Open: (0,0) "],
 )
-def test_megabytes_are_read_in_linear_time(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit))  # minutes, were any step quadratic
+def test_endless_answers_are_read_in_linear_time(unit: str) -> None:
+    text = unit * (400_000 // len(unit))  # minutes, were any step quadratic
     for view in ("student", "perception"):
         assert not score(LAKE, LAKE_STATE, view, text).success

@@ -107,6 +107,12 @@ def test_the_page_is_made_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_levels_are_called_unseen_only_when_every_row_says_so(copy: Path) -> None:
+    assert "of unseen levels of 3 tasks" in Reader(page_of(copy)).text
+    rewrite(copy / "eval" / "base.text.jsonl", lambda row: row | {"split": "train"})
+    assert "of unseen levels" not in Reader(page_of(copy)).text
+
+
 HOSTILE = (
     "</script><script>window.hurt = 1</script><img src=x onerror=alert(1)>\"'&{{7*7}}\u202egnorw\x00\ud800"
 )

@@ -44,7 +44,7 @@ PANELS = (
     PanelSpec(title="Loss", unit="", names=("loss", "loss/image", "loss/text", "eval/loss"), may_be_log=True),
     PanelSpec(
         title="Divergence by span",
-        unit="nats per token",
+        unit="nats/token",
         names=("kl/*",),
         note="how far the student is from the teacher, on the student's own tokens",
         may_be_log=True,
@@ -67,7 +67,7 @@ PANELS = (
         band=("rollout/length_p05", "rollout/length_p95"),
         note="shaded: 5th to 95th percentile",
     ),
-    PanelSpec(title="Entropy of the student", unit="nats per token", names=("policy/entropy",)),
+    PanelSpec(title="Entropy of the student", unit="nats/token", names=("policy/entropy",)),
     PanelSpec(title="Teacher's agreement", unit="%", names=("teacher/agreement", "loss/cap_rate")),
     PanelSpec(title="Gradient norm", unit="", names=("grad_norm",)),
     PanelSpec(title="Time of a step", unit="seconds", names=("time/*",)),

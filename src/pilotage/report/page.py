@@ -71,9 +71,10 @@ def render_report(run: RunFolder, *, gallery_per_task: int = 12) -> str:
         facts=_facts(run),
         problems=[visible(problem, 300) for problem in run.problems],
         titles=titles,
-        headline=_headline(macro, len(shares)),
+        headline=_headline(macro, len(shares), _levels_are(run)),
         tiles=_tiles(run, macro),
         legend=charts.KIND_TITLES,
+        levels_are=_levels_are(run),
         bars=[
             (name, charts.gap_bars(name, cells, titles))
             for name, cells in [*_titled(shares), *([(MACRO, macro)] if len(shares) > 1 else [])]
@@ -156,20 +157,27 @@ def _titled(shares: Mapping[str, Cells]) -> list[tuple[str, Cells]]:
     return [(titles[task], cells) for task, cells in shares.items()]
 
 
-def _headline(macro: Cells, num_tasks: int) -> str:
+def _headline(macro: Cells, num_tasks: int, levels: str) -> str:
     """The run in one sentence, or "" before there is anything to say."""
     with_image = [kinds for kinds in macro.values() if "image" in kinds]
     if not with_image:
         return ""
     first, last = with_image[0], with_image[-1]
     over = "one task" if num_tasks == 1 else f"{num_tasks} tasks"
+    whose = f"{levels} of {over}"
     text = f"; from text it is {percent(last['text'].success)} %" if "text" in last else ""
     if len(with_image) == 1:
-        return f"Planning from pixels succeeds on {percent(first['image'].success)} % of unseen levels of {over}{text}."
+        return f"Planning from pixels succeeds on {percent(first['image'].success)} % of {whose}{text}."
     return (
         f"Planning from pixels went from {percent(first['image'].success)} % to "
-        f"{percent(last['image'].success)} % of unseen levels, over {over}{text}."
+        f"{percent(last['image'].success)} % of {whose}{text}."
     )
+
+
+def _levels_are(run: RunFolder) -> str:
+    """`unseen levels`, unless a row says that training saw its split, or does not say."""
+    splits = {row.get("split") for kinds in run.rows.values() for rows in kinds.values() for row in rows}
+    return "unseen levels" if splits <= {"test", "val"} else "levels"
 
 
 def _tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
