@@ -3,7 +3,8 @@
     python benchmarks/loss.py                      # one thread
     python benchmarks/loss.py --threads 2 --tokens 256
 
-Time: all cases in one process, in turn, round after round; the median over rounds, and ratios to the fastest.
+Time: all cases in one process, in turn, round after round; medians over rounds, and ratios to the fastest. CPU time
+beside wall time, because the former is less disturbed by other work on the machine.
 Memory: each case in a fresh process; peak resident memory less what was resident before the loss, so the gradients
 of hidden states and head count, the inputs do not. Every case computes the mean over M tokens of the same divergence
 and backpropagates it to the student's hidden states and head weight.
@@ -117,18 +118,21 @@ def peak_mib(case: str, divergence: str, num_tokens: int, num_threads: int) -> f
     return float(done.stdout.split()[-1])
 
 
-def seconds(divergence: str, num_tokens: int, num_rounds: int) -> dict[str, float]:
-    """Median seconds of one pass by case, measured in turn."""
+def seconds(divergence: str, num_tokens: int, num_rounds: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU seconds of one pass by case, measured in turn."""
     runs = {case: make_case(case, divergence, num_tokens) for case in CASES}
     losses = {case: run() for case, run in runs.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-3 * abs(losses["naive"]), losses
-    times: dict[str, list[float]] = {case: [] for case in CASES}
+    times: dict[str, list[tuple[float, float]]] = {case: [] for case in CASES}
     for _ in range(num_rounds):
         for case, run in runs.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
-            times[case].append(time.perf_counter() - start)
-    return {case: statistics.median(values) for case, values in times.items()}
+            times[case].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        case: (statistics.median(w for w, _ in values), statistics.median(c for _, c in values))
+        for case, values in times.items()
+    }
 
 
 def main() -> None:
@@ -151,17 +155,18 @@ def main() -> None:
     print(
         f"V = {NUM_ENTRIES:,}, hidden {NUM_HIDDEN}, float32, {args.threads} thread(s), torch {torch.__version__}\n"
     )
-    print("| divergence | tokens | case | seconds | x fastest | extra peak MiB | x ours |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| divergence | tokens | case | wall s | x fastest | CPU s | x fastest | extra peak MiB | x ours |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for divergence in args.divergences:
         for num_tokens in args.tokens:
             peaks = {case: peak_mib(case, divergence, num_tokens, args.threads) for case in CASES}
             times = seconds(divergence, num_tokens, args.rounds)
-            fastest, ours = min(times.values()), peaks["pilotage"]
+            fastest_wall, fastest_cpu = (min(time[i] for time in times.values()) for i in (0, 1))
             for case in CASES:
+                wall, cpu = times[case]
                 print(
-                    f"| {divergence} | {num_tokens:,} | {case} | {times[case]:.3f} | {times[case] / fastest:.2f} "
-                    f"| {peaks[case]:.0f} | {peaks[case] / ours:.2f} |",
+                    f"| {divergence} | {num_tokens:,} | {case} | {wall:.2f} | {wall / fastest_wall:.2f} | {cpu:.2f} "
+                    f"| {cpu / fastest_cpu:.2f} | {peaks[case]:.0f} | {peaks[case] / peaks['pilotage']:.2f} |",
                     flush=True,
                 )
 

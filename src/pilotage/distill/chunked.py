@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 Tiles = Sequence[Tensor]
 """One chunk's logits [C, V], cut along V into contiguous tensors, with the vocabulary in order."""
 
-_TILE_ENTRIES = 2048
-"""Width of a tile on CPU, so that temporaries stay in cache. Elsewhere a tile is the whole vocabulary."""
+_TILE_ENTRIES, _TILE_BYTES = 2048, 2 * 2**20
+"""Width and size of a tile on CPU, so that its temporaries stay in cache. Elsewhere a tile is the whole vocabulary."""
 _CPU_BUFFER_BYTES = 80 * 2**20
 """Both logit buffers: 69 tokens at V = 151,936. Larger chunks were measured no more than a tenth faster."""
 _ACCELERATOR_BUFFER_BYTES = 2**30
@@ -99,7 +99,7 @@ class ChunkPlan:
     program: RowProgram
     temperature: float
     chunk_size: int | None
-    """Tokens at once; None fits both buffers into 80 MiB (1 GiB on an accelerator)."""
+    """Tokens at once; None chooses by cache and memory: both buffers in 80 MiB (1 GiB on an accelerator)."""
     whole_rows: bool
     """The program wants the vocabulary in one tile."""
     with_gradient: bool
@@ -112,6 +112,8 @@ class ChunkPlan:
         if limit is None:
             budget = _CPU_BUFFER_BYTES if device.type == "cpu" else _ACCELERATOR_BUFFER_BYTES
             limit = max(1, budget // (2 * num_entries * dtype.itemsize))
+            if device.type == "cpu":
+                limit = min(limit, _TILE_BYTES // (min(num_entries, _TILE_ENTRIES) * dtype.itemsize))
         num_chunks = max(1, -(-num_tokens // limit))
         return -(-num_tokens // num_chunks)
 

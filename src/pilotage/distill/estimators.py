@@ -68,7 +68,7 @@ class FullVocabulary:
     temperature: float = 1.0
     """Divides both models' logits. Values and gradients are not multiplied by its square."""
     chunk_size: int | None = None
-    """Tokens projected at once; None fits the buffers into 80 MiB (1 GiB on an accelerator)."""
+    """Tokens projected at once; None chooses by cache and memory: 80 MiB of logits (1 GiB on an accelerator)."""
 
     def __post_init__(self) -> None:
         _check(self.temperature, self.chunk_size)
