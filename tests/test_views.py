@@ -34,7 +34,15 @@ every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)
 seeds = st.integers(0, 2**32 - 1)
 PRIVILEGED = {"state", "plan"}
-FILES = ("student", "symbolic", "perception", "teacher_system", "teacher_user", "teacher_user_no_plan")
+FILES = (
+    "student",
+    "symbolic",
+    "perception",
+    "description",
+    "teacher_system",
+    "teacher_user",
+    "teacher_user_no_plan",
+)
 
 
 def example_of(task: Task[Any], seed: int, level: int | None = None) -> Example:
@@ -97,6 +105,7 @@ def test_only_readers_who_may_see_it_have_a_place_for_state_or_plan(prompts: Any
         "perception": set(),
         "teacher_system": set(),
         "symbolic": {"state"},
+        "description": {"state"},
         "teacher_user": {"state", "plan"},
         "teacher_user_no_plan": {"state"},
     }
@@ -200,7 +209,7 @@ def test_the_reference_answer_fits_its_view(task: Task[Any], seed: int) -> None:
     state = task.parse_state(example.state)
     for name in VIEWS:
         answer = reference_answer(example, name)
-        if name == "perception":
+        if name in ("perception", "description"):
             lines = answer.splitlines()
             assert lines == [f"{i}. {n}: {t}." for i, (n, t) in enumerate(example.facts.items(), 1)]
         else:

@@ -24,7 +24,13 @@ import torch.nn.functional as F
 from pilotage.backbones.encode import EncodedResponses, encode_images, encode_with_response
 from pilotage.backbones.load import Backbone, make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
-from pilotage.backbones.nano_corpus import Lesson, picture_lesson, planning_lesson, vocabulary_texts
+from pilotage.backbones.nano_corpus import (
+    Lesson,
+    description_lesson,
+    picture_lesson,
+    planning_lesson,
+    vocabulary_texts,
+)
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
@@ -37,10 +43,21 @@ NUM_LENGTH_BATCHES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A part of the curriculum."""
+
+    first_step: int
+    num_lessons: tuple[tuple[str, int], ...]
+    """Task and its planning lessons in a step."""
+    num_descriptions: tuple[tuple[str, int], ...] = ()
+    """Task and its lessons, in words alone, of what follows from a state: legal moves, cells beside things."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
-    steps: int = 2600
+    steps: int = 2700
     """Optimiser steps."""
     seed: int = 20261121
     peak_lr: float = 2e-3
@@ -54,18 +71,27 @@ class PretrainConfig:
     """First step in which the whole model answers questions about pictures: only learnt after planning in words."""
     batch_pictures: int = 32
     """Picture lessons in a step, once they have begun."""
-    planning_share_with_pictures: float = 0.5
-    """Share of the planning lessons that a step keeps once it answers questions about pictures."""
     bf16: bool = True
     """Matrix products in bfloat16 (weights stay in float32); turn off on processors without bfloat16 units."""
     checkpoint_every: int = 200
     num_threads: int = 1
-    lessons: tuple[tuple[str, int, tuple[int, ...], tuple[float, ...]], ...] = (
-        ("frozenlake", 16, (3, 4, 5, 6), (0.25, 0.3, 0.3, 0.15)),
-        ("maze", 20, (3, 4, 5), (0.4, 0.45, 0.15)),
-        ("minibehaviour", 12, (5, 6), (0.85, 0.15)),
+    curriculum: tuple[Stretch, ...] = (
+        Stretch(first_step=0, num_lessons=(("frozenlake", 16), ("maze", 20), ("minibehaviour", 12))),
+        Stretch(first_step=1000, num_lessons=(("frozenlake", 8), ("maze", 10), ("minibehaviour", 6))),
+        Stretch(first_step=1200, num_lessons=(("frozenlake", 14), ("maze", 9), ("minibehaviour", 14))),
+        Stretch(
+            first_step=1400,
+            num_lessons=(("frozenlake", 14), ("maze", 9), ("minibehaviour", 14)),
+            num_descriptions=(("maze", 3), ("minibehaviour", 8)),
+        ),
     )
-    """Task, its planning lessons in a step, its levels and how often each is taught."""
+    """How many lessons of each task a step has; the last stretch that has begun holds."""
+    levels: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = (
+        ("frozenlake", (3, 4, 5, 6), (0.25, 0.3, 0.3, 0.15)),
+        ("maze", (3, 4, 5), (0.4, 0.45, 0.15)),
+        ("minibehaviour", (5, 6), (0.85, 0.15)),
+    )
+    """Task, its levels and how often each is taught."""
     picture_levels: tuple[int, ...] = (3, 4, 5)
 
 
@@ -210,11 +236,18 @@ def _planning_lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
     """The step's lessons in words, in batches of like lengths."""
     rng = np.random.default_rng([config.seed, 1, step])
     tasks = {task.name: task for task in TASKS}
-    share = config.planning_share_with_pictures if step >= config.pictures_from else 1.0
+    stretch = [stretch for stretch in config.curriculum if stretch.first_step <= step][-1]
     planning = [
         planning_lesson(tasks[name], int(level), rng)
-        for name, count, levels, shares in config.lessons
-        for level in rng.choice(levels, size=round(count * share), p=shares)
+        for (name, count), (_, levels, shares) in zip(stretch.num_lessons, config.levels, strict=True)
+        for level in rng.choice(levels, size=count, p=shares)
+    ]
+    rng = np.random.default_rng([config.seed, 4, step])
+    shares_of = {name: (levels, shares) for name, levels, shares in config.levels}
+    planning += [
+        description_lesson(tasks[name], int(level), rng)
+        for name, count in stretch.num_descriptions
+        for level in rng.choice(shares_of[name][0], size=count, p=shares_of[name][1])
     ]
     planning.sort(key=lambda lesson: len(lesson.answer) + len(str(lesson.view.messages)))
     size = -(-len(planning) // NUM_LENGTH_BATCHES)
@@ -245,11 +278,14 @@ def recall(config: PretrainConfig, backbone: Backbone, num_lessons: int = 100) -
     backbone.model.eval()
     shares = {}
     tasks = {task.name: task for task in TASKS}
-    for name, _, levels, _ in config.lessons:
+    for name, levels, _ in config.levels:
         for level in levels:
             rng = np.random.default_rng([config.seed, 2, level])
             lessons = [planning_lesson(tasks[name], level, rng) for _ in range(num_lessons)]
             shares[f"recall/{name}/{level}"] = _exact(backbone, lessons)
+        rng = np.random.default_rng([config.seed, 2])
+        lessons = [description_lesson(tasks[name], levels[0], rng) for _ in range(num_lessons)]
+        shares[f"recall/{name}/description"] = _exact(backbone, lessons)
     rng = np.random.default_rng([config.seed, 2])
     lessons = [picture_lesson(rng, config.picture_levels) for _ in range(num_lessons)]
     shares["recall/pictures"] = _exact(backbone, lessons)

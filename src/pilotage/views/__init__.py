@@ -3,6 +3,7 @@
 from pilotage.views.prompts import PROMPT_SETS, PromptSet
 from pilotage.views.views import (
     VIEWS,
+    description_view,
     perception_view,
     reference_answer,
     student_view,
@@ -15,6 +16,7 @@ __all__ = [
     "PROMPT_SETS",
     "VIEWS",
     "PromptSet",
+    "description_view",
     "perception_view",
     "reference_answer",
     "student_view",

@@ -29,6 +29,12 @@ def symbolic_view(example: Example, prompts: PromptSet) -> View:
     return View(name="symbolic", messages=[{"role": "user", "content": text}])
 
 
+def description_view(example: Example, prompts: PromptSet) -> View:
+    """The perception question with the state in words in place of the picture: who sees nothing reads it off."""
+    text = _fill("description", example, prompts, state=_state_of(example))
+    return View(name="description", messages=[{"role": "user", "content": text}])
+
+
 def teacher_view(example: Example, prompts: PromptSet) -> View:
     """The state in words and the reference plan: the privileged reader of MGSD's second stage."""
     return _teacher_view("teacher_user", "teacher", example, prompts)
@@ -45,12 +51,13 @@ VIEWS: Mapping[str, ViewMaker] = {
     "teacher": teacher_view,
     "teacher_no_plan": teacher_view_without_plan,
     "perception": perception_view,
+    "description": description_view,
 }
 
 
 def reference_answer(example: Example, view_name: str) -> str:
     """The text that a perfect reader of the named view would write."""
-    if view_name == "perception":
+    if view_name in ("perception", "description"):
         return numbered(dict(example.facts))
     if view_name not in VIEWS:
         raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
