@@ -19,10 +19,11 @@ from pilotage.errors import PilotageError
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.train.distill import DistillTrainer, distill, memory_estimate
+from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, lr_share
 from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import encode_rollouts, head_of, score_rows
+from pilotage.train.distill_setup import memory_estimate
 from pilotage.views import VIEWS, reference_answer
 from tiny import tiny_backbone
 
@@ -348,12 +349,23 @@ def test_tasks_take_turns_and_each_pass_shows_every_example_once():
     assert set(lakes[:5]) == set(lakes[5:]) and lakes[:5] != lakes[5:]
 
 
+def test_no_step_shows_an_example_twice_even_across_passes():
+    order = ExampleOrder(tiny_examples(), prompts_per_step=6, seed=0)  # three of five a step
+    for step in range(40):
+        ids = [slot.example.id for slot in order.slots(step)]
+        assert len(set(ids)) == 6
+    dealt = [slot.example.id for step in range(5) for slot in order.slots(step)]
+    assert sorted(dealt) == sorted([example.id for example in tiny_examples()] * 3)
+
+
 def test_the_order_depends_on_the_seed_and_the_step_alone():
     def dealt(seed: int, step: int) -> list[str]:
         order = ExampleOrder(tiny_examples(), prompts_per_step=4, seed=seed)
         return [slot.example.id for slot in order.slots(step)]
 
-    assert dealt(0, 3) == dealt(0, 3)
+    in_order = ExampleOrder(tiny_examples(), prompts_per_step=4, seed=0)
+    steps = [[slot.example.id for slot in in_order.slots(step)] for step in range(9)]
+    assert dealt(0, 8) == steps[8]
     assert [dealt(0, step) for step in range(3)] != [dealt(1, step) for step in range(3)]
 
 

@@ -9,9 +9,7 @@ M response tokens of a micro-batch, B its rows, H hidden.
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -26,11 +24,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
 from pilotage.backbones.encode import EncodedResponses
 from pilotage.backbones.load import Backbone, load_backbone
-from pilotage.backbones.nano import save_backbone
 from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.distill.estimators import TokenLoss
 from pilotage.distill.reduce import count_step, global_counts, row_weights
@@ -48,6 +45,14 @@ from pilotage.train.distill_scoring import (
     predicting_states,
     score_rows,
     take_rows,
+)
+from pilotage.train.distill_setup import (
+    checkpoint_activations,
+    example_digest,
+    fingerprint,
+    memory_estimate,
+    save_whole,
+    training_arguments,
 )
 from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics
 from pilotage.views import VIEWS
@@ -71,7 +76,8 @@ def distill(
     """Trains the student (its weights in memory too) and returns the directory of the trained model.
 
     Called again after a kill, with the same arguments and the student as it was at first, it goes on from the last
-    checkpoint and ends in the same weights. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
+    checkpoint and ends in the same weights. It trains where the student is, on the ranks that torchrun or accelerate
+    started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
     decoding with the student's own model. Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
     trainer = DistillTrainer(
@@ -116,16 +122,16 @@ class DistillTrainer(Trainer):
         self.on_step = on_step
         self.order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
         self._settings = as_settings(config) | {
-            "student": student.name,
-            "examples": _digest(examples),
-            "teacher": teacher.name if teacher is not None else None,
+            "student": fingerprint(student),
+            "examples": example_digest(examples),
+            "teacher": None if teacher is None else fingerprint(teacher),
         }
         self._spans = SpanFinder(student)
         self._metrics: dict[str, Any] = {}
         self._time_before_s, self._began_s = 0.0, time.monotonic()
         self._staging: Path | None = None
         super().__init__(
-            model=student.model, args=_arguments(config, self.stage_dir, student), train_dataset=None
+            model=student.model, args=training_arguments(config, self.stage_dir, student), train_dataset=None
         )
         self.remove_callback(PrinterCallback)
         if self.order.prompts_per_step % self.args.world_size:
@@ -135,7 +141,7 @@ class DistillTrainer(Trainer):
             student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
         )
         if config.gradient_checkpointing:
-            _checkpoint_activations(student.model)
+            checkpoint_activations(student.model)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -350,7 +356,12 @@ class DistillTrainer(Trainer):
         if given is not None:
             frozen = given
         elif weights.source is not None:
-            frozen = load_backbone(weights.source, dtype=self.student.model.dtype, device=self.student.device)
+            frozen = load_backbone(
+                weights.source,
+                dtype=self.student.model.dtype,
+                attn_implementation=self.student.model.config._attn_implementation,
+                device=self.student.device,
+            )
         else:
             frozen = replace(self.student, model=copy.deepcopy(self.student.model))
         if len(frozen.tokenizer) != len(self.student.tokenizer) or frozen.eos_ids != self.student.eos_ids:
@@ -453,79 +464,6 @@ class _Clock:
         self._last_s = now_s
 
 
-def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, int]:
-    """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
-    parameters = list(student.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    text = student.model.config.get_text_config()
-    tokens = config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens)
-    # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
-    layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
-    numbers = layers * (16 * text.hidden_size + 4 * text.intermediate_size)
-    numbers += text.num_hidden_layers * text.hidden_size
-    parts = {
-        "student": sum(p.numel() * p.element_size() for p in parameters),
-        "gradients": trained,
-        "optimiser": 2 * trained,
-        "activations": tokens * numbers * (2 if config.bf16 else 4),
-    }
-    if teacher is not student:
-        parts["teacher"] = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
-    return parts | {"together": sum(parts.values())}
-
-
-def save_whole(backbone: Backbone, directory: Path) -> None:
-    """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it."""
-    partial = directory.with_name(directory.name + checkpoints.PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    model = backbone.model
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(directory.with_name("adapter"))
-        model = copy.deepcopy(model).merge_and_unload()
-    save_backbone(model, backbone.processor, partial)
-    checkpoints.publish(partial, directory)
-
-
-def _arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:
-    on_cpu = not torch.cuda.is_available() or student.device.type == "cpu"
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=1,
-        learning_rate=config.lr,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.betas[0],
-        adam_beta2=config.betas[1],
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
-        seed=config.seed,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=config.checkpoint_every,
-        ignore_data_skip=True,
-        report_to="none",
-        disable_tqdm=True,
-        use_cache=True,
-        remove_unused_columns=False,
-    )
-
-
-def _checkpoint_activations(model: Any) -> None:
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
 def _mixed(*numbers: int) -> int:
     """One 63-bit seed from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    text = "\n".join(example.id for example in examples)
-    return f"{len(examples)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -22,7 +22,10 @@ class Slot:
 
 
 class ExampleOrder:
-    """Deals examples to steps: tasks take turns, and each task's examples come in a new order every pass."""
+    """Deals examples to steps: tasks take turns, and each task's examples come in a new order every pass.
+
+    A step that begins one pass and ends another shows no example twice, given two steps' worth of examples per task.
+    """
 
     def __init__(self, examples: Sequence[Example], *, prompts_per_step: int, seed: int) -> None:
         if not examples:
@@ -57,8 +60,24 @@ class ExampleOrder:
     def _shuffled(self, task: str, pass_index: int) -> np.ndarray:
         key = (task, pass_index)
         if key not in self._passes:
-            if len(self._passes) > 4 * len(self.tasks):
-                self._passes.clear()
             rng = np.random.default_rng([self.seed, zlib.crc32(task.encode()), pass_index])
-            self._passes[key] = rng.permutation(len(self.examples_of[task]))
+            order = rng.permutation(len(self.examples_of[task]))
+            if pass_index:
+                _keep_apart(
+                    order, self._shuffled(task, pass_index - 1), -(-self.prompts_per_step // len(self.tasks))
+                )
+            self._passes[key] = order
         return self._passes[key]
+
+
+def _keep_apart(order: np.ndarray, before: np.ndarray, share: int) -> None:
+    """Swaps what ended the pass before out of the first places of this one; `share` is a step's share of a task."""
+    border = share - 1
+    if len(order) < 2 * border:
+        return
+    recent = set(before[len(before) - border :].tolist())
+    later = (place for place in range(border, len(order)) if int(order[place]) not in recent)
+    for place in range(border):
+        if int(order[place]) in recent:
+            other = next(later)
+            order[place], order[other] = order[other], order[place]

@@ -34,6 +34,8 @@ class RowRecord:
     num_tokens: int
     finished: bool
     repetition: float
+    vision_attempts: int
+    """Times a token that only a prompt may hold would have been sampled, had it not been suppressed."""
     verdict: Verdict
     loss: float
     """Its part of the step's loss."""
@@ -52,7 +54,9 @@ class SpanFinder:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._special = frozenset(backbone.tokenizer.all_special_tokens)
+        added = backbone.tokenizer.added_tokens_decoder.values()
+        self._special = {token.content for token in added if token.special}
+        self._special.update(backbone.tokenizer.all_special_tokens)
         self._bytes: dict[int, bytes] = {}
 
     def owners(self, token_ids: Sequence[int]) -> tuple[str, ...]:
@@ -86,6 +90,7 @@ def row_record(
         num_tokens=len(rollout.token_ids),
         finished=rollout.finished,
         repetition=repetition(rollout.token_ids),
+        vision_attempts=int(rollout.meta.get("num_vision_attempts", 0)),
         verdict=judge(task, task.parse_state(example.state), rollout.text),
         loss=float(loss_T.sum()),
         kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
@@ -124,6 +129,7 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/length_p95": float(high),
         "rollout/truncated": _share(not row.finished for row in rows),
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
+        "rollout/vision_attempts": float(sum(row.vision_attempts for row in rows)),
         "rollout/parsed": _share(row.verdict.parsed for row in rows),
         "rollout/success": _share(row.verdict.success for row in rows),
     }

@@ -1,0 +1,103 @@
+"""What a distillation run needs around its steps: the Trainer's arguments, an estimate of memory, the saved model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from pilotage.backbones.load import Backbone
+from pilotage.backbones.nano import save_backbone
+from pilotage.records import Example
+from pilotage.train import checkpoints
+from pilotage.train.distill_config import DistillConfig
+
+
+def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, int]:
+    """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
+    parameters = list(student.model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    text = student.model.config.get_text_config()
+    tokens = config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens)
+    # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
+    layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
+    numbers = layers * (16 * text.hidden_size + 4 * text.intermediate_size)
+    numbers += text.num_hidden_layers * text.hidden_size
+    parts = {
+        "student": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": tokens * numbers * (2 if config.bf16 else 4),
+    }
+    if teacher is not student:
+        parts["teacher"] = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
+    return parts | {"together": sum(parts.values())}
+
+
+def save_whole(backbone: Backbone, directory: Path) -> None:
+    """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it."""
+    partial = directory.with_name(directory.name + checkpoints.PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    model = backbone.model
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(directory.with_name("adapter"))
+        model = copy.deepcopy(model).merge_and_unload()
+    save_backbone(model, backbone.processor, partial)
+    checkpoints.publish(partial, directory)
+
+
+def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:
+    on_cpu = not torch.cuda.is_available() or student.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        seed=config.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
+        ddp_find_unused_parameters=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        ignore_data_skip=True,
+        report_to="none",
+        disable_tqdm=True,
+        use_cache=True,
+        remove_unused_columns=False,
+    )
+
+
+def checkpoint_activations(model: Any) -> None:
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """Tells weights apart wherever they were loaded from: a hash of the first numbers of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in backbone.model.named_parameters():
+        first = parameter.detach().flatten()[:256].float().cpu()
+        digest.update(name.encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def example_digest(examples: Sequence[Example]) -> str:
+    """The number of examples, and a hash of their ids in order."""
+    text = "\n".join(example.id for example in examples)
+    return f"{len(examples)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,0 +1,82 @@
+"""A step's figures, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distill_run import tiny_examples
+from pilotage.records import Rollout
+from pilotage.train.monitors import RowRecord, SpanFinder, repetition, row_record, step_metrics
+from pilotage.views import reference_answer
+from tiny import tiny_backbone
+
+
+def test_repetition_is_the_share_of_runs_that_came_before():
+    assert repetition([1, 2, 3]) == 0.0
+    assert repetition([1, 2, 3, 4, 5]) == 0.0
+    assert repetition([7] * 9) == pytest.approx(5 / 6)  # six runs, one of them new
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+
+
+def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object) -> RowRecord:
+    example = next(example for example in tiny_examples() if example.task == task)
+    text = reference_answer(example, "student") if changes.pop("right", False) else "no"
+    rollout = Rollout(
+        example_id=example.id, token_ids=tuple(range(num_tokens)), text=text, finished=num_tokens < 4
+    )
+    figures = np.arange(1.0, num_tokens + 1)
+    owners = ["state"] * (num_tokens - 1) + ["answer"] if num_tokens else []
+    return row_record(
+        example,
+        rollout,
+        slot=slot,
+        owners=owners,
+        loss_T=figures / 10,
+        nats_T=figures,
+        entropy_T=figures * 2,
+        capped_T=(figures > 3).astype(float),
+        agreed_T=None if changes.get("agreed", True) is None else (figures > 1).astype(float),
+    )
+
+
+def test_figures_are_means_over_all_tokens_and_rows_whatever_their_order():
+    rows = [record(0, 3, task="frozenlake", right=True), record(1, 4), record(2, 0)]
+    figures = step_metrics(rows)
+    assert figures == step_metrics(rows[::-1])
+    assert figures["loss"] == pytest.approx((6 + 10) / 10)
+    assert figures["kl/all"] == pytest.approx(16 / 7)
+    assert figures["kl/state"] == pytest.approx((1 + 2 + 1 + 2 + 3) / 5)
+    assert figures["kl/answer"] == pytest.approx((3 + 4) / 2)
+    assert "kl/route" not in figures
+    assert figures["policy/entropy"] == pytest.approx(32 / 7)
+    assert figures["loss/cap_rate"] == pytest.approx(1 / 7)
+    assert figures["teacher/agreement"] == pytest.approx(5 / 7)
+    assert figures["rollout/length_mean"] == pytest.approx(7 / 3)
+    assert figures["rollout/length_p05"] == pytest.approx(0.3)
+    assert figures["rollout/length_p95"] == pytest.approx(3.9)
+    assert figures["rollout/truncated"] == pytest.approx(1 / 3)
+    assert figures["rollout/parsed"] == figures["rollout/success"] == pytest.approx(1 / 3)
+    assert figures["rollout/success/frozenlake"] == 1.0
+    assert figures["rollout/success/maze"] == 0.0
+
+
+def test_a_teacher_known_by_samples_alone_has_no_agreement():
+    assert "teacher/agreement" not in step_metrics([record(0, 3, agreed=None)])
+
+
+def test_spans_of_a_reference_answer_end_at_the_newline_and_the_tag():
+    backbone = tiny_backbone()
+    text = "Size: 3. Player: (0,0).\nRoute: (0,0).\n<answer>R</answer>"
+    ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    owners = SpanFinder(backbone).owners([*ids, backbone.eos_ids[0]])  # pyright: ignore
+    parts = {
+        span: backbone.decode([token for token, owner in zip(ids, owners, strict=False) if owner == span])
+        for span in ("state", "route", "answer")
+    }
+    assert parts == {
+        "state": "Size: 3. Player: (0,0).\n",
+        "route": "Route: (0,0).\n",
+        "answer": "<answer>R</answer>",
+    }
+    assert owners[-1] == "answer"
