@@ -117,6 +117,7 @@ def test_both_stages_keep_their_settings_in_the_runs_config(tmp_path, trained):
     main(["sft", str(tmp_path), "--steps", "7"])
     (tmp_path / "stage1" / "model").mkdir(parents=True)
     main(["distill", str(tmp_path), "--steps", "8"])
+    main(["distill", str(tmp_path), "--steps", "9"])
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["stages"]["stage1"]["config"]["steps"] == 7
     assert config["stages"]["stage2"]["config"]["steps"] == 8

@@ -106,7 +106,8 @@ def note_settings(run: Path, stage: str, recipe: Recipe, settings: Mapping[str, 
     from pilotage.train.distill_config import as_settings
 
     measured = {k: v for k, v in as_settings(recipe).items() if k not in ("stages", "num_threads")}
-    stages = config.get("stages", {}) | {stage: as_settings(settings)}
+    # The first settings stay: a stage refuses to go on with others.
+    stages = {stage: as_settings(settings)} | config.get("stages", {})
     config = {"version": __version__, "recipe": measured, "stages": stages}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config, indent=1))

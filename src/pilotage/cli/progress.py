@@ -17,6 +17,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+TELLING = ("loss", "loss/image", "loss/pictures", "kl/all", "rollout/success")
+"""Figures shown beside a bar, as far as a step has them."""
+
 
 class RateColumn(TextColumn):
     """Units per second, once there are any."""
@@ -28,6 +31,11 @@ class RateColumn(TextColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.3g} {self._unit}/s", style="progress.data.speed")
+
+
+def _stderr() -> Console:
+    console = Console(stderr=True)
+    return console if console.is_terminal else Console(stderr=True, width=120)
 
 
 def make_progress(unit: str, console: Console) -> Progress:
@@ -47,7 +55,7 @@ class Bar:
     """One bar, shown from its first figure on. As a context: `with Bar("sft", unit="steps") as bar: bar(3, 10)`."""
 
     def __init__(self, title: str, *, unit: str) -> None:
-        self._progress = make_progress(unit, Console(stderr=True))
+        self._progress = make_progress(unit, _stderr())
         self._title = title
         self._row: TaskID | None = None
 
@@ -66,7 +74,6 @@ class Bar:
             self._progress.stop()
 
 
-def figures_text(figures: Mapping[str, Any], limit: int = 4) -> str:
-    """`loss 0.31  lr 0.002`: the first few figures, three digits each."""
-    shown = [f"{name} {value:.3g}" for name, value in figures.items() if isinstance(value, float)]
-    return "  ".join(shown[:limit])
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """`loss 0.31  rollout/success 0.5`: those of a step's figures that tell a person how it goes."""
+    return "  ".join(f"{name} {figures[name]:.3g}" for name in TELLING if name in figures)
