@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import encode_with_response
+from pilotage.backbones.encode import encode_with_response, render
 from pilotage.backbones.load import Backbone
 from pilotage.records import Example, View
+from pilotage.train.sft_config import SftConfig
 from pilotage.views import VIEWS, reference_answer
-
-if TYPE_CHECKING:
-    from pilotage.train.sft import SftConfig
 
 IGNORED = -100
 """Label of positions that are not trained on."""
+
+PAD_TO = 16
+"""Lengths are padded to multiples of this: every new shape costs a CPU a compilation."""
 
 IMAGE, TEXT = 1, 2
 """The streams that rows are drawn from."""
@@ -48,31 +49,57 @@ class Mixture:
     def __init__(
         self,
         config: SftConfig,
+        backbone: Backbone,
         examples: Sequence[Example],
         retention: Sequence[Example],
         answers: Mapping[tuple[str, str], str],
     ) -> None:
         self.config = config
+        self.backbone = backbone
         self.examples = {IMAGE: examples, TEXT: retention}
         self.answers = answers
+        self.num_ranks = 1
+        """Every micro-batch has a row for each rank."""
+        self._lengths: dict[tuple[str, str], int] = {}
         self._order = lru_cache(maxsize=4)(self._shuffled)
+        self.micro_batches = lru_cache(maxsize=2)(self._micro_batches)
+        """`micro_batches(step)`: the rows of a step, in micro-batches of one modality and like lengths."""
+
+    def num_parts(self, num_rows: int) -> int:
+        """Micro-batches of one modality in a step."""
+        least = min(self.config.length_groups, num_rows // self.num_ranks)
+        return max(least, -(-num_rows // self.config.micro_batch_size))
 
     @property
     def num_micro_batches(self) -> int:
         """Micro-batches in a step; those with images come first."""
-        return self._parts(self.config.num_image_rows) + self._parts(self.config.num_text_rows)
+        return self.num_parts(self.config.num_image_rows) + self.num_parts(self.config.num_text_rows)
 
-    def micro_batches(self, step: int) -> list[list[Row]]:
-        """The rows of a step, in micro-batches of one modality and like lengths."""
+    def _micro_batches(self, step: int) -> list[list[Row]]:
         batches: list[list[Row]] = []
         for stream, count in ((IMAGE, self.config.num_image_rows), (TEXT, self.config.num_text_rows)):
+            if not count:
+                continue
             rows = [self._row(stream, step * count + i) for i in range(count)]
-            rows.sort(key=lambda row: len(row.answer))
-            edges = [len(rows) * i // max(1, self._parts(count)) for i in range(self._parts(count) + 1)]
-            batches += [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+            lengths = {row.place: self._length(row) for row in rows}
+            rows.sort(key=lambda row: lengths[row.place])
+            batches += cut_where_padding_is_least(
+                rows,
+                [lengths[row.place] for row in rows],
+                self.num_parts(count),
+                num_least=self.num_ranks,
+                num_most=self.config.micro_batch_size,
+            )
         return batches
 
-    def check_lengths(self, backbone: Backbone, num_longest: int = 8) -> None:
+    def _length(self, row: Row) -> int:
+        key = (row.example.id, row.view)
+        if key not in self._lengths:
+            view = VIEWS[row.view](row.example, self.config.prompts)
+            self._lengths[key] = count_tokens(self.backbone, view, row.answer)
+        return self._lengths[key]
+
+    def check_lengths(self, num_longest: int = 8) -> None:
         """Encodes the rows that look longest, so that an over-long one is an error before the first step."""
         if self.config.max_length is None:
             return
@@ -86,10 +113,7 @@ class Mixture:
                 for task in sorted({row.example.task for row in rows}):
                     of_task = [row for row in rows if row.example.task == task]
                     of_task.sort(key=lambda row: (row.example.level, len(row.answer)))
-                    encode_rows(backbone, of_task[-num_longest:], self.config)
-
-    def _parts(self, num_rows: int) -> int:
-        return -(-num_rows // self.config.micro_batch_size)
+                    encode_rows(self.backbone, of_task[-num_longest:], self.config)
 
     def _row(self, stream: int, place: int) -> Row:
         examples = self.examples[stream]
@@ -110,6 +134,37 @@ class Mixture:
         return self.answers.get((example.id, view)) or reference_answer(example, view)
 
 
+def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
+    """Columns that the view, its answer and the end of turn take; an image by its size before any resizing."""
+    text = render(backbone, view) + answer
+    num_tokens = len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+    if view.image is None:
+        return num_tokens
+    processor = backbone.processor.image_processor
+    # A PNG says its width and height, 4 bytes each, at byte 16. The text has one token for the image already.
+    width, height = (int.from_bytes(view.image[at : at + 4], "big") for at in (16, 20))
+    return num_tokens - 1 + width * height // (processor.patch_size * processor.merge_size) ** 2
+
+
+def cut_where_padding_is_least(
+    rows: Sequence[Row], lengths: Sequence[int], num_parts: int, *, num_least: int, num_most: int
+) -> list[list[Row]]:
+    """Rows, sorted by length, in `num_parts` runs of `num_least` to `num_most` rows whose padded size is smallest."""
+    # best[end]: padded size of the first `end` rows, and where the parts begin.
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
+    for _ in range(num_parts):
+        reached: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for begin, (size, begins) in best.items():
+            for end in range(begin + num_least, min(begin + num_most, len(rows)) + 1):
+                padded = -(-lengths[end - 1] // PAD_TO) * PAD_TO
+                candidate = (size + (end - begin) * padded, (*begins, begin))
+                if end not in reached or candidate < reached[end]:
+                    reached[end] = candidate
+        best = reached
+    begins = best[len(rows)][1]
+    return [list(rows[a:b]) for a, b in zip(begins, (*begins[1:], len(rows)), strict=True)]
+
+
 def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> dict[str, torch.Tensor]:
     """Model inputs and `labels`: the answer's ids and the end of turn, IGNORED everywhere else."""
     views: list[View] = [VIEWS[row.view](row.example, config.prompts) for row in rows]
@@ -120,7 +175,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
         backbone,
         views,
         [[*answer, end] for answer in ids],
-        pad_to_multiple=16,
+        pad_to_multiple=PAD_TO,
         max_length=config.max_length,
         names=[row.example.id for row in rows],
     )
@@ -154,19 +209,18 @@ class RowCollator:
     items out to ranks in turn, so all ranks work at the same micro-batch.
     """
 
-    def __init__(self, backbone: Backbone, mixture: Mixture, config: SftConfig, world_size: int = 1) -> None:
-        self.backbone = backbone
+    def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
-        self.config = config
-        self.world_size = world_size
 
     @property
     def num_items(self) -> int:
-        return self.config.steps * self.mixture.num_micro_batches * self.world_size
+        """Items of the whole run, all ranks together."""
+        return self.mixture.config.steps * self.mixture.num_micro_batches * self.mixture.num_ranks
 
     def __call__(self, items: Sequence[Mapping[str, int]]) -> dict[str, torch.Tensor]:
         (item,) = items
-        number, rank = divmod(int(item["item"]), self.world_size)
-        step, micro = divmod(number, self.mixture.num_micro_batches)
-        rows = self.mixture.micro_batches(step)[micro][rank :: self.world_size]
-        return encode_rows(self.backbone, rows, self.config)
+        mixture = self.mixture
+        number, rank = divmod(int(item["item"]), mixture.num_ranks)
+        step, micro = divmod(number, mixture.num_micro_batches)
+        rows = mixture.micro_batches(step)[micro][rank :: mixture.num_ranks]
+        return encode_rows(mixture.backbone, rows, mixture.config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -11,36 +10,59 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_callback import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
-from pilotage.train.sft import OnStep, SftConfig, lr_factor
+from pilotage.train import checkpoints
+from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
 
 logger = logging.getLogger(__name__)
 
-COMPLETE = "complete"
-"""A checkpoint folder without this file was being written when the run was killed."""
+NUM_CHECKPOINTS = 2
+"""Checkpoints kept."""
+
+RECOMPUTE = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in SFTConfig.__dataclass_fields__
+)
+"""What transformers calls recomputing activations in the backward; the older name warns where there is a newer."""
+
+MOST_LOGITS = 2**26
+"""Above so many logits in a micro-batch (256 MiB), TRL's kernel works through them in chunks."""
 
 
 def make_trainer(
     config: SftConfig,
     backbone: Backbone,
     collator: RowCollator,
-    metrics: Path,
-    folder: Path,
+    *,
+    run_dir: Path,
     on_step: OnStep | None,
 ) -> StageTrainer:
-    """The trainer of a run; its checkpoints are in `folder/checkpoints`."""
+    """The trainer of a run; its checkpoints are in `run_dir/<stage>`."""
+    on_cpu = backbone.device.type == "cpu"
+    mixture = collator.mixture
+    mixture.num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    for num_rows in filter(None, (config.num_image_rows, config.num_text_rows)):
+        if num_rows < mixture.num_ranks * max(1, mixture.num_parts(num_rows)):
+            raise PilotageError(
+                f"{num_rows} rows of one modality in a step do not give each of {mixture.num_ranks} ranks one in each "
+                f"micro-batch; raise batch_size {config.batch_size} or micro_batch_size {config.micro_batch_size}"
+            )
+    recompute: dict[str, Any] = {RECOMPUTE: not on_cpu}
     args = SFTConfig(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(run_dir / config.stage),
         max_steps=config.steps,
         per_device_train_batch_size=1,  # one item is a whole micro-batch
-        gradient_accumulation_steps=collator.mixture.num_micro_batches,
+        gradient_accumulation_steps=mixture.num_micro_batches,
         learning_rate=config.peak_lr,
         weight_decay=config.weight_decay,
         adam_beta1=config.betas[0],
@@ -48,13 +70,11 @@ def make_trainer(
         max_grad_norm=config.clip,
         optim="adamw_torch_fused",
         bf16=config.bf16,
-        gradient_checkpointing=backbone.device.type != "cpu",
+        **recompute,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.checkpoint_every,
-        # The one before is kept until the newest is complete.
-        save_total_limit=2,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -64,38 +84,39 @@ def make_trainer(
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to="none",
-        use_cpu=backbone.device.type == "cpu",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         seed=config.seed,
     )
-    collator.world_size = args.world_size
-    smallest = min(
-        config.num_image_rows, config.num_text_rows or config.num_image_rows, config.micro_batch_size
-    )
-    if smallest < args.world_size:
-        raise PilotageError(
-            f"{args.world_size} ranks need that many rows in every micro-batch, the smallest has {smallest}; raise "
-            "batch_size or micro_batch_size"
-        )
-    return StageTrainer(config, backbone, collator, metrics, args, on_step)
+    return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
 
 
 class StageTrainer(SFTTrainer):
     """Runs the steps of one stage and writes a line per step to `metrics.jsonl`."""
+
+    model: Any
 
     def __init__(
         self,
         config: SftConfig,
         backbone: Backbone,
         collator: RowCollator,
-        metrics: Path,
         args: SFTConfig,
+        *,
+        run_dir: Path,
         on_step: OnStep | None,
     ) -> None:
         self.stage_config = config
-        self.metrics_path = metrics
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self.stage_dir = run_dir / config.stage
         self.on_step = on_step
-        self._began = time.monotonic()
+        self._staging: Path | None = None
+        self._began_s = time.monotonic()
         self._sums = torch.zeros(4, dtype=torch.float64)
+        """Negative log-likelihood and tokens of the step so far: images, then text."""
+        self._had_own_forward = {
+            module for module in backbone.model.modules() if "forward" in module.__dict__
+        }
         super().__init__(
             model=backbone.model,
             args=args,
@@ -103,30 +124,34 @@ class StageTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"item": range(collator.num_items)}),
             processing_class=backbone.processor,
         )
-        # Its default callbacks print every log line.
-        from transformers.trainer_callback import PrinterCallback
-
         self.remove_callback(PrinterCallback)
+        # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
+        # it would then average the means of the micro-batches, in which a token of a short row weighs more.
+        self.model_accepts_loss_kwargs = True
 
     def run(self) -> None:
-        """Trains to the end, from the last complete checkpoint if there is one."""
-        checkpoint = last_checkpoint(Path(self.args.output_dir or ""), self.is_world_process_zero())
-        first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        self._began = time.monotonic() - (self._cut_metrics(first) if self.is_world_process_zero() else 0.0)
-        if checkpoint:
-            logger.info("going on from step %d", first)
+        """Trains to the end, from the last checkpoint if there is one."""
+        done, resume = 0, None
+        if kept := checkpoints.checkpoints(self.stage_dir):
+            done, resume = kept[-1][0], str(kept[-1][1])
+            logger.info("going on from step %d", done)
+        self._began_s = time.monotonic()
+        if self.is_world_process_zero():
+            rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
+            self._began_s -= rows[-1]["time_s"] if rows else 0.0
         try:
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            self.train(resume_from_checkpoint=resume)
         finally:
             # TRL and accelerate wrap the forward; a copy of a wrapped model would run the original's weights.
-            for module in self.model.modules():
+            for module in set(self.model.modules()) - self._had_own_forward:
                 for name in ("forward", "_original_forward"):
                     module.__dict__.pop(name, None)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: lr_factor(self.stage_config, step)
+                optimizer or self.optimizer,  # pyright: ignore[reportArgumentType]
+                lambda step: lr_factor(self.stage_config, step),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -134,22 +159,43 @@ class StageTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        is_image = "pixel_values" in inputs
-        num_tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        value = loss[0] if return_outputs else loss
-        total = num_items_in_batch if num_items_in_batch is not None else num_tokens
-        self._sums[0 if is_image else 2] += (
-            float(value.detach()) * float(total) / self.accelerator.num_processes
-        )
-        self._sums[1 if is_image else 3] += num_tokens
+        """The sum of the answers' negative log-likelihoods over the number of answer tokens in the step."""
+        active_BS = inputs["labels"][:, 1:] != IGNORED
+        num_tokens = int(active_BS.sum())
+        assert num_items_in_batch is not None, "the Trainer counts the answer tokens of the step"
+        total = int(num_items_in_batch)
+        num_logits = num_tokens * self.model.config.get_text_config().vocab_size
+        if inputs["labels"].device.type == "cpu" and not return_outputs and num_logits <= MOST_LOGITS:
+            # On a CPU, TRL's kernel projects prompt and padding too: a quarter of a small model's step.
+            loss = self._sum_over_active(model, inputs, active_BS) / total * self.accelerator.num_processes
+        else:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        value = float((loss[0] if return_outputs else loss).detach())
+        first = 0 if "pixel_values" in inputs else 2
+        self._sums[first] += value * total / self.accelerator.num_processes
+        self._sums[first + 1] += num_tokens
         return loss
+
+    def _sum_over_active(self, model: Any, inputs: Any, active_BS: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood in nats, summed; only the active positions reach the output layer."""
+
+        def keep_active(_: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (args[0][:, :-1][active_BS],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(keep_active)
+        try:
+            shown = {name: value for name, value in inputs.items() if name != "labels"}
+            logits_MV = model(**shown, use_cache=False).logits
+        finally:
+            hook.remove()
+        return F.cross_entropy(logits_MV.float(), inputs["labels"][:, 1:][active_BS], reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        sums = self.accelerator.reduce(self._sums.to(self.accelerator.device), "sum").tolist()
+        total: Any = self.accelerator.reduce(self._sums.to(self.accelerator.device), "sum")
+        sums = total.tolist()
         self._sums.zero_()
         figures: dict[str, float] = {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
         if sums[1]:
@@ -162,52 +208,34 @@ class StageTrainer(SFTTrainer):
         if figures["loss"] != figures["loss"] or figures["grad_norm"] != figures["grad_norm"]:
             raise PilotageError(f"the loss or its gradient is not a number at step {step}; lower peak_lr")
         if self.is_world_process_zero():
-            line = {"stage": self.stage_config.stage, "step": step}
-            line |= {"time_s": round(time.monotonic() - self._began, 3)} | figures
-            with self.metrics_path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            row: dict[str, Any] = {"stage": self.stage_config.stage, "step": step}
+            row |= {"time_s": time.monotonic() - self._began_s} | figures
+            checkpoints.append_row(self.metrics_path, row)
         if self.on_step is not None:
             self.on_step(step, self.stage_config.steps, figures)
 
-    def _cut_metrics(self, first: int) -> float:
-        """Drops this stage's lines after step `first`; returns the time of the last one kept, in seconds."""
-        if not self.metrics_path.exists():
-            return 0.0
-        kept, time_s = [], 0.0
-        for text in self.metrics_path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:  # the kill cut the last line
-                continue
-            if line.get("stage") == self.stage_config.stage:
-                if line["step"] > first:
-                    continue
-                time_s = line["time_s"]
-            kept.append(text + "\n")
-        partial = self.metrics_path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.metrics_path)
-        return time_s
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        """A checkpoint appears under its name when it is whole; a kill before that leaves the one before."""
+        self._staging = self.stage_dir / f"writing{checkpoints.PARTIAL}"
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
-            (folder / COMPLETE).touch()
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"checkpoint-{self.state.global_step}"
+            # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
+            (self._staging / name / "training_args.bin").unlink(missing_ok=True)
+            checkpoints.publish(self._staging / name, self.stage_dir / name)
+            checkpoints.prune(self.stage_dir, NUM_CHECKPOINTS)
+        self._staging = None
+        self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None is written: the page of a run says what was done."""
 
     def _send_telemetry(self) -> None:
         """None is sent."""
-
-
-def last_checkpoint(folder: Path, remove_partial: bool) -> Path | None:
-    """The newest complete checkpoint; those that a kill left unfinished are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in found if (path / COMPLETE).exists()]
-    if remove_partial:
-        for path in found:
-            if path not in complete:
-                shutil.rmtree(path)
-    return complete[-1] if complete else None

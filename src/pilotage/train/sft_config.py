@@ -1,0 +1,105 @@
+"""What a run of supervised fine-tuning is: its settings, checked before anything heavy begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pilotage.backbones.load import LoraSettings
+from pilotage.errors import PilotageError
+from pilotage.views import VIEWS, PromptSet
+
+Schedule = Literal["one_cycle", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """One run of supervised fine-tuning."""
+
+    stage: str = "stage1"
+    """Name in `metrics.jsonl`, and of the folder in the run that holds checkpoints and the model."""
+    image_view: Literal["perception", "student"] = "perception"
+    """What image rows ask for: the perception answer (stage 1), or the whole reference response (the baseline)."""
+    prompts: PromptSet
+    steps: int
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Rows in a step, of all ranks and both modalities together."""
+    micro_batch_size: int = 32
+    """At most so many rows in one forward; a step has image micro-batches and text micro-batches, never mixed ones."""
+    length_groups: int = 2
+    """At least so many micro-batches of each modality, cut by length where padding is least."""
+    retention_share: float = 1 / 3
+    """Share of the rows that are text only, so that planning from words is not forgotten. 0 for none."""
+    retention_views: tuple[tuple[str, float], ...] = (("symbolic", 0.7), ("teacher", 0.3))
+    """Text views of the retention rows, with how often each is drawn."""
+    peak_lr: float = 1e-3
+    schedule: Schedule = "one_cycle"
+    """`one_cycle`: cosine from peak / 25 up to the peak and down to nearly 0; `cosine`: linear up, cosine down to 0;
+    `constant`: linear up, then flat."""
+    warmup_share: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    """Largest gradient norm; 0 for no clipping."""
+    pixel_noise: float = 0.0
+    """Standard deviation of the noise on normalised pixels (black is -1 and white 1 for nano)."""
+    freeze_vision: bool = False
+    """Leaves the vision tower and its merger as they are."""
+    lora: LoraSettings | None = None
+    """Trains an adapter, which the saved model has merged in. None trains all parameters."""
+    bf16: bool = False
+    """Matrix products in bfloat16; weights and optimiser stay in float32."""
+    max_length: int | None = None
+    """Prompt and answer may have so many tokens; a longer row is an error that names its example."""
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retention_share < 1:
+            raise PilotageError(f"retention_share {self.retention_share} must be at least 0 and below 1")
+        for name in ("steps", "micro_batch_size", "num_image_rows", "length_groups", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.num_text_rows and not self.retention_views:
+            raise PilotageError(
+                "retention_views names no view for the retention rows; give one, or retention_share 0"
+            )
+        for name, share in self.retention_views:
+            if name not in VIEWS or share <= 0 or name in ("student", "perception"):
+                raise PilotageError(
+                    f"retention view {name!r} with share {share} must be a text view, share > 0"
+                )
+        if not 0 <= self.warmup_share <= 1:
+            raise PilotageError(f"warmup_share {self.warmup_share} must be between 0 and 1")
+
+    @property
+    def num_text_rows(self) -> int:
+        """Retention rows in every step."""
+        return round(self.batch_size * self.retention_share)
+
+    @property
+    def num_image_rows(self) -> int:
+        """Image rows in every step."""
+        return self.batch_size - self.num_text_rows
+
+
+def lr_factor(config: SftConfig, step: int) -> float:
+    """The learning rate of a step (counted from 0) as a share of the peak."""
+    rising = max(1, round(config.steps * config.warmup_share))
+    if config.schedule == "one_cycle":
+        if step < rising:
+            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rising)) / 2
+    elif step < rising:
+        return (step + 1) / rising
+    if config.schedule == "constant":
+        return 1.0
+    done = (step - rising) / max(1, config.steps - rising)
+    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called after each step with steps done, steps in all and the step's figures."""
