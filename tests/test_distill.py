@@ -77,9 +77,9 @@ def replay(texts: dict[str, tuple[int, ...]], *, finished: bool = True) -> Repla
     )
 
 
-def reference_ids(example: Example) -> tuple[int, ...]:
+def reference_ids(example: Example, view: str = "student") -> tuple[int, ...]:
     tokenizer = tiny_backbone().tokenizer
-    text = reference_answer(example, "student") + str(tokenizer.eos_token)
+    text = reference_answer(example, view) + str(tokenizer.eos_token)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
 
 
@@ -195,7 +195,7 @@ def test_reductions_weigh_tokens_rows_and_tasks(tmp_path):
 
 def test_empty_truncated_and_unparsed_rollouts_stay_in_the_batch(tmp_path):
     examples = tiny_examples(tasks=("frozenlake",))[:4]
-    eos = tiny_backbone().tokenizer.eos_token_id
+    eos = tiny_backbone().eos_ids[-1]
     good = reference_ids(examples[0])
     ids = dict(
         zip([e.id for e in examples], [good, (), good[:7], (40, 40, 40, 40, 40, 40, eos)], strict=True)
@@ -332,6 +332,50 @@ def test_with_the_adapter_off_the_student_is_its_own_teacher(tmp_path):
 def test_the_adapter_off_needs_an_adapter(tmp_path):
     with pytest.raises(PilotageError, match="LoRA"):
         metrics_of(tmp_path, teacher_weights=AdapterOff())
+
+
+# -- rollouts that describe ---------------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_prompts_asks_for_a_description(tmp_path):
+    examples = tiny_examples(tasks=("frozenlake",))[:4]
+    plans = dict.fromkeys([e.id for e in examples], reference_ids(examples[0])[:5])
+    words = {example.id: reference_ids(example, "perception") for example in examples}
+    asked: list[str] = []
+
+    class Engine(ReplayEngine):
+        def generate(self, views: Any, *, example_ids: Any, **settings: Any) -> list[Rollout]:
+            asked.extend(view.name for view in views)
+            return [
+                replay(words if view.name == "perception" else plans).generate(
+                    [view], example_ids=[name], **settings
+                )[0]
+                for view, name in zip(views, example_ids, strict=True)
+            ]
+
+    row = metrics_of(
+        tmp_path, examples=examples, engine=Engine([]), max_new_tokens=200, perception_share=0.25
+    )
+    assert asked == ["student", "student", "student", "perception"]
+    assert row["rollout/described"] == 1.0
+    assert row["rollout/parsed"] == 0.0
+    assert row["kl/description"] > 1e-2 and row["kl/state"] > 1e-2
+    control = metrics_of(
+        tmp_path,
+        examples=examples,
+        engine=Engine([]),
+        max_new_tokens=200,
+        perception_share=0.25,
+        teacher_view="student",
+    )
+    assert control["kl/description"] < 1e-6 and control["kl/all"] < 1e-6
+
+
+def test_descriptions_are_spread_over_tasks_and_steps():
+    order = ExampleOrder(tiny_examples(), prompts_per_step=4, seed=0)  # two rounds of two tasks
+    drawn = [[index for index in range(4) if order.is_drawn(step, index, 0.25)] for step in range(4)]
+    assert drawn == [[], [2, 3], [], [2, 3]]
+    assert not any(order.is_drawn(step, index, 0.0) for step in range(9) for index in range(4))
 
 
 # -- order, schedule, settings ------------------------------------------------------------------------------------

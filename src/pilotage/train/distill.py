@@ -99,6 +99,7 @@ class _StepRow:
     slot: int
     example: Example
     rollout: Rollout
+    asks_perception: bool = False
 
 
 class DistillTrainer(Trainer):
@@ -136,12 +137,20 @@ class DistillTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if self.order.prompts_per_step % self.args.world_size:
             self.order.slots(0, num_ranks=self.args.world_size)
+        if self.is_deepspeed_enabled and self._rows_per_rank() > config.micro_batch_size:
+            raise PilotageError(
+                f"DeepSpeed updates after every backward, so a step must be one micro-batch: set micro_batch_size to "
+                f"{self._rows_per_rank()}"
+            )
         self.teacher = self._frozen_teacher(teacher)
         self.engine = engine or TransformersEngine(
             student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
         )
         if config.gradient_checkpointing:
             checkpoint_activations(student.model)
+
+    def _rows_per_rank(self) -> int:
+        return self.config.prompts_per_step * self.config.samples_per_prompt // self.args.world_size
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -159,9 +168,9 @@ class DistillTrainer(Trainer):
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
             self._time_before_s = rows[-1]["time_s"] if rows else 0.0
-            logger.info(
-                "memory before step 1, about: %s", memory_estimate(self.config, self.student, self.teacher)
-            )
+            parts = memory_estimate(self.config, self.student, self.teacher)
+            told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+            logger.info("memory on each rank, about, in GiB: %s", told)
         self._began_s = time.monotonic()
         model_dir = self.stage_dir / "model"
         self.train(resume_from_checkpoint=resume)
@@ -216,9 +225,13 @@ class DistillTrainer(Trainer):
     def _sample(self, step: int) -> list[_StepRow]:
         config = self.config
         slots = self.order.slots(step, rank=self.args.process_index, num_ranks=self.args.world_size)
+        asks_perception = [self.order.is_drawn(step, slot.index, config.perception_share) for slot in slots]
         with self._autocast():
             rollouts = self.engine.generate(
-                [VIEWS["student"](slot.example, config.prompts) for slot in slots],
+                [
+                    VIEWS["perception" if asked else "student"](slot.example, config.prompts)
+                    for slot, asked in zip(slots, asks_perception, strict=True)
+                ],
                 example_ids=[slot.example.id for slot in slots],
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
@@ -230,16 +243,26 @@ class DistillTrainer(Trainer):
         num = config.samples_per_prompt
         return [
             _StepRow(
-                slot=slot.index * num + sample, example=slot.example, rollout=rollouts[place * num + sample]
+                slot=slot.index * num + sample,
+                example=slot.example,
+                rollout=rollouts[place * num + sample],
+                asks_perception=asks_perception[place],
             )
             for place, slot in enumerate(slots)
             for sample in range(num)
         ]
 
-    def _encode(self, reader: Backbone, view: str, rows: Sequence[_StepRow]) -> EncodedResponses:
+    def _encode(
+        self, reader: Backbone, planning_view: str, perception_view: str, rows: Sequence[_StepRow]
+    ) -> EncodedResponses:
         return encode_rollouts(
             reader,
-            [VIEWS[view](row.example, self.config.prompts) for row in rows],
+            [
+                VIEWS[perception_view if row.asks_perception else planning_view](
+                    row.example, self.config.prompts
+                )
+                for row in rows
+            ],
             [row.rollout for row in rows],
             max_prompt_tokens=self.config.max_prompt_tokens,
             pad_to_multiple=self.config.pad_to_multiple,
@@ -248,7 +271,9 @@ class DistillTrainer(Trainer):
     def _score_by_teacher(self, rows: Sequence[_StepRow]) -> list[Tensor]:
         """Each row's predicting states under the teacher's view [T, H]."""
         reader = self.teacher
-        encoded = self._encode(reader, self.config.teacher_view, rows)
+        planning_view = self.config.teacher_view
+        perception_view = "perception" if planning_view == "student" else "description"
+        encoded = self._encode(reader, planning_view, perception_view, rows)
         was_training = reader.model.training
         reader.model.eval()
         with self._teaching(), self._autocast():
@@ -267,7 +292,7 @@ class DistillTrainer(Trainer):
         """Adds the step's gradients to the student's parameters and returns one record per row."""
         model.train()
         row_weights = self._row_weights(rows)
-        encoded = self._encode(self.student, "student", rows)
+        encoded = self._encode(self.student, "student", "perception", rows)
         if self.config.pixel_noise:
             self._add_noise(encoded, rows, step)
         batches = micro_batches(encoded, self.config.micro_batch_size)
@@ -324,7 +349,7 @@ class DistillTrainer(Trainer):
                 row.example,
                 row.rollout,
                 slot=row.slot,
-                owners=self._spans.owners(row.rollout.token_ids),
+                owners=None if row.asks_perception else self._spans.owners(row.rollout.token_ids),
                 loss_T=values[place],
                 nats_T=nats[place],
                 entropy_T=entropies[place],
@@ -336,6 +361,7 @@ class DistillTrainer(Trainer):
 
     def _add_noise(self, encoded: EncodedResponses, rows: Sequence[_StepRow], step: int) -> None:
         inputs = encoded["inputs"]
+        assert "pixel_values" in inputs and "image_grid_thw" in inputs, "the student's views have pictures"
         counts = inputs["image_grid_thw"].prod(-1).tolist()
         for row, patches_PF in zip(rows, torch.split(inputs["pixel_values"], counts), strict=True):
             rng = np.random.default_rng([self.config.seed, step, row.slot, 1])
@@ -413,7 +439,8 @@ class DistillTrainer(Trainer):
                     "finished": row.rollout.finished,
                     "num_tokens": record.num_tokens,
                     "kl_nats": record.kl_nats["all"] / max(record.num_tokens, 1),
-                    "verdict": record.verdict.as_dict(),
+                    "verdict": record.verdict.as_dict() if record.verdict is not None else None,
+                    "described": record.described,
                 },
             )
 

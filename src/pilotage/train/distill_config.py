@@ -47,6 +47,9 @@ class DistillConfig:
     teacher_weights: TeacherWeights
     teacher_view: str = "teacher"
     """`teacher` (state and reference plan), `teacher_no_plan` (state), or `student` (the no-privilege control)."""
+    perception_share: float = 0.0
+    """Share of the prompts that ask to describe the picture instead, scored by a teacher that describes the state
+    from words. MGSD has none (0); without it a small model forgets to describe while it learns to plan."""
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
 
@@ -96,6 +99,8 @@ class DistillConfig:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if self.teacher_view not in VIEWS:
             raise PilotageError(f"teacher_view {self.teacher_view!r} is not a view: {', '.join(VIEWS)}")
+        if not 0 <= self.perception_share < 1:
+            raise PilotageError(f"perception_share {self.perception_share} must be at least 0 and below 1")
         for name, legal in (
             ("prompts", PROMPT_SETS),
             ("reduction", REDUCTIONS),

@@ -50,6 +50,11 @@ class ExampleOrder:
             for index in range(rank * share, (rank + 1) * share)
         ]
 
+    def is_drawn(self, step: int, index: int, share: float) -> bool:
+        """Whether a slot is among `share` of all: whole rounds of the tasks, spread evenly over the run."""
+        turn = (step * self.prompts_per_step + index) // len(self.tasks)
+        return int((turn + 1) * share + 1e-9) > int(turn * share + 1e-9)
+
     def _example(self, place: int) -> Example:
         draw, turn = divmod(place, len(self.tasks))
         task = self.tasks[turn]

@@ -56,7 +56,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
         attention_mask=inputs["attention_mask"][index, :width],
         position_ids=inputs["position_ids"][:, index, :width],
     )
-    if "pixel_values" in inputs:
+    if "pixel_values" in inputs and "image_grid_thw" in inputs:
         # One image per row: encoding refuses views with more, and a view set has pictures or has none.
         counts = inputs["image_grid_thw"].prod(-1).tolist()
         assert len(counts) == len(prompt_lengths), "each row of a picture batch has one picture"

@@ -19,6 +19,11 @@ from pilotage.distill.spans import SPANS, find_spans, token_bytes
 from pilotage.records import Example, Rollout, Verdict
 from pilotage.tasks import get_task
 from pilotage.tasks.judge import judge
+from pilotage.views import reference_answer
+
+DESCRIPTION = "description"
+"""Owner of every token of a rollout that answers the perception question."""
+KL_SPANS = (*SPANS, DESCRIPTION)
 
 NGRAM = 4
 """Length of the runs of ids whose return counts as repetition."""
@@ -36,7 +41,10 @@ class RowRecord:
     repetition: float
     vision_attempts: int
     """Times a token that only a prompt may hold would have been sampled, had it not been suppressed."""
-    verdict: Verdict
+    verdict: Verdict | None
+    """None for a rollout that was asked to describe, not to plan."""
+    described: bool | None
+    """Whether such a rollout is the reference description to the letter; None for a plan."""
     loss: float
     """Its part of the step's loss."""
     kl_nats: Mapping[str, float]
@@ -73,17 +81,21 @@ def row_record(
     rollout: Rollout,
     *,
     slot: int,
-    owners: Sequence[str],
+    owners: Sequence[str] | None,
     loss_T: np.ndarray,
     nats_T: np.ndarray,
     entropy_T: np.ndarray,
     capped_T: np.ndarray,
     agreed_T: np.ndarray | None,
 ) -> RowRecord:
-    """The record of one rollout from the figures of its tokens (float64); the one judge gives the verdict."""
+    """The record of one rollout from the figures of its tokens (float64); the one judge gives the verdict.
+
+    `owners` None means that the rollout answers the perception question.
+    """
     task = get_task(example.task)
-    owner_T = np.array(owners, dtype=object)
-    masks = {span: owner_T == span for span in SPANS} | {"all": np.ones(len(owners), dtype=bool)}
+    plans = owners is not None
+    owner_T = np.array(owners if plans else [DESCRIPTION] * len(rollout.token_ids), dtype=object)
+    masks = {span: owner_T == span for span in KL_SPANS} | {"all": np.ones(len(owner_T), dtype=bool)}
     return RowRecord(
         slot=slot,
         task=example.task,
@@ -91,7 +103,8 @@ def row_record(
         finished=rollout.finished,
         repetition=repetition(rollout.token_ids),
         vision_attempts=int(rollout.meta.get("num_vision_attempts", 0)),
-        verdict=judge(task, task.parse_state(example.state), rollout.text),
+        verdict=judge(task, task.parse_state(example.state), rollout.text) if plans else None,
+        described=None if plans else rollout.text == reference_answer(example, "perception"),
         loss=float(loss_T.sum()),
         kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
         span_tokens={span: int(mask_T.sum()) for span, mask_T in masks.items()},
@@ -113,7 +126,7 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
     lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
     num_tokens = lengths.sum()
     metrics = {"loss": sum(row.loss for row in rows)}
-    for span in (*SPANS, "all"):
+    for span in (*KL_SPANS, "all"):
         count = sum(row.span_tokens.get(span, 0) for row in rows)
         if count:
             metrics[f"kl/{span}"] = sum(row.kl_nats.get(span, 0.0) for row in rows) / count
@@ -130,11 +143,15 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/truncated": _share(not row.finished for row in rows),
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
         "rollout/vision_attempts": float(sum(row.vision_attempts for row in rows)),
-        "rollout/parsed": _share(row.verdict.parsed for row in rows),
-        "rollout/success": _share(row.verdict.success for row in rows),
     }
-    for task in sorted({row.task for row in rows}):
-        metrics[f"rollout/success/{task}"] = _share(row.verdict.success for row in rows if row.task == task)
+    verdicts = [(row.task, row.verdict) for row in rows if row.verdict is not None]
+    if verdicts:
+        metrics["rollout/parsed"] = _share(verdict.parsed for _, verdict in verdicts)
+        metrics["rollout/success"] = _share(verdict.success for _, verdict in verdicts)
+    for task in sorted({task for task, _ in verdicts}):
+        metrics[f"rollout/success/{task}"] = _share(v.success for name, v in verdicts if name == task)
+    if described := [row.described for row in rows if row.described is not None]:
+        metrics["rollout/described"] = _share(described)
     return {name: float(value) for name, value in metrics.items()}
 
 
