@@ -84,6 +84,11 @@ class PretrainConfig:
             num_lessons=(("frozenlake", 14), ("maze", 9), ("minibehaviour", 14)),
             num_descriptions=(("maze", 3), ("minibehaviour", 8)),
         ),
+        Stretch(
+            first_step=2000,
+            num_lessons=(("frozenlake", 26), ("maze", 10), ("minibehaviour", 16)),
+            num_descriptions=(("frozenlake", 3), ("maze", 4), ("minibehaviour", 8)),
+        ),
     )
     """How many lessons of each task a step has; the last stretch that has begun holds."""
     levels: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = (
