@@ -1,0 +1,376 @@
+"""One step of stage 2 (rollouts, the teacher's scores, update) beside the same work done by TRL's DistillationTrainer.
+
+    python benchmarks/stage2_step.py
+    python benchmarks/stage2_step.py --out benchmarks/results/stage2_step.md
+
+Same nano model (random weights, saved once), same states and pictures in the same order, full-vocabulary forward KL
+at temperature 1, fused AdamW, float32, one thread, and every rollout exactly `--new-tokens` long: both sides
+suppress the end-of-turn tokens. Each measurement is a process of its own and they take turns; the first steps of
+each are left out. CPU seconds of a single thread are counted, so that other work on the machine blurs them less.
+
+TRL's trainer gives student and teacher the same prompt. What a subclass must override so that the teacher reads its
+own text is `TwoPromptTrainer` below: tokenise the teacher's prompts next to the rollouts, and put them in place of
+the student's when the teacher is called. Its settings are the fastest of those tried (`--trl-settings` tries them
+all): micro-batch size, padding, gradient checkpointing off, no logging of completions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
+TRL_SETTINGS = ((16, None), (32, None), (32, 16))
+"""Rows in a micro-batch, and what prompts and completions are padded to."""
+
+
+def training_examples(count: int) -> list[Any]:
+    """`count` distinct states, the tasks and their levels in turn."""
+    import numpy as np
+
+    from pilotage.data.examples import make_example
+    from pilotage.tasks import TASKS
+
+    rng, seen, examples = np.random.default_rng(0), set(), []
+    while len(examples) < count:
+        turn = len(examples)
+        task = TASKS[turn % len(TASKS)]
+        levels = LEVELS[task.name]
+        example = make_example(task, task.generate(levels[turn // len(TASKS) % len(levels)], rng), "train")
+        if example.id not in seen:
+            seen.add(example.id)
+            examples.append(example)
+    return examples
+
+
+def save_model(directory: Path) -> None:
+    from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
+    from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
+    from pilotage.views import VIEWS, reference_answer
+
+    texts = [
+        text
+        for example in training_examples(60)
+        for name, view in VIEWS.items()
+        for text in (
+            str([m["content"] for m in view(example, "brief").messages]),
+            reference_answer(example, name),
+        )
+    ]
+    save_backbone(*build_nano(NanoConfig(), build_nano_tokenizer(texts, min_count=1), seed=0), directory)
+
+
+class Stopwatch:
+    """CPU and wall seconds of every step, and how far the memory has grown."""
+
+    def __init__(self) -> None:
+        self.before_bytes = peak_bytes()
+        self.cpu_s, self.wall_s = [time.process_time()], [time.perf_counter()]
+
+    def step_ends(self) -> None:
+        self.cpu_s.append(time.process_time())
+        self.wall_s.append(time.perf_counter())
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "cpu_s": [b - a for a, b in zip(self.cpu_s, self.cpu_s[1:], strict=False)],
+            "wall_s": [b - a for a, b in zip(self.wall_s, self.wall_s[1:], strict=False)],
+            "peak_bytes": peak_bytes(),
+            "grown_bytes": peak_bytes() - self.before_bytes,
+        }
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from pilotage.backbones.load import load_backbone
+    from pilotage.distill.divergences import ForwardKL
+    from pilotage.distill.estimators import FullVocabulary
+    from pilotage.rollouts.transformers_engine import TransformersEngine
+    from pilotage.train.distill import distill
+    from pilotage.train.distill_config import DistillConfig, FrozenCopy
+
+    student = load_backbone(model)
+    # The engine suppresses vision tokens; here also what ends a turn.
+    endless = replace(student, vision_token_ids=(*student.vision_token_ids, *student.eos_ids))
+    config = DistillConfig(
+        steps=options.steps,
+        prompts_per_step=options.rows,
+        micro_batch_size=options.micro_batch,
+        max_new_tokens=options.new_tokens,
+        prompts="brief",
+        lr=1e-5,
+        estimator=FullVocabulary(divergence=ForwardKL()),
+        teacher_weights=FrozenCopy(),
+        checkpoint_every=10**6,
+        rollouts_every=0,
+    )
+    watch: Stopwatch | None = None
+    lengths: list[float] = []
+
+    def step_ends(row: dict[str, Any]) -> None:
+        assert watch is not None
+        watch.step_ends()
+        lengths.append(row["rollout/length_mean"])
+
+    examples = training_examples(options.rows * options.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        watch = Stopwatch()
+        distill(
+            config,
+            student=student,
+            examples=examples,
+            run_dir=Path(folder),
+            engine=TransformersEngine(endless, batch_size=options.rows),
+            on_step=step_ends,
+        )
+    assert set(lengths) == {float(options.new_tokens)}, lengths
+    return watch.figures()
+
+
+def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    import copy
+
+    import torch
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import TrainerCallback
+    from trl.trainer.distillation_config import DistillationConfig
+    from trl.trainer.distillation_trainer import DistillationTrainer
+    from trl.trainer.utils import pad
+
+    from pilotage.backbones.load import load_backbone
+    from pilotage.views import VIEWS
+
+    class TwoPromptTrainer(DistillationTrainer):
+        """The teacher reads `teacher_prompt`, text only, in place of the student's prompt and picture."""
+
+        def _send_telemetry(self) -> None:
+            pass
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            output = super()._generate_and_score_completions(inputs)
+            rows = self.processing_class.apply_chat_template(  # pyright: ignore
+                [row["teacher_prompt"] for row in inputs],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+            )["input_ids"]
+            ids = [torch.tensor(row) for row in rows]
+            fill: Any = self._tokenizer.pad_token_id
+            how: Any = {"padding_side": "left", "pad_to_multiple_of": self.pad_to_multiple_of}
+            output["teacher_prompt_ids"] = pad(ids, padding_value=fill, **how)
+            output["teacher_prompt_mask"] = pad([torch.ones_like(row) for row in ids], padding_value=0, **how)
+            return output
+
+        def _compute_loss(self, unwrapped_student: Any, inputs: Any, num_items_in_batch: Any) -> Any:
+            self._scored = inputs
+            return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
+
+        def _get_last_hidden_state(
+            self,
+            unwrapped_model: Any,
+            input_ids: Any,
+            attention_mask: Any,
+            logits_to_keep: int,
+            **images: Any,
+        ) -> Any:
+            if unwrapped_model is self.accelerator.unwrap_model(self.teacher_model):
+                shown = self._scored
+                input_ids = torch.cat([shown["teacher_prompt_ids"], shown["completion_ids"]], dim=1)
+                attention_mask = torch.cat([shown["teacher_prompt_mask"], shown["completion_mask"]], dim=1)
+                images = {}
+            return super()._get_last_hidden_state(
+                unwrapped_model, input_ids, attention_mask, logits_to_keep, **images
+            )
+
+    class Ticker(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.step_ends()
+
+    student = load_backbone(model)
+    examples = training_examples(options.rows * options.steps)
+    data = Dataset.from_list(
+        [
+            {
+                "prompt": list(VIEWS["student"](example, "brief").messages),
+                "teacher_prompt": list(VIEWS["teacher"](example, "brief").messages),
+                "image": Image.open(io.BytesIO(example.image)).convert("RGB"),
+            }
+            for example in examples
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationConfig(
+            output_dir=folder,
+            max_steps=options.steps,
+            per_device_train_batch_size=options.micro_batch,
+            gradient_accumulation_steps=options.rows // options.micro_batch,
+            max_completion_length=options.new_tokens,
+            generation_kwargs={"suppress_tokens": [*student.vision_token_ids, *student.eos_ids]},
+            pad_to_multiple_of=options.pad_to,
+            beta=0.0,
+            learning_rate=1e-5,
+            weight_decay=0.01,
+            optim="adamw_torch_fused",
+            lr_scheduler_type="constant",
+            activation_checkpointing=False,
+            bf16=False,
+            shuffle_dataset=False,
+            save_strategy="no",
+            logging_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=0,
+        )
+        trainer = TwoPromptTrainer(
+            model=student.model,
+            teacher_model=copy.deepcopy(student.model).eval().requires_grad_(False),
+            args=args,
+            train_dataset=data,
+            processing_class=student.processor,
+            callbacks=[Ticker()],
+        )
+        watch = Stopwatch()
+        trainer.train()
+    lengths = {row["completions/mean_length"] for row in trainer.state.log_history if "loss" in row}
+    assert lengths == {float(options.new_tokens)}, lengths
+    return watch.figures()
+
+
+def measured(side: str, model: Path, options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
+    """A run in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--model", str(model)]
+    values = {name: getattr(options, name) for name in ("steps", "rows", "new_tokens")} | settings
+    for name, value in values.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(runs: list[dict[str, Any]], skip: int) -> dict[str, float]:
+    """Medians over the steps of all runs, the first `skip` of each left out."""
+    return {
+        "cpu_s": statistics.median(s for run in runs for s in run["cpu_s"][skip:]),
+        "wall_s": statistics.median(s for run in runs for s in run["wall_s"][skip:]),
+        "peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
+        "grown_bytes": statistics.median(run["grown_bytes"] for run in runs),
+    }
+
+
+def report(options: argparse.Namespace, found: dict[str, dict[str, float]], settings: tuple[int, Any]) -> str:
+    import torch
+    import transformers
+    import trl
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    ours, theirs = found["pilotage"], found["trl"]
+    lines = [
+        "# One step of stage 2 beside TRL's DistillationTrainer",
+        "",
+        f"`python benchmarks/stage2_step.py --rounds {options.rounds} --steps {options.steps} --rows {options.rows} "
+        f"--new-tokens {options.new_tokens}` at commit {commit}, {date.today()}, {platform.processor() or 'CPU'}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"TRL {trl.__version__}, one thread, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        "",
+        f"A step: {options.rows} pictures of the three tasks, rollouts of exactly {options.new_tokens} tokens, scores "
+        "of a frozen copy that reads state and plan as text, full-vocabulary forward KL, AdamW. Random nano weights, "
+        f"float32. Medians over {options.rounds} processes a side, taking turns, "
+        f"{options.steps - options.skip} steps each after {options.skip} left out. Ours in micro-batches of "
+        f"{options.ours_micro_batch}; TRL in micro-batches of {settings[0]}, padded to {settings[1] or 'the longest'}.",
+        "",
+        "| | CPU s a step | steps per CPU s | wall s a step | peak memory, MiB | of it since before step 1, MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, figures in found.items():
+        lines.append(
+            f"| {name} | {figures['cpu_s']:.2f} | {1 / figures['cpu_s']:.3f} | {figures['wall_s']:.2f} | "
+            f"{figures['peak_bytes'] / 2**20:,.0f} | {figures['grown_bytes'] / 2**20:,.0f} |"
+        )
+    lines.append(
+        f"| **ratio** | **{theirs['cpu_s'] / ours['cpu_s']:.2f} times as fast** | | "
+        f"{theirs['wall_s'] / ours['wall_s']:.2f} | {ours['peak_bytes'] / theirs['peak_bytes']:.2f} | "
+        f"{ours['grown_bytes'] / theirs['grown_bytes']:.2f} |"
+    )
+    return "\n".join([*lines, "", "Target: at least 1.5 times as fast.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="processes per side")
+    parser.add_argument("--steps", type=int, default=6, help="steps in each process")
+    parser.add_argument("--skip", type=int, default=2, help="first steps that are left out")
+    parser.add_argument("--rows", type=int, default=32, help="rollouts in a step")
+    parser.add_argument("--new-tokens", type=int, default=64, help="length of every rollout")
+    parser.add_argument("--ours-micro-batch", type=int, default=16)
+    parser.add_argument("--trl-settings", action="store_true", help="try TRL's settings and take the fastest")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--micro-batch", type=int, default=16, help=argparse.SUPPRESS)
+    parser.add_argument("--pad-to", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        import torch
+
+        torch.set_num_threads(1)
+        side = run_ours if options.side == "ours" else run_trl
+        print(json.dumps(side(options.model, options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "nano"
+        save_model(model)
+        settings = TRL_SETTINGS[0]
+        if options.trl_settings:
+            tried = {}
+            for micro_batch, pad_to in TRL_SETTINGS:
+                run = measured("trl", model, options, micro_batch=micro_batch, pad_to=pad_to)
+                tried[micro_batch, pad_to] = summary([run], options.skip)["cpu_s"]
+                print(
+                    f"TRL, micro-batch {micro_batch}, padded to {pad_to}: {tried[micro_batch, pad_to]:.2f} CPU s"
+                )
+            settings = min(tried, key=lambda key: tried[key])
+        runs: dict[str, list[dict[str, Any]]] = {"pilotage": [], "trl": []}
+        for _ in range(options.rounds):
+            runs["pilotage"].append(measured("ours", model, options, micro_batch=options.ours_micro_batch))
+            runs["trl"].append(measured("trl", model, options, micro_batch=settings[0], pad_to=settings[1]))
+            print(
+                {name: [f"{s:.2f}" for s in sides[-1]["cpu_s"]] for name, sides in runs.items()}, flush=True
+            )
+    text = report(options, {name: summary(sides, options.skip) for name, sides in runs.items()}, settings)
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
