@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from distill_run import RESUMED, rows_of, tiny_config, tiny_examples
+from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
+from pilotage.train.distill_config import AdapterOff
 from tiny import tiny_backbone
 
 SCRIPT = Path(__file__).parent / "distill_run.py"
@@ -125,6 +128,32 @@ def test_checkpoints_hold_no_pickled_objects(uninterrupted):
         assert file.suffix in (".json", ".safetensors", ".pt", ".pth"), file
         if file.suffix == ".pt":
             torch.load(file, weights_only=True)
+
+
+def test_an_adapter_with_dropout_goes_on_as_if_it_had_not_stopped(tmp_path):
+    config = tiny_config(
+        steps=4, checkpoint_every=2, teacher_weights=AdapterOff(), reduction="sequence", samples_per_prompt=2
+    )
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row: dict) -> None:
+        if row["step"] == 3:
+            raise Stopped
+
+    def run(name: str, seed: int, on_step: Any = None) -> None:
+        torch.manual_seed(seed)
+        student = with_lora(tiny_backbone(), LoraSettings(rank=2, alpha=4, dropout=0.3))
+        directory = tmp_path / name
+        distill(config, student=student, examples=tiny_examples(), run_dir=directory, on_step=on_step)
+
+    run("whole", seed=0)
+    with pytest.raises(Stopped):
+        run("stopped", seed=0, on_step=stop)
+    # Another first adapter: the checkpoint's counts.
+    run("stopped", seed=1)
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
 
 
 def test_trimming_keeps_other_stages_and_drops_a_torn_line(tmp_path):
