@@ -121,7 +121,7 @@ def run_ablation(out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[
         raise PilotageError(f"seeds {list(seeds)} and jobs {jobs}: give at least one of each")
     branches = [variant for variant in VARIANTS if variant.make is not None]
     for wave in ([None], branches):
-        parts = [(seed, None if variant is None else variant.folder) for seed in seeds for variant in wave]
+        parts = [(seed, None if variant is None else variant.folder) for variant in wave for seed in seeds]
         with ThreadPoolExecutor(jobs) as pool:
             for (seed, folder), status in zip(
                 parts, pool.map(lambda part: _spawn(out, *part), parts), strict=True
