@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 KIND_TITLES = {"image": "image", "text": "text", "perception": "seen"}
+KIND_WIDTHS = (5, 6, 6)
+"""Narrow enough for three tasks and the time in 80 columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +134,21 @@ class LiveTable:
 
     def table(self) -> Table:
         """Success in per cent, as far as it is known."""
-        table = Table(
-            caption="success on unseen levels, %; seen: the whole state read right from the picture"
-        )
+        table = Table(caption="success on unseen levels, %; seen: every part of the description right")
         table.add_column("", no_wrap=True)
         titles = {task.name: task.title for task in TASKS}
-        heads = "".join(f"{title:>6}" for title in KIND_TITLES.values())
+        heads = "".join(
+            f"{title:>{width}}" for title, width in zip(KIND_TITLES.values(), KIND_WIDTHS, strict=True)
+        )
         for task in self._tasks:
             table.add_column(f"{titles.get(task, task)}\n{heads}", justify="right", no_wrap=True)
-        table.add_column("time", justify="right", vertical="bottom")
+        table.add_column("time", justify="right", vertical="bottom", no_wrap=True)
         for stage, row in self._stages.items():
             cells = [
-                "".join(f"{_percent(row.shares.get((task, kind))):>6}" for kind in KIND_TITLES)
+                "".join(
+                    f"{_percent(row.shares.get((task, kind))):>{width}}"
+                    for kind, width in zip(KIND_TITLES, KIND_WIDTHS, strict=True)
+                )
                 for task in self._tasks
             ]
             table.add_row(
