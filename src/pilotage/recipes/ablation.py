@@ -5,6 +5,7 @@ A variant starts from weights that another part of the same seed left, so that s
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -165,16 +166,27 @@ def _folder(out: Path, seed: int, folder: str) -> Path:
 
 
 def ablation_table(out: Path, seeds: Sequence[int]) -> str:
-    """Markdown: image success per task and macro, text success, perception; mean over seeds and 95 % interval."""
+    """Markdown: image success per task and macro, text success, perception; mean over seeds and 95 % interval.
+
+    A variant that some seed has not finished says so.
+    """
     tasks = [name for name, _ in nano_mgsd().levels]
     head = ["variant", *(f"image {task}" for task in tasks), "image macro", "text macro", "perception macro"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for variant in VARIANTS:
+        if not all(_is_measured(_folder(out, seed, variant.folder), variant.stage) for seed in seeds):
+            lines.append(f"| {variant.title} |{' not run |' * (len(head) - 1)}")
+            continue
         outcomes = {kind: [_outcomes(out, seed, variant, kind) for seed in seeds] for kind in KINDS}
         cells = [_cell([[seed[task]] for seed in outcomes["image"]]) for task in tasks]
         cells += [_cell([list(seed.values()) for seed in outcomes[kind]]) for kind in KINDS]
         lines.append(f"| {variant.title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _is_measured(run_dir: Path, stage: str) -> bool:
+    path = run_dir / "summary.json"
+    return path.exists() and "tasks" in json.loads(path.read_text())["stages"].get(stage, {})
 
 
 def _outcomes(out: Path, seed: int, variant: Variant, kind: str) -> dict[str, np.ndarray]:
