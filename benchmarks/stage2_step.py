@@ -1,17 +1,19 @@
 """One step of stage 2 (rollouts, the teacher's scores, update) beside the same work done by TRL's DistillationTrainer.
 
     python benchmarks/stage2_step.py
-    python benchmarks/stage2_step.py --out benchmarks/results/stage2_step.md
+    python benchmarks/stage2_step.py --model DIR --new-tokens 144
 
-Same nano model (random weights, saved once), same states and pictures in the same order, full-vocabulary forward KL
-at temperature 1, fused AdamW, float32, one thread, and every rollout exactly `--new-tokens` long: both sides
-suppress the end-of-turn tokens. Each measurement is a process of its own and they take turns; the first steps of
-each are left out. CPU seconds of a single thread are counted, so that other work on the machine blurs them less.
+Same nano model, same states and pictures in the same order, full-vocabulary forward KL at temperature 1, fused
+AdamW, float32, one thread. Without `--model`, weights are random and every rollout is exactly `--new-tokens` long:
+both sides suppress the end-of-turn tokens. With a trained model, rollouts end on their own. Each measurement is a
+process of its own and the sides take turns; the first steps of each are left out. CPU seconds of a single thread
+are counted, so that other work on the machine blurs them less. Before that, a few settings are tried on each side,
+and the fastest is used.
 
 TRL's trainer gives student and teacher the same prompt. What a subclass must override so that the teacher reads its
-own text is `TwoPromptTrainer` below: tokenise the teacher's prompts next to the rollouts, and put them in place of
-the student's when the teacher is called. Its settings are the fastest of those tried (`--trl-settings` tries them
-all): micro-batch size, padding, gradient checkpointing off, no logging of completions.
+own text is `TwoPromptTrainer` below: tokenise the teacher's prompts next to the rollouts
+(`_generate_and_score_completions`), and put them in place of the student's prompt and picture when the teacher is
+called (`_get_last_hidden_state`; `_compute_loss` tells it which rows). All of them are private methods.
 """
 
 from __future__ import annotations
@@ -37,8 +39,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
-TRL_SETTINGS = ((16, None), (32, None), (32, 16))
-"""Rows in a micro-batch, and what prompts and completions are padded to."""
+SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "pilotage": (
+        {"micro_batch": 16, "attention": "eager"},
+        {"micro_batch": 16, "attention": "sdpa"},
+        {"micro_batch": 24, "attention": "eager"},
+    ),
+    "trl": (
+        {"micro_batch": 16, "attention": "eager"},
+        {"micro_batch": 16, "attention": "sdpa"},
+        {"micro_batch": 48, "attention": "eager"},
+        {"micro_batch": 16, "attention": "eager", "pad_to": 16},
+    ),
+}
+"""What is tried on each side: rows in a micro-batch, attention kernel, what TRL pads prompts and completions to."""
 
 
 def training_examples(count: int) -> list[Any]:
@@ -110,9 +124,11 @@ def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.train.distill import distill
     from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
-    student = load_backbone(model)
-    # The engine suppresses vision tokens; here also what ends a turn.
-    endless = replace(student, vision_token_ids=(*student.vision_token_ids, *student.eos_ids))
+    student = load_backbone(model, attn_implementation=options.attention)
+    policy = student
+    if options.fixed:
+        # The engine suppresses vision tokens; here also what ends a turn.
+        policy = replace(student, vision_token_ids=(*student.vision_token_ids, *student.eos_ids))
     config = DistillConfig(
         steps=options.steps,
         prompts_per_step=options.rows,
@@ -141,11 +157,10 @@ def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             student=student,
             examples=examples,
             run_dir=Path(folder),
-            engine=TransformersEngine(endless, batch_size=options.rows),
+            engine=TransformersEngine(policy, batch_size=options.rows),
             on_step=step_ends,
         )
-    assert set(lengths) == {float(options.new_tokens)}, lengths
-    return watch.figures()
+    return watch.figures() | {"lengths": lengths}
 
 
 def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -208,7 +223,8 @@ def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch.step_ends()
 
-    student = load_backbone(model)
+    student = load_backbone(model, attn_implementation=options.attention)
+    suppressed = [*student.vision_token_ids, *(student.eos_ids if options.fixed else ())]
     examples = training_examples(options.rows * options.steps)
     data = Dataset.from_list(
         [
@@ -227,7 +243,7 @@ def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             per_device_train_batch_size=options.micro_batch,
             gradient_accumulation_steps=options.rows // options.micro_batch,
             max_completion_length=options.new_tokens,
-            generation_kwargs={"suppress_tokens": [*student.vision_token_ids, *student.eos_ids]},
+            generation_kwargs={"suppress_tokens": suppressed},
             pad_to_multiple_of=options.pad_to,
             beta=0.0,
             learning_rate=1e-5,
@@ -254,22 +270,25 @@ def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
         watch = Stopwatch()
         trainer.train()
-    lengths = {row["completions/mean_length"] for row in trainer.state.log_history if "loss" in row}
-    assert lengths == {float(options.new_tokens)}, lengths
-    return watch.figures()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    return watch.figures() | {"lengths": [row["completions/mean_length"] for row in rows]}
 
 
-def measured(side: str, model: Path, options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
+def measured(side: str, model: Path, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """A run in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--model", str(model)]
     values = {name: getattr(options, name) for name in ("steps", "rows", "new_tokens")} | settings
     for name, value in values.items():
-        if value is not None:
-            command += [f"--{name.replace('_', '-')}", str(value)]
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    if options.model is None:
+        command.append("--fixed")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    run = json.loads(done.stdout.splitlines()[-1])
+    if options.model is None:
+        assert set(run["lengths"]) == {float(options.new_tokens)}, run["lengths"]
+    return run
 
 
 def summary(runs: list[dict[str, Any]], skip: int) -> dict[str, float]:
@@ -277,48 +296,62 @@ def summary(runs: list[dict[str, Any]], skip: int) -> dict[str, float]:
     return {
         "cpu_s": statistics.median(s for run in runs for s in run["cpu_s"][skip:]),
         "wall_s": statistics.median(s for run in runs for s in run["wall_s"][skip:]),
+        "length": statistics.mean(n for run in runs for n in run["lengths"][skip:]),
         "peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
         "grown_bytes": statistics.median(run["grown_bytes"] for run in runs),
     }
 
 
-def report(options: argparse.Namespace, found: dict[str, dict[str, float]], settings: tuple[int, Any]) -> str:
+def report(
+    options: argparse.Namespace, found: dict[str, dict[str, float]], settings: dict[str, dict[str, Any]]
+) -> str:
     import torch
     import transformers
     import trl
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     ours, theirs = found["pilotage"], found["trl"]
+    command = f"python benchmarks/stage2_step.py --rounds {options.rounds} --steps {options.steps}"
+    command += f" --rows {options.rows} --new-tokens {options.new_tokens}"
+    if options.model is None:
+        title = f"Every rollout {options.new_tokens} tokens long"
+        lengths = (
+            f"random weights, end-of-turn tokens suppressed on both sides, {options.new_tokens} tokens each"
+        )
+    else:
+        command += f" --model {options.model.name}"
+        title = "Rollouts end on their own"
+        lengths = f"trained weights, at most {options.new_tokens} tokens"
+    used = "; ".join(
+        f"{name}: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
+        for name, chosen in settings.items()
+    )
     lines = [
-        "# One step of stage 2 beside TRL's DistillationTrainer",
+        f"## {title}",
         "",
-        f"`python benchmarks/stage2_step.py --rounds {options.rounds} --steps {options.steps} --rows {options.rows} "
-        f"--new-tokens {options.new_tokens}` at commit {commit}, {date.today()}, {platform.processor() or 'CPU'}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"TRL {trl.__version__}, one thread, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        f"`{command}` at commit {commit}, {date.today()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}, one thread, "
+        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
         "",
-        f"A step: {options.rows} pictures of the three tasks, rollouts of exactly {options.new_tokens} tokens, scores "
-        "of a frozen copy that reads state and plan as text, full-vocabulary forward KL, AdamW. Random nano weights, "
-        f"float32. Medians over {options.rounds} processes a side, taking turns, "
-        f"{options.steps - options.skip} steps each after {options.skip} left out. Ours in micro-batches of "
-        f"{options.ours_micro_batch}; TRL in micro-batches of {settings[0]}, padded to {settings[1] or 'the longest'}.",
+        f"{options.rows} pictures a step; {lengths}. Medians over {options.rounds} processes a side, taking turns, "
+        f"{options.steps - options.skip} steps each after {options.skip} left out. Settings"
+        f"{'' if options.untried else ', the fastest of those tried on each side'}: {used}.",
         "",
-        "| | CPU s a step | steps per CPU s | wall s a step | peak memory, MiB | of it since before step 1, MiB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| | CPU s a step | steps per CPU s | wall s a step | mean length | peak MiB | MiB since step 1 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, figures in found.items():
         lines.append(
             f"| {name} | {figures['cpu_s']:.2f} | {1 / figures['cpu_s']:.3f} | {figures['wall_s']:.2f} | "
-            f"{figures['peak_bytes'] / 2**20:,.0f} | {figures['grown_bytes'] / 2**20:,.0f} |"
+            f"{figures['length']:.1f} | {figures['peak_bytes'] / 2**20:,.0f} | "
+            f"{figures['grown_bytes'] / 2**20:,.0f} |"
         )
     lines.append(
-        f"| **ratio** | **{theirs['cpu_s'] / ours['cpu_s']:.2f} times as fast** | | "
-        f"{theirs['wall_s'] / ours['wall_s']:.2f} | {ours['peak_bytes'] / theirs['peak_bytes']:.2f} | "
-        f"{ours['grown_bytes'] / theirs['grown_bytes']:.2f} |"
+        f"| **ratio** | | **{theirs['cpu_s'] / ours['cpu_s']:.2f}** | | | "
+        f"{ours['peak_bytes'] / theirs['peak_bytes']:.2f} | {ours['grown_bytes'] / theirs['grown_bytes']:.2f} |"
     )
-    return "\n".join([*lines, "", "Target: at least 1.5 times as fast.", ""])
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -328,48 +361,49 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes per side")
     parser.add_argument("--steps", type=int, default=6, help="steps in each process")
     parser.add_argument("--skip", type=int, default=2, help="first steps that are left out")
-    parser.add_argument("--rows", type=int, default=32, help="rollouts in a step")
+    parser.add_argument("--rows", type=int, default=48, help="rollouts in a step")
     parser.add_argument("--new-tokens", type=int, default=64, help="length of every rollout")
-    parser.add_argument("--ours-micro-batch", type=int, default=16)
-    parser.add_argument("--trl-settings", action="store_true", help="try TRL's settings and take the fastest")
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
-    parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
-    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help="trained model directory; rollouts then end on their own")
+    parser.add_argument("--untried", action="store_true", help="use the first settings of each side")
+    parser.add_argument("--out", type=Path, help="Markdown file to append to")
+    parser.add_argument("--side", choices=["pilotage", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--fixed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--micro-batch", type=int, default=16, help=argparse.SUPPRESS)
+    parser.add_argument("--attention", default="eager", help=argparse.SUPPRESS)
     parser.add_argument("--pad-to", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         import torch
 
         torch.set_num_threads(1)
-        side = run_ours if options.side == "ours" else run_trl
+        side = run_ours if options.side == "pilotage" else run_trl
         print(json.dumps(side(options.model, options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "nano"
-        save_model(model)
-        settings = TRL_SETTINGS[0]
-        if options.trl_settings:
-            tried = {}
-            for micro_batch, pad_to in TRL_SETTINGS:
-                run = measured("trl", model, options, micro_batch=micro_batch, pad_to=pad_to)
-                tried[micro_batch, pad_to] = summary([run], options.skip)["cpu_s"]
-                print(
-                    f"TRL, micro-batch {micro_batch}, padded to {pad_to}: {tried[micro_batch, pad_to]:.2f} CPU s"
-                )
-            settings = min(tried, key=lambda key: tried[key])
-        runs: dict[str, list[dict[str, Any]]] = {"pilotage": [], "trl": []}
+        model = options.model
+        if model is None:
+            model = Path(folder) / "nano"
+            save_model(model)
+        settings = {}
+        for side, choices in SETTINGS.items():
+            if options.untried:
+                settings[side] = choices[0]
+                continue
+            tried = [measured(side, model, options, chosen) for chosen in choices]
+            cpu_s = [summary([run], options.skip)["cpu_s"] for run in tried]
+            for chosen, seconds in zip(choices, cpu_s, strict=True):
+                print(f"{side}, {chosen}: {seconds:.2f} CPU s a step", flush=True)
+            settings[side] = choices[cpu_s.index(min(cpu_s))]
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SETTINGS}
         for _ in range(options.rounds):
-            runs["pilotage"].append(measured("ours", model, options, micro_batch=options.ours_micro_batch))
-            runs["trl"].append(measured("trl", model, options, micro_batch=settings[0], pad_to=settings[1]))
-            print(
-                {name: [f"{s:.2f}" for s in sides[-1]["cpu_s"]] for name, sides in runs.items()}, flush=True
-            )
-    text = report(options, {name: summary(sides, options.skip) for name, sides in runs.items()}, settings)
+            for side, done in runs.items():
+                done.append(measured(side, model, options, settings[side]))
+                print(side, [f"{seconds:.2f}" for seconds in done[-1]["cpu_s"]], flush=True)
+    text = report(options, {side: summary(done, options.skip) for side, done in runs.items()}, settings)
     print(text)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text, encoding="utf-8")
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write("\n" + text)
 
 
 if __name__ == "__main__":
