@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotage.evaluate.score import read_fields, read_recital, same_text, score, split_items
+from pilotage.evaluate.score import DESCRIBING_VIEWS, read_fields, read_recital, same_text, score, split_items
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.task import Task
 from pilotage.views import VIEWS, reference_answer
@@ -27,9 +27,9 @@ def test_the_reference_answer_is_right_in_every_field(example: Any, view: str) -
     scored = score(task, state_of(example), view, reference_answer(example, view))
     assert scored.success and scored.all_right
     assert list(scored.right) == list(
-        task.facts(state_of(example)) if view == "perception" else task.recital(state_of(example))
+        task.facts(state_of(example)) if view in DESCRIBING_VIEWS else task.recital(state_of(example))
     )
-    assert (scored.verdict is None) == (view == "perception")
+    assert (scored.verdict is None) == (view in DESCRIBING_VIEWS)
 
 
 def test_fields_are_read_by_name_and_the_last_one_counts() -> None:

@@ -14,7 +14,7 @@ from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
-    from pilotage.distill.divergences import Divergence
+    from pilotage.distill.divergences import Cap, Divergence
     from pilotage.distill.estimators import Estimator
     from pilotage.recipes import Recipe
 
@@ -124,6 +124,11 @@ class Distill(TrainingOptions):
     """With --divergence jsd: the teacher's share of the mixture."""
     k: int = 64
     """With --estimator topk: entries kept."""
+    cap: Literal["none", "rescale", "drop", "element"] = "none"
+    """With --estimator: what happens to tokens whose divergence is above --tau: nothing; scaled down to it; left
+    out, as in ViGOS's release; or every vocabulary entry's summand cut there, as in OPSD. The rate is logged."""
+    tau: float = 0.05
+    """With --cap: the threshold, in nats."""
     reduction: Annotated[
         Literal["token", "sequence", "task"] | None,
         tyro.conf.arg(metavar="{token,sequence,task}", help_behavior_hint=_RECIPES),
@@ -133,6 +138,12 @@ class Distill(TrainingOptions):
     """Optimiser steps."""
     prompts_per_step: RecipeInt = None
     """Examples in a step."""
+    samples_per_prompt: RecipeInt = None
+    """Plans sampled for each example."""
+    temperature: RecipeFloat = None
+    """Of sampling."""
+    perception_share: RecipeFloat = None
+    """Share of the prompts that ask to describe the picture, scored by a teacher that describes it from words."""
     micro_batch_size: RecipeInt = None
     """Rows in one forward and backward; lower it when memory runs out."""
     max_new_tokens: RecipeInt = None
@@ -157,6 +168,9 @@ class Distill(TrainingOptions):
                 steps=self.steps,
                 warmup_steps=None if self.steps is None else min(config.warmup_steps, self.steps),
                 prompts_per_step=self.prompts_per_step,
+                samples_per_prompt=self.samples_per_prompt,
+                temperature=self.temperature,
+                perception_share=self.perception_share,
                 micro_batch_size=self.micro_batch_size,
                 max_new_tokens=self.max_new_tokens,
                 lr=self.lr,
@@ -192,15 +206,28 @@ class Distill(TrainingOptions):
 
         if self.divergence is not None and self.estimator not in ("full", "topk"):
             raise PilotageError(f"--divergence {self.divergence} needs --estimator full or topk")
+        if self.cap != "none" and self.estimator is None:
+            raise PilotageError(f"--cap {self.cap} needs --estimator full, topk or sampled")
         if self.estimator is None:
             return None
         if self.estimator == "sampled":
-            return Sampled(as_="advantage")
+            temperature = 1.0 if self.temperature is None else self.temperature
+            return Sampled(as_="advantage", cap=self._cap(), temperature=temperature)
         if self.estimator == "topk":
             if self.k < 1:
                 raise PilotageError(f"--k {self.k} must be at least 1")
-            return TopK(k=self.k, divergence=self._divergence())
-        return FullVocabulary(divergence=self._divergence())
+            return TopK(k=self.k, divergence=self._divergence(), cap=self._cap())
+        return FullVocabulary(divergence=self._divergence(), cap=self._cap())
+
+    def _cap(self) -> Cap:
+        from pilotage.distill.divergences import DropCap, ElementCap, NoCap, RescaleCap
+
+        if self.cap == "none":
+            return NoCap()
+        if not self.tau > 0:
+            raise PilotageError(f"--tau {self.tau} must be above 0")
+        kinds = {"rescale": RescaleCap, "drop": DropCap, "element": ElementCap}
+        return kinds[self.cap](tau=self.tau)
 
     def _divergence(self) -> Divergence:
         from pilotage.distill.divergences import JSD, ForwardKL, ReverseKL

@@ -31,6 +31,7 @@ KIND_VIEWS = {
     "image": "student",
     "text": "symbolic",
     "perception": "perception",
+    "description": "description",
     "teacher": "teacher",
     "teacher_no_plan": "teacher_no_plan",
 }

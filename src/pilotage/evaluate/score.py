@@ -19,7 +19,8 @@ from pilotage.records import Verdict
 from pilotage.tasks.judge import judge
 from pilotage.tasks.task import Task
 
-PERCEPTION = "perception"
+DESCRIBING_VIEWS = ("perception", "description")
+"""Views that ask for a description, from the picture or from words, and for no plan."""
 """The one view that is scored by its fields alone; every other view asks for a plan."""
 
 _DECORATION = str.maketrans("", "", "*_`")
@@ -49,7 +50,7 @@ class Score:
 def score(task: Task[Any], state: Any, view_name: str, text: str, *, strict_edges: bool = False) -> Score:
     """The score of one response to the named view. Never raises on any `text`."""
     facts = task.facts(state)
-    if view_name == PERCEPTION:
+    if view_name in DESCRIBING_VIEWS:
         verdict, truth = None, facts
         read = read_fields(text, tuple(facts))
     else:

@@ -130,7 +130,10 @@ def summarise(
 
 def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
     mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
-    plans = any(row.get("verdict") is not None for row in rows) or rows[0]["kind"] != "perception"
+    plans = any(row.get("verdict") is not None for row in rows) or rows[0]["kind"] not in (
+        "perception",
+        "description",
+    )
     names = [name for name in RATES if plans or name not in PLAN_RATES]
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
     return Rates(
