@@ -210,6 +210,10 @@ def _cell(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -
     mean = np.mean([[won.mean() for won in seed] for seed in per_seed])
     # Both sources of chance: which seeds were run, and which states were drawn (the same ones for every seed).
     num_states = [len(won) for won in per_seed[0]]
+    if mean in (0.0, 1.0):
+        # Resampling sees no spread where all agree: the exact binomial bound for the states of one seed stands in.
+        reach = 1 - (0.05 / 2) ** (1 / min(num_states))
+        return f"{100 * mean:.1f} ({100 * max(0, mean - reach):.1f}-{100 * min(1, mean + reach):.1f})"
     resampled = np.empty(num_resamples)
     for i in range(num_resamples):
         seeds = rng.integers(len(per_seed), size=len(per_seed))
