@@ -4,7 +4,7 @@
     python benchmarks/stage2_step.py --model DIR --new-tokens 144
 
 Same nano model, same states and pictures in the same order, full-vocabulary forward KL at temperature 1, fused
-AdamW, float32, one thread. Without `--model`, weights are random and every rollout is exactly `--new-tokens` long:
+AdamW, one thread. Without `--model`, weights are random and every rollout is exactly `--new-tokens` long:
 both sides suppress the end-of-turn tokens. With a trained model, rollouts end on their own. Each measurement is a
 process of its own and the sides take turns; the first steps of each are left out. CPU seconds of a single thread
 are counted, so that other work on the machine blurs them less. Before that, a few settings are tried on each side,
@@ -49,6 +49,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"micro_batch": 16, "attention": "eager"},
         {"micro_batch": 16, "attention": "sdpa"},
         {"micro_batch": 48, "attention": "eager"},
+        {"micro_batch": 48, "attention": "sdpa"},
         {"micro_batch": 16, "attention": "eager", "pad_to": 16},
     ),
 }
@@ -139,6 +140,7 @@ def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         estimator=FullVocabulary(divergence=ForwardKL()),
         teacher_weights=FrozenCopy(),
         checkpoint_every=10**6,
+        bf16=options.bf16,
         rollouts_every=0,
     )
     watch: Stopwatch | None = None
@@ -251,7 +253,7 @@ def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             optim="adamw_torch_fused",
             lr_scheduler_type="constant",
             activation_checkpointing=False,
-            bf16=False,
+            bf16=options.bf16,
             shuffle_dataset=False,
             save_strategy="no",
             logging_steps=1,
@@ -282,6 +284,8 @@ def measured(side: str, model: Path, options: argparse.Namespace, settings: dict
         command += [f"--{name.replace('_', '-')}", str(value)]
     if options.model is None:
         command.append("--fixed")
+    if options.bf16:
+        command.append("--bf16")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
@@ -313,7 +317,7 @@ def report(
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     ours, theirs = found["pilotage"], found["trl"]
     command = f"python benchmarks/stage2_step.py --rounds {options.rounds} --steps {options.steps}"
-    command += f" --rows {options.rows} --new-tokens {options.new_tokens}"
+    command += f" --rows {options.rows} --new-tokens {options.new_tokens}{' --bf16' if options.bf16 else ''}"
     if options.model is None:
         title = f"Every rollout {options.new_tokens} tokens long"
         lengths = (
@@ -323,6 +327,8 @@ def report(
         command += f" --model {options.model.name}"
         title = "Rollouts end on their own"
         lengths = f"trained weights, at most {options.new_tokens} tokens"
+    precision = "matrix products in bfloat16" if options.bf16 else "float32"
+    tried = "" if options.untried else ", the fastest of those tried on each side"
     used = "; ".join(
         f"{name}: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
         for name, chosen in settings.items()
@@ -334,9 +340,9 @@ def report(
         f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}, one thread, "
         f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
         "",
-        f"{options.rows} pictures a step; {lengths}. Medians over {options.rounds} processes a side, taking turns, "
-        f"{options.steps - options.skip} steps each after {options.skip} left out. Settings"
-        f"{'' if options.untried else ', the fastest of those tried on each side'}: {used}.",
+        f"{options.rows} pictures a step; {lengths}; {precision}. Medians over {options.rounds} processes a side, "
+        f"taking turns, {options.steps - options.skip} steps each after {options.skip} left out. Settings{tried}: "
+        f"{used}.",
         "",
         "| | CPU s a step | steps per CPU s | wall s a step | mean length | peak MiB | MiB since step 1 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -363,6 +369,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=2, help="first steps that are left out")
     parser.add_argument("--rows", type=int, default=48, help="rollouts in a step")
     parser.add_argument("--new-tokens", type=int, default=64, help="length of every rollout")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16 on both sides")
     parser.add_argument("--model", type=Path, help="trained model directory; rollouts then end on their own")
     parser.add_argument("--untried", action="store_true", help="use the first settings of each side")
     parser.add_argument("--out", type=Path, help="Markdown file to append to")
