@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 
 from pilotage.backbones.load import make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano, place_waves
-from pilotage.backbones.nano_corpus import description_lesson, picture_lesson, planning_lesson
+from pilotage.backbones.nano_corpus import (
+    derivation_lesson,
+    description_lesson,
+    picture_lesson,
+    planning_lesson,
+)
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.backbones.other_pictures import sample_question, word_groups
 from pilotage.errors import PilotageError
@@ -82,6 +87,10 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
         assert lesson.view.image is None
         told = str(lesson.view.messages)
         assert lesson.answer.splitlines()[0] in told, "the state is copied from the prompt"
+        derived = derivation_lesson(task, task.levels[0], rng)
+        assert derived.view.image is None and "Size:" not in str(derived.view.messages)
+        assert derived.view.prefill.startswith("1. Size: ")
+        assert all(f" {name}:" not in derived.answer for name in task.recital(task.generate(task.levels[0], rng)))
         described = description_lesson(task, task.levels[0], rng)
         assert described.view.image is None and described.answer.startswith("1. Size: ")
 

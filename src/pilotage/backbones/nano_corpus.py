@@ -56,6 +56,24 @@ def description_lesson(task: Task[Any], level: int, rng: np.random.Generator) ->
     )
 
 
+def derivation_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
+    """The perception question without a picture, its parts that name the state already written: the rest follows.
+
+    Who describes a picture reads the state off it once, and must work from its own words after that.
+    """
+    state = task.generate(level, rng)
+    example = _example(task, state, ())
+    shown = VIEWS["perception"](example, PROMPTS).messages[0]["content"]
+    lines = reference_answer(example, "perception").splitlines(keepends=True)
+    num_read = len(task.recital(state))
+    view = View(
+        name="derivation",
+        messages=[{"role": "user", "content": shown[0]["text"]}],
+        prefill="".join(lines[:num_read]),
+    )
+    return Lesson(view=view, answer="".join(lines[num_read:]))
+
+
 def picture_lesson(rng: np.random.Generator, levels: tuple[int, ...]) -> Lesson:
     """A picture of no task, with a question about what stands where."""
     asked = sample_question(rng, levels)

@@ -26,6 +26,7 @@ from pilotage.backbones.load import Backbone, make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
 from pilotage.backbones.nano_corpus import (
     Lesson,
+    derivation_lesson,
     description_lesson,
     picture_lesson,
     planning_lesson,
@@ -51,13 +52,15 @@ class Stretch:
     """Task and its planning lessons in a step."""
     num_descriptions: tuple[tuple[str, int], ...] = ()
     """Task and its lessons, in words alone, of what follows from a state: legal moves, cells beside things."""
+    num_derivations: tuple[tuple[str, int], ...] = ()
+    """The same from the parts of the description that are already written, with no state before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
-    steps: int = 2700
+    steps: int = 3000
     """Optimiser steps."""
     seed: int = 20261121
     peak_lr: float = 2e-3
@@ -83,11 +86,13 @@ class PretrainConfig:
             first_step=1400,
             num_lessons=(("frozenlake", 14), ("maze", 9), ("minibehaviour", 14)),
             num_descriptions=(("maze", 3), ("minibehaviour", 8)),
+            num_derivations=(("minibehaviour", 16),),
         ),
         Stretch(
             first_step=2000,
             num_lessons=(("frozenlake", 26), ("maze", 10), ("minibehaviour", 16)),
             num_descriptions=(("frozenlake", 3), ("maze", 4), ("minibehaviour", 8)),
+            num_derivations=(("minibehaviour", 24),),
         ),
     )
     """How many lessons of each task a step has; the last stretch that has begun holds."""
@@ -247,14 +252,20 @@ def _planning_lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
         for (name, count), (_, levels, shares) in zip(stretch.num_lessons, config.levels, strict=True)
         for level in rng.choice(levels, size=count, p=shares)
     ]
-    rng = np.random.default_rng([config.seed, 4, step])
     shares_of = {name: (levels, shares) for name, levels, shares in config.levels}
-    planning += [
-        description_lesson(tasks[name], int(level), rng)
-        for name, count in stretch.num_descriptions
-        for level in rng.choice(shares_of[name][0], size=count, p=shares_of[name][1])
-    ]
-    planning.sort(key=lambda lesson: len(lesson.answer) + len(str(lesson.view.messages)))
+    for stream, lesson, counts in (
+        (4, description_lesson, stretch.num_descriptions),
+        (5, derivation_lesson, stretch.num_derivations),
+    ):
+        rng = np.random.default_rng([config.seed, stream, step])
+        planning += [
+            lesson(tasks[name], int(level), rng)
+            for name, count in counts
+            for level in rng.choice(shares_of[name][0], size=count, p=shares_of[name][1])
+        ]
+    planning.sort(
+        key=lambda lesson: len(str(lesson.view.messages)) + len(lesson.view.prefill) + len(lesson.answer)
+    )
     size = -(-len(planning) // NUM_LENGTH_BATCHES)
     return [planning[i : i + size] for i in range(0, len(planning), size)]
 
@@ -291,6 +302,10 @@ def recall(config: PretrainConfig, backbone: Backbone, num_lessons: int = 100) -
         rng = np.random.default_rng([config.seed, 2])
         lessons = [description_lesson(tasks[name], levels[0], rng) for _ in range(num_lessons)]
         shares[f"recall/{name}/description"] = _exact(backbone, lessons)
+        state = tasks[name].generate(levels[0], rng)
+        if len(tasks[name].facts(state)) > len(tasks[name].recital(state)):
+            lessons = [derivation_lesson(tasks[name], levels[0], rng) for _ in range(num_lessons)]
+            shares[f"recall/{name}/derivation"] = _exact(backbone, lessons)
     rng = np.random.default_rng([config.seed, 2])
     lessons = [picture_lesson(rng, config.picture_levels) for _ in range(num_lessons)]
     shares["recall/pictures"] = _exact(backbone, lessons)
