@@ -90,7 +90,9 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
         derived = derivation_lesson(task, task.levels[0], rng)
         assert derived.view.image is None and "Size:" not in str(derived.view.messages)
         assert derived.view.prefill.startswith("1. Size: ")
-        assert all(f" {name}:" not in derived.answer for name in task.recital(task.generate(task.levels[0], rng)))
+        assert all(
+            f" {name}:" not in derived.answer for name in task.recital(task.generate(task.levels[0], rng))
+        )
         described = description_lesson(task, task.levels[0], rng)
         assert described.view.image is None and described.answer.startswith("1. Size: ")
 
