@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
+from pilotage.evaluate.score import same_text
 from pilotage.tasks import TASKS, Task, drawing, get_task
 from pilotage.tasks.judge import REASONS, judge
+from pilotage.tasks.recital import split_items
 from pilotage.tasks.task import (
     canonical_key,
     reference_response,
@@ -303,6 +305,70 @@ def test_facts_begin_with_the_recital_and_stay_on_one_line(task: Task[Any], seed
     for name, text in facts.items():
         assert re.fullmatch(r"[A-Z][a-z ]*", name)
         assert text and not re.search(r"[.\n<>]", text)
+
+
+@every_task
+@given(seed=seeds)
+@settings(max_examples=60)
+def test_a_recital_is_read_back_as_the_state_it_tells(task: Task[Any], seed: int) -> None:
+    state = sample(task, seed)
+    assert task.parse_recital(task.recital(state)) == state
+    assert task.parse_recital(task.facts(state)) == state
+
+
+@every_task
+@given(seed=seeds)
+@settings(max_examples=40)
+def test_a_recital_in_another_order_and_spelling_tells_the_same_state(task: Task[Any], seed: int) -> None:
+    state, rng = sample(task, seed), np.random.default_rng(seed)
+    spelt = {}
+    for name, text in task.recital(state).items():
+        items = split_items(text)
+        words = [
+            f"{cell.replace('(', '( 0').replace(',', ' , ')} {said[::-1].lower()}" if cell else said.lower()
+            for cell, said in (items[i] for i in rng.permutation(len(items)))
+        ]
+        spelt[name] = " ;, ".join(words)
+        assert same_text(spelt[name], text)
+    assert task.parse_recital(spelt) == state
+
+
+@every_task
+@given(seed=seeds, data=st.data())
+@settings(max_examples=150)
+def test_any_recited_text_is_a_state_or_a_clear_error(task: Task[Any], seed: int, data: Any) -> None:
+    recital = task.recital(sample(task, seed))
+    name = data.draw(st.sampled_from(sorted(recital)))
+    text = data.draw(st.text(max_size=30) | st.text("0123456789(), LDRUnone", max_size=60) | st.just(None))
+    hostile = {key: value for key, value in recital.items() if key != name}
+    if text is not None:
+        hostile[name] = text
+    try:
+        state = task.parse_recital(hostile)
+    except BadStateError as error:
+        assert str(error).startswith(f"{task.name}: ")
+        assert len(str(error)) < 400
+    else:
+        assert task.parse_state(through_json(task.to_json(state))) == state
+        assert task.parse_recital(task.recital(state)) == state
+
+
+@every_task
+def test_a_field_that_is_missing_or_repeats_itself_is_no_state(task: Task[Any]) -> None:
+    recital = task.recital(worked_state(task))
+    for name, text in recital.items():
+        for spoilt in (
+            None,
+            "",
+            "none of it",
+            f"{text} {text} x",
+            "(999999999,0)",
+            "0" * 10_000,
+            "(" * 10_000,
+        ):
+            fields = {key: value for key, value in recital.items() if key != name}
+            with pytest.raises(BadStateError, match=f"^{task.name}: "):
+                task.parse_recital(fields if spoilt is None else fields | {name: spoilt})
 
 
 @every_task

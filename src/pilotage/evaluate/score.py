@@ -17,6 +17,7 @@ from typing import Any
 
 from pilotage.records import Verdict
 from pilotage.tasks.judge import judge
+from pilotage.tasks.recital import split_items
 from pilotage.tasks.task import Task
 
 DESCRIBING_VIEWS = ("perception", "description")
@@ -25,7 +26,6 @@ DESCRIBING_VIEWS = ("perception", "description")
 
 _DECORATION = str.maketrans("", "", "*_`")
 _NUMBERED = re.compile(r"[ \t]*([0-9]{1,3})[.)](.*)")
-_ITEM = re.compile(r"\(\s*0*([0-9]{1,9})\s*,\s*0*([0-9]{1,9})\s*\)|[^\s,;]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +86,6 @@ def read_fields(text: str, names: Sequence[str]) -> dict[str, str]:
 def same_text(read: str, truth: str) -> bool:
     """Both texts hold the same items."""
     return _items(read) == _items(truth)
-
-
-def split_items(text: str) -> list[tuple[str, str]]:
-    """The items of a field's text in reading order, as (cell or "", what is said of it).
-
-    `(0,1) (0,0) LR` gives `[("(0,1)", ""), ("(0,0)", "LR")]`; words without a cell stand alone.
-    """
-    items: list[tuple[str, list[str]]] = []
-    for match in _ITEM.finditer(text):
-        if match[1] is not None:
-            items.append((f"({match[1]},{match[2]})", []))
-        elif items and items[-1][0]:
-            items[-1][1].append(match[0].upper())
-        else:
-            items.append(("", [match[0].upper()]))
-    return [(cell, "".join(words)) for cell, words in items]
 
 
 def _items(text: str) -> list[tuple[str, str]]:

@@ -27,9 +27,11 @@ from pilotage.tasks.grid import (
     descend,
     distances_to,
     neighbours,
+    parse_cell,
     require,
     shorten,
 )
+from pilotage.tasks.recital import recited_cell, recited_cells, recited_size
 from pilotage.tasks.task import Outcome, Solution, Swatch, difficulty_by_length
 
 MIN_LEVEL = 2
@@ -192,6 +194,17 @@ class FrozenLake:
         }
 
     facts = recital
+
+    def parse_recital(self, fields: Mapping[str, str]) -> FrozenLakeState:
+        level = recited_size(fields, "Size", self.name)
+        check_level(level, minimum=MIN_LEVEL, task=self.name)
+        player = parse_cell(recited_cell(fields, "Player", self.name), "Player", level, self.name)
+        goal = parse_cell(recited_cell(fields, "Goal", self.name), "Goal", level, self.name)
+        listed = recited_cells(fields, "Holes", self.name)
+        holes = frozenset(parse_cell(cell, "Holes", level, self.name) for cell in listed)
+        if player == goal or player in holes or goal in holes:
+            raise BadStateError(f"frozenlake: player {player}, goal {goal} and holes must not share a cell")
+        return FrozenLakeState(level=level, player=player, goal=goal, holes=holes)
 
     def route(self, state: FrozenLakeState, plan: Sequence[str]) -> str:
         return f"Route: {' '.join(map(cell_text, self.trace(state, plan)))}."

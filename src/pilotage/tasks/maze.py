@@ -30,6 +30,7 @@ from pilotage.tasks.grid import (
     require,
     shorten,
 )
+from pilotage.tasks.recital import recited_cell, recited_sides, recited_size
 from pilotage.tasks.task import Outcome, Solution, Swatch, difficulty_by_length
 
 MIN_LEVEL = 2
@@ -180,6 +181,29 @@ class Maze:
                 f"{cell_text((r, c))} {state.open_directions((r, c))}" for r in side for c in side
             ),
         }
+
+    def parse_recital(self, fields: Mapping[str, str]) -> MazeState:
+        level = recited_size(fields, "Size", self.name)
+        check_level(level, minimum=MIN_LEVEL, task=self.name)
+        sides = recited_sides(fields, "Open", self.name)
+        cells = [(r, c) for r in range(level) for c in range(level)]
+        if set(sides) != set(cells):
+            raise BadStateError(
+                f"maze: Open tells of {len(sides)} cells, not of each of the {level}x{level} ones"
+            )
+        for cell, letters in sides.items():
+            if len(set(letters)) < len(letters) or not set(letters) <= set(self.actions):
+                raise BadStateError(
+                    f"maze: Open says {shorten(letters)} of {cell}, not some of L D R U, each once"
+                )
+        masks = [sum(bit for side, bit in WALL_BIT.items() if side not in sides[cell]) for cell in cells]
+        return self.parse_state(
+            {
+                "start": recited_cell(fields, "Player", self.name),
+                "target": recited_cell(fields, "Goal", self.name),
+                "walls": [masks[i : i + level] for i in range(0, level * level, level)],
+            }
+        )
 
     def facts(self, state: MazeState) -> dict[str, str]:
         return self.recital(state) | {"Legal": " ".join(state.open_directions(state.player))}

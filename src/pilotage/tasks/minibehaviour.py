@@ -33,6 +33,7 @@ from pilotage.tasks.grid import (
     require,
     shorten,
 )
+from pilotage.tasks.recital import recited_cell, recited_cells, recited_size
 from pilotage.tasks.task import COUNTING_LIMIT, Outcome, Solution, Swatch
 
 MIN_LEVEL = 3
@@ -190,6 +191,16 @@ class MiniBehaviour:
             "Printer": cell_text(state.printer),
             "Table": cells_text(state.table),
         }
+
+    def parse_recital(self, fields: Mapping[str, str]) -> MiniBehaviourState:
+        return self.parse_state(
+            {
+                "level": recited_size(fields, "Size", self.name),
+                "agent": recited_cell(fields, "Agent", self.name),
+                "printer": recited_cell(fields, "Printer", self.name),
+                "table": recited_cells(fields, "Table", self.name),
+            }
+        )
 
     def facts(self, state: MiniBehaviourState) -> dict[str, str]:
         """The cells beside a thing are its in-grid 4-neighbours that are neither table nor printer."""

@@ -118,6 +118,14 @@ class Task(Protocol[S]):
         """Ordered fields -> texts that determine the state: recited in responses, shown in symbolic views."""
         ...
 
+    def parse_recital(self, fields: Mapping[str, str]) -> S:
+        """The state in recited `fields`, the inverse of `recital`; fields that it does not need are ignored.
+
+        Meets what models wrote (`pilotage.tasks.recital` reads sizes and cells out of it). Texts that hold the
+        same items as a state's recital give that state. Raises BadStateError, and nothing else, on any text.
+        """
+        ...
+
     def facts(self, state: S) -> dict[str, str]:
         """Ordered perception fields -> texts: the recital's fields, then what follows from them."""
         ...
