@@ -115,3 +115,11 @@ def test_openmp_threads_wait_passively_before_a_command_runs(monkeypatch, capsys
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     main(["version"])
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_nano_export_copies_an_ordinary_directory_once(tmp_path, capsys):
+    folder = tmp_path / "nano"
+    assert main(["nano", "export", str(folder)]) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
+    assert main(["nano", "export", str(folder)]) == 2
+    assert f"{folder} exists already" in capsys.readouterr().err

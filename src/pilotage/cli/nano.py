@@ -23,7 +23,7 @@ class Pretrain:
     one CPU core, minutes on a GPU. Killed and run again, it goes on where it was.
     """
 
-    out: Path
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder for model/ (an ordinary transformers directory), the checkpoint and metrics.jsonl."""
     steps: RecipeInt = None
     """Optimiser steps."""
@@ -49,7 +49,7 @@ class Pretrain:
 class Export:
     """Copy the shipped base, an ordinary transformers directory, to a folder of your own."""
 
-    out: Path
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder to make; it must not exist."""
 
     def run(self) -> int:
