@@ -1,0 +1,243 @@
+"""Whose fault a failed answer is: the eye's or the planner's.
+
+The plan is judged twice: in the true state, and in the state that the answer recites before it plans.
+
+fault        state read    plan in the true state    plan in the recited state
+none         any           succeeds                  any; `lucky` where the state was misread
+misread      wrong         fails                     succeeds
+misplanned   right         fails                     (the same state)
+both         wrong         fails                     fails, or the recital is no state that can be planned in
+format       nothing recited, or no plan that can be parsed
+error        the engine gave no answer
+
+Where a wrong recital is no state (`no_state`: fields missing, walls that contradict each other) or one without
+any way to the goal (`no_way`), only the reading is known to be at fault: the detail of `both` keeps these apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pilotage.errors import BadStateError, PilotageError
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_mean
+from pilotage.evaluate.samples import Row, example_means
+from pilotage.evaluate.score import DESCRIBING_VIEWS, Score, score
+from pilotage.records import Verdict
+from pilotage.tasks import get_task
+from pilotage.tasks.answers import parse_answer
+from pilotage.tasks.judge import judge_plan
+from pilotage.tasks.task import Task
+
+FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
+LUCKY = "lucky"
+UNREAD = "unread"
+NO_STATE = "no_state"
+NO_WAY = "no_way"
+NOTHING_RECITED = "nothing_recited"
+CUT_SHORT = "cut_short"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """What one answer failed by. Of an answer that succeeded: what it succeeded in spite of."""
+
+    fault: str
+    """One of `FAULTS`."""
+    detail: str = ""
+    """none: `lucky` after a misread state, `unread` without any recital. misplanned: the judge's reason. both: the
+    judge's reason in the recited state, `no_way` or `no_state`. format: `nothing_recited`, `cut_short` at the token
+    limit, or why the plan could not be parsed."""
+    misread_fields: tuple[str, ...] = ()
+    """Fields that were recited wrongly, in the task's order."""
+    missing_fields: tuple[str, ...] = ()
+    """Fields that were not recited although others were."""
+    reason_as_read: str = ""
+    """The judge's reason for the plan in the recited state; `""` where there is no such state or no plan."""
+
+    @property
+    def lucky(self) -> bool:
+        return self.detail == LUCKY
+
+    @property
+    def unseen_fields(self) -> tuple[str, ...]:
+        """Misread or missing."""
+        return self.misread_fields + self.missing_fields
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "fault": self.fault,
+            "detail": self.detail,
+            "misread_fields": list(self.misread_fields),
+            "missing_fields": list(self.missing_fields),
+            "reason_as_read": self.reason_as_read,
+        }
+
+
+def attribute(row: Row) -> Attribution:
+    """The fault of one row of a planning view. Needs `task`, `state` and `response`; never raises on any response.
+
+    Raises PilotageError for a row of a view that asks for no plan, and for one without these keys.
+    """
+    for key in ("task", "state", "response"):
+        if key not in row:
+            raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
+    view = row.get("view", row.get("kind", ""))
+    if view in DESCRIBING_VIEWS:
+        raise PilotageError(f"row {row.get('id')!r} is of the view {view!r}, which asks for no plan")
+    if row.get("error"):
+        return Attribution(fault="error")
+    task = get_task(row["task"])
+    strict_edges = bool((row.get("settings") or {}).get("strict_edges", False))
+    scored = _known_score(row)
+    if scored is None:
+        state = task.parse_state(row["state"])
+        scored = score(task, state, view, row["response"], strict_edges=strict_edges)
+    if scored.success and scored.all_right:
+        return Attribution(fault="none", reason_as_read="success")
+    as_read = _judge_as_read(task, scored, row["response"], strict_edges)
+    fault, detail = _fault(task, scored, as_read, was_cut=row.get("finished") is False)
+    return Attribution(
+        fault=fault,
+        detail=detail,
+        misread_fields=tuple(f for f, right in scored.right.items() if not right and f in scored.fields),
+        missing_fields=tuple(f for f in scored.right if scored.fields and f not in scored.fields),
+        reason_as_read="" if as_read is None else as_read.reason,
+    )
+
+
+def recited_state(task: Task[Any], fields: Mapping[str, str]) -> Any | None:
+    """The state that recited `fields` tell of, or None where they tell of none."""
+    try:
+        return task.parse_recital(fields)
+    except BadStateError:
+        return None
+
+
+def _known_score(row: Row) -> Score | None:
+    """The score that the row was written with, or None where it holds none that is well formed."""
+    verdict, fields, right = (row.get(key) for key in ("verdict", "fields", "right"))
+    if not (isinstance(verdict, dict) and isinstance(fields, dict) and isinstance(right, dict) and right):
+        return None
+    if not all(isinstance(text, str) for text in fields.values()):
+        return None
+    try:
+        return Score(verdict=Verdict(**verdict), fields=fields, right=right)
+    except TypeError:
+        return None
+
+
+def _judge_as_read(task: Task[Any], scored: Score, response: str, strict_edges: bool) -> Verdict | None:
+    """The verdict on the plan in the recited state; None without such a state or without a plan."""
+    plan = parse_answer(response, task.actions).plan
+    believed = None if plan is None else recited_state(task, scored.fields)
+    if plan is None or believed is None:
+        return None
+    return judge_plan(task, believed, plan, strict_edges=strict_edges)
+
+
+def _fault(task: Task[Any], scored: Score, as_read: Verdict | None, *, was_cut: bool) -> tuple[str, str]:
+    verdict = scored.verdict
+    assert verdict is not None
+    if verdict.success:
+        return "none", "" if scored.all_right else LUCKY if scored.fields else UNREAD
+    if not verdict.parsed:
+        return "format", CUT_SHORT if was_cut else verdict.reason
+    if not scored.fields:
+        return "format", NOTHING_RECITED
+    if scored.all_right:
+        return "misplanned", verdict.reason
+    if as_read is None:
+        return "both", NO_STATE
+    if as_read.success:
+        return "misread", ""
+    is_hopeless = task.solve(task.parse_recital(scored.fields)) is None
+    return "both", NO_WAY if is_hopeless else as_read.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldFaults:
+    """How one field of the state was read."""
+
+    unseen: Interval
+    """Share of all answers in which it was misread, or missing from a recital."""
+    num_in_faults: int
+    """Answers with the fault `misread` or `both` in which it was one of the fields read wrongly."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"unseen": self.unseen.as_dict(), "num_in_faults": self.num_in_faults}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultCounts:
+    """The faults of a group of answers."""
+
+    num_answers: int
+    num_lucky: int
+    """Successes in spite of a misread state; they are among `none`."""
+    counts: Mapping[str, int]
+    """Fault -> answers; every one of `FAULTS`, adding up to `num_answers`."""
+    shares: Mapping[str, Interval]
+    """Fault -> share of all answers, examples resampled."""
+    details: Mapping[str, Mapping[str, int]]
+    """Fault -> detail -> answers, without those that have no detail."""
+    fields: Mapping[str, FieldFaults]
+    """Field of the recited state -> how it was read."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "num_answers": self.num_answers,
+            "num_lucky": self.num_lucky,
+            "counts": dict(self.counts),
+            "shares": {fault: interval.as_dict() for fault, interval in self.shares.items()},
+            "details": {fault: dict(details) for fault, details in self.details.items()},
+            "fields": {name: field.as_dict() for name, field in self.fields.items()},
+        }
+
+
+Attributed = tuple[Row, Attribution]
+
+
+def attribute_all(rows: Iterable[Row]) -> list[Attributed]:
+    """Every row beside its attribution: work worth doing once."""
+    return [(row, attribute(row)) for row in rows]
+
+
+def count_faults(
+    attributed: Sequence[Attributed], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> FaultCounts:
+    """Counts and shares of at least one row, all of one task."""
+    if not attributed:
+        raise PilotageError("no answers whose faults could be counted")
+    of_row = {id(row): attribution for row, attribution in attributed}
+    rows = [row for row, _ in attributed]
+
+    def share(holds: Any) -> Interval:
+        values = example_means(rows, lambda row: float(holds(of_row[id(row)])))
+        return bootstrap_mean(values, seed=seed, num_resamples=num_resamples)
+
+    faults = Counter(attribution.fault for _, attribution in attributed)
+    details: dict[str, Counter[str]] = {}
+    unseen: Counter[str] = Counter()
+    for _, attribution in attributed:
+        if attribution.detail:
+            details.setdefault(attribution.fault, Counter())[attribution.detail] += 1
+        if attribution.fault in ("misread", "both"):
+            unseen.update(attribution.unseen_fields)
+    task = get_task(rows[0]["task"])
+    names = tuple(task.recital(task.parse_state(rows[0]["state"])))
+    return FaultCounts(
+        num_answers=len(rows),
+        num_lucky=sum(attribution.lucky for _, attribution in attributed),
+        counts={fault: faults[fault] for fault in FAULTS},
+        shares={fault: share(lambda a, fault=fault: a.fault == fault) for fault in FAULTS},
+        details={fault: dict(sorted(of.items())) for fault, of in details.items()},
+        fields={
+            name: FieldFaults(
+                unseen=share(lambda a, name=name: name in a.unseen_fields), num_in_faults=unseen[name]
+            )
+            for name in names
+        },
+    )
