@@ -24,6 +24,7 @@ from pilotage.views import (
     perception_view,
     reference_answer,
     student_view,
+    student_view_with_state,
     symbolic_view,
     teacher_view,
     teacher_view_without_plan,
@@ -43,6 +44,9 @@ FILES = (
     "teacher_user",
     "teacher_user_no_plan",
 )
+
+
+PICTURE_VIEWS = ("student", "student_with_state", "perception")
 
 
 def example_of(task: Task[Any], seed: int, level: int | None = None) -> Example:
@@ -114,6 +118,22 @@ def test_only_readers_who_may_see_it_have_a_place_for_state_or_plan(prompts: Any
 
 @every_task
 @every_set
+@given(seed=seeds)
+@settings(max_examples=15)
+def test_the_corrected_view_is_the_student_s_with_the_true_state_at_the_head_of_the_answer(
+    task: Task[Any], prompts: Any, seed: int
+) -> None:
+    example = example_of(task, seed)
+    seen, corrected = student_view(example, prompts), student_view_with_state(example, prompts)
+    assert (corrected.messages, corrected.image) == (seen.messages, seen.image)
+    recital = state_text(task.recital(task.parse_state(example.state)))
+    assert corrected.prefill == recital + "\n"
+    whole = reference_answer(example, corrected.name)
+    assert whole.startswith(corrected.prefill) and whole == reference_answer(example, seen.name)
+
+
+@every_task
+@every_set
 def test_nothing_about_the_example_is_in_the_student_s_text(task: Task[Any], prompts: Any) -> None:
     """Level 7 states share no cell lists with the level of the worked example, so a leak would show."""
     for seed in range(10):
@@ -176,8 +196,8 @@ def test_every_view_is_a_valid_chat(task: Task[Any], prompts: Any, name: str) ->
             if part["type"] == "text":
                 assert part["text"].strip() and "$" not in part["text"]
                 assert not re.search(r"<\|.*?\|>", part["text"]), "a special token in a prompt"
-    assert len(list(images(view))) == (name in ("student", "perception"))
-    assert (view.image == example.image) == (name in ("student", "perception"))
+    assert len(list(images(view))) == (name in PICTURE_VIEWS)
+    assert (view.image == example.image) == (name in PICTURE_VIEWS)
 
 
 @every_task

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pilotage.evaluate import Interval, Progress, Summary
     from pilotage.recipes import Recipe
 
-Kind = Literal["image", "text", "perception", "description", "teacher", "teacher_no_plan"]
+Kind = Literal["image", "text", "corrected", "perception", "description", "teacher", "teacher_no_plan"]
 RATES = ("success", "optimal", "illegal", "parsed")
 
 
@@ -49,8 +49,9 @@ class Eval(RecipeOptions):
     ] = None
     """Run folder that the rows go to."""
     kinds: tuple[Kind, ...] = ("image", "text", "perception")
-    """What is measured; description is the perception question with the state as text, and the two teachers see the
-    state as text, with and without the reference plan."""
+    """What is measured; corrected is the image with the true state told at the head of the answer, description is the
+    perception question with the state as text, and the two teachers see the state as text, with and without the
+    reference plan."""
     split: Split = "test"
     """Which levels."""
     num: RecipeInt = None

@@ -30,12 +30,14 @@ logger = logging.getLogger(__name__)
 KIND_VIEWS = {
     "image": "student",
     "text": "symbolic",
+    "corrected": "student_with_state",
     "perception": "perception",
     "description": "description",
     "teacher": "teacher",
     "teacher_no_plan": "teacher_no_plan",
 }
-"""What is measured -> the view that the model is shown for it. `image` and `text` make the modality gap."""
+"""What is measured -> the view that the model is shown for it. `image` and `text` make the modality gap;
+`corrected` is the image with its state told: what planning alone would reach."""
 KINDS = ("image", "text", "perception")
 EVAL_FOLDER = "eval"
 

@@ -69,7 +69,7 @@ class SftConfig:
                 "retention_views names no view for the retention rows; give one, or retention_share 0"
             )
         for name, share in self.retention_views:
-            if name not in VIEWS or share <= 0 or name in ("student", "perception"):
+            if name not in VIEWS or share <= 0 or name in ("student", "student_with_state", "perception"):
                 raise PilotageError(
                     f"retention view {name!r} with share {share} must be a text view, share > 0"
                 )

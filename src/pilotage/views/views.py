@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
@@ -16,6 +17,15 @@ ViewMaker = Callable[[Example, PromptSet], View]
 def student_view(example: Example, prompts: PromptSet) -> View:
     """The task's rules and the picture, nothing else: what the model has at inference."""
     return _picture_view("student", example, prompts)
+
+
+def student_view_with_state(example: Example, prompts: PromptSet) -> View:
+    """The student's view, its answer begun with the true state: whoever misread it can now plan as if it had not.
+
+    The prefill ends with the line, so that what follows is tokenised as in an answer of the model's own.
+    """
+    seen = student_view(example, prompts)
+    return replace(seen, name="student_with_state", prefill=_state_of(example) + "\n")
 
 
 def perception_view(example: Example, prompts: PromptSet) -> View:
@@ -52,11 +62,12 @@ VIEWS: Mapping[str, ViewMaker] = {
     "teacher_no_plan": teacher_view_without_plan,
     "perception": perception_view,
     "description": description_view,
+    "student_with_state": student_view_with_state,
 }
 
 
 def reference_answer(example: Example, view_name: str) -> str:
-    """The text that a perfect reader of the named view would write."""
+    """The text that a perfect reader of the named view would write, the view's prefill included."""
     if view_name in ("perception", "description"):
         return numbered(dict(example.facts))
     if view_name not in VIEWS:
