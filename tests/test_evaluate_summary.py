@@ -168,6 +168,19 @@ def test_the_modality_gap_is_paired_by_state() -> None:
     assert summary.gap_macro is not None and summary.gap_macro.low < 0 < summary.gap_macro.high
 
 
+def test_several_answers_to_an_example_count_as_one_example() -> None:
+    # a: 2 of 4, b: 1 of 1. By answers it would be 3 of 5.
+    rows = [row("a", sample < 2, sample=sample) for sample in range(4)] + [row("b", True, sample=0)]
+    summary = summarise([*rows, row("a", True, kind="text"), row("b", False, kind="text")])
+    rates = summary.kinds["image"].tasks["maze"]
+    assert (rates.n, rates.num_answers) == (2, 5)
+    assert rates.rates["success"] == bootstrap_mean([0.5, 1.0])
+    assert rates.fields["Size"].mean == pytest.approx(0.75)
+    assert summary.kinds["image"].macro["success"].mean == pytest.approx(0.75)
+    assert summary.gap["maze"].mean == pytest.approx(((1 - 0.5) + (0 - 1)) / 2)
+    assert summary.gap["maze"].n == 2
+
+
 def test_headline_is_what_the_demo_writes() -> None:
     headline = summarise([row("a", True), row("b", False)]).headline()
     assert headline["maze"]["image"]["success"] == 0.5

@@ -1,20 +1,21 @@
 """Turns evaluation rows into rates with intervals: per kind, task and level, and over tasks.
 
 A row is what `pilotage.evaluate.run` writes, from whatever model; a row with an `error` is a failure in
-every rate. All rates are shares in [0, 1].
+every rate. All rates are shares in [0, 1]. Several answers to one example count as their mean, and intervals
+resample examples, never answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
-
-Row = Mapping[str, Any]
+from pilotage.evaluate.samples import Row, by_example, example_means
 
 RATES = ("success", "optimal", "illegal", "parsed", "state", "finished")
 """`success` is the plan's or, for perception, every field right; `state` is every recited field right;
@@ -26,8 +27,11 @@ PLAN_RATES = frozenset({"optimal", "illegal", "parsed"})
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     n: int
+    """Examples."""
+    num_answers: int
+    """Rows: more than `n` where examples were answered several times."""
     num_errors: int
-    """Rows that the engine failed on; they are among the `n` and count as failures."""
+    """Rows that the engine failed on; they are among the answers and count as failures."""
     rates: Mapping[str, Interval]
     """Keys from `RATES`."""
     fields: Mapping[str, Interval] = field(default_factory=dict)
@@ -36,7 +40,8 @@ class Rates:
     def as_dict(self) -> dict[str, Any]:
         named = {name: interval.as_dict() for name, interval in self.rates.items()}
         fields = {name: interval.as_dict() for name, interval in self.fields.items()}
-        return {"n": self.n, "num_errors": self.num_errors, **named, "fields": fields}
+        counts = {"n": self.n, "num_answers": self.num_answers, "num_errors": self.num_errors}
+        return {**counts, **named, "fields": fields}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,7 @@ def summarise(
                 if levels
             },
             macro={
-                name: macro([[_rate(row, name) for row in task_rows] for task_rows in tasks.values()])
+                name: macro([example_means(task_rows, rate_of(name)) for task_rows in tasks.values()])
                 for name in shared
             },
         )
@@ -137,15 +142,20 @@ def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
     names = [name for name in RATES if plans or name not in PLAN_RATES]
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
     return Rates(
-        n=len(rows),
+        n=len(by_example(rows)),
+        num_answers=len(rows),
         num_errors=sum(bool(row.get("error")) for row in rows),
-        rates={name: mean([_rate(row, name) for row in rows]) for name in names},
-        fields={name: mean([_field(row, name) for row in rows]) for name in fields},
+        rates={name: mean(example_means(rows, rate_of(name))) for name in names},
+        fields={name: mean(example_means(rows, partial(_field, name=name))) for name in fields},
     )
 
 
+def rate_of(name: str) -> Callable[[Row], float]:
+    """Row -> 1.0 or 0.0: whether it counts towards the rate, one of `RATES`."""
+    return partial(_rate, name=name)
+
+
 def _rate(row: Row, name: str) -> float:
-    """1.0 or 0.0: whether the row counts towards the rate."""
     if row.get("error"):
         return 0.0
     verdict = row.get("verdict")
@@ -177,8 +187,16 @@ def _paired_gaps(
 ) -> dict[str, list[float]]:
     gaps = {}
     for task, text_rows in text.items():
-        seen = {row["id"]: _rate(row, "success") for row in image.get(task, ())}
-        pairs = [_rate(row, "success") - seen[row["id"]] for row in text_rows if row["id"] in seen]
+        pairs = paired_differences(text_rows, image.get(task, ()))
         if pairs:
-            gaps[task] = pairs
+            gaps[task] = list(pairs.values())
     return gaps
+
+
+def paired_differences(rows: Iterable[Row], minus: Iterable[Row], rate: str = "success") -> dict[str, float]:
+    """Example id -> its rate in `rows` less its rate in `minus`, over the examples that both have."""
+    value = rate_of(rate)
+    first, second = by_example(rows), by_example(minus)
+    return {
+        id_: fmean(map(value, first[id_])) - fmean(map(value, second[id_])) for id_ in first if id_ in second
+    }
