@@ -29,6 +29,18 @@ RATES = ("success", "optimal", "illegal", "parsed")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured, and where its rows are."""
+
+    stage: str
+    out: Path
+    """Run folder."""
+    ids: frozenset[str]
+    """Examples; the rows' files may hold those of other measurements, too."""
+    summary: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
 class Eval(RecipeOptions):
     """Measure a model on unseen levels: plans from the image, plans from the text, and perception.
 
@@ -75,6 +87,15 @@ class Eval(RecipeOptions):
     """Print a line for every level, too."""
 
     def run(self) -> int:
+        measured = self.measure()
+        path = measured.out / "eval" / f"{measured.stage}.summary.json"
+        path.write_text(json.dumps(measured.summary.as_dict(), indent=1))
+        print_summary(measured.summary, by_level=self.by_level)
+        print(path)
+        return 0
+
+    def measure(self) -> Measured:
+        """Asks for the rows that are missing."""
         stage, weights, out, recipe = self._choose()
         from pilotage.evaluate import evaluate
         from pilotage.recipes.runner import load
@@ -103,11 +124,9 @@ class Eval(RecipeOptions):
                 strict_edges=self.strict_edges,
                 progress=_show(bar, self.kinds),
             )
-        path = out / "eval" / f"{stage}.summary.json"
-        path.write_text(json.dumps(summary.as_dict(), indent=1))
-        print_summary(summary, by_level=self.by_level)
-        print(path)
-        return 0
+        return Measured(
+            stage=stage, out=out, ids=frozenset(example.id for example in examples), summary=summary
+        )
 
     def _choose(self) -> tuple[str, str, Path, Recipe]:
         """Stage, weights, folder for the rows, recipe."""
