@@ -1,0 +1,155 @@
+"""`pilotage gap`: where a model loses, in seeing or in planning."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pilotage.cli.evaluate import Eval, Kind
+from pilotage.cli.measured import find_rows, rows_of
+from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.evaluate.bootstrap import Interval
+    from pilotage.evaluate.gap import Gap, GapCell
+
+SHOWN_FAULTS = {
+    "none": "success",
+    "misread": "misread",
+    "misplanned": "misplanned",
+    "both": "both",
+    "format": "format",
+    "error": "error",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapCommand(Eval):
+    """Explain where a model loses: the same levels as words, as pictures, as pictures with the true state told,
+    and perception questions.
+
+    Each failure from the image is attributed by judging its plan in the true state and in the state that
+    the answer recites: misread (right for what was read), misplanned (state read right, plan wrong), both,
+    format, or error. Rows go where `pilotage eval` keeps them, and those that it has made are used; the
+    diagnosis goes to eval/<stage>.gap.json.
+    """
+
+    kinds: tuple[Kind, ...] = ("text", "image", "corrected", "perception")
+    """What is measured: image is needed; corrected is the image with the true state told at the head of the answer."""
+    rows_only: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Ask no model: explain the rows that are there, of a run, RUN/STAGE or FILE.jsonl."""
+
+    def run(self) -> int:
+        if "image" not in self.kinds:
+            raise PilotageError(f"kinds {list(self.kinds)} lack image: there would be no failures to explain")
+        if self.rows_only:
+            found = find_rows(self.target, self.stage)
+            rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
+        else:
+            measured = self.measure()
+            rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
+            beside = measured.out / "eval" / measured.stage
+        from pilotage.evaluate.gap import gap
+
+        found_gap = gap(rows)
+        path = write_json(beside.with_name(beside.name + ".gap.json"), found_gap.as_dict())
+        print_gap(found_gap, by_level=self.by_level)
+        print(path)
+        return 0
+
+
+def print_gap(gap: Gap, *, by_level: bool) -> None:
+    """Success by kind with what is lost where, then the faults, then the fields."""
+    console = table_console()
+    titles = {"text": "text", "image": "image", "corrected": "state told", "perception": "perception"}
+    kinds = [kind for kind in titles if any(kind in cell.success for cell in gap.tasks.values())]
+    success = _table("success, per cent with 95 % intervals", "task", "n", *(titles[kind] for kind in kinds))
+    for name, cell in _lines(gap, by_level):
+        n = cell.success["image"].n if cell.faults else ""
+        success.add_row(name, str(n), *(points(cell.success.get(kind)) for kind in kinds))
+    console.print(success)
+    lost = _table(
+        "percentage points, paired by level; seeing = state told - image, rest = text - state told",
+        "task",
+        "text - image",
+        "lost in seeing",
+        "the rest",
+    )
+    if gap.macro.differences:
+        for name, cell in _lines(gap, by_level):
+            names = ("modality_gap", "lost_in_seeing", "lost_beside_picture")
+            lost.add_row(name, *(points(cell.differences.get(each)) for each in names))
+        console.print(lost)
+    faults = _table(
+        "image answers, per cent: misread = the plan is right for what was read",
+        "task",
+        *SHOWN_FAULTS.values(),
+    )
+    for name, cell in _lines(gap, by_level):
+        faults.add_row(name, *(points(cell.fault_shares[fault]) for fault in SHOWN_FAULTS))
+    console.print(faults)
+    fields = _table(
+        "fields of the state, read before planning", "task", "field", "not read right", "at fault in"
+    )
+    for task, cell in gap.tasks.items():
+        assert cell.faults is not None
+        for name, field in cell.faults.fields.items():
+            fields.add_row(task, name, points(field.unseen), f"{field.num_in_faults} failures")
+    console.print(fields)
+    for task, cell in gap.tasks.items():
+        assert cell.faults is not None
+        if cell.faults.num_lucky:
+            console.print(f"{task}: {cell.faults.num_lucky} answers succeeded in spite of a misread state")
+        for fault, details in cell.faults.details.items():
+            if fault not in ("none", "misread"):
+                told = ", ".join(f"{detail} {n}" for detail, n in details.items())
+                console.print(f"{task}: {fault}: {told}", highlight=False)
+    for note in gap.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _lines(gap: Gap, by_level: bool) -> list[tuple[str, GapCell]]:
+    """(label, cell) of every line of a table: tasks, their levels where wanted, the mean."""
+    lines = []
+    for task, cell in gap.tasks.items():
+        lines.append((task, cell))
+        if by_level:
+            lines += [(f"  level {level}", at_level) for level, at_level in gap.levels[task].items()]
+    return [*lines, ("macro", gap.macro)] if len(gap.tasks) > 1 else lines
+
+
+def _table(caption: str, *titles: str) -> Table:
+    table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
+    for title in titles:
+        left = title in ("task", "field", "kind")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def table_console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=110)
+
+
+def points(interval: Interval | None) -> str:
+    """`93.3 [90, 96]` in per cent; empty for None."""
+    if interval is None:
+        return ""
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    """Replaces `path`; at every moment the file is the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=1))
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,83 @@
+"""Rows that were measured before: of a run folder, of one stage of it, or of a file. No model is needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.evaluate.run import EVAL_FOLDER, rows_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRows:
+    name: str
+    """How tables name it: `runs/demo stage2`, or the file's name."""
+    rows: list[dict[str, Any]]
+    """Of all kinds."""
+    beside: Path
+    """`<beside>.gap.json` and the like are written next to the rows."""
+
+
+def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
+    """The rows of `RUN` (its last stage, or `stage`), `RUN/STAGE`, or `FILE.jsonl`.
+
+    Raises PilotageError where there are none, with the stages that there are.
+    """
+    path = Path(spec)
+    if path.is_file():
+        return MeasuredRows(name=path.name, rows=_read([path]), beside=path.with_suffix(""))
+    run = path
+    if stage is None and not (path / EVAL_FOLDER).is_dir() and path.name in stages_of(path.parent):
+        run, stage = path.parent, path.name
+    stages = stages_of(run)
+    if not stages:
+        raise PilotageError(
+            f"{spec} holds no rows: neither a file nor a run folder with {EVAL_FOLDER}/*.jsonl"
+        )
+    if stage is None:
+        stage = stages[-1]
+    elif stage not in stages:
+        raise PilotageError(f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}")
+    files = sorted((run / EVAL_FOLDER).glob(f"{stage}.*.jsonl"))
+    return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=run / EVAL_FOLDER / stage)
+
+
+def stages_of(run: Path) -> list[str]:
+    """Stages with rows, the one that ran last at the end."""
+    from pilotage.report.folder import order_stages
+
+    return order_stages([file.name.split(".")[0] for file in (run / EVAL_FOLDER).glob("*.*.jsonl")])
+
+
+def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) -> list[dict[str, Any]]:
+    """Rows of these kinds and examples out of a run's files."""
+    files = [rows_path(run, stage, kind) for kind in kinds]
+    return [row for row in _read([file for file in files if file.is_file()]) if row["id"] in ids]
+
+
+def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Every readable row, each once per kind, example and sample. Bad lines are told of and left out."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in files:
+        file = read_jsonl(path)
+        problems = list(file.problems)
+        for row in file.rows:
+            lacking = [key for key in ("id", "kind", "task", "level", "state", "response") if key not in row]
+            if lacking:
+                problems.append(f"{path.name}: the row {str(row.get('id'))[:80]} has no {lacking[0]}")
+            else:
+                rows.setdefault((row["kind"], row["id"], row.get("sample", 0)), row)
+        for problem in problems[:5]:
+            logger.warning("%s; left out", problem)
+        if len(problems) > 5:
+            logger.warning("... and %d more such lines in %s", len(problems) - 5, path)
+    if not rows:
+        raise PilotageError(f"no evaluation rows in {', '.join(map(str, files))}")
+    return list(rows.values())

@@ -1,0 +1,257 @@
+"""Where a model loses: the same states through words, through the picture, and through the picture with the
+state told; whose fault each failure is; what was read where. A pure function of evaluation rows.
+
+text       the state in words: planning without seeing
+image      the picture: seeing and planning
+corrected  the picture, the answer begun with the true state: planning with the picture there
+perception questions about the picture: seeing without planning
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.evaluate.attribution import FAULTS, Attributed, FaultCounts, attribute_all, count_faults
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.confusion import Confusion, confusions
+from pilotage.evaluate.samples import Row, example_means
+from pilotage.evaluate.strata import Curve, success_curves
+from pilotage.evaluate.summary import paired_differences, rate_of
+
+GAP_KINDS = ("text", "image", "corrected", "perception")
+DIFFERENCES = {
+    "modality_gap": ("text", "image"),
+    "lost_in_seeing": ("corrected", "image"),
+    "lost_beside_picture": ("text", "corrected"),
+}
+"""Name -> (kind, less kind), paired by example. `lost_in_seeing` comes back when the true state is told;
+`lost_beside_picture` does not, although words alone would do: the rest of the modality gap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapCell:
+    """One task, one level of it, or the mean over tasks."""
+
+    success: Mapping[str, Interval]
+    """Kind -> success; of perception: every field right."""
+    state_read: Interval
+    """Share of image answers that recite the true state."""
+    differences: Mapping[str, Interval]
+    """Keys of `DIFFERENCES`, as far as both kinds were measured."""
+    fault_shares: Mapping[str, Interval]
+    """Fault -> share of all image answers."""
+    faults: FaultCounts | None
+    """Counts behind the shares; None for the mean over tasks."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "success": _dicts(self.success),
+            "state_read": self.state_read.as_dict(),
+            "differences": _dicts(self.differences),
+            "fault_shares": _dicts(self.fault_shares),
+            "faults": None if self.faults is None else self.faults.as_dict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanePoint:
+    """One bubble of the perception x planning figure."""
+
+    task: str
+    perception: Interval
+    """x: the state is told right from the picture."""
+    perception_from: str
+    """`perception`, or `recital` where no perception questions were asked: the state recited before planning."""
+    planning: Interval
+    """y: success from the text view."""
+    success: Interval
+    """Area: end-to-end success from the picture."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "perception": self.perception.as_dict(),
+            "perception_from": self.perception_from,
+            "planning": self.planning.as_dict(),
+            "success": self.success.as_dict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    tasks: Mapping[str, GapCell]
+    levels: Mapping[str, Mapping[int, GapCell]]
+    """Task -> level -> cell."""
+    macro: GapCell
+    """Plain means over tasks, tasks resampled one by one."""
+    plane: Sequence[PlanePoint]
+    """Empty where the text view was not measured."""
+    curves: Sequence[Curve]
+    confusions: Sequence[Confusion]
+    """Of the positions recited before planning from the image."""
+    notes: tuple[str, ...]
+    """What was not measured, or not on the same examples; a sentence each."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tasks": _dicts(self.tasks),
+            "levels": {
+                task: {str(level): cell.as_dict() for level, cell in levels.items()}
+                for task, levels in self.levels.items()
+            },
+            "macro": self.macro.as_dict(),
+            "plane": [point.as_dict() for point in self.plane],
+            "curves": [curve.as_dict() for curve in self.curves],
+            "confusions": [confusion.as_dict() for confusion in self.confusions],
+            "notes": list(self.notes),
+        }
+
+
+def gap(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Gap:
+    """The diagnosis of one model's rows, of the kinds `GAP_KINDS` as far as they are there.
+
+    Raises PilotageError where there is no row of the kind `image`.
+    """
+    kept = [row for row in rows if row["kind"] in GAP_KINDS]
+    image = [row for row in kept if row["kind"] == "image"]
+    if not image:
+        raise PilotageError("no rows of the kind image: there are no failures to be explained")
+    attributed = attribute_all(image)
+    by_task = _grouped(kept, "task")
+    of_task = {task: [each for each in attributed if each[0]["task"] == task] for task in by_task}
+    by_task = {task: group for task, group in by_task.items() if of_task[task]}
+    cells = {
+        task: _cell(group, of_task[task], seed=seed, num_resamples=num_resamples)
+        for task, group in by_task.items()
+    }
+    levels = {
+        task: {
+            level: _cell(
+                at_level,
+                [each for each in of_task[task] if each[0]["level"] == level],
+                seed=seed,
+                num_resamples=num_resamples,
+            )
+            for level, at_level in sorted(_grouped(group, "level").items())
+            if any(row["kind"] == "image" for row in at_level)
+        }
+        for task, group in by_task.items()
+    }
+    return Gap(
+        tasks=cells,
+        levels=levels,
+        macro=_macro(by_task, of_task, seed=seed, num_resamples=num_resamples),
+        plane=[
+            PlanePoint(
+                task=task,
+                perception=cell.success.get("perception", cell.state_read),
+                perception_from="perception" if "perception" in cell.success else "recital",
+                planning=cell.success["text"],
+                success=cell.success["image"],
+            )
+            for task, cell in cells.items()
+            if "text" in cell.success
+        ],
+        curves=success_curves(kept, seed=seed, num_resamples=num_resamples),
+        confusions=confusions(image),
+        notes=_notes(kept),
+    )
+
+
+def _cell(rows: Sequence[Row], attributed: Sequence[Attributed], *, seed: int, num_resamples: int) -> GapCell:
+    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
+    kinds = _by_kind(rows)
+    faults = count_faults(attributed, seed=seed, num_resamples=num_resamples)
+    differences = _differences(kinds)
+    return GapCell(
+        success={kind: mean(example_means(group, rate_of("success"))) for kind, group in kinds.items()},
+        state_read=mean(example_means(kinds["image"], rate_of("state"))),
+        differences={name: mean(values, bounds=(-1.0, 1.0)) for name, values in differences.items()},
+        fault_shares=faults.shares,
+        faults=faults,
+    )
+
+
+def _macro(
+    by_task: Mapping[str, Sequence[Row]],
+    of_task: Mapping[str, Sequence[Attributed]],
+    *,
+    seed: int,
+    num_resamples: int,
+) -> GapCell:
+    """Plain means over tasks of whatever every task has."""
+    mean = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
+    kinds = [_by_kind(rows) for rows in by_task.values()]
+    differences = [_differences(of) for of in kinds]
+    faults = [{id(row): found.fault for row, found in of_task[task]} for task in by_task]
+    return GapCell(
+        success={
+            kind: mean([example_means(of[kind], rate_of("success")) for of in kinds])
+            for kind in GAP_KINDS
+            if all(kind in of for of in kinds)
+        },
+        state_read=mean([example_means(of["image"], rate_of("state")) for of in kinds]),
+        differences={
+            name: mean([of[name] for of in differences], bounds=(-1.0, 1.0))
+            for name in DIFFERENCES
+            if all(name in of for of in differences)
+        },
+        fault_shares={
+            fault: mean(
+                [
+                    example_means(of["image"], lambda row, known=known, f=fault: float(known[id(row)] == f))
+                    for of, known in zip(kinds, faults, strict=True)
+                ]
+            )
+            for fault in FAULTS
+        },
+        faults=None,
+    )
+
+
+def _differences(kinds: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
+    """Name -> paired differences of success, one for each example that both kinds have."""
+    found = {
+        name: list(paired_differences(kinds[kind], minus=kinds[less]).values())
+        for name, (kind, less) in DIFFERENCES.items()
+        if kind in kinds and less in kinds
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    ids = {kind: {row["id"] for row in group} for kind, group in _by_kind(rows).items()}
+    notes = [f"{kind} was not measured" for kind in GAP_KINDS if kind not in ids]
+    for kind, of_kind in ids.items():
+        missing, more = len(ids["image"] - of_kind), len(of_kind - ids["image"])
+        if missing or more:
+            notes.append(
+                f"{kind} lacks {missing} of the image examples and has {more} others: differences are those of the "
+                f"{len(ids['image'] & of_kind)} that both have"
+            )
+    for kind, group in _by_kind(rows).items():
+        num_errors = sum(bool(row.get("error")) for row in group)
+        if num_errors:
+            notes.append(f"{num_errors} rows of {kind} got no answer from the engine and count as failures")
+    return tuple(notes)
+
+
+def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Kind -> its rows, in the order of `GAP_KINDS`."""
+    groups = _grouped(rows, "kind")
+    return {kind: groups[kind] for kind in GAP_KINDS if kind in groups}
+
+
+def _grouped(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
+
+
+def _dicts(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value.as_dict() for name, value in values.items()}
