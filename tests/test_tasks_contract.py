@@ -21,6 +21,7 @@ from pilotage.tasks import TASKS, Task, drawing, get_task
 from pilotage.tasks.judge import REASONS, judge
 from pilotage.tasks.recital import split_items
 from pilotage.tasks.task import (
+    TextMaps,
     canonical_key,
     reference_response,
     state_hash,
@@ -252,6 +253,33 @@ def test_a_generator_of_numbers_that_never_changes_cannot_make_it_loop(
         assert str(error).startswith(f"{task.name}: no ")
     else:
         assert task.solve(state) is not None
+
+
+@every_task
+def test_the_form_of_a_state_names_every_field_in_one_line(task: Task[Any]) -> None:
+    assert set(re.findall(r'"(\w+)":', task.state_form)) == set(task.to_json(worked_state(task)))
+    assert "\n" not in task.state_form
+
+
+@every_task
+@given(seed=seeds, text=st.text(max_size=40) | st.text("SFHG#APT. \n", max_size=80))
+@settings(max_examples=100)
+def test_a_map_of_characters_is_read_back_as_its_state_and_no_text_as_more(
+    task: Task[Any], seed: int, text: str
+) -> None:
+    if not isinstance(task, TextMaps):
+        pytest.skip(f"{task.name} has no maps of characters")
+    state = sample(task, seed)
+    drawn = task.to_text(state)
+    assert task.parse_text(drawn) == state
+    assert task.parse_text("\n \n  " + drawn.replace("\n", " \r\n\n\t") + "\n") == state
+    for hostile in (text, drawn + text, drawn[:-1], drawn + "\n" + drawn, "#" * 10**5, "#\n" * 10**4):
+        try:
+            again = task.parse_text(hostile)
+        except BadStateError as error:
+            assert str(error).startswith(f"{task.name}: ")
+        else:
+            assert task.parse_text(task.to_text(again)) == again
 
 
 @every_task

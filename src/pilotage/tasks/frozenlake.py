@@ -26,10 +26,13 @@ from pilotage.tasks.grid import (
     count_descents,
     descend,
     distances_to,
+    find_letters,
     neighbours,
+    only_cell,
     parse_cell,
     require,
     shorten,
+    text_rows,
 )
 from pilotage.tasks.recital import recited_cell, recited_cells, recited_size
 from pilotage.tasks.task import Outcome, Solution, Swatch, difficulty_by_length
@@ -66,6 +69,8 @@ class FrozenLake:
         "hole": Swatch(colour="navy", rgb=(23, 42, 89)),
         "ice": Swatch(colour="pale blue", rgb=(206, 233, 247)),
     }
+    state_form = '{"map": ["SFF", "FHF", "FFG"]}: S player, F ice, H hole, G goal'
+    text_form = "one line a row: S player, F ice, H hole, G goal"
     rules = {
         "full": (
             "FrozenLake is played on a square grid. The player is the red figure, the goal is the green "
@@ -124,24 +129,19 @@ class FrozenLake:
             raise BadStateError(f"frozenlake: map is {shorten(rows)}, not a list of strings such as 'SFHG'")
         level = len(rows)
         check_level(level, minimum=MIN_LEVEL, task=self.name, field="map")
-        found: dict[str, list[Cell]] = {"S": [], "G": [], "H": [], "F": []}
-        for r, row in enumerate(rows):
-            if len(row) != level:
-                raise BadStateError(f"frozenlake: map row {r} has {len(row)} cells in a map of {level} rows")
-            for c, letter in enumerate(row):
-                if letter not in found:
-                    raise BadStateError(
-                        f"frozenlake: map row {r} column {c} is {letter!r}, not one of S F H G"
-                    )
-                found[letter].append((r, c))
-        for letter, what in (("S", "player"), ("G", "goal")):
-            if len(found[letter]) != 1:
-                raise BadStateError(
-                    f"frozenlake: map has {len(found[letter])} {what} cells ({letter}), not one"
-                )
+        found = find_letters(rows, "SFHG", self.name)
         return FrozenLakeState(
-            level=level, player=found["S"][0], goal=found["G"][0], holes=frozenset(found["H"])
+            level=level,
+            player=only_cell(found, "S", "player", self.name),
+            goal=only_cell(found, "G", "goal", self.name),
+            holes=frozenset(found["H"]),
         )
+
+    def parse_text(self, text: str) -> FrozenLakeState:
+        return self.parse_state({"map": text_rows(text, self.name)})
+
+    def to_text(self, state: FrozenLakeState) -> str:
+        return "\n".join(self.to_json(state)["map"])
 
     def to_json(self, state: FrozenLakeState) -> dict[str, Any]:
         n = state.level

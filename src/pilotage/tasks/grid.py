@@ -15,6 +15,9 @@ Cell = tuple[int, int]
 MAX_LEVEL = 64
 """Grids beyond this side are refused: a hostile or mistyped level must not allocate gigabytes."""
 
+MAX_TEXT_ROWS = 2 * MAX_LEVEL + 1
+"""Rows of the largest map of characters: a maze is drawn with its walls."""
+
 MOVES: dict[str, Cell] = {"L": (0, -1), "D": (1, 0), "R": (0, 1), "U": (-1, 0)}
 """Action -> (row, col) step, in Gymnasium's order, which breaks ties between shortest plans."""
 
@@ -118,6 +121,37 @@ def parse_cell(value: Any, field: str, level: int, task: str) -> Cell:
     if not (0 <= r < level and 0 <= c < level):
         raise BadStateError(f"{task}: {field} {[r, c]} lies outside the {level}x{level} grid")
     return (r, c)
+
+
+def text_rows(text: str, task: str) -> list[str]:
+    """The lines of a map without what surrounds them; refused before anything is done with them if too many."""
+    rows = [row for row in map(str.strip, text.strip().split("\n", MAX_TEXT_ROWS + 1)) if row]
+    if not rows:
+        raise BadStateError(f"{task}: the map is empty")
+    if len(rows) > MAX_TEXT_ROWS:
+        raise BadStateError(f"{task}: the map has more than {MAX_TEXT_ROWS} rows")
+    return rows
+
+
+def find_letters(rows: Sequence[str], known: str, task: str) -> dict[str, list[Cell]]:
+    """Character -> its cells in row-major order, for a map as wide as it is high. Raises BadStateError."""
+    found: dict[str, list[Cell]] = {letter: [] for letter in known}
+    for r, row in enumerate(rows):
+        if len(row) != len(rows):
+            raise BadStateError(f"{task}: map row {r} has {len(row)} cells in a map of {len(rows)} rows")
+        for c, letter in enumerate(row):
+            if letter not in found:
+                legal = " ".join("space" if x == " " else x for x in known)
+                raise BadStateError(f"{task}: map row {r} column {c} is {letter!r}, not one of {legal}")
+            found[letter].append((r, c))
+    return found
+
+
+def only_cell(found: Mapping[str, Sequence[Cell]], letter: str, what: str, task: str) -> Cell:
+    """The one cell that holds `letter`."""
+    if len(found[letter]) != 1:
+        raise BadStateError(f"{task}: map has {len(found[letter])} {what} cells ({letter}), not one")
+    return found[letter][0]
 
 
 def shorten(value: Any, limit: int = 60) -> str:

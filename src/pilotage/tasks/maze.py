@@ -25,10 +25,13 @@ from pilotage.tasks.grid import (
     count_descents,
     descend,
     distances_to,
+    find_letters,
     neighbours,
+    only_cell,
     parse_cell,
     require,
     shorten,
+    text_rows,
 )
 from pilotage.tasks.recital import recited_cell, recited_sides, recited_size
 from pilotage.tasks.task import Outcome, Solution, Swatch, difficulty_by_length
@@ -69,6 +72,11 @@ class Maze:
         "wall": Swatch(colour="black", rgb=(0, 0, 0)),
         "corridor": Swatch(colour="white", rgb=(255, 255, 255)),
     }
+    state_form = (
+        '{"start": [r, c], "target": [r, c], "walls": [[13, 5, ...], ...]}: '
+        "a wall mask per cell, N 1, S 2, W 4, E 8"
+    )
+    text_form = "2N+1 lines of 2N+1 characters: # walls and posts, spaces between them, S start, G target"
     rules = {
         "full": (
             "The maze is a square grid of white corridors between black walls. The player is the yellow dot, "
@@ -134,6 +142,60 @@ class Maze:
         if player == goal:
             raise BadStateError(f"maze: start and target are both {list(player)}: nothing to plan")
         return MazeState(player=player, goal=goal, walls=tuple(tuple(row) for row in walls))
+
+    def parse_text(self, text: str) -> MazeState:
+        """Cells are the characters at odd rows and columns; a side between two cells is open where it is a space."""
+        rows = text_rows(text, self.name)
+        found = find_letters(rows, "# SG", self.name)
+        level, odd = divmod(len(rows), 2)
+        if not odd:
+            raise BadStateError(f"maze: map has {len(rows)} rows; a maze of N cells a side has 2N+1")
+        check_level(level, minimum=MIN_LEVEL, task=self.name)
+        for letter, cells in found.items():
+            for r, c in cells:
+                is_cell, is_post = r % 2 and c % 2, not (r % 2 or c % 2)
+                if (
+                    (is_cell and letter == "#")
+                    or (is_post and letter != "#")
+                    or (letter in "SG" and not is_cell)
+                ):
+                    where = "a cell" if is_cell else "a post" if is_post else "a side between cells"
+                    raise BadStateError(
+                        f"maze: map row {r} column {c} is {letter!r}, but {where} stands there"
+                    )
+        masks = [
+            [
+                sum(
+                    bit
+                    for action, bit in WALL_BIT.items()
+                    if rows[r + MOVES[action][0]][c + MOVES[action][1]] == "#"
+                )
+                for c in range(1, len(rows), 2)
+            ]
+            for r in range(1, len(rows), 2)
+        ]
+        (start, target) = (
+            only_cell(found, x, what, self.name) for x, what in (("S", "start"), ("G", "target"))
+        )
+        return self.parse_state(
+            {
+                "start": [start[0] // 2, start[1] // 2],
+                "target": [target[0] // 2, target[1] // 2],
+                "walls": masks,
+            }
+        )
+
+    def to_text(self, state: MazeState) -> str:
+        side = 2 * state.level + 1
+        rows = [["#"] * side for _ in range(side)]
+        for r, masks in enumerate(state.walls):
+            for c, mask in enumerate(masks):
+                here = "S" if (r, c) == state.player else "G" if (r, c) == state.goal else " "
+                rows[2 * r + 1][2 * c + 1] = here
+                for action, bit in WALL_BIT.items():
+                    if not mask & bit:
+                        rows[2 * r + 1 + MOVES[action][0]][2 * c + 1 + MOVES[action][1]] = " "
+        return "\n".join(map("".join, rows))
 
     def to_json(self, state: MazeState) -> dict[str, Any]:
         return {

@@ -28,10 +28,13 @@ from pilotage.tasks.grid import (
     count_descents,
     descend,
     distances_to,
+    find_letters,
     neighbours,
+    only_cell,
     parse_cell,
     require,
     shorten,
+    text_rows,
 )
 from pilotage.tasks.recital import recited_cell, recited_cells, recited_size
 from pilotage.tasks.task import COUNTING_LIMIT, Outcome, Solution, Swatch
@@ -61,6 +64,10 @@ class MiniBehaviour:
         "table": Swatch(colour="tan", rgb=(210, 170, 110)),
         "floor": Swatch(colour="black", rgb=(0, 0, 0)),
     }
+    state_form = (
+        '{"level": N, "agent": [r, c], "printer": [r, c], "table": [[r, c], ...]}: a table of 2 x 3 cells'
+    )
+    text_form = "one line a row: A agent, P printer, T table (2 rows x 3 columns), . floor"
     rules = {
         "full": (
             "A room is a square grid with a black floor. The agent is the red triangle, the printer is the "
@@ -125,6 +132,23 @@ class MiniBehaviour:
                 f"minibehaviour: agent {list(agent)}, printer {list(printer)} and table must not share a cell"
             )
         return MiniBehaviourState(level=level, agent=agent, printer=printer, table=frozenset(table))
+
+    def parse_text(self, text: str) -> MiniBehaviourState:
+        rows = text_rows(text, self.name)
+        found = find_letters(rows, "APT.", self.name)
+        return self.parse_state(
+            {
+                "level": len(rows),
+                "agent": only_cell(found, "A", "agent", self.name),
+                "printer": only_cell(found, "P", "printer", self.name),
+                "table": found["T"],
+            }
+        )
+
+    def to_text(self, state: MiniBehaviourState) -> str:
+        things = dict.fromkeys(state.table, "T") | {state.agent: "A", state.printer: "P"}
+        side = range(state.level)
+        return "\n".join("".join(things.get((r, c), ".") for c in side) for r in side)
 
     def to_json(self, state: MiniBehaviourState) -> dict[str, Any]:
         return {

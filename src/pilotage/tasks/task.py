@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -72,6 +72,11 @@ class Task(Protocol[S]):
     @property
     def actions(self) -> tuple[str, ...]:
         """Action names, upper case, in the order that breaks ties."""
+        ...
+
+    @property
+    def state_form(self) -> str:
+        """The JSON form of a state in one line, as `pilotage judge --help` shows it."""
         ...
 
     @property
@@ -148,6 +153,27 @@ class Task(Protocol[S]):
 
     def draw(self, state: S, cell_px: int) -> np.ndarray:
         """The picture, uint8 [level*cell_px, level*cell_px, 3]."""
+        ...
+
+
+@runtime_checkable
+class TextMaps(Protocol[S]):
+    """What a task has besides when its states can be drawn as maps of characters. A task need not have it."""
+
+    @property
+    def text_form(self) -> str:
+        """One line that says which character stands for what."""
+        ...
+
+    def parse_text(self, text: str) -> S:
+        """The state drawn in `text`; white space around lines and empty lines do not matter.
+
+        Raises BadStateError, and nothing else, that names row and column, on any text.
+        """
+        ...
+
+    def to_text(self, state: S) -> str:
+        """The map, lines joined by `\n`; `parse_text` reads it back as the same state."""
         ...
 
 
