@@ -20,7 +20,8 @@ Who owns what, for any text at all:
 * A token belongs where its first byte is, also when it straddles a border or holds part of a character.
 * Tokens without text (end of turn) belong to `SpanSpec.end_owner`.
 
-So every token has exactly one owner, and a response without newline and tags is all state.
+So every token has exactly one owner, and a response without newline and tags is all state. It is valid when its state
+and its route have text and its answer is closed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 STATE, ROUTE, ANSWER, AFTER = "state", "route", "answer", "after"
 SPANS = (STATE, ROUTE, ANSWER, AFTER)
@@ -52,18 +53,55 @@ class Spans:
     """The owner of every token of one response, in order."""
 
     owners: tuple[str, ...]
-    """One of `SPANS` for each of the M tokens."""
+    """One of `names` for each of the M tokens."""
+    names: tuple[str, ...] = SPANS
+    """The spans that the format has."""
+    valid: bool = True
+    """The response keeps to the format; whether its answer is right is not asked."""
+    problem: str = ""
+    """What breaks the format, in a word or two; empty for a valid response."""
 
     def mask(self, *names: str) -> list[bool]:
         """True for the tokens of the named spans [M]; raises ValueError for an unknown name."""
-        unknown = set(names) - set(SPANS)
+        unknown = set(names) - set(self.names)
         if unknown:
-            raise ValueError(f"no span {sorted(unknown)}; the spans are {', '.join(SPANS)}")
+            raise ValueError(f"no span {sorted(unknown)}; the spans are {', '.join(self.names)}")
         return [owner in names for owner in self.owners]
 
     def count(self, name: str) -> int:
         """Number of tokens of a span."""
         return sum(self.mask(name))
+
+
+class SpanLayout(Protocol):
+    """A format of responses, as what cuts them into spans."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The spans that there are."""
+        ...
+
+    def find(self, pieces: Sequence[bytes], text: str, *, prefill: str = "") -> Spans:
+        """The owners of a response's tokens; `prefill` already began the turn and has no tokens here.
+
+        Never raises on any text, only when `pieces` do not decode to `text` (ValueError).
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MgsdLayout:
+    """State, route, answer: see the head of this file."""
+
+    spec: SpanSpec = field(default_factory=SpanSpec)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return SPANS
+
+    def find(self, pieces: Sequence[bytes], text: str, *, prefill: str = "") -> Spans:
+        """The owners of a response's tokens. A prefill is not looked at: what it says is the prompt's."""
+        return find_spans(pieces, text, self.spec)
 
 
 def find_spans(pieces: Sequence[bytes], text: str, spec: SpanSpec | None = None) -> Spans:
@@ -73,6 +111,23 @@ def find_spans(pieces: Sequence[bytes], text: str, spec: SpanSpec | None = None)
     what they decode to (`Rollout.text`). Raises ValueError when they do not, because every border would then be off.
     """
     spec = spec or SpanSpec()
+    borders = _borders(text, spec)
+    with_text = [name for name, start, end in borders if end > start]
+    last = with_text[-1] if with_text else ANSWER
+    end_owner = last if spec.end_owner == "last" else spec.end_owner
+    problem = _problem(text, borders, spec)
+    return Spans(owners=owners_of(pieces, text, borders, end_owner), valid=not problem, problem=problem)
+
+
+Borders = Sequence[tuple[str, int, int]]
+"""(span, first character, one past the last): adjacent, in order, covering the text."""
+
+
+def owners_of(pieces: Sequence[bytes], text: str, borders: Borders, end_owner: str) -> tuple[str, ...]:
+    """The span that holds each token's first byte; `end_owner` for tokens without text.
+
+    Raises ValueError when the pieces do not decode to the text.
+    """
     decoded = b"".join(pieces).decode("utf-8", errors="replace")
     if decoded != text:
         at = len(os.path.commonprefix([decoded, text]))
@@ -80,18 +135,22 @@ def find_spans(pieces: Sequence[bytes], text: str, spec: SpanSpec | None = None)
             f"the pieces decode to {decoded[at : at + 20]!r} at character {at}, the text says {text[at : at + 20]!r}; "
             "pass the bytes of exactly the ids that the text was decoded from, without clean-up of spaces"
         )
-    borders = _borders(text, spec)
-    with_text = [name for name, start, end in borders if end > start]
-    last = with_text[-1] if with_text else ANSWER
-    end_owner = last if spec.end_owner == "last" else spec.end_owner
     owners = []
     for piece, start in zip(pieces, _first_characters(pieces), strict=True):
         owners.append(_owner(borders, start) if piece else end_owner)
-    return Spans(owners=tuple(owners))
+    return tuple(owners)
+
+
+def _problem(text: str, borders: Borders, spec: SpanSpec) -> str:
+    for name, start, end in borders:
+        if name in (STATE, ROUTE) and not text[start:end].strip():
+            return f"empty {name}"
+        if name == ANSWER and not text[start:end].lower().endswith(spec.answer_close.lower()):
+            return "no closed answer"
+    return ""
 
 
 def _borders(text: str, spec: SpanSpec) -> list[tuple[str, int, int]]:
-    """(span, first character, one past the last): adjacent, in order, covering the text."""
     opening, closed = _answer_block(text, spec)
     before = text[:opening]
     newline, label = before.find("\n"), before.find(spec.route_label)
@@ -117,7 +176,7 @@ def _answer_block(text: str, spec: SpanSpec) -> tuple[int, int]:
     return (len(text), len(text)) if opened is None else (opened, len(text))
 
 
-def _owner(borders: list[tuple[str, int, int]], character: int) -> str:
+def _owner(borders: Borders, character: int) -> str:
     return next(name for name, start, end in borders if start <= character < end)
 
 
