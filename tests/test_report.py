@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,9 +20,8 @@ from pilotage.report import write_report
 from pilotage.report.charts import MAX_RADIUS, Share, gap_bars, perception_planning
 from pilotage.report.curves import MAX_POINTS, panels
 from pilotage.report.folder import read_run
-from pilotage.report.gallery import make_gallery, verdict_class
 from pilotage.report.svg import nice_ticks, tag
-from pilotage.report.text import duration, percent, points, visible
+from pilotage.report.text import duration, p_value, percent, points, visible, visible_ends
 from synthetic_run import write_run
 
 SECTIONS = ("gap", "diagnostic", "curves", "table", "gallery", "settings")
@@ -72,7 +73,13 @@ def repr_short(content: bytes) -> str:
 
 
 def page_of(folder: Path) -> str:
-    return write_report(folder, gallery_per_task=4).read_text(encoding="utf-8")
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def chunks_of(page: str) -> list[dict[str, Any]]:
+    """The page's levels, as the browser would unpack them."""
+    packed = re.findall(r'<script type="text/plain" id="chunk-\d+">([^<]*)</script>', page)
+    return [json.loads(zlib.decompress(base64.b64decode(text))) for text in packed]
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -127,7 +134,8 @@ def test_model_text_is_escaped_wherever_it_stands(copy: Path) -> None:
     (copy / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     page = page_of(copy)
     reader = Reader(page)
-    assert [name for name, _ in reader.tags].count("script") == 2
+    # Two blocks of JSON, one chunk of levels, and the page's own script.
+    assert [name for name, _ in reader.tags].count("script") == 4
     assert not any(name == "img" for name, _ in reader.tags)
     assert not any(key.startswith("on") for _, attrs in reader.tags for key in attrs)
     assert "window.hurt = 1</script>" not in page
@@ -135,12 +143,18 @@ def test_model_text_is_escaped_wherever_it_stands(copy: Path) -> None:
     for character in "\u202e\x00":
         assert character not in page
     assert "⟨U+202E⟩gnorw⟨U+0000⟩⟨U+D800⟩" in reader.text
+    (chunk,) = chunks_of(page)
+    answer = chunk["levels"][0]["a"][0]
+    assert answer["r"].endswith("⟨U+202E⟩gnorw⟨U+0000⟩⟨U+D800⟩")
 
 
 def test_a_megabyte_answer_is_cut_visibly(copy: Path) -> None:
     rewrite(copy / "eval" / "stage2.image.jsonl", lambda row: row | {"response": "<answer>" + "R " * 10**6})
     page = page_of(copy)
-    assert "more characters are not shown" in page
+    answers = [answer for chunk in chunks_of(page) for level in chunk["levels"] for answer in level["a"]]
+    cut = [answer["r"] for answer in answers if "1,996,008 more characters are not shown" in answer["r"]]
+    assert len(cut) == 12
+    assert cut[0].startswith("<answer>R R") and cut[0].endswith("R R ")
     assert len(page) < 2_000_000
 
 
@@ -233,7 +247,10 @@ def test_a_state_or_task_that_cannot_be_drawn_still_shows_its_answer(copy: Path)
         rewrite(
             copy / "eval" / f"base.{kind}.jsonl", lambda row: row | {"task": "sokoban", "id": "s" + row["id"]}
         )
-    assert "This state cannot be drawn." in Reader(page_of(copy)).text
+    levels = [level for chunk in chunks_of(page_of(copy)) for level in chunk["levels"]]
+    assert len(levels) == 24
+    assert all(answer["r"] for level in levels for answer in level["a"])
+    assert sum(level["k"] is None for level in levels) == 12
 
 
 def test_summary_alone_still_gives_the_bars(copy: Path) -> None:
@@ -344,109 +361,6 @@ def test_steps_repeated_by_a_resumed_run_count_once(copy: Path) -> None:
     assert [row["loss"] for row in read_run(copy).metrics["stage1"]] == [9.0, 1.0, 1.0]
 
 
-def lake_row(response: str, verdict: dict[str, Any], **more: Any) -> dict[str, Any]:
-    base = {
-        "id": "frozenlake-3-a",
-        "kind": "image",
-        "task": "frozenlake",
-        "level": 3,
-        "state": {"map": ["SFF", "FHF", "FFG"]},
-        "response": response,
-        "verdict": verdict,
-        "right": {},
-        "error": None,
-    }
-    return base | more
-
-
-def verdict(
-    success: bool, num_executed: int, *, legal: bool = True, optimal: bool = False, reason: str = ""
-) -> Any:
-    return {
-        "parsed": True,
-        "legal": legal,
-        "success": success,
-        "optimal": optimal,
-        "num_executed": num_executed,
-        "reason": reason or ("success" if success else "not_reached"),
-    }
-
-
-def shown(row: dict[str, Any]) -> Any:
-    (level,) = make_gallery({"base": {"image": [row]}}).levels
-    (answer,) = level.answers
-    return answer
-
-
-def test_the_plan_is_drawn_from_cell_to_cell_until_it_arrives() -> None:
-    answer = shown(lake_row("<answer>R R D D L</answer>", verdict(True, 4, optimal=True)))
-    assert 'd="M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5" class="route"' in answer.picture
-    assert answer.badge == "optimal"
-
-
-def test_a_forbidden_move_ends_in_a_cross_where_it_happened() -> None:
-    answer = shown(lake_row("<answer>R D R</answer>", verdict(False, 2, legal=False, reason="hole")))
-    assert 'd="M0.5 0.5L1.5 0.5L1.5 1.5" class="route"' in answer.picture
-    assert "cross" in answer.picture
-    assert answer.badge == "illegal move: hole"
-
-
-def test_a_move_into_a_wall_is_drawn_towards_the_wall() -> None:
-    state = {"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]}
-    wall = verdict(False, 1, legal=False, reason="wall")
-    answer = shown(lake_row("<answer>R</answer>", wall, task="maze", level=2, state=state))
-    assert 'd="M0.5 0.5L0.92 0.5" class="route failed"' in answer.picture
-
-
-def test_recited_cells_that_are_not_so_are_marked_in_text_and_picture() -> None:
-    text = "Size: 3. Player: (1,0). Goal: (2,2). Holes: (1,1) (0,2).\nRoute: x.\n<answer>D</answer>"
-    answer = shown(lake_row(text, verdict(False, 1)))
-    fields = {field.name: field for field in answer.fields}
-    assert [name for name, field in fields.items() if not field.is_right] == ["Player", "Holes"]
-    assert fields["Player"].truth == "(0,0)"
-    assert [(item.text, item.is_right) for item in fields["Holes"].recited] == [
-        ("(1,1)", True),
-        ("(0,2)", False),
-    ]
-    assert fields["Holes"].truth == ""
-    assert answer.picture.count('class="misread"') == 2
-    assert "recited as Player: (1,0)" in answer.picture
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        (lake_row("", verdict(True, 4, optimal=True)), "optimal"),
-        (lake_row("", verdict(True, 6)), "success"),
-        (lake_row("", verdict(False, 2)), "not_reached"),
-        (lake_row("", verdict(False, 2, legal=False)), "illegal"),
-        (lake_row("", verdict(False, 0) | {"parsed": False, "legal": False}), "unparsed"),
-        (lake_row("", {}, error="down"), "error"),
-    ],
-)
-def test_every_answer_has_one_verdict_class(row: dict[str, Any], expected: str) -> None:
-    assert verdict_class(row) == expected
-
-
-def test_the_sample_does_not_depend_on_the_answers_and_failures_come_last() -> None:
-    def rows(good: bool) -> list[dict[str, Any]]:
-        return [lake_row("", verdict(good, 4), id=f"frozenlake-3-{i}") for i in range(30)]
-
-    all_good = make_gallery({"base": {"image": rows(True)}}, per_task=5)
-    all_bad = make_gallery({"base": {"image": rows(False)}}, per_task=5, failures_per_task=3)
-    assert len(all_good.levels) == 5
-    assert [level.id for level in all_bad.levels[:5]] == [level.id for level in all_good.levels]
-    assert len(all_bad.levels) == 8
-    assert all_bad.num_rows == 30
-
-
-def test_a_level_that_was_learnt_says_so() -> None:
-    before, after = lake_row("", verdict(False, 1)), lake_row("", verdict(True, 4))
-    stages = {"base": {"image": [before]}, "stage2": {"image": [after]}}
-    assert make_gallery(stages).levels[0].change == "learnt"
-    assert make_gallery(dict(reversed(stages.items()))).levels[0].change == "lost"
-
-
 def test_words_for_numbers() -> None:
     assert [percent(x) for x in (0.0, 0.001, 0.00001, 0.5, 0.994, 0.997, 0.99999, 1.0)] == [
         "0",
@@ -471,6 +385,12 @@ def test_ticks_are_round_and_enclose_the_values() -> None:
 def test_visible_text_keeps_letters_and_spells_out_the_rest() -> None:
     assert visible("Zoë → 日本\n\t") == "Zoë → 日本\n\t"
     assert visible("a\u200bb\u2028") == "a⟨U+200B⟩b⟨U+2028⟩"
+    # Drawn as nothing, though neither control nor format: joiner, filler, variation selector, tag, blank.
+    for blank in ("\u034f", "\u3164", "\ufe0f", "\U000e0100", "\u2800"):
+        assert visible(f"a{blank}b") == f"a⟨U+{ord(blank):04X}⟩b"
+    assert visible_ends("abcdefgh", 4) == "ab\n[… 4 more characters are not shown …]\ngh"
+    assert visible_ends("\u202eabc", 4) == "⟨U+202E⟩abc"
+    assert [p_value(p) for p in (0.0004, 0.0391, 0.39, 1.0)] == ["< 0.001", "0.039", "0.39", "1.00"]
     assert visible("x" * 12, 10) == "x" * 10 + " […2 more characters are not shown]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,21 @@ from typing import Any
 import pytest
 
 from pilotage.report import write_report
+from pilotage.tasks import get_task
+from pilotage.tasks.drawing import decode_png
 from synthetic_run import write_run
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "demo"
     write_run(folder, num_per_task=8)
-    return write_report(folder).as_uri()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(run_dir: Path) -> str:
+    return write_report(run_dir).as_uri()
 
 
 @pytest.fixture
@@ -38,55 +46,221 @@ def _local(url: str) -> bool:
     return url.startswith(("file://", "data:"))
 
 
-def visible_answers(page: Any) -> list[tuple[str, str, str]]:
-    """(task, stage, verdict) of every answer that can be seen."""
+def until(page: Any, script: str) -> None:
+    """Waits until `script` is true. Playwright's own waiting needs `eval`, which the page's policy forbids."""
+    for _ in range(300):
+        if page.evaluate(script):
+            return
+        page.wait_for_timeout(30)
+    raise AssertionError(f"never became true: {script}")
+
+
+def opened(page: Any, url: str) -> None:
+    """Goes there and waits for the gallery's first levels."""
+    page.goto("about:blank")
+    page.goto(url)
+    until(page, "document.documentElement.dataset.ready === '1'")
+
+
+def choose(page: Any, **filters: str) -> None:
+    """Sets filters by what their options are called, and waits for the levels."""
+    for name, label in filters.items():
+        before = page.locator("#cards").get_attribute("data-ready")
+        page.select_option(f"#f-{name}", label=label)
+        until(page, f"document.getElementById('cards').dataset.ready > {before}")
+
+
+def shown_answers(page: Any) -> list[tuple[str, str, str]]:
+    """(task, source, verdict) of every answer on the gallery's page."""
     script = """() => [...document.querySelectorAll('.answer')].filter(a => a.checkVisibility())
-        .map(a => [a.closest('.level-card').dataset.task, a.dataset.stage, a.dataset.verdict])"""
+        .map(a => [a.closest('.level-card').dataset.task, a.dataset.source, a.dataset.verdict])"""
     return [tuple(answer) for answer in page.evaluate(script)]
 
 
 def test_every_part_is_visible(page: Any, report: str) -> None:
-    page.goto(report)
+    opened(page, report)
     for part in (
         "#tiles",
         "#gap svg",
         "#diagnostic svg",
+        "#pairs table",
         "#curves svg",
         "#table table",
         ".level-card .level",
+        "#waffle",
     ):
         assert page.locator(part).first.is_visible(), part
-    assert page.locator(".level-card:not([hidden])").count() == 12
-    # The pictures behind the plans are there: drawn once, used by every stage.
-    box = page.locator(".level use").first.bounding_box()
-    assert box["width"] > 100 and box["height"] > 100
+    assert page.locator(".level-card").count() == 12
 
 
-def test_the_filter_leaves_what_was_asked_for(page: Any, report: str) -> None:
-    page.goto(report)
-    before = visible_answers(page)
-    assert {task for task, *_ in before} == {"frozenlake", "maze", "minibehaviour"}
-    page.select_option("#f-task", "maze")
-    assert {task for task, *_ in visible_answers(page)} == {"maze"}
-    page.select_option("#f-stage", "stage2")
-    assert {(task, stage) for task, stage, _ in visible_answers(page)} == {("maze", "stage2")}
-    page.select_option("#f-verdict", "optimal")
-    found = visible_answers(page)
-    assert found and set(found) == {("maze", "stage2", "optimal")}
-    assert f"{len(found)} of {len(found)} levels" in page.locator("#f-count").inner_text()
-    page.select_option("#f-verdict", "error")
-    assert visible_answers(page) == []
+def test_the_picture_is_the_one_that_the_task_draws(page: Any, report: str, run_dir: Path) -> None:
+    opened(page, report)
+    choose(page, task="FrozenLake")
+    id_ = page.locator(".level-card code").first.inner_text()
+    rows = map(json.loads, (run_dir / "eval" / "base.image.jsonl").read_text().splitlines())
+    state = next(row["state"] for row in rows if row["id"] == id_)
+    task = get_task("frozenlake")
+    wanted = task.draw(task.parse_state(state), 48)
+    data = page.evaluate("document.querySelector('.level canvas').toDataURL('image/png')")
+    drawn = decode_png(base64.b64decode(data.partition(",")[2]))
+    assert (drawn == wanted).all()
+
+
+def test_the_filters_leave_what_was_asked_for(page: Any, report: str) -> None:
+    opened(page, report)
+    before = shown_answers(page)
+    assert {task for task, *_ in before} == {"0", "1", "2"}
+    choose(page, task="Maze")
+    assert {task for task, *_ in shown_answers(page)} == {"1"}
+    choose(page, source="Stage 2")
+    assert {(task, source) for task, source, _ in shown_answers(page)} == {("1", "2")}
+    choose(page, verdict="optimal")
+    found = shown_answers(page)
+    assert found and set(found) == {("1", "2", "optimal")}
+    assert page.locator("#f-count").inner_text() == f"{len(found)} of 24 levels, {len(found)} answers"
+    page.fill("#f-id", "no-such-level")
     assert page.locator("#f-count").inner_text() == "nothing like that here"
-    for select in ("#f-task", "#f-stage", "#f-verdict"):
-        page.select_option(select, "")
-    assert visible_answers(page) == before
+    page.click("#f-reset")
+    until(page, "document.querySelectorAll('.level-card').length === 12")
+    assert shown_answers(page) == before
 
 
-def test_more_levels_come_on_demand(page: Any, report: str) -> None:
-    page.goto(report)
-    page.click("#more")
-    assert page.locator(".level-card:not([hidden])").count() == 24
-    assert page.locator("#more").is_hidden()
+def test_right_here_and_wrong_there_are_the_levels_of_the_paired_table(page: Any, report: str) -> None:
+    opened(page, report)
+    cell = page.locator("#pairs tbody").first.locator("tr").first.locator("td a").last
+    count = int(cell.inner_text())
+    cell.click()
+    until(page, f"document.getElementById('f-count').value.startsWith('{count} of')")
+    won = {"optimal", "success"}
+    answers = shown_answers(page)
+    assert len(answers) == 3 * count
+    assert all(verdict not in won for _, source, verdict in answers if source == "0")
+    assert {source for _, source, verdict in answers if verdict in won} >= {"1"}
+    # The address holds the filters: opened again, it shows the same.
+    opened(page, page.url)
+    assert shown_answers(page) == answers
+
+
+def test_whose_fault_it_is_can_be_asked_for(page: Any, report: str) -> None:
+    opened(page, report)
+    choose(page, fault="misread and misplanned")
+    assert page.locator(".answer").count() > 0
+    faults = page.evaluate("[...document.querySelectorAll('.answer')].map(a => a.dataset.fault)")
+    assert set(faults) == {"both"}
+    # Whatever is recited and not so is marked, in words or on the picture.
+    assert page.locator(".answer .recital .wrong").count() >= len(faults)
+
+
+def test_pages_turn_and_hold_every_level_once(page: Any, report: str) -> None:
+    opened(page, report)
+    ids = page.locator(".level-card code").all_inner_texts()
+    assert page.locator("#previous").is_disabled()
+    page.click("#next")
+    until(page, "document.getElementById('page').value === '2'")
+    ids += page.locator(".level-card code").all_inner_texts()
+    assert len(ids) == len(set(ids)) == 24
+    assert page.locator("#next").is_disabled()
+
+
+def test_a_square_of_the_overview_leads_to_its_level(page: Any, report: str) -> None:
+    opened(page, report)
+    columns, side = page.evaluate(
+        "(({columns, side}) => [+columns, +side])(document.getElementById('waffle').dataset)"
+    )
+    assert columns >= 24
+    page.locator("#waffle").click(position={"x": 20 * side + 2, "y": 2})
+    until(page, "document.getElementById('page').value === '2'")
+
+
+LAKE = {
+    "task": "frozenlake",
+    "kind": "image",
+    "level": 3,
+    "state": {"map": ["SFF", "FHF", "FFG"]},
+    "error": None,
+    "finished": True,
+}
+
+
+def one_answer(folder: Path, response: str, verdict: dict[str, Any], **more: Any) -> str:
+    """The page of a run with a single answer."""
+    folder.joinpath("eval").mkdir()
+    row = LAKE | {"id": "lake", "response": response, "verdict": verdict, "right": {}} | more
+    (folder / "eval" / "base.image.jsonl").write_text(json.dumps(row) + "\n")
+    return write_report(folder).as_uri()
+
+
+def verdict(reason: str, num_executed: int) -> dict[str, Any]:
+    success, legal = reason == "success", reason in ("success", "not_reached")
+    return {
+        "parsed": True,
+        "legal": legal,
+        "success": success,
+        "optimal": success,
+        "num_executed": num_executed,
+        "reason": reason,
+    }
+
+
+def drawn(page: Any, which: str = "route") -> list[str | None]:
+    return [path.get_attribute("d") for path in page.locator(f".plan path[class='{which}']").all()]
+
+
+def test_the_plan_is_drawn_step_by_step(page: Any, tmp_path: Path) -> None:
+    opened(page, one_answer(tmp_path, "<answer>R R D D L</answer>", verdict("success", 4)))
+    assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5"]
+    slider = page.locator(".steps input[type=range]")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5"]
+    assert page.locator(".told").inner_text() == "step 2 of 4: right"
+    assert page.locator(".moves .now").inner_text() == "→"
+    page.keyboard.press("Home")
+    assert drawn(page) == ["M0.5 0.5"]
+    page.get_by_role("button", name="play the plan").click()
+    until(page, "document.querySelector('.told').value === '4 steps'")
+    assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5"]
+    assert page.locator(".rest").inner_text() == "1 more actions were not executed"
+
+
+def test_a_forbidden_move_ends_in_a_cross_where_it_happened(page: Any, tmp_path: Path) -> None:
+    opened(page, one_answer(tmp_path, "<answer>R D R</answer>", verdict("hole", 2)))
+    assert drawn(page) == ["M0.5 0.5L1.5 0.5L1.5 1.5"]
+    assert drawn(page, "cross") == ["M1.35 1.35L1.65 1.65M1.35 1.65L1.65 1.35"]
+    page.locator(".steps input[type=range]").press("ArrowLeft")
+    assert drawn(page, "cross") == []
+
+
+def test_a_move_into_a_wall_is_drawn_towards_the_wall(page: Any, tmp_path: Path) -> None:
+    state = {"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]}
+    url = one_answer(tmp_path, "<answer>R</answer>", verdict("wall", 1), task="maze", level=2, state=state)
+    opened(page, url)
+    assert drawn(page, "route failed") == ["M0.5 0.5L0.92 0.5"]
+
+
+def test_a_misread_state_stands_beside_the_true_one_with_its_wrong_cells_marked(
+    page: Any, tmp_path: Path
+) -> None:
+    # The goal at (2,2) is read at (0,2), and the plan goes there.
+    text = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\nRoute: x.\n<answer>R R</answer>"
+    opened(page, one_answer(tmp_path, text, verdict("not_reached", 2)))
+    assert page.locator(".pictures figcaption").all_inner_texts() == [
+        "as it is",
+        "as recited, the plan arrives",
+    ]
+    frames = [
+        [
+            (mark.get_attribute("x"), mark.get_attribute("y"))
+            for mark in picture.locator(".misread rect").all()
+        ]
+        for picture in page.locator(".pictures .level").all()
+    ]
+    assert frames == [[("2.06", "0.06"), ("2.06", "2.06")]] * 2
+    assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5"] * 2
+    assert page.locator(".recital del").inner_text() == "(0,2)"
+    assert page.locator(".recital ins").inner_text() == "(2,2)"
+    assert "misread" in page.locator(".fault").inner_text()
 
 
 def test_a_curve_can_be_read_with_the_pointer(page: Any, report: str) -> None:
@@ -109,7 +283,7 @@ def test_the_button_turns_light_to_dark_and_back(page: Any, report: str) -> None
 
 
 def test_text_stands_out_from_its_ground(page: Any, report: str) -> None:
-    page.goto(report)
+    opened(page, report)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         contrasts = page.evaluate(CONTRAST)
@@ -125,7 +299,8 @@ CONTRAST = """() => {
     if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
   const found = {};
   for (const s of ['.headline', '.facts dt', '.lead', 'figcaption small', '.ci', '.badge.v-optimal', '.badge.v-illegal',
-      '.badge.v-not_reached', '.badge.v-unparsed', '.recital del', '.recital ins', 'summary', 'footer']) {
+      '.badge.v-not_reached', '.badge.v-unparsed', '.recital del', '.recital ins', 'summary', 'footer', '.fault',
+      '.told', '.moves .now', '.moves li', '.pairs-table .told', '.filters label', '#f-count']) {
     const e = document.querySelector(s);
     if (!e) continue;
     const ink = light(parse(getComputedStyle(e).color));
@@ -137,7 +312,7 @@ CONTRAST = """() => {
 
 
 def test_nothing_sticks_out_sideways(page: Any, report: str) -> None:
-    page.goto(report)
+    opened(page, report)
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     for width in (1280, 768, 360):
         page.set_viewport_size({"width": width, "height": 800})
@@ -145,28 +320,54 @@ def test_nothing_sticks_out_sideways(page: Any, report: str) -> None:
 
 
 def test_it_prints(page: Any, report: str) -> None:
-    page.goto(report)
+    opened(page, report)
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_hostile_answers_run_nothing(page: Any, tmp_path: Path) -> None:
+HOSTILE = (
+    "</pre></script><script>window.hurt=1</script><img src=//x.invalid/a onerror='window.hurt=1'>"
+    "<svg onload='window.hurt=1'><style>*{display:none}</style><a href='javascript:window.hurt=1'>x</a>"
+    "\u202etxet thgir\u2066\u200b\u0000{{7*7}}${7*7}"
+)
+
+
+def test_hostile_answers_run_nothing_and_are_shown_as_text(page: Any, tmp_path: Path) -> None:
     write_run(tmp_path, num_per_task=1)
-    hostile = (
-        "</pre></script><script>window.hurt=1</script><img src=//x.invalid/a onerror='window.hurt=1'>\u202e"
-    )
     for path in (tmp_path / "eval").iterdir():
-        rows = [
-            json.loads(line) | {"response": hostile + "A" * 10**6} for line in path.read_text().splitlines()
-        ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        changed = {
+            "response": HOSTILE + "A" * 10**6 + HOSTILE,
+            "messages": [{"role": HOSTILE, "content": HOSTILE}],
+            "fields": {"Size": HOSTILE, "Player": HOSTILE},
+            "error": HOSTILE if "text" in path.name else None,
+            "difficulty": HOSTILE,
+        }
+        path.write_text("".join(json.dumps(row | changed) + "\n" for row in rows))
     (tmp_path / "metrics.jsonl").write_text(
-        json.dumps({"stage": hostile, "step": 0, f"kl/{hostile}": 1.0}) + "\n"
+        json.dumps({"stage": HOSTILE, "step": 0, f"kl/{HOSTILE}": 1.0}) + "\n"
     )
-    page.goto(write_report(tmp_path).as_uri())
+    opened(page, write_report(tmp_path).as_uri())
+    page.select_option("#f-kind", "")
+    until(page, "document.querySelectorAll('.answer').length === 27")
+    for summary in page.locator(".answer summary").all():
+        summary.click()
     assert page.evaluate("window.hurt") is None
-    assert page.locator("img").count() == 0
-    page.locator(".answer summary").first.click()
-    assert "<script>window.hurt=1</script>" in page.locator(".answer pre").first.inner_text()
+    assert page.locator("img, .answer a, .answer script, .answer style").count() == 0
+    shown = page.locator(".answer pre.response").first.inner_text()
+    assert "<script>window.hurt=1</script>" in shown and shown.endswith("{{7*7}}${7*7}")
+    assert "⟨U+202E⟩txet thgir⟨U+2066⟩⟨U+200B⟩⟨U+0000⟩" in shown
+    assert f"{10**6 + 2 * len(HOSTILE) - 4000:,} more characters are not shown" in shown
+    text = page.evaluate("document.documentElement.textContent")
+    assert not set("\u202e\u2066\u200b\u0000") & set(text)
+
+
+def test_a_task_that_is_not_known_and_a_state_that_is_none_still_show_their_answers(
+    page: Any, tmp_path: Path
+) -> None:
+    opened(page, one_answer(tmp_path, "hello", verdict("not_reached", 0), task="sokoban", id="s"))
+    assert page.locator(".nopicture").inner_text() == "This state cannot be drawn."
+    page.locator(".answer summary").click()
+    assert page.locator(".answer pre.response").inner_text() == "hello"
 
 
 def test_an_empty_run_has_a_page_too(page: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`pilotage report`: the page of a run, from its folder alone."""
+"""`pilotage report`: the page of a run or of several side by side, from their folders alone."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ from typing import Annotated
 
 import tyro
 
+_OUT = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html; needed for several runs)")
+_STAGE = tyro.conf.arg(
+    metavar="NAME", help_behavior_hint="(default: all of one run, the last of each of several)"
+)
+_LEVELS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the page of a run: one HTML file that needs no network.
+    """Write the page of a run, or of several side by side: one HTML file that needs no network.
 
-    It shows the modality gap before and after each stage, the training curves, what was seen against
-    what could be planned, and a gallery of levels with the plans drawn on them. A run that is still
+    It shows the modality gap, the paired differences, the training curves, what was seen against what
+    could be planned, and every level with the plans drawn on it, step by step. A run that is still
     going on, or was killed, gets a page too; what its folder lacks is named there.
     """
 
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html)")
-    ] = None
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Folders of the runs."""
+    out: Annotated[Path | None, _OUT] = None
     """Where the page goes."""
-    gallery_per_task: int = 12
+    stage: Annotated[str | None, _STAGE] = None
+    """The stage to show, or all."""
+    max_levels: Annotated[int | None, _LEVELS] = None
     """Levels of each task in the gallery."""
 
     def run(self) -> int:
         from pilotage.report import write_report
 
-        print(write_report(self.run_folder, out=self.out, gallery_per_task=self.gallery_per_task))
+        print(write_report(*self.run_folders, out=self.out, stage=self.stage, max_levels=self.max_levels))
         return 0

@@ -1,53 +1,46 @@
-"""`report.html`: one file that shows a run, made from its folder alone. No network, no torch."""
+"""`report.html`: one file that shows a run or several side by side, made from their folders alone."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from pilotage import __version__
-from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.summary import Rates, Summary
-from pilotage.report import charts, curves
-from pilotage.report.charts import Cells, Share
+from pilotage.errors import PilotageError
+from pilotage.report import charts, curves, numbers, overview
+from pilotage.report.assets import asset, embedded_json, environment, script
+from pilotage.report.charts import Cells
 from pilotage.report.folder import RunFolder, order_stages, read_run, stage_title
-from pilotage.report.gallery import VERDICTS, make_gallery
-from pilotage.report.text import duration, percent, points, visible
-from pilotage.tasks import TASKS
+from pilotage.report.gallery import make_gallery
+from pilotage.report.pairs import pair_sources
+from pilotage.report.sources import make_sources, run_names
+from pilotage.report.text import visible
 
 REPORT_NAME = "report.html"
-MACRO = "All tasks"
-_HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
 MAX_SETTINGS = 200
-_COLUMNS = (
-    ("image", "success", "Image success"),
-    ("text", "success", "Text success"),
-    ("perception", "success", "Perception"),
-    ("image", "optimal", "Image optimal"),
-    ("image", "illegal", "Image illegal"),
-    ("image", "parsed", "Image parsed"),
-    ("image", "state", "Recited state"),
-)
+MAX_BARS = 4
+"""More sources than this are too many for one chart of bars: the first and the last ones stay."""
 
 
-def write_report(run_dir: Path, *, out: Path | None = None, gallery_per_task: int = 12) -> Path:
+def write_report(
+    *run_dirs: Path, out: Path | None = None, stage: str | None = None, max_levels: int | None = None
+) -> Path:
     """Writes `report.html` into the run folder (or to `out`) and returns its path.
 
-    Whatever the folder lacks is named on the page. Raises PilotageError only when there is no folder.
+    Several runs stand side by side and need `out`; `stage` is the one that is compared (default: the last of
+    each; `all` for all). `max_levels` of each task are in the gallery, or all. Whatever a folder lacks is named
+    on the page. Raises PilotageError when there is no folder.
     """
-    page = render_report(read_run(run_dir), gallery_per_task=gallery_per_task)
-    target = run_dir / REPORT_NAME if out is None else out
+    if len(run_dirs) != 1 and out is None:
+        raise PilotageError(f"a page of {len(run_dirs)} runs needs a file to go to: give --out FILE")
+    page = render_report([read_run(path) for path in run_dirs], stage=stage, max_levels=max_levels)
+    target = run_dirs[0] / REPORT_NAME if out is None else out
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     # A file name that is not UTF-8 may have put a lone surrogate into the page.
     partial.write_bytes(page.encode("utf-8", "replace"))
@@ -55,307 +48,112 @@ def write_report(run_dir: Path, *, out: Path | None = None, gallery_per_task: in
     return target
 
 
-def render_report(run: RunFolder, *, gallery_per_task: int = 12) -> str:
+def render_report(
+    runs: Sequence[RunFolder], *, stage: str | None = None, max_levels: int | None = None
+) -> str:
     """The whole page."""
-    summaries = run.summaries()
-    shares = _shares(run, summaries)
-    titles = {stage: stage_title(stage) for stage in run.stages}
-    macro = _macro(run, summaries)
-    panels = {stage: curves.panels(rows) for stage, rows in _ordered_metrics(run).items()}
-    script = _asset("page.js")
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        name=visible(run.path.resolve().name, 80),
-        version=__version__,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        facts=_facts(run),
-        problems=[visible(problem, 300) for problem in run.problems],
-        titles=titles,
-        headline=_headline(macro, len(shares), _levels_are(run)),
-        tiles=_tiles(run, macro),
-        legend=charts.KIND_TITLES,
-        levels_are=_levels_are(run),
-        bars=[
-            (name, charts.gap_bars(name, cells, titles))
-            for name, cells in [*_titled(shares), *([(MACRO, macro)] if len(shares) > 1 else [])]
-        ],
-        diagnostics=[
-            (name, charts.perception_planning(name, i % curves.NUM_COLOURS, cells, titles))
-            for i, (name, cells) in enumerate(_titled(shares))
-            if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
-        ],
-        curves=[(stage_title(stage), made) for stage, made in panels.items() if made],
-        curve_data=_json([panel.data for made in panels.values() for panel in made]),
-        columns=[name for *_, name in _COLUMNS],
-        table=list(_table(run, summaries)),
-        by_level=list(_by_level(summaries)),
-        by_field=list(_by_field(summaries)),
-        gallery=make_gallery(run.rows, per_task=gallery_per_task),
-        verdicts=VERDICTS,
-        task_titles=_task_titles(shares),
-        settings=list(_flatten(run.config))[:MAX_SETTINGS],
-        style=Markup(_asset("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-    )
-
-
-def _shares(run: RunFolder, summaries: Mapping[str, Summary]) -> dict[str, dict[str, dict[str, Share]]]:
-    """Task -> stage -> kind -> success, from the rows, or from `summary.json` where rows are not there."""
-    found: dict[str, dict[str, dict[str, Share]]] = {}
-    for stage in run.stages:
-        reported = run.reported.get(stage, {}).get("tasks")
-        cells = dict(_reported_shares(reported)) if isinstance(reported, dict) else {}
-        if stage in summaries:
-            for task, kinds in summaries[stage].headline().items():
-                for kind, cell in kinds.items():
-                    n = int(cell["n"])
-                    share = Share(success=cell["success"], low=cell["low"], high=cell["high"], n=n)
-                    cells[task, kind] = share
-        for (task, kind), share in cells.items():
-            found.setdefault(task, {}).setdefault(stage, {})[kind] = share
-    known = [task.name for task in TASKS if task.name in found]
-    return {task: found[task] for task in [*known, *sorted(set(found) - set(known))]}
-
-
-def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
-    for task, kinds in tasks.items():
-        for kind, cell in kinds.items() if isinstance(kinds, dict) else ():
-            try:
-                share = Share(
-                    success=float(cell["success"]),
-                    low=float(cell["low"]),
-                    high=float(cell["high"]),
-                    n=int(cell["n"]),
-                )
-            except (TypeError, KeyError, ValueError, OverflowError):
-                continue
-            if 0 <= share.low <= share.success <= share.high <= 1:
-                yield (str(task), str(kind)), share
-
-
-def _macro(run: RunFolder, summaries: Mapping[str, Summary]) -> dict[str, dict[str, Share]]:
-    """Stage -> kind -> plain mean over tasks."""
-    return {
-        stage: {kind: _share(summary.macro["success"]) for kind, summary in summaries[stage].kinds.items()}
-        for stage in run.stages
-        if stage in summaries
-    }
-
-
-def _share(interval: Interval) -> Share:
-    return Share(success=interval.mean, low=interval.low, high=interval.high, n=interval.n)
-
-
-def _task_titles(tasks: Mapping[str, Any]) -> dict[str, str]:
-    known = {task.name: task.title for task in TASKS}
-    return {task: known.get(task, visible(task, 40)) for task in tasks}
-
-
-def _titled(shares: Mapping[str, Cells]) -> list[tuple[str, Cells]]:
-    titles = _task_titles(shares)
-    return [(titles[task], cells) for task, cells in shares.items()]
-
-
-def _headline(macro: Cells, num_tasks: int, levels: str) -> str:
-    """The run in one sentence, or "" before there is anything to say."""
-    with_image = [kinds for kinds in macro.values() if "image" in kinds]
-    if not with_image:
-        return ""
-    first, last = with_image[0], with_image[-1]
-    over = "one task" if num_tasks == 1 else f"{num_tasks} tasks"
-    whose = f"{levels} of {over}"
-    text = f"; from text it is {percent(last['text'].success)} %" if "text" in last else ""
-    if len(with_image) == 1:
-        return f"Planning from pixels succeeds on {percent(first['image'].success)} % of {whose}{text}."
+    sources = make_sources(runs, stage=stage)
+    titles = {source.key: source.title for source in sources}
+    names = run_names([run.path for run in runs])
+    shares = overview.shares_of(sources)
+    macro = overview.macro_of(sources)
+    levels = overview.levels_are(sources)
+    tasks = numbers.task_titles(shares)
+    panels = _panels(runs, names)
+    gallery = make_gallery(sources, max_levels=max_levels)
+    text, text_hash = script("level.js", "waffle.js", "page.js", "gallery.js")
+    alone = len(runs) == 1
+    titled = [(tasks[task], cells) for task, cells in shares.items()]
     return (
-        f"Planning from pixels went from {percent(first['image'].success)} % to "
-        f"{percent(last['image'].success)} % of {whose}{text}."
-    )
-
-
-def _levels_are(run: RunFolder) -> str:
-    """`unseen levels`, unless a row says that training saw its split, or does not say."""
-    splits = {row.get("split") for kinds in run.rows.values() for rows in kinds.values() for row in rows}
-    return "unseen levels" if splits <= {"test", "val"} else "levels"
-
-
-def _tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
-    """(what, before and after, note) of the numbers to see first."""
-    tiles = []
-    stages = list(macro.values())
-    ends = (stages[0], stages[-1]) if stages else ()
-    notes = {
-        "image": "success, pictures only",
-        "perception": "every field of the state read right",
-        "text": "success, state given in words",
-    }
-    for kind, name in (("image", "Image view"), ("text", "Text view"), ("perception", "Perception")):
-        values = [f"{percent(kinds[kind].success)} %" for kinds in ends if kind in kinds]
-        if values:
-            tiles.append((name, " → ".join(values if len(macro) > 1 else values[:1]), notes[kind]))
-    gaps = [k["text"].success - k["image"].success for k in ends if {"text", "image"} <= k.keys()]
-    if gaps:
-        shown = map(points, gaps if len(macro) > 1 else gaps[:1])
-        tiles.insert(1, ("Modality gap", " → ".join(shown), "points between text and image"))
-    seconds = [stage.get("seconds") for stage in run.reported.values()]
-    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s < 1e9]
-    if known:
-        tiles.append(("Time", duration(sum(known)), "all stages and evaluations"))
-    return tiles
-
-
-def _facts(run: RunFolder) -> list[tuple[str, str]]:
-    """What, when and with which settings, for the header."""
-    recipe = run.config.get("recipe")
-    known = {**run.summary, **(recipe if isinstance(recipe, dict) else {}), **run.config}
-    if isinstance(recipe, dict):
-        known["recipe"] = recipe.get("name", "")
-    facts = [
-        (key.capitalize(), visible(known[key], 200))
-        for key in _HEADER_KEYS
-        if isinstance(known.get(key), str | int | float) and known[key] != ""
-    ]
-    started = run.path / "config.json"
-    if "created" not in known and started.is_file():
-        when = datetime.fromtimestamp(started.stat().st_mtime, UTC)
-        facts.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
-    for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
-        seconds = content.get("seconds")
-        if isinstance(seconds, int | float) and 0 <= seconds < 1e9:
-            facts.append((f"{stage_title(stage)} took", duration(float(seconds))))
-    rows = next((rows for kinds in run.rows.values() for rows in kinds.values()), [])
-    settings = rows[0].get("settings") if rows else None
-    if isinstance(settings, dict):
-        greedy = settings.get("temperature") == 0
-        how = "greedy" if greedy else f"temperature {settings.get('temperature')}"
-        what = f"{len(rows)} levels a view, {how}, at most {settings.get('max_new_tokens')} tokens"
-        facts.append(("Evaluation", visible(f"{what}, {settings.get('prompts')} prompts", 200)))
-    return facts
-
-
-def _ordered_metrics(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    return {stage: run.metrics[stage] for stage in order_stages(list(run.metrics))}
-
-
-def _table(run: RunFolder, summaries: Mapping[str, Summary]) -> Iterator[tuple[str, list[Any]]]:
-    """(task, [(stage, n, cells)]) rows, the macro mean last."""
-    tasks = _task_titles(_shares(run, summaries))
-    for task, name in tasks.items():
-        rows = []
-        for stage, summary in summaries.items():
-            by_kind = {kind: s.tasks[task] for kind, s in summary.kinds.items() if task in s.tasks}
-            if by_kind:
-                rows.append((stage_title(stage), *_cells(by_kind), summary.gap.get(task)))
-        if rows:
-            yield name, rows
-    if len(tasks) > 1 and summaries:
-        yield (
-            f"{MACRO} (plain mean)",
-            [
-                (
-                    stage_title(stage),
-                    max((s.macro["success"].n for s in summary.kinds.values()), default=0),
-                    0,
-                    [
-                        summary.kinds[kind].macro.get(rate) if kind in summary.kinds else None
-                        for kind, rate, _ in _COLUMNS
-                    ],
-                    summary.gap_macro,
-                )
-                for stage, summary in summaries.items()
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            name=names[0] if alone else f"{len(runs)} runs side by side",
+            version=__version__,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            facts=overview.facts(runs[0]) if alone else _run_facts(runs, names),
+            problems=_problems(runs, names),
+            headline=overview.headline(macro, len(shares), levels)
+            if alone
+            else overview.headline_of_several(sources, macro, levels),
+            tiles=overview.tiles(runs[0], macro) if alone else [],
+            legend=charts.KIND_TITLES,
+            levels_are=levels,
+            bars=[
+                (name, charts.gap_bars(name, _few(cells), titles))
+                for name, cells in [*titled, *([(numbers.MACRO, macro)] if len(shares) > 1 else [])]
             ],
+            num_hidden=max(0, len(sources) - MAX_BARS),
+            diagnostics=[
+                (name, charts.perception_planning(name, i % curves.NUM_COLOURS, _few(cells), titles))
+                for i, (name, cells) in enumerate(titled)
+                if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
+            ],
+            pairs=pair_sources(sources),
+            curves=panels,
+            curve_data=embedded_json([panel.data for _, made in panels for panel in made]),
+            columns=[name for *_, name in numbers.COLUMNS],
+            table=list(numbers.by_task(sources, tasks)),
+            by_level=list(numbers.by_level(sources)),
+            by_field=list(numbers.by_field(sources)),
+            gallery=gallery,
+            gallery_index=embedded_json(gallery.index),
+            source_word="Stage" if alone else "Run",
+            folded_curves=not alone,
+            settings=_settings(runs, names),
+            style=Markup(asset("page.css")),
+            script=text,
+            script_hash=text_hash,
         )
-
-
-def _cells(by_kind: Mapping[str, Rates]) -> tuple[int, int, list[Interval | None]]:
-    """n, rows that the engine failed on, and one interval or None a column."""
-    cells = [by_kind[kind].rates.get(rate) if kind in by_kind else None for kind, rate, _ in _COLUMNS]
-    return (
-        max(rates.n for rates in by_kind.values()),
-        sum(rates.num_errors for rates in by_kind.values()),
-        cells,
     )
 
 
-def _by_level(summaries: Mapping[str, Summary]) -> Iterator[tuple[str, str, list[tuple[str, int, Any]]]]:
-    """(task, level, [(stage, n, cells)])."""
-    levels = sorted(
-        {
-            (t, n)
-            for s in summaries.values()
-            for k in s.kinds.values()
-            for t, at in k.levels.items()
-            for n in at
-        }
-    )
-    titles = _task_titles({task: None for task, _ in levels})
-    for task, level in levels:
-        rows = []
-        for stage, summary in summaries.items():
-            by_kind = {
-                kind: s.levels[task][level]
-                for kind, s in summary.kinds.items()
-                if level in s.levels.get(task, {})
-            }
-            if by_kind:
-                n, _, cells = _cells(by_kind)
-                rows.append((stage_title(stage), n, cells))
-        yield titles[task], f"{level}×{level}", rows
+def _few(cells: Cells) -> Cells:
+    """The first source and the last ones, as many as a chart has room for."""
+    if len(cells) <= MAX_BARS:
+        return cells
+    keys = list(cells)
+    return {key: cells[key] for key in (keys[0], *keys[1 - MAX_BARS :])}
 
 
-def _by_field(
-    summaries: Mapping[str, Summary],
-) -> Iterator[tuple[str, list[str], list[tuple[str, list[Any]]]]]:
-    """(task, fields, [(stage, share right per field)]) of the perception view."""
-    tasks = {
-        task: rates
-        for s in summaries.values()
-        if "perception" in s.kinds
-        for task, rates in s.kinds["perception"].tasks.items()
-    }
-    for task, name in _task_titles(tasks).items():
-        fields = list(tasks[task].fields)
-        rows: list[tuple[str, Sequence[Interval | None]]] = []
-        for stage, summary in summaries.items():
-            kind = summary.kinds.get("perception")
-            if kind and task in kind.tasks:
-                rates = kind.tasks[task]
-                rows.append((stage_title(stage), [rates.fields.get(f) for f in fields]))
-        if fields:
-            yield name, [visible(f, 40) for f in fields], [(stage, list(cells)) for stage, cells in rows]
+def _panels(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[curves.Panel]]]:
+    """(run and stage, its panels of curves)."""
+    panels = []
+    for run, name in zip(runs, names, strict=True):
+        for stage in order_stages(list(run.metrics)):
+            made = curves.panels(run.metrics[stage])
+            if made:
+                title = stage_title(stage) if len(runs) == 1 else f"{name} · {stage_title(stage)}"
+                panels.append((title, made))
+    return panels
 
 
-def _flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items():
-        name = f"{prefix}{visible(key, 80)}"
-        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            value = dict(enumerate(value))
-        if isinstance(value, dict) and value and name.count(".") < 8:
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, visible(value if isinstance(value, str) else json.dumps(value), 300)
+def _problems(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
+    several = len(runs) > 1
+    return [
+        visible(f"{name}: {problem}" if several else problem, 300)
+        for run, name in zip(runs, names, strict=True)
+        for problem in run.problems
+    ]
 
 
-def _json(data: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+def _run_facts(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:
+    told = []
+    for run, name in zip(runs, names, strict=True):
+        facts = dict(overview.evaluation_facts(run))
+        told.append((name, facts.get("Evaluation", "no rows")))
+    return told
 
 
-@lru_cache(maxsize=8)
-def _asset(name: str) -> str:
-    return (files("pilotage.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=points)
-    return environment
+def _settings(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every setting of one run; of several those that are not the same in all."""
+    flat: list[Mapping[str, Any]] = [dict(overview.flatten(run.config)) for run in runs]
+    if len(runs) == 1:
+        return list(flat[0].items())[:MAX_SETTINGS]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    differ = [key for key in keys if len({config.get(key) for config in flat}) > 1]
+    return [
+        (f"{key} of {name}", config.get(key, "(not there)"))
+        for key in differ
+        for name, config in zip(names, flat, strict=True)
+    ][:MAX_SETTINGS]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 MAX_CHARACTERS = 4_000
@@ -10,6 +12,12 @@ _KEPT_CONTROLS = frozenset("\n\t")
 # Control, format (right-to-left overrides among them), surrogate, private, unassigned.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _SEPARATORS = frozenset("\u2028\u2029")
+# Letters and marks that are drawn as nothing: joiners, fillers, variation selectors (Unicode's
+# Default_Ignorable_Code_Point outside the categories above), and the blank Braille pattern.
+_BLANK = frozenset([0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0]) | frozenset(
+    [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0000, 0xE1000)]
+)
+_UNCOMMON = re.compile(r"[^\n\t\x20-\x7e]")
 
 
 def visible(text: Any, limit: int = MAX_CHARACTERS) -> str:
@@ -18,15 +26,29 @@ def visible(text: Any, limit: int = MAX_CHARACTERS) -> str:
     Escaping for HTML is left to the templates, which do it everywhere.
     """
     whole = str(text)
-    shown = "".join(map(_show, whole[:limit]))
+    shown = _spell_out(whole[:limit])
     rest = len(whole) - limit
     return shown if rest <= 0 else f"{shown} […{rest:,} more characters are not shown]"
 
 
+def visible_ends(text: Any, limit: int = MAX_CHARACTERS) -> str:
+    """The same, cut in the middle: a model's answer is at its end, and how it came there at its beginning."""
+    whole = str(text)
+    if len(whole) <= limit:
+        return _spell_out(whole)
+    head = limit // 2
+    tail = limit - head
+    cut = f"[… {len(whole) - limit:,} more characters are not shown …]"
+    return f"{_spell_out(whole[:head])}\n{cut}\n{_spell_out(whole[-tail:] if tail else '')}"
+
+
+def _spell_out(text: str) -> str:
+    return _UNCOMMON.sub(lambda match: _show(match[0]), text)
+
+
+@lru_cache(maxsize=4096)
 def _show(character: str) -> str:
-    if character.isascii() and character.isprintable() or character in _KEPT_CONTROLS:
-        return character
-    if unicodedata.category(character) in _UNSAFE or character in _SEPARATORS:
+    if unicodedata.category(character) in _UNSAFE or character in _SEPARATORS or ord(character) in _BLANK:
         return f"⟨U+{ord(character):04X}⟩"
     return character
 
@@ -42,6 +64,11 @@ def points(difference: float) -> str:
     """A difference of shares in percentage points, signed: `+93`, `−2`, `0`."""
     whole = round(100 * difference)
     return f"+{whole}" if whole > 0 else f"−{-whole}" if whole < 0 else "0"
+
+
+def p_value(p: float) -> str:
+    """`0.013`, and `< 0.001` below that."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def duration(seconds: float) -> str:

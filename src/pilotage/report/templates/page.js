@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
 
@@ -51,35 +50,4 @@
     svg.addEventListener("pointerleave", () => { tip.hidden = true; });
   }
 
-  // The gallery's filter. Without this script every level is shown.
-  const filters = $("filters");
-  if (!filters) return;
-  const STEP = 12;
-  const cards = [...document.querySelectorAll(".level-card")];
-  const more = $("more");
-  let limit = STEP;
-  const apply = () => {
-    const want = { task: $("f-task").value, stage: $("f-stage").value, verdict: $("f-verdict").value, change: $("f-change").value };
-    let levels = 0, shown = 0, answers = 0;
-    for (const card of cards) {
-      let fits = 0;
-      for (const answer of card.querySelectorAll(".answer")) {
-        const ok = (!want.stage || answer.dataset.stage === want.stage) && (!want.verdict || answer.dataset.verdict === want.verdict);
-        answer.hidden = !ok;
-        fits += ok;
-      }
-      const ok = fits > 0 && (!want.task || card.dataset.task === want.task) && (!want.change || card.dataset.change === want.change);
-      levels += ok;
-      card.hidden = !ok || levels > limit;
-      if (!card.hidden) { shown += 1; answers += fits; }
-    }
-    $("f-count").value = levels ? shown + " of " + levels + " levels, " + answers + " answers" : "nothing like that here";
-    more.hidden = levels <= limit;
-    more.textContent = "Show " + Math.min(STEP, levels - limit) + " more";
-  };
-  filters.addEventListener("submit", (event) => event.preventDefault());
-  filters.addEventListener("change", () => { limit = STEP; apply(); });
-  more.addEventListener("click", () => { limit += STEP; apply(); });
-  filters.hidden = false;
-  apply();
 })();

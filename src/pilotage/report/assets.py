@@ -1,0 +1,47 @@
+"""Templates, scripts and styles of the pages that this package writes, and how a page is put together."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pilotage.report.text import p_value, percent, points
+
+
+@lru_cache(maxsize=32)
+def asset(name: str, package: str = "pilotage.report") -> str:
+    """A file of the package's `templates`."""
+    return (files(package) / "templates" / name).read_text(encoding="utf-8")
+
+
+def script(*names: str, package: str = "pilotage.report") -> tuple[Markup, str]:
+    """The named scripts as one, and its hash for the page's content security policy."""
+    text = "\n".join(asset(name, package) for name in names)
+    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def embedded_json(data: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@lru_cache(maxsize=4)
+def environment(package: str = "pilotage.report") -> jinja2.Environment:
+    """Everything that a template fills in is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: asset(name, package)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(percent=percent, points=points, p_value=p_value)
+    return made

@@ -1,0 +1,167 @@
+"""What the head of the page says of a run: its settings in a line each, its result in a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.report.charts import Cells, Share
+from pilotage.report.folder import RunFolder, stage_title
+from pilotage.report.sources import Source
+from pilotage.report.text import duration, percent, points, visible
+from pilotage.tasks import TASKS
+
+_HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
+
+
+def shares_of(sources: Sequence[Source]) -> dict[str, dict[str, dict[str, Share]]]:
+    """Task -> source -> kind -> success, from the rows, or from `summary.json` where rows are not there."""
+    found: dict[str, dict[str, dict[str, Share]]] = {}
+    for source in sources:
+        reported = source.reported.get("tasks")
+        cells = dict(_reported_shares(reported)) if isinstance(reported, dict) else {}
+        if source.summary is not None:
+            for task, kinds in source.summary.headline().items():
+                for kind, cell in kinds.items():
+                    n = int(cell["n"])
+                    share = Share(success=cell["success"], low=cell["low"], high=cell["high"], n=n)
+                    cells[task, kind] = share
+        for (task, kind), share in cells.items():
+            found.setdefault(task, {}).setdefault(source.key, {})[kind] = share
+    known = [task.name for task in TASKS if task.name in found]
+    return {task: found[task] for task in [*known, *sorted(set(found) - set(known))]}
+
+
+def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
+    for task, kinds in tasks.items():
+        for kind, cell in kinds.items() if isinstance(kinds, dict) else ():
+            try:
+                share = Share(
+                    success=float(cell["success"]),
+                    low=float(cell["low"]),
+                    high=float(cell["high"]),
+                    n=int(cell["n"]),
+                )
+            except (TypeError, KeyError, ValueError, OverflowError):
+                continue
+            if 0 <= share.low <= share.success <= share.high <= 1:
+                yield (str(task), str(kind)), share
+
+
+def macro_of(sources: Sequence[Source]) -> dict[str, dict[str, Share]]:
+    """Source -> kind -> plain mean over tasks."""
+    return {
+        source.key: {kind: _share(summary.macro["success"]) for kind, summary in source.summary.kinds.items()}
+        for source in sources
+        if source.summary is not None
+    }
+
+
+def _share(interval: Interval) -> Share:
+    return Share(success=interval.mean, low=interval.low, high=interval.high, n=interval.n)
+
+
+def headline(macro: Cells, num_tasks: int, levels: str) -> str:
+    """The run in one sentence, or "" before there is anything to say."""
+    with_image = [kinds for kinds in macro.values() if "image" in kinds]
+    if not with_image:
+        return ""
+    first, last = with_image[0], with_image[-1]
+    over = "one task" if num_tasks == 1 else f"{num_tasks} tasks"
+    whose = f"{levels} of {over}"
+    text = f"; from text it is {percent(last['text'].success)} %" if "text" in last else ""
+    if len(with_image) == 1:
+        return f"Planning from pixels succeeds on {percent(first['image'].success)} % of {whose}{text}."
+    return (
+        f"Planning from pixels went from {percent(first['image'].success)} % to "
+        f"{percent(last['image'].success)} % of {whose}{text}."
+    )
+
+
+def headline_of_several(sources: Sequence[Source], macro: Cells, levels: str) -> str:
+    """Which of several runs sees best, by the plain mean over tasks; the table tells what can be told apart."""
+    image = {s.title: macro[s.key]["image"].success for s in sources if "image" in macro.get(s.key, {})}
+    if not image:
+        return ""
+    told = ", ".join(f"{title} {percent(success)} %" for title, success in image.items())
+    return f"Planning from pixels on {levels}: {told}."
+
+
+def levels_are(sources: Sequence[Source]) -> str:
+    """`unseen levels`, unless a row says that training saw its split, or does not say."""
+    splits = {row.get("split") for source in sources for rows in source.rows.values() for row in rows}
+    return "unseen levels" if splits <= {"test", "val"} else "levels"
+
+
+def tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
+    """(what, before and after, note) of the numbers to see first."""
+    made = []
+    stages = list(macro.values())
+    ends = (stages[0], stages[-1]) if stages else ()
+    notes = {
+        "image": "success, pictures only",
+        "perception": "every field of the state read right",
+        "text": "success, state given in words",
+    }
+    for kind, name in (("image", "Image view"), ("text", "Text view"), ("perception", "Perception")):
+        values = [f"{percent(kinds[kind].success)} %" for kinds in ends if kind in kinds]
+        if values:
+            made.append((name, " → ".join(values if len(macro) > 1 else values[:1]), notes[kind]))
+    gaps = [k["text"].success - k["image"].success for k in ends if {"text", "image"} <= k.keys()]
+    if gaps:
+        shown = map(points, gaps if len(macro) > 1 else gaps[:1])
+        made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image"))
+    seconds = [stage.get("seconds") for stage in run.reported.values()]
+    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s < 1e9]
+    if known:
+        made.append(("Time", duration(sum(known)), "all stages and evaluations"))
+    return made
+
+
+def facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What, when and with which settings, for the header."""
+    recipe = run.config.get("recipe")
+    known = {**run.summary, **(recipe if isinstance(recipe, dict) else {}), **run.config}
+    if isinstance(recipe, dict):
+        known["recipe"] = recipe.get("name", "")
+    told = [
+        (key.capitalize(), visible(known[key], 200))
+        for key in _HEADER_KEYS
+        if isinstance(known.get(key), str | int | float) and known[key] != ""
+    ]
+    started = run.path / "config.json"
+    if "created" not in known and started.is_file():
+        when = datetime.fromtimestamp(started.stat().st_mtime, UTC)
+        told.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
+    for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
+        seconds = content.get("seconds")
+        if isinstance(seconds, int | float) and 0 <= seconds < 1e9:
+            told.append((f"{stage_title(stage)} took", duration(float(seconds))))
+    return [*told, *evaluation_facts(run)]
+
+
+def evaluation_facts(run: RunFolder) -> list[tuple[str, str]]:
+    """How the answers were decoded."""
+    rows = next((rows for kinds in run.rows.values() for rows in kinds.values()), [])
+    settings = rows[0].get("settings") if rows else None
+    if not isinstance(settings, dict):
+        return []
+    greedy = settings.get("temperature") == 0
+    how = "greedy" if greedy else f"temperature {settings.get('temperature')}"
+    what = f"{len(rows)} levels a view, {how}, at most {settings.get('max_new_tokens')} tokens"
+    return [("Evaluation", visible(f"{what}, {settings.get('prompts')} prompts", 200))]
+
+
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value) of every setting."""
+    for key, value in config.items():
+        name = f"{prefix}{visible(key, 80)}"
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
+        if isinstance(value, dict) and value and name.count(".") < 8:
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, visible(value if isinstance(value, str) else json.dumps(value), 300)

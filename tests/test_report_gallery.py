@@ -1,0 +1,252 @@
+"""What the gallery packs: levels in a fair order, plans as they ran, states as they were recited, whose fault."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.errors import PilotageError
+from pilotage.report.folder import RunFolder
+from pilotage.report.gallery import LEVELS_A_CHUNK, MAX_STEPS, Gallery, make_gallery, prompt_text
+from pilotage.report.pairs import mcnemar_exact, pair_sources
+from pilotage.report.sources import Source, make_sources, run_names
+from pilotage.report.tiles import ALPHABET, kinds_text
+from pilotage.report.verdicts import verdict_class
+from pilotage.tasks import get_task
+
+
+def lake_row(response: str, verdict: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    base = {
+        "id": "frozenlake-3-a",
+        "kind": "image",
+        "task": "frozenlake",
+        "level": 3,
+        "state": {"map": ["SFF", "FHF", "FFG"]},
+        "response": response,
+        "verdict": verdict,
+        "right": {},
+        "error": None,
+    }
+    return base | more
+
+
+def verdict(
+    success: bool, num_executed: int, *, legal: bool = True, optimal: bool = False, reason: str = ""
+) -> Any:
+    return {
+        "parsed": True,
+        "legal": legal,
+        "success": success,
+        "optimal": optimal,
+        "num_executed": num_executed,
+        "reason": reason or ("success" if success else "not_reached"),
+    }
+
+
+def run_of(stages: dict[str, dict[str, list[dict[str, Any]]]], path: str = "runs/one") -> RunFolder:
+    return RunFolder(path=Path(path), config={}, summary={}, metrics={}, rows=stages, problems=())
+
+
+def sources_of(**stages: list[dict[str, Any]]) -> list[Source]:
+    return make_sources([run_of({stage: {"image": rows} for stage, rows in stages.items()})])
+
+
+def levels_of(gallery: Gallery) -> list[dict[str, Any]]:
+    unpacked = [json.loads(zlib.decompress(base64.b64decode(chunk))) for chunk in gallery.chunks]
+    return [level for chunk in unpacked for level in chunk["levels"]]
+
+
+def packed(row: dict[str, Any]) -> dict[str, Any]:
+    (level,) = levels_of(make_gallery(sources_of(base=[row])))
+    (answer,) = level["a"]
+    return answer
+
+
+def test_the_plan_is_kept_from_cell_to_cell_until_it_arrives() -> None:
+    answer = packed(lake_row("<answer>R R D D L</answer>", verdict(True, 4, optimal=True)))
+    assert (answer["p"], answer["c"], answer["t"]) == (["R", "R", "D", "D"], [0, 1, 2, 5, 8], 5)
+    assert answer["b"] == "optimal"
+
+
+def test_a_forbidden_move_has_no_cell_of_its_own() -> None:
+    state = {"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]}
+    wall = verdict(False, 1, legal=False, reason="wall")
+    answer = packed(lake_row("<answer>R D</answer>", wall, task="maze", level=2, state=state))
+    assert (answer["p"], answer["c"], answer["t"]) == (["R"], [0], 2)
+    assert answer["b"] == "illegal move: wall"
+
+
+def test_a_plan_of_a_million_actions_is_not_drawn_and_a_long_one_in_part() -> None:
+    rounds = "R L " * MAX_STEPS
+    answer = packed(lake_row(f"<answer>{rounds}</answer>", verdict(False, 2 * MAX_STEPS)))
+    assert (len(answer["p"]), len(answer["c"]), answer["t"], answer["all"]) == (400, 401, 800, 0)
+    assert "p" not in packed(lake_row(f"<answer>{'R L ' * 10**5}</answer>", verdict(False, 2 * 10**5)))
+
+
+def test_recited_cells_that_are_not_so_are_marked() -> None:
+    text = "Size: 3. Player: (1,0). Goal: (2,2). Holes: (1,1) (0,2).\nRoute: x.\n<answer>D</answer>"
+    gallery = make_gallery(sources_of(base=[lake_row(text, verdict(False, 1))]))
+    (answer,) = levels_of(gallery)[0]["a"]
+    names = gallery.index["tasks"][0]["fields"]
+    fields = {names[number]: rest for number, *rest in answer["f"]}
+    assert [name for name, (right, *_) in fields.items() if not right] == ["Player", "Holes"]
+    assert fields["Player"][1:3] == [[["(1,0)", 0]], "(0,0)"]
+    assert fields["Holes"][1:] == [[["(1,1)", 1], ["(0,2)", 0]], "", 1, 1]
+    # Bits of Player (1) and Holes (3) in Size, Player, Goal, Holes.
+    assert gallery.index["wrong"] == [0b1010]
+
+
+def test_a_misread_state_is_kept_with_what_its_plan_does_there() -> None:
+    # True: S F F / F H F / F F G. Read: the goal at (0,2), where R R arrives.
+    text = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\nRoute: x.\n<answer>R R</answer>"
+    right = {"Size": True, "Player": True, "Goal": False, "Holes": True}
+    fields = {"Size": "3", "Player": "(0,0)", "Goal": "(0,2)", "Holes": "(1,1)"}
+    row = lake_row(text, verdict(False, 2), right=right, fields=fields)
+    gallery = make_gallery(sources_of(base=[row]))
+    seen = levels_of(gallery)[0]["a"][0]["q"]
+    # Kinds: ice 0, hole 1, player 2, goal 3.
+    assert (seen["n"], seen["k"]) == (3, "203010000")
+    assert (seen["c"], seen["ok"], seen["bad"]) == ([0, 1, 2], 1, 0)
+    assert gallery.index["faults"][gallery.index["fault"][0]][0] == "misread"
+    assert levels_of(gallery)[0]["k"] == "200010003"
+
+
+def test_a_state_read_right_is_not_kept_twice() -> None:
+    text = "Size: 3. Player: (0,0). Goal: (2,2). Holes: (1,1).\n<answer>R R</answer>"
+    assert "q" not in packed(lake_row(text, verdict(False, 2)))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (lake_row("", verdict(True, 4, optimal=True)), "optimal"),
+        (lake_row("", verdict(True, 6)), "success"),
+        (lake_row("", verdict(False, 2)), "not_reached"),
+        (lake_row("", verdict(False, 2, legal=False)), "illegal"),
+        (lake_row("", verdict(False, 0) | {"parsed": False, "legal": False}), "unparsed"),
+        (lake_row("", {}, error="down"), "error"),
+        (lake_row("", None, kind="perception", right={"Size": True}), "read"),
+        (lake_row("", None, kind="perception", right={"Size": False}), "misread"),
+    ],
+)
+def test_every_answer_has_one_verdict_class(row: dict[str, Any], expected: str) -> None:
+    assert verdict_class(row) == expected
+
+
+def test_the_order_does_not_depend_on_the_answers() -> None:
+    def rows(good: bool) -> list[dict[str, Any]]:
+        return [lake_row("", verdict(good, 4), id=f"frozenlake-3-{i}") for i in range(30)]
+
+    all_good = make_gallery(sources_of(base=rows(True)))
+    all_bad = make_gallery(sources_of(base=rows(False)), max_levels=5)
+    assert all_good.num_levels == 30
+    assert all_bad.index["ids"] == all_good.index["ids"][:5]
+
+
+def test_tasks_and_grid_sizes_take_turns() -> None:
+    maze = {"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]}
+    rows = [lake_row("", verdict(True, 4), id=f"frozenlake-{n}-{i}", level=n) for n in (3, 4) for i in "abc"]
+    rows += [lake_row("", verdict(True, 1), id=f"maze-2-{i}", level=2, task="maze", state=maze) for i in "ab"]
+    ids = make_gallery(sources_of(base=rows)).index["ids"]
+    assert [id_.rpartition("-")[0] for id_ in ids[:5]] == [
+        "frozenlake-3",
+        "maze-2",
+        "frozenlake-4",
+        "maze-2",
+        "frozenlake-3",
+    ]
+
+
+def test_the_answers_of_a_level_stand_together_in_the_order_of_the_sources() -> None:
+    ids = [f"frozenlake-3-{i}" for i in range(2 * LEVELS_A_CHUNK + 1)]
+    first = [lake_row(f"first {id_}", verdict(False, 1), id=id_) for id_ in ids]
+    second = [lake_row(f"second {id_}", verdict(True, 4), id=id_) for id_ in reversed(ids[1:])]
+    gallery = make_gallery(sources_of(base=first, stage2=second))
+    levels = levels_of(gallery)
+    assert len(gallery.chunks) == 3
+    index = gallery.index
+    for i, (id_, level) in enumerate(zip(index["ids"], levels, strict=True)):
+        wanted = ["first", "second"] if id_ != ids[0] else ["first"]
+        assert [answer["r"] for answer in level["a"]] == [f"{word} {id_}" for word in wanted]
+        assert index["source"][index["start"][i] : index["start"][i + 1]] == list(range(len(wanted)))
+
+
+def test_the_prompt_is_kept_once_a_chunk_with_a_mark_for_the_picture() -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Plan."}, {"type": "image"}]}]
+    rows = [lake_row("", verdict(True, 4), id=f"frozenlake-3-{i}", messages=messages) for i in range(3)]
+    gallery = make_gallery(sources_of(base=rows))
+    chunk = json.loads(zlib.decompress(base64.b64decode(gallery.chunks[0])))
+    assert chunk["prompts"] == ["user: Plan.\n[picture]"]
+    assert {level["a"][0]["m"] for level in chunk["levels"]} == {0}
+
+
+@pytest.mark.parametrize(
+    "messages", [None, 3, ["x"], [{"role": 1, "content": {"a": 1}}], [{"content": [[], {}]}]]
+)
+def test_a_malformed_prompt_is_no_stumbling_block(messages: Any) -> None:
+    assert isinstance(prompt_text(messages), str)
+
+
+def test_every_kind_of_cell_has_a_character_that_means_nothing_in_html() -> None:
+    assert len(set(ALPHABET)) == len(ALPHABET)
+    assert not set(ALPHABET) & set("<>&'\"\\`")
+    task = get_task("maze")
+    state = task.parse_state({"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]})
+    # 13 + 16 with the player, 13 + 32 with the goal, 6 and 10 alone.
+    assert kinds_text(task, state) == ALPHABET[29] + ALPHABET[45] + ALPHABET[6] + ALPHABET[10]
+
+
+def test_several_runs_show_their_last_stage_or_the_one_that_is_asked_for() -> None:
+    row = [lake_row("", verdict(True, 4))]
+    a = run_of({"base": {"image": row}, "stage2": {"image": row}}, "runs/seed0/mgsd")
+    b = run_of({"base": {"image": row}}, "runs/seed1/mgsd")
+    assert [s.title for s in make_sources([a, b])] == ["seed0/mgsd · Stage 2", "seed1/mgsd · Base"]
+    assert [s.title for s in make_sources([a, b], stage="base")] == ["seed0/mgsd", "seed1/mgsd"]
+    assert [s.key for s in make_sources([a])] == ["base", "stage2"]
+    assert len(make_sources([a, b], stage="all")) == 3
+    with pytest.raises(PilotageError, match="no run has a stage 'stage9'; there are base, stage2"):
+        make_sources([a, b], stage="stage9")
+
+
+def test_runs_are_named_by_what_tells_them_apart() -> None:
+    paths = [Path("/x/seed0/mgsd"), Path("/x/seed1/mgsd"), Path("/x/seed1/no_plan")]
+    assert run_names(paths) == ["seed0/mgsd", "seed1/mgsd", "no_plan"]
+    with pytest.raises(PilotageError, match="named twice"):
+        run_names([Path("/x/a"), Path("/x/a")])
+
+
+def test_paired_differences_count_the_levels_that_only_one_solves() -> None:
+    # 20 levels: both solve 8, only the first 1, only the second 9, neither 2; one more is in the first alone.
+    won = [(True, True)] * 8 + [(True, False)] + [(False, True)] * 9 + [(False, False)] * 2
+    first = [lake_row("", verdict(a, 4), id=f"l{i}") for i, (a, _) in enumerate(won)]
+    second = [lake_row("", verdict(b, 4), id=f"l{i}") for i, (_, b) in enumerate(won)]
+    alone = [lake_row("", verdict(True, 4), id="alone")]
+    (pair,) = pair_sources(sources_of(base=first + alone, stage2=second))
+    (row,) = pair.rows
+    assert (row.n, row.only_first, row.only_second, row.num_unpaired) == (20, 1, 9, 1)
+    assert (row.first, row.second) == (9 / 20, 17 / 20)
+    assert row.difference.mean == pytest.approx(8 / 20)
+    # 2 (1 + 10) / 2^10
+    assert row.p_value == pytest.approx(22 / 1024)
+    assert row.told == "second is better"
+
+
+def test_a_difference_that_may_be_chance_is_told_as_such() -> None:
+    won = [(True, False), (False, True), (False, True), (True, True)]
+    first = [lake_row("", verdict(a, 4), id=f"l{i}") for i, (a, _) in enumerate(won)]
+    second = [lake_row("", verdict(b, 4), id=f"l{i}") for i, (_, b) in enumerate(won)]
+    (pair,) = pair_sources(sources_of(base=first, stage2=second))
+    assert pair.rows[0].told == "not distinguishable"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"), [(0, 0, 1.0), (0, 5, 2 / 32), (3, 3, 1.0), (0, 1, 1.0), (2, 8, 112 / 1024)]
+)
+def test_mcnemar_is_a_binomial_of_one_half(a: int, b: int, p: float) -> None:
+    assert mcnemar_exact(a, b) == pytest.approx(p)
+    assert mcnemar_exact(b, a) == pytest.approx(p)
