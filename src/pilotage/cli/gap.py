@@ -73,12 +73,14 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
     console = table_console()
     titles = {"text": "text", "image": "image", "corrected": "state told", "perception": "perception"}
     kinds = [kind for kind in titles if any(kind in cell.success for cell in gap.tasks.values())]
-    success = _table("success, per cent with 95 % intervals", "task", "n", *(titles[kind] for kind in kinds))
+    success = make_table(
+        "success, per cent with 95 % intervals", "task", "n", *(titles[kind] for kind in kinds)
+    )
     for name, cell in _lines(gap, by_level):
         n = cell.success["image"].n if cell.faults else ""
         success.add_row(name, str(n), *(points(cell.success.get(kind)) for kind in kinds))
     console.print(success)
-    lost = _table(
+    lost = make_table(
         "percentage points, paired by level; seeing = state told - image, rest = text - state told",
         "task",
         "text - image",
@@ -90,7 +92,7 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
             names = ("modality_gap", "lost_in_seeing", "lost_beside_picture")
             lost.add_row(name, *(points(cell.differences.get(each)) for each in names))
         console.print(lost)
-    faults = _table(
+    faults = make_table(
         "image answers, per cent: misread = the plan is right for what was read",
         "task",
         *SHOWN_FAULTS.values(),
@@ -98,7 +100,7 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
     for name, cell in _lines(gap, by_level):
         faults.add_row(name, *(points(cell.fault_shares[fault]) for fault in SHOWN_FAULTS))
     console.print(faults)
-    fields = _table(
+    fields = make_table(
         "fields of the state, read before planning", "task", "field", "not read right", "at fault in"
     )
     for task, cell in gap.tasks.items():
@@ -128,7 +130,7 @@ def _lines(gap: Gap, by_level: bool) -> list[tuple[str, GapCell]]:
     return [*lines, ("macro", gap.macro)] if len(gap.tasks) > 1 else lines
 
 
-def _table(caption: str, *titles: str) -> Table:
+def make_table(caption: str, *titles: str) -> Table:
     table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
     for title in titles:
         left = title in ("task", "field", "kind")

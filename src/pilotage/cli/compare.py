@@ -1,0 +1,120 @@
+"""`pilotage compare`: is B better than A, on the same levels?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from pilotage.cli.evaluate import Kind
+from pilotage.cli.gap import make_table, table_console
+from pilotage.cli.measured import find_rows
+
+if TYPE_CHECKING:
+    from pilotage.evaluate.bootstrap import Interval
+    from pilotage.evaluate.compare import Comparison, Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare two measurements, paired by example: is the difference more than chance?
+
+    A and B are run folders (their last stage), RUN/STAGE, or JSONL files of rows from `pilotage eval`.
+    For each task: success of both, B less A with its 95 % interval, how many levels only one of them
+    solved, and McNemar's exact p. With several answers to a level, McNemar's test does not apply: the
+    pairs are means, and the interval decides. Different levels are refused.
+    """
+
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    """The first: RUN, RUN/STAGE or FILE.jsonl."""
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """The second."""
+    kinds: Annotated[tuple[Kind, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")] = ()
+    """What is compared."""
+    rate: Literal["success", "optimal", "state", "parsed"] = "success"
+    """Which rate: state is the true state recited, for every field."""
+    common: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Compare on the levels that both have instead of refusing."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print JSON instead of tables."""
+
+    def run(self) -> int:
+        from pilotage.evaluate.compare import compare
+
+        a, b = find_rows(self.a), find_rows(self.b)
+        comparison = compare(a.rows, b.rows, kinds=self.kinds or None, rate=self.rate, common=self.common)
+        if self.json:
+            print(json.dumps({"a": a.name, "b": b.name, **comparison.as_dict()}, indent=1))
+        else:
+            print_comparison(comparison, a.name, b.name)
+        return 0
+
+
+def print_comparison(comparison: Comparison, a: str, b: str) -> None:
+    """A line for every kind and task; then, in words, what can be said."""
+    console = table_console()
+    table = make_table(
+        f"{comparison.rate}, per cent; B - A with its 95 % interval; only A, only B: levels that one alone solved",
+        *("kind", "task", "n", "A", "B", "B - A", "only A", "only B", "McNemar p"),
+    )
+    verdicts = []
+    for kind, compared in comparison.kinds.items():
+        for task, pairs in compared.tasks.items():
+            table.add_row(
+                *(
+                    kind,
+                    task,
+                    str(pairs.a.n),
+                    _percent(pairs.a),
+                    _percent(pairs.b),
+                    _signed(pairs.difference),
+                ),
+                *(str(pairs.num_only_a), str(pairs.num_only_b), p_text(pairs.p_value)),
+            )
+            verdicts.append(_told(f"{kind}, {task}", pairs))
+        if len(compared.tasks) > 1:
+            macro = compared.as_dict()["macro"]
+            table.add_row(kind, "macro", "", "", "", _signed(compared.macro), "", "", "", end_section=True)
+            verdicts.append(_sentence(f"{kind}, macro", compared.macro, macro["distinguishable"]))
+    console.print(f"A: {a}\nB: {b}", highlight=False)
+    console.print(table)
+    for verdict in verdicts:
+        console.print(verdict, highlight=False)
+    for kind, compared in comparison.kinds.items():
+        if compared.num_only_in_a or compared.num_only_in_b:
+            console.print(
+                f"note: {kind} is compared on the {compared.num_examples} levels that both have; left out are "
+                f"{compared.num_only_in_a} of A's and {compared.num_only_in_b} of B's",
+                highlight=False,
+            )
+    for warning in comparison.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+
+
+def _told(what: str, pairs: Pairs) -> str:
+    return _sentence(what, pairs.difference, pairs.distinguishable)
+
+
+def _sentence(what: str, difference: Interval, distinguishable: bool) -> str:
+    if not distinguishable:
+        return f"{what}: the difference is not distinguishable from zero"
+    better = "B is better" if difference.mean > 0 else "A is better"
+    return f"{what}: {better} by {100 * abs(difference.mean):.1f} points"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.mean:.1f}"
+
+
+def _signed(difference: Interval) -> str:
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} [{low:+.0f}, {high:+.0f}]"
+
+
+def p_text(p_value: float | None) -> str:
+    """`0.031`, `<0.001`; a dash where the test does not apply."""
+    if p_value is None:
+        return "-"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
