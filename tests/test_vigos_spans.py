@@ -2,6 +2,7 @@ r"""ViGOS's spans: every token has one owner by the policy that is asked for, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ D, R, A, _ = "description", "reasoning", "answer", "untaught"
 GOOD = [" a red dot", " </description>", " <think>", " go", " up", "</think>", " ", "\\boxed{", "U", "}", ""]
 
 
-def find(tokens: list[str | bytes], layout: SpanLayout | None = None, prefill: str = PREFILL) -> Spans:
+def find(tokens: Sequence[str | bytes], layout: SpanLayout | None = None, prefill: str = PREFILL) -> Spans:
     pieces = [token if isinstance(token, bytes) else token.encode() for token in tokens]
     text = b"".join(pieces).decode(errors="replace")
     return (layout or VigosLayout()).find(pieces, text, prefill=prefill)

@@ -17,6 +17,12 @@ gets its weight before the first backward pass:
 
 The values so weighted sum, over micro-batches and ranks, to the step's loss. Where gradients are *averaged* over ranks
 (DDP, FSDP) instead of summed, pass `num_averaged` = the number of ranks.
+
+A loss of several routes is the sum of scale * mean over them. `RouteMeans` says what each mean divides by: the route's
+own tokens (rows, tasks), or those of all routes together:
+
+    counts = global_route_counts(count_routes(means, num_tokens_of, tasks_R, task_names=...), all_sum)
+    weights_R = route_row_weights(means, reduction, num_tokens_of, tasks_R, counts, scale_of=...)[route]
 """
 
 from __future__ import annotations
@@ -30,6 +36,12 @@ from torch import Tensor
 
 Reduction = Literal["token", "sequence", "task"]
 REDUCTIONS: tuple[Reduction, ...] = ("token", "sequence", "task")
+
+RouteMeans = Literal["apart", "pooled"]
+"""`apart`: each route is a mean over its own active tokens, however few (ViGOS). `pooled`: all routes divide by their
+tokens together, so that a token counts alike whichever route teaches it; one that two routes teach counts twice."""
+ROUTE_MEANS: tuple[RouteMeans, ...] = ("apart", "pooled")
+_POOL = "*"
 
 AllSum = Callable[[Tensor], Tensor]
 """Sums a tensor over all ranks, e.g. `lambda t: accelerator.reduce(t, reduction="sum")`; one rank: the identity."""
@@ -117,6 +129,76 @@ def global_counts(local: StepCounts, all_sum: AllSum) -> StepCounts:
         num_sequences=num_sequences,
         tokens_by_task=dict(zip(names, by_task, strict=True)),
     )
+
+
+def count_routes(
+    means: RouteMeans,
+    num_tokens_of: Mapping[str, Sequence[int]],
+    tasks_R: Sequence[str],
+    *,
+    task_names: Sequence[str] | None = None,
+) -> dict[str, StepCounts]:
+    """What each route divides by, from the rows at hand; `num_tokens_of` are its active tokens per row [R].
+
+    With `pooled` there is one entry for all. Sum over ranks with `global_route_counts`.
+    """
+    return {
+        name: count_step(num_tokens_R, tasks_R, task_names=task_names)
+        for name, num_tokens_R in _pools(means, num_tokens_of).items()
+    }
+
+
+def global_route_counts(local: Mapping[str, StepCounts], all_sum: AllSum) -> dict[str, StepCounts]:
+    """The routes' counts of all ranks in one call of `all_sum`; all ranks must have the same routes and tasks."""
+    names = sorted(local)
+    tasks = {name: sorted(local[name].tokens_by_task) for name in names}
+    flat = [
+        [local[name].num_tokens, local[name].num_sequences]
+        + [local[name].tokens_by_task[task] for task in tasks[name]]
+        for name in names
+    ]
+    summed = iter(all_sum(torch.tensor(sum(flat, []), dtype=torch.float64)).tolist())
+    return {
+        name: StepCounts(
+            num_tokens=next(summed),
+            num_sequences=next(summed),
+            tokens_by_task={task: next(summed) for task in tasks[name]},
+        )
+        for name in names
+    }
+
+
+def route_row_weights(
+    means: RouteMeans,
+    reduction: Reduction,
+    num_tokens_of: Mapping[str, Sequence[int]],
+    tasks_R: Sequence[str],
+    counts: Mapping[str, StepCounts],
+    *,
+    scale_of: Mapping[str, float],
+) -> dict[str, list[float]]:
+    """Route -> the weight of each of its tokens, by row [R], its scale included; 0 where it has none in a row.
+
+    sum(weight * value) over routes, rows and tokens of the whole step is the step's loss.
+    """
+    pools = _pools(means, num_tokens_of)
+    weights: dict[str, list[float]] = {}
+    for name, num_tokens_R in num_tokens_of.items():
+        pool = _POOL if means == "pooled" else name
+        of_pool_R = row_weights(reduction, pools[pool], tasks_R, counts[pool])
+        weights[name] = [
+            scale_of[name] * weight if num_tokens else 0.0
+            for weight, num_tokens in zip(of_pool_R, num_tokens_R, strict=True)
+        ]
+    return weights
+
+
+def _pools(means: RouteMeans, num_tokens_of: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    if means == "apart":
+        return dict(num_tokens_of)
+    if means == "pooled":
+        return {_POOL: [sum(row) for row in zip(*num_tokens_of.values(), strict=True)]}
+    raise ValueError(f"means={means!r}: one of {', '.join(ROUTE_MEANS)}")
 
 
 def row_weights(

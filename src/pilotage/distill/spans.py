@@ -104,6 +104,21 @@ class MgsdLayout:
         return find_spans(pieces, text, self.spec)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeLayout:
+    """No format: the whole response is one span, its end of turn included, and every response is valid."""
+
+    name: str = "response"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def find(self, pieces: Sequence[bytes], text: str, *, prefill: str = "") -> Spans:
+        """The owners of a response's tokens; neither text nor prefill is looked at."""
+        return Spans(owners=(self.name,) * len(pieces), names=self.names)
+
+
 def find_spans(pieces: Sequence[bytes], text: str, spec: SpanSpec | None = None) -> Spans:
     """The owners of a response's tokens.
 
