@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate, rows_path
+from pilotage.evaluate.run import sample_seed
 from pilotage.records import Example, Rollout, View
+from pilotage.rollouts import Answer, Request
 from synthetic_run import ScriptedEngine, make_examples
 
 PERFECT = {"image": (1.0, 0.0), "text": (1.0, 0.0), "perception": (1.0, 0.0)}
@@ -161,3 +164,163 @@ def test_requests_that_make_no_sense_are_refused_before_any_work(tmp_path: Path)
     with pytest.raises(PilotageError, match="stage"):
         run(engine, tmp_path, stage="../x")
     assert engine.asked == []
+
+
+class Sampler(Spy):
+    """Answers differ from seed to seed; remembers with which seed each example was asked."""
+
+    def __init__(self, examples: Sequence[Example], **more: Any) -> None:
+        super().__init__(examples, **more)
+        self.seeds: list[tuple[str, int]] = []
+
+    def generate(
+        self, views: Sequence[View], *, example_ids: Sequence[str], **settings: Any
+    ) -> list[Rollout]:
+        rollouts = super().generate(views, example_ids=example_ids, **settings)
+        self.seeds.extend((id_, settings["seed"]) for id_ in example_ids)
+        return [replace(r, text=f"{settings['seed']} {r.text}") for r in rollouts]
+
+
+def keys(out: Path, kind: str = "image") -> list[tuple[str, int]]:
+    return sorted((row["id"], row["sample"]) for row in read(out, kind))
+
+
+def sampled(engine: Any, out: Path, samples: int, **more: Any) -> Any:
+    return run(engine, out, kinds=("image",), temperature=0.8, samples=samples, **more)
+
+
+def test_every_example_has_as_many_rows_as_samples_each_from_its_own_seed(tmp_path: Path) -> None:
+    engine = Sampler(EXAMPLES)
+    summary = sampled(engine, tmp_path, 3)
+    assert keys(tmp_path) == sorted((example.id, k) for example in EXAMPLES for k in range(3))
+    assert len(set(engine.seeds)) == 3 * len(EXAMPLES)
+    rates = summary.kinds["image"].tasks["maze"]
+    assert (rates.n, rates.num_answers, rates.rates["success"].n) == (3, 9, 3)
+
+
+def test_more_samples_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    sampled(Sampler(EXAMPLES), tmp_path, 1)
+    before = {(row["id"], row["sample"]): row["response"] for row in read(tmp_path, "image")}
+    more = Sampler(EXAMPLES)
+    sampled(more, tmp_path, 3)
+    assert len(more.asked) == 2 * len(EXAMPLES)
+    after = {(row["id"], row["sample"]): row["response"] for row in read(tmp_path, "image")}
+    assert before.items() <= after.items() and len(after) == 3 * len(EXAMPLES)
+    # Asked for fewer again, the rest stays in the file and out of the rates.
+    assert sampled(Sampler(EXAMPLES), tmp_path, 2).kinds["image"].tasks["maze"].num_answers == 6
+    assert len(read(tmp_path, "image")) == 3 * len(EXAMPLES)
+
+
+@pytest.mark.parametrize("batches", [0, 3, 8])
+def test_samples_are_complete_after_a_kill(tmp_path: Path, batches: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sampled(Sampler(EXAMPLES, batches=batches), tmp_path, 3)
+    sampled(Sampler(EXAMPLES), tmp_path, 3)
+    assert keys(tmp_path) == sorted((example.id, k) for example in EXAMPLES for k in range(3))
+
+
+def test_a_run_with_another_seed_shares_no_sample_seed() -> None:
+    seeds = [sample_seed(seed, sample) for seed in range(50) for sample in range(50)]
+    assert len(set(seeds)) == len(seeds)
+    assert [sample_seed(seed, 0) for seed in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_samples_without_a_temperature_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PilotageError, match="give a temperature"):
+        run(Spy(EXAMPLES), tmp_path, samples=2)
+    with pytest.raises(PilotageError, match="samples 0"):
+        run(Spy(EXAMPLES), tmp_path, samples=0)
+
+
+def test_rows_from_before_there_were_samples_are_the_first_ones(tmp_path: Path) -> None:
+    run(Spy(EXAMPLES), tmp_path)
+    path = rows_path(tmp_path, "base", "image")
+    old = [
+        {k: v for k, v in row.items() if k not in ("sample", "error_kind")} for row in read(tmp_path, "image")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    again = Spy(EXAMPLES)
+    run(again, tmp_path)
+    assert again.asked == [] and "endpoint" not in old[0]["settings"]
+
+
+class Streamer:
+    """Answers one by one, the last question first; `failing` has (error, kind) for chosen examples."""
+
+    def __init__(self, failing: dict[str, tuple[str, Any]], *, stop_after: int = 10**9) -> None:
+        self.scripted = ScriptedEngine(EXAMPLES, PERFECT)
+        self.failing, self.stop_after, self.asked = failing, stop_after, []
+
+    def stream(self, requests: Sequence[Request], **settings: Any) -> Iterator[Answer]:
+        for index in reversed(range(len(requests))):
+            if len(self.asked) == self.stop_after:
+                raise PilotageError("the key was refused")
+            id_ = requests[index].example_id
+            self.asked.append(id_)
+            error, kind = self.failing.get(id_, (None, None))
+            rollout = None
+            if error is None or kind == "too_large":
+                (rollout,) = self.scripted.generate([requests[index].view], example_ids=[id_], **settings)
+            yield Answer(index=index, rollout=rollout, error=error, error_kind=kind, seconds=0.5)
+
+
+def test_a_stream_s_rows_are_there_one_by_one_and_stay_when_it_breaks(tmp_path: Path) -> None:
+    with pytest.raises(PilotageError, match="refused"):
+        run(Streamer({}, stop_after=4), tmp_path, kinds=("image",))
+    assert len(read(tmp_path, "image")) == 4
+    rest = Streamer({})
+    run(rest, tmp_path, kinds=("image",))
+    assert len(rest.asked) == len(EXAMPLES) - 4
+    assert keys(tmp_path) == sorted((example.id, 0) for example in EXAMPLES)
+
+
+def test_only_failures_that_say_nothing_of_the_model_are_asked_again(tmp_path: Path) -> None:
+    kinds = ("transport", "engine", "refused", "empty", "too_large")
+    failing = {example.id: (f"bad: {kind}", kind) for example, kind in zip(EXAMPLES, kinds, strict=False)}
+    summary = run(Streamer(failing), tmp_path, kinds=("image",))
+    assert summary.kinds["image"].tasks["frozenlake"].num_errors == 3
+    assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == 0.0
+    large = next(row for row in read(tmp_path, "image") if row["error_kind"] == "too_large")
+    assert large["response"] and large["verdict"] is None and not any(large["right"].values())
+    again = Streamer({})
+    summary = run(again, tmp_path, kinds=("image",))
+    assert sorted(again.asked) == sorted(id_ for id_, (_, kind) in failing.items() if kind in kinds[:2])
+    assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == pytest.approx(2 / 3)
+    left = {row["error_kind"] for row in read(tmp_path, "image")}
+    assert left == {None, "refused", "empty", "too_large"}
+
+
+def test_before_work_sees_a_view_with_a_picture_and_may_stop_everything(tmp_path: Path) -> None:
+    seen: list[View] = []
+
+    def refuse(view: View) -> None:
+        seen.append(view)
+        raise PilotageError("nobody there")
+
+    with pytest.raises(PilotageError, match="nobody there"):
+        run(Spy(EXAMPLES), tmp_path / "run", kinds=("text", "image"), before_work=refuse)
+    assert seen[0].image is not None and not (tmp_path / "run").exists()
+
+
+def test_before_work_is_not_called_when_nothing_is_missing(tmp_path: Path) -> None:
+    run(Spy(EXAMPLES), tmp_path)
+    run(Spy(EXAMPLES), tmp_path, before_work=lambda view: pytest.fail("nothing was to be asked"))
+
+
+def test_two_evaluations_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    def second(progress: Progress) -> None:
+        with pytest.raises(PilotageError, match="another evaluation"):
+            run(Spy(EXAMPLES), tmp_path)
+
+    run(Spy(EXAMPLES), tmp_path, kinds=("image",), progress=second)
+    run(Spy(EXAMPLES), tmp_path, kinds=("image",))
+
+
+def test_progress_counts_failures(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    failing = {EXAMPLES[0].id: ("cut", "transport"), EXAMPLES[4].id: ("no", "refused")}
+    run(Streamer(failing), tmp_path, kinds=("image",), progress=seen.append)
+    assert seen[-1].num_failed == 2
+    seen.clear()
+    run(Streamer({}), tmp_path, kinds=("image",), progress=seen.append)
+    assert (seen[0].num_failed, seen[-1].num_failed, seen[-1].num_done) == (1, 1, len(EXAMPLES))

@@ -1,31 +1,28 @@
 """Asks a model for an answer to every example and kind, and keeps every prompt, answer and verdict.
 
-Killed at any moment and run again, it goes on: rows that are there are kept, a half-written one is cut off,
-rows that the engine failed on are asked again, and no row is ever there twice.
+Every row is written when its answer is there. Killed at any moment and run again, it goes on: rows that are
+there are kept, a half-written one is cut off, and no row is ever there twice. A row whose failure says nothing
+about the model (the connection broke, the engine raised) is asked again; one that the server refused, or
+answered with nothing, is an answer and stays the failure that it is.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.jsonl import append_jsonl, read_jsonl, write_jsonl
-from pilotage.evaluate.score import score
+from pilotage.evaluate.jsonl import append_jsonl, locked
+from pilotage.evaluate.rows import Settings, kept_rows, make_row, resume, row_key
 from pilotage.evaluate.summary import Summary, summarise
-from pilotage.records import Example, Rollout, View
-from pilotage.tasks import get_task
+from pilotage.records import Example, View
+from pilotage.rollouts import RolloutEngine, StreamingEngine
+from pilotage.rollouts.stream import Answer, Request, answers
 from pilotage.views import VIEWS
 from pilotage.views.prompts import PromptSet
-
-if TYPE_CHECKING:
-    from pilotage.rollouts import RolloutEngine
-
-logger = logging.getLogger(__name__)
 
 KIND_VIEWS = {
     "image": "student",
@@ -44,27 +41,28 @@ EVAL_FOLDER = "eval"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a progress callback is told after each batch."""
+    """What a progress callback is told when a kind begins and after each row."""
 
     kind: str
     num_done: int
     """Rows of this kind that are there, kept ones included."""
     num_total: int
     rows: Sequence[dict[str, Any]]
-    """The rows just written; before the first batch of a kind: those kept from an earlier run."""
+    """The row just written; when a kind begins: those kept from an earlier run."""
+    num_failed: int = 0
+    """Rows of this kind with an error, among those that are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a row was made with. Rows of one file share it: an interval over a mixture would mean nothing."""
+class _Question:
+    """An example's `sample`-th answer is to be asked for."""
 
-    model: str
-    prompts: PromptSet
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    strict_edges: bool
+    example: Example
+    sample: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.example.id, self.sample
 
 
 def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
@@ -75,7 +73,7 @@ def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
 
 
 def evaluate(
-    engine: RolloutEngine,
+    engine: RolloutEngine | StreamingEngine,
     examples: Sequence[Example],
     *,
     stage: str,
@@ -87,21 +85,31 @@ def evaluate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    samples: int = 1,
     batch_size: int = 64,
     strict_edges: bool = False,
+    endpoint: Mapping[str, Any] | None = None,
+    before_work: Callable[[View], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
 
-    Greedy unless `temperature` (> 0) says otherwise. `model` names the weights, so that a resumed file is
-    never continued by another model. An engine's failure on a row becomes a row with `error`, which counts
-    as a failure and is asked again next time.
+    Greedy unless `temperature` (> 0) says otherwise; with one, `samples` answers are taken to each example, and
+    a later call with more of them adds the rest. `model` names the weights, so that a resumed file is never
+    continued by another model. A failure on a row becomes a row with `error` and `error_kind`, which counts as
+    a failure everywhere. `before_work` is called with the first view of those to be asked before a file is
+    touched; when nothing is to be asked, it is not called.
     """
     _check(examples, kinds)
-    if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1:
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1 or samples < 1:
         raise PilotageError(
-            f"cannot decode with max_new_tokens {max_new_tokens}, batch_size {batch_size}, temperature "
-            f"{temperature}, top_p {top_p}: the first two are at least 1, temperature at least 0, top_p in (0, 1]"
+            f"cannot decode with max_new_tokens {max_new_tokens}, batch_size {batch_size}, samples {samples}, "
+            f"temperature {temperature}, top_p {top_p}: the first three are at least 1, temperature at least 0, "
+            "top_p in (0, 1]"
+        )
+    if samples > 1 and temperature == 0:
+        raise PilotageError(
+            f"{samples} samples at temperature 0 would be the same answer {samples} times: give a temperature"
         )
     settings = Settings(
         model=model,
@@ -111,27 +119,24 @@ def evaluate(
         top_p=top_p,
         seed=seed,
         strict_edges=strict_edges,
+        endpoint=endpoint,
     )
-    # Pictures of one size and plans of one length batch best; the order of rows in the file means nothing.
+    # Pictures of one size and plans of one length batch best, and a batch has one seed; the order of rows in
+    # the file means nothing.
     ordered = sorted(examples, key=lambda example: (example.task, example.level))
-    wanted = {example.id for example in ordered}
+    questions = [
+        _Question(example=example, sample=sample) for sample in range(samples) for example in ordered
+    ]
+    paths = {kind: rows_path(out, stage, kind) for kind in kinds}
+    if before_work is not None:
+        first = _first_view(paths, questions, settings)
+        if first is not None:
+            before_work(first)
     measured: list[dict[str, Any]] = []
-    for kind in kinds:
-        path = rows_path(out, stage, kind)
-        kept = [row for row in _resume(path, settings) if row["id"] in wanted]
-        done = {row["id"] for row in kept}
-        measured.extend(kept)
-        if progress is not None:
-            progress(Progress(kind=kind, num_done=len(done), num_total=len(ordered), rows=kept))
-        missing = [example for example in ordered if example.id not in done]
-        num_done = len(done)
-        for start in range(0, len(missing), batch_size):
-            rows = _answer(engine, missing[start : start + batch_size], kind, settings)
-            append_jsonl(path, rows)
-            measured.extend(rows)
-            num_done += len(rows)
-            if progress is not None:
-                progress(Progress(kind=kind, num_done=num_done, num_total=len(ordered), rows=rows))
+    with locked(out / EVAL_FOLDER):
+        for kind, path in paths.items():
+            for row in _measure(engine, questions, kind, path, settings, batch_size, progress):
+                measured.append(row)
     return summarise(measured)
 
 
@@ -147,104 +152,90 @@ def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
         raise PilotageError(f"example {twice} is there more than once; evaluate each state once")
 
 
-def _resume(path: Path, settings: Settings) -> list[dict[str, Any]]:
-    """Rows that need not be asked again. Leaves `path` holding exactly these."""
-    if not path.exists():
-        write_jsonl(path, [])
-        return []
-    file = read_jsonl(path)
-    kept: dict[str, dict[str, Any]] = {}
-    for row in file.rows:
-        if row.get("settings") != asdict(settings):
-            raise PilotageError(
-                f"{path} holds rows made with {row.get('settings')}, not with {asdict(settings)}; "
-                "evaluate into another folder or stage, or remove the file"
-            )
-        if not row.get("error"):
-            kept.setdefault(row["id"], row)
-    write_jsonl(path, kept.values())
-    num_again = len(file.rows) - len(kept) + len(file.problems)
-    if num_again:
-        logger.info("%s: %d rows kept, %d failed or cut short and asked again", path, len(kept), num_again)
-    return list(kept.values())
+def _view(question: _Question, kind: str, settings: Settings) -> View:
+    return VIEWS[KIND_VIEWS[kind]](question.example, settings.prompts)
 
 
-def _answer(
-    engine: RolloutEngine, batch: Sequence[Example], kind: str, settings: Settings
-) -> list[dict[str, Any]]:
-    """One row for every example of the batch, in order."""
-    views = [VIEWS[KIND_VIEWS[kind]](example, settings.prompts) for example in batch]
-    rows = []
-    for example, view, rollout, error, seconds in _generate(engine, batch, views, settings):
-        rows.append(_row(example, view, kind, rollout, error, seconds, settings))
-    return rows
+def _first_view(paths: Mapping[str, Path], questions: Sequence[_Question], settings: Settings) -> View | None:
+    """One of the views that are to be asked, one with a picture if there is any."""
+    views = []
+    for kind, path in paths.items():
+        done = kept_rows(path, settings)[0].keys()
+        missing = next((question for question in questions if question.key not in done), None)
+        if missing is not None:
+            views.append(_view(missing, kind, settings))
+    return next((view for view in views if view.image is not None), views[0] if views else None)
 
 
-Answered = tuple[Example, View, Rollout | None, str | None, float]
-
-
-def _generate(
-    engine: RolloutEngine, batch: Sequence[Example], views: Sequence[View], settings: Settings
-) -> Iterator[Answered]:
-    """Answers of a batch; where the batch fails, row by row, so that one bad row costs only itself."""
-    began_s = time.monotonic()
-    try:
-        rollouts = engine.generate(
-            views,
-            example_ids=[example.id for example in batch],
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=settings.seed,
-        )
-    except Exception as failure:  # noqa: BLE001 - a server or a device at the other side: record and go on
-        if len(batch) > 1:
-            logger.warning("a batch of %d rows failed (%s); asking row by row", len(batch), failure)
-            for example, view in zip(batch, views, strict=True):
-                yield from _generate(engine, [example], [view], settings)
-            return
-        error = f"{type(failure).__name__}: {failure}"
-        logger.error("example %s got no answer: %s", batch[0].id, error)
-        yield batch[0], views[0], None, error, time.monotonic() - began_s
-        return
-    assert len(rollouts) == len(batch), "an engine answers every view once, in order"
-    seconds = (time.monotonic() - began_s) / len(batch)
-    for example, view, rollout in zip(batch, views, rollouts, strict=True):
-        assert rollout.example_id == example.id, "an engine answers in order"
-        yield example, view, rollout, None, seconds
-
-
-def _row(
-    example: Example,
-    view: View,
+def _measure(
+    engine: RolloutEngine | StreamingEngine,
+    questions: Sequence[_Question],
     kind: str,
-    rollout: Rollout | None,
-    error: str | None,
-    seconds: float,
+    path: Path,
     settings: Settings,
-) -> dict[str, Any]:
-    task = get_task(example.task)
-    response = "" if rollout is None else view.prefill + rollout.text
-    state = task.parse_state(example.state)
-    scored = score(task, state, view.name, response, strict_edges=settings.strict_edges)
-    return {
-        "id": example.id,
-        "kind": kind,
-        "task": example.task,
-        "level": example.level,
-        "difficulty": example.difficulty,
-        "split": example.split,
-        "state": dict(example.state),
-        "optimal_length": example.optimal_length,
-        "view": view.name,
-        "messages": [dict(message) for message in view.messages],
-        "response": response,
-        "num_tokens": 0 if rollout is None else len(rollout.token_ids),
-        "finished": rollout is not None and rollout.finished,
-        "verdict": None if error or scored.verdict is None else scored.verdict.as_dict(),
-        "fields": dict(scored.fields),
-        "right": dict(scored.right),
-        "error": error,
-        "seconds": round(seconds, 4),
-        "settings": asdict(settings),
-    }
+    batch_size: int,
+    progress: Callable[[Progress], None] | None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one kind, kept ones first, each of the others once it is written."""
+    wanted = {question.key for question in questions}
+    kept = [row for key, row in resume(path, settings).items() if key in wanted]
+    num_done, num_failed = 0, 0
+
+    def count(rows: Sequence[dict[str, Any]]) -> None:
+        nonlocal num_done, num_failed
+        num_done += len(rows)
+        num_failed += sum(bool(row.get("error")) for row in rows)
+        if progress is not None:
+            progress(
+                Progress(
+                    kind=kind, num_done=num_done, num_total=len(questions), num_failed=num_failed, rows=rows
+                )
+            )
+
+    count(kept)
+    yield from kept
+    done = {row_key(row) for row in kept}
+    missing = [question for question in questions if question.key not in done]
+    for question, view, answer in _ask(engine, missing, kind, settings, batch_size):
+        row = make_row(question.example, question.sample, kind, view, answer, settings)
+        append_jsonl(path, [row])
+        count([row])
+        yield row
+
+
+def _ask(
+    engine: RolloutEngine | StreamingEngine,
+    questions: Sequence[_Question],
+    kind: str,
+    settings: Settings,
+    batch_size: int,
+) -> Iterator[tuple[_Question, View, Answer]]:
+    views: dict[str, View] = {}
+    for question in questions:
+        if question.example.id not in views:
+            views[question.example.id] = _view(question, kind, settings)
+    requests = [
+        Request(
+            view=views[question.example.id],
+            example_id=question.example.id,
+            seed=sample_seed(settings.seed, question.sample),
+        )
+        for question in questions
+    ]
+    for answer in answers(
+        engine,
+        requests,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        batch_size=batch_size,
+    ):
+        yield questions[answer.index], requests[answer.index].view, answer
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of an example's `sample`-th answer; the first has the run's own.
+
+    Not `seed + sample`: the second answer of seed 0 would be the first of seed 1.
+    """
+    return seed if sample == 0 else zlib.crc32(f"{seed} {sample}".encode())

@@ -2,5 +2,6 @@
 
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.replay import ReplayEngine
+from pilotage.rollouts.stream import Answer, Request, StreamingEngine, answers
 
-__all__ = ["ReplayEngine", "RolloutEngine"]
+__all__ = ["Answer", "ReplayEngine", "Request", "RolloutEngine", "StreamingEngine", "answers"]
