@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate import evaluate
+from pilotage.evaluate.score import score
 from pilotage.records import Example, Rollout, View
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.drawing import encode_png
-from pilotage.tasks.task import state_hash
+from pilotage.tasks.task import reference_response, state_hash
 from pilotage.views import reference_answer
 
 LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
@@ -142,6 +143,62 @@ def write_run(folder: Path, num_per_task: int = 12, seed: int = 0) -> list[Examp
     (folder / "config.json").write_text(json.dumps(config(seed)))
     write_metrics(folder / "metrics.jsonl", seed)
     return examples
+
+
+def write_many_rows(folder: Path, num_rows: int, seed: int = 0) -> Path:
+    """One stage of image answers to `num_rows` levels of up to 8 x 8 cells, a third of them with planted faults.
+
+    Scored as an evaluation scores them, but without an engine or pictures: for measuring what reads rows.
+    """
+    rng = np.random.default_rng(seed)
+    path = folder / "eval" / "base.image.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    misread = ScriptedEngine([], {}, seed=seed)._misread
+    seen: set[str] = set()
+    with path.open("w") as lines:
+        while len(seen) < num_rows:
+            task = TASKS[len(seen) % len(TASKS)]
+            level = int(rng.integers(4, 9)) if task.name != "minibehaviour" else int(rng.integers(5, 9))
+            state = task.generate(level, rng)
+            solution = task.solve(state)
+            assert solution is not None
+            id_ = f"{task.name}-{level}-{state_hash(task, state)[:12]}"
+            if id_ in seen:
+                continue
+            seen.add(id_)
+            response = reference_response(task, state, solution.plan)
+            if rng.random() < 1 / 3:
+                response = misread(response)
+            scored = score(task, state, "student", response)
+            assert scored.verdict is not None
+            row = {
+                "id": id_,
+                "kind": "image",
+                "task": task.name,
+                "level": level,
+                "difficulty": task.difficulty(state, len(solution.plan)),
+                "split": "test",
+                "state": task.to_json(state),
+                "optimal_length": len(solution.plan),
+                "view": "student",
+                "messages": [{"role": "user", "content": [{"type": "text", "text": task.rules["full"]}]}],
+                "response": response,
+                "num_tokens": len(response) // 3,
+                "finished": True,
+                "verdict": scored.verdict.as_dict(),
+                "fields": dict(scored.fields),
+                "right": dict(scored.right),
+                "error": None,
+                "seconds": 0.01,
+                "settings": {
+                    "model": "scripted",
+                    "prompts": "full",
+                    "max_new_tokens": 512,
+                    "temperature": 0.0,
+                },
+            }
+            lines.write(json.dumps(row) + "\n")
+    return path
 
 
 def config(seed: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class RunFolder:
     metrics: Mapping[str, list[Row]]
     """Stage -> its lines by rising step, each step once."""
     rows: Mapping[str, Mapping[str, list[Row]]]
-    """Stage -> kind -> evaluation rows, each example once. Stages in the order they ran."""
+    """Stage -> kind -> evaluation rows, each sample of each example once. Stages in the order they ran."""
     problems: tuple[str, ...]
     """What is missing or unreadable, a sentence each."""
 
@@ -138,13 +138,13 @@ def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[R
             continue
         file = read_jsonl(path)
         _tell(file, problems)
-        rows: dict[str, Row] = {}
+        rows: dict[tuple[str, Any], Row] = {}
         for row in file.rows:
             problem = _row_problem(row, kind)
             if problem:
                 problems.append(f"{path.name}: a row {problem} and is left out")
             else:
-                rows.setdefault(row["id"], row)
+                rows.setdefault((row["id"], row.get("sample", 0)), row)
         if rows:
             stages.setdefault(stage, {})[kind] = list(rows.values())
     if not stages:
@@ -160,6 +160,9 @@ def _row_problem(row: Row, kind: str) -> str:
     for key, type_ in _ROW_TYPES.items():
         if not isinstance(row.get(key), type_):
             return f"has no {key}"
+    sample = row.get("sample", 0)
+    if not isinstance(sample, int) or isinstance(sample, bool):
+        return "has a malformed sample"
     if row["kind"] != kind:
         return f"is of kind {row['kind']!r}"
     if not isinstance(row.get("right") or {}, dict) or not isinstance(row.get("fields") or {}, dict):

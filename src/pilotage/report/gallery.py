@@ -38,7 +38,12 @@ TEXT_BUDGET = 60_000_000
 MIN_CHARACTERS = 400
 _MAX_PLAN_CHARACTERS = 200_000
 """Longer answers are judged like all others, but no plan is drawn for them."""
-KIND_TITLES = {"image": "image view", "text": "text view", "perception": "perception"}
+KIND_TITLES = {
+    "image": "image view",
+    "text": "text view",
+    "corrected": "image view, state told",
+    "perception": "perception",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,7 @@ class _Packer:
         }
         for name, value in values.items():
             self.levels[name].append(value)
-        ordered = sorted(answers, key=lambda answer: (answer[0], self.kinds.index(answer[1]["kind"])))
+        ordered = sorted(answers, key=self._place)
         packed = [self.answer(number, other, prompts) for number, other in ordered]
         self.start.append(self.start[-1] + len(packed))
         return {
@@ -151,6 +156,10 @@ class _Packer:
             "k": kinds_text(task, state) if task else None,
             "a": packed,
         }
+
+    def _place(self, answer: tuple[int, Row]) -> tuple[int, int, int]:
+        number, row = answer
+        return number, self.kinds.index(row["kind"]), row.get("sample", 0)
 
     def answer(self, source: int, row: Row, prompts: dict[str, int]) -> dict[str, Any]:
         task, state = parse_row(row)
@@ -181,6 +190,8 @@ class _Packer:
             "m": prompts.setdefault(prompt, len(prompts)) if prompt else -1,
             "f": [_pack_field(field, numbers[field.name]) for field in fields] if row["response"] else [],
         }
+        if row.get("sample", 0):
+            packed["s"] = row["sample"]
         if task is None:
             return packed
         if plan:

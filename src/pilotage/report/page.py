@@ -60,6 +60,7 @@ def render_report(
     levels = overview.levels_are(sources)
     tasks = numbers.task_titles(shares)
     panels = _panels(runs, names)
+    pairs, pair_notes = pair_sources(sources)
     gallery = make_gallery(sources, max_levels=max_levels)
     text, text_hash = script("level.js", "waffle.js", "page.js", "gallery.js")
     alone = len(runs) == 1
@@ -89,7 +90,8 @@ def render_report(
                 for i, (name, cells) in enumerate(titled)
                 if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
             ],
-            pairs=pair_sources(sources),
+            pairs=pairs,
+            pair_notes=pair_notes,
             curves=panels,
             curve_data=embedded_json([panel.data for _, made in panels for panel in made]),
             columns=[name for *_, name in numbers.COLUMNS],

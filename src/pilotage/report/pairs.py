@@ -1,48 +1,47 @@
-"""Two sources on the same levels: what one gets right and the other does not, and whether that is chance."""
+"""Two sources on the same levels, as the page tells it: what one gets right and the other does not."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pilotage.evaluate.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.errors import PilotageError
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.evaluate.compare import Comparison, compare, excludes_zero
 from pilotage.report.numbers import MACRO, task_titles
 from pilotage.report.sources import Source
-from pilotage.report.verdicts import succeeded
+from pilotage.report.text import visible
 from pilotage.tasks import TASKS
 
-KINDS = ("image", "text", "perception")
-ALPHA = 0.05
+KINDS = ("image", "text", "corrected", "perception")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairRow:
-    """One task of a pair."""
+    """One task of a pair, or the mean over tasks."""
 
     title: str
     task: int | None
     """The gallery's number of the task; None for the mean over tasks."""
     n: int
     """Levels that both sources answered."""
-    num_unpaired: int
-    """Levels that only one of them answered; they are in no figure of this row."""
-    first: float
-    second: float
-    """Success on the shared levels."""
+    first: Interval | None
+    second: Interval | None
+    """Success on the shared levels; None for the mean over tasks."""
     only_first: int
     only_second: int
     """Levels that one solves and the other does not."""
     difference: Interval
     """Second minus first, paired."""
     p_value: float | None
-    """McNemar's exact test, two-sided; None for the mean over tasks."""
+    """McNemar's exact test, two-sided; None for the mean over tasks and with several answers to a level."""
+    is_distinguishable: bool
 
     @property
     def told(self) -> str:
         """The row's meaning in words."""
-        if self.difference.low <= 0 <= self.difference.high or (self.p_value or 0.0) >= ALPHA:
-            return "not distinguishable"
+        if not self.is_distinguishable:
+            return "not distinguishable from zero"
         return "second is better" if self.difference.mean > 0 else "first is better"
 
 
@@ -54,30 +53,44 @@ class Pair:
     second_number: int
     kind: str
     kind_number: int
+    num_unpaired: int
+    """Levels that only one of the two was asked; they are in no figure of the pair."""
     rows: tuple[PairRow, ...]
 
 
-def pair_sources(sources: Sequence[Source]) -> list[Pair]:
-    """Every later source against the first one, kind by kind, on the levels that both answered."""
+def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
+    """Every later source against the first one, kind by kind, on the levels that both answered; and what makes
+    a comparison less than fair, or impossible, a sentence each."""
     there = {kind for source in sources for kind in source.rows}
+    tasks = gallery_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
     ordered = gallery_kinds(there)
-    pairs = []
+    pairs, notes = [], []
     for number, second in enumerate(sources[1:], start=1):
-        for kind in KINDS:
-            rows = tuple(_rows(sources, second, kind))
-            if rows:
-                pairs.append(
-                    Pair(
-                        first=sources[0].title,
-                        second=second.title,
-                        first_number=0,
-                        second_number=number,
-                        kind=kind,
-                        kind_number=ordered.index(kind),
-                        rows=rows,
-                    )
+        first = sources[0]
+        for kind in ordered:
+            if kind not in first.rows or kind not in second.rows:
+                continue
+            try:
+                comparison = compare(first.rows[kind], second.rows[kind], kinds=[kind], common=True)
+            except PilotageError as error:
+                notes.append(visible(f"{second.title} against {first.title}: {error}", 300))
+                continue
+            told = (f"A is {first.title}, B is {second.title}: {warning}" for warning in comparison.warnings)
+            notes.extend(visible(note, 300) for note in told)
+            compared = comparison.kinds[kind]
+            pairs.append(
+                Pair(
+                    first=first.title,
+                    second=second.title,
+                    first_number=0,
+                    second_number=number,
+                    kind=kind,
+                    kind_number=ordered.index(kind),
+                    num_unpaired=compared.num_only_in_a + compared.num_only_in_b,
+                    rows=_rows(comparison, kind, tasks),
                 )
-    return pairs
+            )
+    return pairs, notes
 
 
 def gallery_kinds(there: set[str]) -> list[str]:
@@ -91,63 +104,37 @@ def gallery_tasks(there: set[str]) -> list[str]:
     return known + sorted(there - set(known))
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value: of the pairs that differ, each falls to either side with probability one half."""
-    n = only_first + only_second
-    if n == 0:
-        return 1.0
-    smaller = min(only_first, only_second)
-    log_tail = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(smaller + 1)]
-    return min(1.0, 2.0 * sum(math.exp(term - n * math.log(2)) for term in log_tail))
-
-
-def _rows(sources: Sequence[Source], second: Source, kind: str) -> Iterator[PairRow]:
-    a, b = _successes(sources[0], kind), _successes(second, kind)
-    tasks = gallery_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
+def _rows(comparison: Comparison, kind: str, tasks: Sequence[str]) -> tuple[PairRow, ...]:
+    compared = comparison.kinds[kind]
     titles = task_titles(dict.fromkeys(tasks))
-    strata, made = [], []
-    for number, task in enumerate(tasks):
-        of_a, of_b = a.get(task, {}), b.get(task, {})
-        shared = [id_ for id_ in of_a if id_ in of_b]
-        if not shared:
-            continue
-        pairs = [(of_a[id_], of_b[id_]) for id_ in shared]
-        strata.append([float(y) - float(x) for x, y in pairs])
-        only_first = sum(x and not y for x, y in pairs)
-        only_second = sum(y and not x for x, y in pairs)
-        made.append(
-            PairRow(
-                title=titles[task],
-                task=number,
-                n=len(pairs),
-                num_unpaired=len(of_a) + len(of_b) - 2 * len(shared),
-                first=sum(x for x, _ in pairs) / len(pairs),
-                second=sum(y for _, y in pairs) / len(pairs),
-                only_first=only_first,
-                only_second=only_second,
-                difference=bootstrap_mean(strata[-1], bounds=(-1.0, 1.0)),
-                p_value=mcnemar_exact(only_first, only_second),
-            )
+    rows = [
+        PairRow(
+            title=titles[task],
+            task=number,
+            n=pairs.a.n,
+            first=pairs.a,
+            second=pairs.b,
+            only_first=pairs.num_only_a,
+            only_second=pairs.num_only_b,
+            difference=pairs.difference,
+            p_value=pairs.p_value,
+            is_distinguishable=pairs.distinguishable,
         )
-    yield from made
-    if len(made) > 1:
-        yield PairRow(
+        for number, task in enumerate(tasks)
+        if (pairs := compared.tasks.get(task)) is not None
+    ]
+    if len(rows) > 1:
+        mean = PairRow(
             title=MACRO,
             task=None,
-            n=sum(row.n for row in made),
-            num_unpaired=sum(row.num_unpaired for row in made),
-            first=sum(row.first for row in made) / len(made),
-            second=sum(row.second for row in made) / len(made),
-            only_first=sum(row.only_first for row in made),
-            only_second=sum(row.only_second for row in made),
-            difference=bootstrap_macro_mean(strata, bounds=(-1.0, 1.0)),
+            n=compared.num_examples,
+            first=None,
+            second=None,
+            only_first=sum(row.only_first for row in rows),
+            only_second=sum(row.only_second for row in rows),
+            difference=compared.macro,
             p_value=None,
+            is_distinguishable=excludes_zero(compared.macro),
         )
-
-
-def _successes(source: Source, kind: str) -> Mapping[str, Mapping[str, bool]]:
-    """Task -> id -> whether it was solved."""
-    tasks: dict[str, dict[str, bool]] = {}
-    for row in source.rows.get(kind, ()):
-        tasks.setdefault(row["task"], {})[row["id"]] = succeeded(row)
-    return tasks
+        rows.append(mean)
+    return tuple(rows)

@@ -102,7 +102,7 @@
     const failed = verdict === "illegal";
     const fault = index.faults[index.fault[j]];
     const several = index.sources.length > 1 ? index.sources[index.source[j]] : "";
-    const heading = [several, index.kinds.length > 1 ? index.kinds[index.kind[j]] : ""].filter(Boolean);
+    const heading = [several, index.kinds.length > 1 ? index.kinds[index.kind[j]] : "", answer.s ? `answer ${answer.s + 1}` : ""].filter(Boolean);
     const pictures = h("div", { class: "pictures" });
     const walks = [];
     if (strip && level.k) {
