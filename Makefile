@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel-test clean
+.PHONY: help setup demo test lint bench fuzz wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -50,6 +50,9 @@ test: lint  ## ruff, pyright and every test
 bench: setup  ## every benchmark, each against a peer in the same run
 	@for script in benchmarks/[a-z]*.py; do \
 		echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+fuzz: setup  ## 100,000 cases of anything through the answer grammar and the judge
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/test_judge_cases.py $(ARGS)
 
 wheel-test: setup  ## build the wheel, install it elsewhere, import every module
 	$(BIN)/python -m pytest tests/test_package.py $(ARGS)

@@ -23,7 +23,9 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("pilotage")
+# For `make fuzz`: as many cases as a release is tried with, in the tests that leave their number to the profile.
+settings.register_profile("deep", settings.get_profile("pilotage"), max_examples=100_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pilotage"))
 
 CHROMIUM = Path(os.environ.get("PILOTAGE_CHROMIUM", "/usr/bin/chromium"))
 CHROMIUM_ARGS = [

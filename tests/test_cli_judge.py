@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pilotage.cli import judge as judge_command
 from pilotage.cli.main import main
+from pilotage.tasks import TASKS
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
 # A U-shaped corridor: (0,0) opens down, (1,0) up and right, (1,1) left and up, (0,1) down.
@@ -188,7 +189,7 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
 @given(st.binary(max_size=200))
 def test_no_line_can_end_the_run(line):
     tally = judge_command.Tally()
-    json.loads(judge_command._judge_line(1, line, tally, False))
+    json.loads(judge_command._judge_line(1, line, tally, False, judge_command.KnownStates()))
     assert tally.num_bad == 1
 
 
@@ -213,4 +214,21 @@ hostile_cells = st.lists(st.integers(-1, 3) | st.just(True) | st.none(), max_siz
 )
 def test_no_state_can_end_the_run(task, state, response):
     line = json.dumps(row(task=task, state=state, response=response)).encode()
-    json.loads(judge_command._judge_line(1, line, judge_command.Tally(), False))
+    json.loads(judge_command._judge_line(1, line, judge_command.Tally(), False, judge_command.KnownStates()))
+
+
+def test_a_state_that_only_looks_like_a_known_one_is_judged_on_its_own(tmp_path):
+    room = json.dumps(row(task="minibehaviour", state=ROOM, response="<answer>D D PICK DROP</answer>"))
+    doubtful = [room.replace('"level": 5', f'"level": {level}') for level in ("5.0", "true", '"5"')]
+    status, verdicts = run_judge(tmp_path, "\n".join([room, *doubtful, room]))
+    assert status == 1
+    assert [verdict.get("success") for verdict in verdicts] == [True, None, None, None, True]
+
+
+def test_the_help_page_names_every_task_s_form(capsys):
+    with pytest.raises(SystemExit):
+        main(["judge", "--help"])
+    page = capsys.readouterr().out
+    for task in TASKS:
+        words = f"{task.name} {task.state_form}".split()
+        assert all(word in page for word in words)

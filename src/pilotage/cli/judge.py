@@ -6,29 +6,32 @@ is written where its verdict would have stood.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
+import marshal
 import os
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import tyro
 
 from pilotage.cli.progress import Bar
+from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_lines, parse_object
 from pilotage.errors import PilotageError
 from pilotage.records import Verdict
-from pilotage.tasks import get_task
-from pilotage.tasks.judge import judge
+from pilotage.tasks import TASKS, get_task
+from pilotage.tasks.judge import Judged
 
-MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is a bad row: reading it whole would let one row take all the memory."""
 MAX_ERROR_CHARACTERS = 300
+MAX_KNOWN_BYTES = 4 * 2**20
+"""What the states kept by `KnownStates` may take, as bytes of their keys: about 10,000 of level 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,7 @@ class Judge:
     id, parsed, legal, success, optimal, num_executed and reason; a bad row becomes one with line and
     error, and makes the exit status 1. Blank lines are skipped. The summary goes to standard error.
 
-    States
-      frozenlake     {"map": ["SFF", "FHF", "FFG"]}
-      maze           {"start": [r, c], "target": [r, c], "walls": [[13, 5, ...], ...]}
-                     with wall bits N 1, S 2, W 4, E 8
-      minibehaviour  {"level": N, "agent": [r, c], "printer": [r, c], "table": [[r, c], ...]}
+    States, by task:
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.jsonl")]
@@ -59,14 +58,22 @@ class Judge:
         began_s = time.monotonic()
         tally = Tally()
         with _open_rows(self.file) as rows, _open_out(self.out, source=self.file) as out:
-            for line_number, line in _shown(_lines(rows), rows):
-                out.write(_judge_line(line_number, line, tally, self.strict_edges))
+            states = KnownStates()
+            for line_number, line in _shown(numbered_lines(rows, MAX_LINE_BYTES), rows):
+                out.write(_judge_line(line_number, line, tally, self.strict_edges, states))
         print(tally.summary(time.monotonic() - began_s), file=sys.stderr)
         return 1 if tally.num_bad else 0
 
 
-class _BadRowError(Exception):
-    """A row that cannot be judged."""
+def _state_forms() -> str:
+    """The forms of all registered tasks' states, as lines of a docstring of 80 columns."""
+    wrapper = textwrap.TextWrapper(width=76, subsequent_indent=" " * 6)
+    lines = [line for task in TASKS for line in wrapper.wrap(f"  {task.name} {task.state_form}")]
+    return "".join(f"    {line}\n" for line in lines)
+
+
+# The help page is the docstring, and the tasks know their forms themselves.
+Judge.__doc__ = f"{(Judge.__doc__ or '').rstrip()}\n{_state_forms()}"
 
 
 class Tally:
@@ -74,20 +81,26 @@ class Tally:
 
     def __init__(self) -> None:
         self.num_bad = 0
-        self._counts: dict[str, Counter[str]] = {}
+        self._endings: Counter[tuple[str, bool, bool, bool, bool]] = Counter()
 
     def add(self, task: str, verdict: Verdict) -> None:
-        counts = self._counts.setdefault(task, Counter())
-        counts["rows"] += 1
-        counts["parsed"] += verdict.parsed
-        counts["success"] += verdict.success
-        counts["optimal"] += verdict.optimal
-        counts["illegal"] += verdict.parsed and not verdict.legal
+        self._endings[task, verdict.parsed, verdict.legal, verdict.success, verdict.optimal] += 1
 
     def summary(self, wall_s: float) -> str:
-        num_judged = sum(counts["rows"] for counts in self._counts.values())
-        lines = [f"judged {num_judged} rows in {wall_s:.1f} s; {self.num_bad} bad rows"]
-        for task, counts in sorted(self._counts.items()):
+        by_task: dict[str, Counter[str]] = {}
+        for (task, parsed, legal, success, optimal), num_rows in self._endings.items():
+            named = {
+                "rows": True,
+                "parsed": parsed,
+                "success": success,
+                "optimal": optimal,
+                "illegal": parsed and not legal,
+            }
+            by_task.setdefault(task, Counter()).update(
+                {name: num_rows for name, is_so in named.items() if is_so}
+            )
+        lines = [f"judged {self._endings.total()} rows in {wall_s:.1f} s; {self.num_bad} bad rows"]
+        for task, counts in sorted(by_task.items()):
             shares = "  ".join(
                 f"{what} {100 * counts[what] / counts['rows']:5.1f} %"
                 for what in ("parsed", "success", "optimal", "illegal")
@@ -96,103 +109,88 @@ class Tally:
         return "\n".join(lines)
 
 
-def _judge_line(line_number: int, line: bytes | None, tally: Tally, strict_edges: bool) -> str:
+def _judge_line(
+    line_number: int, line: bytes | None, tally: Tally, strict_edges: bool, states: KnownStates
+) -> str:
     """The output line for one input line; `None` stands for a line that was too long to be read."""
     row: Any = None
     try:
-        row = _parse_row(line)
+        row = parse_object(line, MAX_LINE_BYTES)
         _check_fields(row)
-        task = get_task(row["task"])
-        verdict = judge(task, task.parse_state(row["state"]), row["response"], strict_edges=strict_edges)
-    except (_BadRowError, PilotageError) as error:
-        problem = str(error)
-    except RecursionError:
-        problem = "nested too deeply"
-    else:
-        tally.add(row["task"], verdict)
-        return _dump({"id": row["id"], **verdict.as_dict()})
-    tally.num_bad += 1
-    bad = {"line": line_number, "error": _one_line(problem)}
-    if row is not None and _is_id(row.get("id")):
-        bad = {"id": row["id"], **bad}
-    return _dump(bad)
+        known = states.get(row["task"], row["state"])
+        verdict = known.judge(row["response"], strict_edges=strict_edges)
+    except PilotageError as error:
+        tally.num_bad += 1
+        bad = {"line": line_number, "error": _one_line(str(error))}
+        if row is not None and _is_id(row.get("id")):
+            bad = {"id": row["id"], **bad}
+        return json.dumps(bad) + "\n"
+    tally.add(row["task"], verdict)
+    return f'{{"id": {_ENCODER.encode(row["id"])}, {_verdict_text(verdict)}'
 
 
-def _parse_row(line: bytes | None) -> dict[str, Any]:
-    if line is None:
-        raise _BadRowError(f"the line is longer than {MAX_LINE_BYTES} bytes")
-    try:
-        row = _DECODER.decode(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _BadRowError(f"not UTF-8: {error.reason} at byte {error.start}") from None
-    except ValueError as error:  # JSONDecodeError, and whole numbers of thousands of digits
-        raise _BadRowError(f"not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise _BadRowError(f"a row is a JSON object, not {_kind(row)}")
-    return row
+@lru_cache(maxsize=4096)
+def _verdict_text(verdict: Verdict) -> str:
+    """The rest of a line, after the id. ASCII, as all of it: a lone surrogate in an id survives any encoding."""
+    return json.dumps(verdict.as_dict())[1:] + "\n"
+
+
+class KnownStates:
+    """States that rows have named lately, parsed and checked once. Its memory is bounded, however long the file."""
+
+    def __init__(self, max_bytes: int = MAX_KNOWN_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._known: dict[tuple[str, bytes], Judged] = {}
+
+    def get(self, task_name: str, data: dict[str, Any]) -> Judged:
+        """Raises PilotageError for an unknown task or a state that is none."""
+        try:
+            # Version 2 has no references: equal values give equal bytes, and 1, 1.0 and true do not.
+            key = (task_name, marshal.dumps(data, 2))
+        except ValueError:
+            raise BadLineError("nested too deeply") from None
+        known = self._known.get(key)
+        if known is None:
+            task = get_task(task_name)
+            known = Judged(task, task.parse_state(data))
+            self._keep(key, known)
+        return known
+
+    def _keep(self, key: tuple[str, bytes], known: Judged) -> None:
+        self._num_bytes += len(key[1])
+        self._known[key] = known
+        while self._num_bytes > self._max_bytes:
+            # The one that came first: a file goes through its states in turn, or has all answers to one together.
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._num_bytes -= len(oldest[1])
 
 
 def _check_fields(row: dict[str, Any]) -> None:
     for field in ("id", "task", "state", "response"):
         if field not in row:
-            raise _BadRowError(f"the field {field!r} is missing")
+            raise BadLineError(f"the field {field!r} is missing")
     if not _is_id(row["id"]):
-        raise _BadRowError(f"id is {_kind(row['id'])}, not a string or a whole number")
+        raise BadLineError(f"id is {kind_of(row['id'])}, not a string or a whole number")
     for field in ("task", "response"):
         if not isinstance(row[field], str):
-            raise _BadRowError(f"{field} is {_kind(row[field])}, not a string")
+            raise BadLineError(f"{field} is {kind_of(row[field])}, not a string")
     if not isinstance(row["state"], dict):
-        raise _BadRowError(f"state is {_kind(row['state'])}, not an object")
+        raise BadLineError(f"state is {kind_of(row['state'])}, not an object")
 
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _kind(value: Any) -> str:
-    """The JSON name of a value's type."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, int | float):
-        return "a number"
-    return "an array" if isinstance(value, list) else "an object"
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-# Made once: json.loads and json.dumps with options would make one for every row.
-_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
 _ENCODER = json.JSONEncoder()
+"""Made once: json.dumps with options would make one for every row."""
 
 
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
-
-
-def _dump(row: dict[str, Any]) -> str:
-    """ASCII, so that a lone surrogate in an id survives any encoding of the output."""
-    return _ENCODER.encode(row) + "\n"
-
-
-def _lines(rows: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """(1-based number, line) of every line that is not blank; None for a line beyond MAX_LINE_BYTES."""
-    number = 0
-    while line := rows.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = rows.readline(MAX_LINE_BYTES)
-            yield number, None
-            continue
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.isspace() and line:
-            yield number, line
 
 
 def _shown(lines: Iterator[tuple[int, bytes | None]], rows: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
