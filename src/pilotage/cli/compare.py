@@ -69,28 +69,29 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
                     str(pairs.a.n),
                     _percent(pairs.a),
                     _percent(pairs.b),
-                    _signed(pairs.difference),
+                    signed(pairs.difference),
                 ),
                 *(str(pairs.num_only_a), str(pairs.num_only_b), p_text(pairs.p_value)),
             )
             verdicts.append(_told(f"{kind}, {task}", pairs))
         if len(compared.tasks) > 1:
             macro = compared.as_dict()["macro"]
-            table.add_row(kind, "macro", "", "", "", _signed(compared.macro), "", "", "", end_section=True)
+            table.add_row(kind, "macro", "", "", "", signed(compared.macro), "", "", "", end_section=True)
             verdicts.append(_sentence(f"{kind}, macro", compared.macro, macro["distinguishable"]))
-    console.print(f"A: {a}\nB: {b}", highlight=False)
+    console.print(f"A: {a}\nB: {b}", highlight=False, soft_wrap=True)
     console.print(table)
     for verdict in verdicts:
-        console.print(verdict, highlight=False)
+        console.print(verdict, highlight=False, soft_wrap=True)
     for kind, compared in comparison.kinds.items():
         if compared.num_only_in_a or compared.num_only_in_b:
             console.print(
                 f"note: {kind} is compared on the {compared.num_examples} levels that both have; left out are "
                 f"{compared.num_only_in_a} of A's and {compared.num_only_in_b} of B's",
                 highlight=False,
+                soft_wrap=True,
             )
     for warning in comparison.warnings:
-        console.print(f"warning: {warning}", highlight=False)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def _told(what: str, pairs: Pairs) -> str:
@@ -108,7 +109,8 @@ def _percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.1f}"
 
 
-def _signed(difference: Interval) -> str:
+def signed(difference: Interval) -> str:
+    """`+2.7 [+0, +5]` in points."""
     mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
     return f"{mean:+.1f} [{low:+.0f}, {high:+.0f}]"
 

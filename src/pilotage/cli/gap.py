@@ -115,9 +115,9 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
         for fault, details in cell.faults.details.items():
             if fault not in ("none", "misread"):
                 told = ", ".join(f"{detail} {n}" for detail, n in details.items())
-                console.print(f"{task}: {fault}: {told}", highlight=False)
+                console.print(f"{task}: {fault}: {told}", highlight=False, soft_wrap=True)
     for note in gap.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def _lines(gap: Gap, by_level: bool) -> list[tuple[str, GapCell]]:

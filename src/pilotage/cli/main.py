@@ -55,6 +55,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
     Entry(words=("gap",), module="gap", name="GapCommand", summary="where a model loses: seeing or planning"),
     Entry(words=("compare",), module="compare", name="Compare", summary="two measurements, paired by level"),
+    Entry(words=("probe",), module="probe", name="Probe", summary="does a model plan by habit?"),
     Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
     Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
     Entry(words=("ablation",), module="ablation", name="Ablation", summary="what each part is worth"),

@@ -206,6 +206,15 @@ class FrozenLake:
             raise BadStateError(f"frozenlake: player {player}, goal {goal} and holes must not share a cell")
         return FrozenLakeState(level=level, player=player, goal=goal, holes=holes)
 
+    prior = "the goal lies to the lower right of the player"
+
+    def follows_prior(self, state: FrozenLakeState) -> bool | None:
+        """Lower right: neither above nor to the left; reversed: neither below nor to the right."""
+        down, right = state.goal[0] - state.player[0], state.goal[1] - state.player[1]
+        if down >= 0 and right >= 0:
+            return True
+        return False if down <= 0 and right <= 0 else None
+
     def route(self, state: FrozenLakeState, plan: Sequence[str]) -> str:
         return f"Route: {' '.join(map(cell_text, self.trace(state, plan)))}."
 

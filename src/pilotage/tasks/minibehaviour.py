@@ -239,6 +239,14 @@ class MiniBehaviour:
             "Legal": " ".join(legal) or "none",
         }
 
+    prior = "the table stands in the lower half of the room"
+
+    def follows_prior(self, state: MiniBehaviourState) -> bool | None:
+        """By the middle of the table's rows against the middle of the room; None where they meet."""
+        rows = [r for r, _ in state.table]
+        below_middle = min(rows) + max(rows) - (state.level - 1)
+        return None if below_middle == 0 else below_middle > 0
+
     def route(self, state: MiniBehaviourState, plan: Sequence[str]) -> str:
         words, cell, carrying = [cell_text(state.agent)], state.agent, False
         for action in plan:

@@ -13,6 +13,7 @@ import numpy as np
 from pilotage.tasks.drawing import TileSet
 
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 
 ENUMERATION_LIMIT = 20_000
 """Levels with at most this many states are enumerated rather than sampled, so that no request can loop."""
@@ -174,6 +175,23 @@ class TextMaps(Protocol[S]):
 
     def to_text(self, state: S) -> str:
         """The map, lines joined by `\n`; `parse_text` reads it back as the same state."""
+        ...
+
+
+@runtime_checkable
+class HasPrior(Protocol[S_contra]):
+    """What a task has besides when its levels mostly follow a regularity that a model may plan by out of habit."""
+
+    @property
+    def prior(self) -> str:
+        """The regularity in words: `the goal lies to the lower right of the player`."""
+        ...
+
+    def follows_prior(self, state: S_contra) -> bool | None:
+        """True where it holds, False where it is reversed, None where it says nothing.
+
+        Reversal must not change how hard a state is: for every state that follows, a mirrored one is reversed.
+        """
         ...
 
 

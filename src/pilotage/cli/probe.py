@@ -1,0 +1,124 @@
+"""`pilotage probe`: does a model plan by habit?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from pilotage.cli.compare import signed
+from pilotage.cli.evaluate import Eval, Kind
+from pilotage.cli.gap import SHOWN_FAULTS, make_table, points, table_console, write_json
+from pilotage.cli.measured import find_rows, rows_of
+from pilotage.cli.options import RecipeInt
+from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.evaluate.prior_probe import PriorProbe
+    from pilotage.recipes import Recipe
+
+NUM_PAIRS = 100
+PROBE_FOLDER = "probe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Eval):
+    """Ask whether a model plans by habit: levels that follow a usual regularity against levels that reverse it.
+
+    FrozenLake: the goal lies to the lower right of the player, or to its upper left. MiniBehaviour: the
+    table stands in the lower half of the room, or in the upper. Levels come in pairs of one size and one
+    optimal length, so that both sets are equally hard. Rows go to eval/ of the folder probe in the run,
+    the figures to <stage>.prior.json beside them.
+    """
+
+    kinds: tuple[Kind, ...] = ("image", "text")
+    """What is measured: a habit in the image view alone is one of seeing."""
+    num: RecipeInt = None
+    """Pairs of levels of each task (default: 100)."""
+    rows_only: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Ask no model: pair the rows that are there, of a run, RUN/STAGE or FILE.jsonl, whatever they were made for."""
+
+    def run(self) -> int:
+        if self.rows_only:
+            found = find_rows(self.target, self.stage)
+            rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
+        else:
+            measured = self.measure()
+            rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
+            beside = measured.out / "eval" / measured.stage
+        from pilotage.evaluate.prior_probe import prior_conflict
+
+        probe = prior_conflict(rows)
+        path = write_json(beside.with_name(beside.name + ".prior.json"), probe.as_dict())
+        print_probe(probe)
+        print(path)
+        return 0
+
+    def _choose(self) -> tuple[str, str, Path, Recipe]:
+        """A folder of its own: these levels are no fair sample, and must not join the stage's rows."""
+        stage, weights, out, recipe = super()._choose()
+        return stage, weights, out if self.out is not None else out / PROBE_FOLDER, recipe
+
+    def _examples(self, recipe: Recipe) -> list[Any]:
+        from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
+        from pilotage.recipes.runner import TEST_SEED
+        from pilotage.tasks import get_task
+
+        if self.data is not None:
+            examples = replace(self, num=None).load_examples(recipe, self.split)
+            return [example for example in examples if prior_of(get_task(example.task))]
+        levels = {name: at for name, at in recipe.levels if prior_of(get_task(name))}
+        if not levels:
+            raise PilotageError(
+                f"the recipe {recipe.name} has no task with a prior; such tasks are {', '.join(tasks_with_prior())}"
+            )
+        return [
+            example
+            for name, at in levels.items()
+            for pair in prior_pairs(
+                get_task(name),
+                at,
+                self.num or NUM_PAIRS,
+                split=self.split,
+                seed=TEST_SEED,
+                cell_px=recipe.cell_px,
+                side_px=256 if recipe.cell_px is None else None,
+            )
+            for example in pair
+        ]
+
+
+def print_probe(probe: PriorProbe) -> None:
+    console = table_console()
+    table = make_table(
+        "success, per cent with 95 % intervals; paired by level and optimal length",
+        *("kind", "task", "pairs", "with the prior", "against it", "difference"),
+    )
+    for kind, cells in probe.kinds.items():
+        for task, cell in cells.items():
+            shown = (points(cell.follows), points(cell.reverses), signed(cell.difference))
+            table.add_row(kind, task, str(cell.num_pairs), *shown)
+        if len(cells) > 1:
+            table.add_row(kind, "macro", "", "", "", signed(probe.macro[kind]), end_section=True)
+    console.print(table)
+    for kind, cells in probe.kinds.items():
+        for task, cell in cells.items():
+            says = (
+                "the model leans on it" if cell.leans else "the difference is not distinguishable from zero"
+            )
+            if cell.difference.high < 0:
+                says = "the model does better against it"
+            console.print(f"{kind}, {task}: usually {cell.prior}; {says}", highlight=False, soft_wrap=True)
+            if cell.leans and cell.faults_follows and cell.faults_reverses:
+                told = ", ".join(
+                    f"{name} {cell.faults_follows.counts[fault]} -> {cell.faults_reverses.counts[fault]}"
+                    for fault, name in SHOWN_FAULTS.items()
+                    if cell.faults_follows.counts[fault] or cell.faults_reverses.counts[fault]
+                )
+                console.print(f"  answers with -> against: {told}", highlight=False, soft_wrap=True)
+            if sum(cell.num_unpaired):
+                console.print(
+                    f"  left out, without a partner: {sum(cell.num_unpaired)} levels", highlight=False
+                )

@@ -1,0 +1,170 @@
+"""Does a model plan by habit? Success where a task's usual regularity holds, less success where it is reversed.
+
+Works on the rows of any measurement: answers to states that follow the prior are paired with answers to states
+that reverse it, of the same task, level and optimal length, so that both sets are equally hard. `prior_pairs`
+in `pilotage.data.prior` draws levels that leave none over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from pilotage.data.prior import prior_of
+from pilotage.errors import PilotageError
+from pilotage.evaluate.attribution import FaultCounts, attribute_all, count_faults
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.compare import excludes_zero
+from pilotage.evaluate.samples import Row, by_example
+from pilotage.evaluate.score import DESCRIBING_VIEWS
+from pilotage.evaluate.summary import rate_of
+from pilotage.tasks import get_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorCell:
+    """One kind on one task."""
+
+    prior: str
+    """The regularity in words."""
+    num_pairs: int
+    num_unpaired: tuple[int, int]
+    """Examples that follow it, and that reverse it, for which there was none as hard on the other side."""
+    follows: Interval
+    """Success where it holds, of the paired examples."""
+    reverses: Interval
+    """Success where it is reversed."""
+    difference: Interval
+    """`follows` less `reverses`, pairs resampled: above zero for a model that leans on the prior."""
+    faults_follows: FaultCounts | None
+    """What failed where it holds; None for views that ask for no plan."""
+    faults_reverses: FaultCounts | None
+
+    @property
+    def leans(self) -> bool:
+        """The difference is above zero beyond chance."""
+        return self.difference.low > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        faults = (self.faults_follows, self.faults_reverses)
+        return {
+            "prior": self.prior,
+            "num_pairs": self.num_pairs,
+            "num_unpaired": list(self.num_unpaired),
+            "follows": self.follows.as_dict(),
+            "reverses": self.reverses.as_dict(),
+            "difference": self.difference.as_dict() | {"distinguishable": excludes_zero(self.difference)},
+            "faults": [None if each is None else each.as_dict() for each in faults],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorProbe:
+    kinds: Mapping[str, Mapping[str, PriorCell]]
+    """Kind -> task -> cell."""
+    macro: Mapping[str, Interval]
+    """Kind -> plain mean of the tasks' differences."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kinds": {
+                kind: {task: cell.as_dict() for task, cell in cells.items()}
+                for kind, cells in self.kinds.items()
+            },
+            "macro": {kind: interval.as_dict() for kind, interval in self.macro.items()},
+        }
+
+
+def prior_conflict(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> PriorProbe:
+    """The probe over rows of any number of kinds; tasks without a prior, and states without one, take no part.
+
+    Raises PilotageError where no two examples can be paired.
+    """
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if prior_of(get_task(row["task"])) is not None:
+            groups.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
+    kinds: dict[str, dict[str, PriorCell]] = {}
+    differences: dict[str, list[list[float]]] = {}
+    for kind, by_task in groups.items():
+        for task, group in by_task.items():
+            paired = _pair(group)
+            if paired.pairs:
+                kinds.setdefault(kind, {})[task] = _cell(paired, kind, task, seed, num_resamples)
+                differences.setdefault(kind, []).append(paired.differences)
+    if not kinds:
+        raise PilotageError(
+            "no two examples can be paired, one with a task's prior and one against it, at one level and length"
+        )
+    return PriorProbe(
+        kinds=kinds,
+        macro={
+            kind: bootstrap_macro_mean(values, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0))
+            for kind, values in differences.items()
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paired:
+    pairs: Sequence[tuple[Sequence[Row], Sequence[Row]]]
+    """(answers to an example that follows the prior, answers to one that reverses it)"""
+    num_unpaired: tuple[int, int]
+
+    def values(self, side: int) -> list[float]:
+        return [fmean(map(rate_of("success"), pair[side])) for pair in self.pairs]
+
+    @property
+    def differences(self) -> list[float]:
+        return [a - b for a, b in zip(self.values(0), self.values(1), strict=True)]
+
+
+def _pair(rows: Sequence[Row]) -> _Paired:
+    """Pairs within a level and an optimal length, by the order of the ids, which are hashes."""
+    strata: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
+    answers = by_example(rows)
+    for id_ in sorted(answers):
+        row = answers[id_][0]
+        task = get_task(row["task"])
+        prior = prior_of(task)
+        assert prior is not None, "rows of tasks without a prior were left out"
+        follows = prior.follows_prior(task.parse_state(row["state"]))
+        if follows is not None:
+            sides = strata.setdefault((row["level"], row["optimal_length"]), ([], []))
+            sides[0 if follows else 1].append(id_)
+    pairs = [
+        (answers[one], answers[other])
+        for _, sides in sorted(strata.items())
+        for one, other in zip(*sides, strict=False)
+    ]
+    left = [sum(len(sides[i]) for sides in strata.values()) - len(pairs) for i in (0, 1)]
+    return _Paired(pairs=pairs, num_unpaired=(left[0], left[1]))
+
+
+def _cell(paired: _Paired, kind: str, task: str, seed: int, num_resamples: int) -> PriorCell:
+    prior = prior_of(get_task(task))
+    assert prior is not None
+    faults = [
+        None
+        if kind in DESCRIBING_VIEWS
+        else count_faults(
+            attribute_all([row for pair in paired.pairs for row in pair[side]]),
+            seed=seed,
+            num_resamples=num_resamples,
+        )
+        for side in (0, 1)
+    ]
+    return PriorCell(
+        prior=prior.prior,
+        num_pairs=len(paired.pairs),
+        num_unpaired=paired.num_unpaired,
+        follows=bootstrap_mean(paired.values(0), seed=seed, num_resamples=num_resamples),
+        reverses=bootstrap_mean(paired.values(1), seed=seed, num_resamples=num_resamples),
+        difference=bootstrap_mean(
+            paired.differences, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0)
+        ),
+        faults_follows=faults[0],
+        faults_reverses=faults[1],
+    )
