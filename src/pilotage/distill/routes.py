@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from pilotage.distill.estimators import Estimator
+from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.spans import SpanLayout, Spans
 from pilotage.distill.token_weights import RowFacts, TokenWeight
 from pilotage.errors import PilotageError
@@ -35,7 +36,7 @@ class Route:
     """The view that the reader is shown, by its name."""
     weights: Hashable
     """Which parameters read it (`pilotage.train`); routes with equal ones can share a forward."""
-    estimator: Estimator
+    estimator: Estimator | PolicyGradient
     spans: tuple[str, ...] | Literal["all"] = ALL_SPANS
     """Spans whose tokens are taught."""
     rows: Rows = "all"
