@@ -24,7 +24,18 @@ from pilotage.report.svg import nice_ticks, tag
 from pilotage.report.text import duration, p_value, percent, points, visible, visible_ends
 from synthetic_run import write_run
 
-SECTIONS = ("gap", "diagnostic", "curves", "table", "gallery", "settings")
+SECTIONS = (
+    "gap",
+    "diagnostic",
+    "pairs",
+    "faults",
+    "strata",
+    "heat",
+    "curves",
+    "table",
+    "gallery",
+    "settings",
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +105,8 @@ def test_the_page_has_every_part_and_nothing_missing(run_dir: Path) -> None:
     assert "pilotage demo --out runs/demo" in reader.text
     assert "12 levels a view, greedy" in reader.text
     charts = [attrs for name, attrs in reader.tags if name == "svg" and "chart" in (attrs.get("class") or "")]
-    # Three tasks and their mean; three diagnostics; 3 + 9 panels of curves.
-    assert len(charts) == 4 + 3 + 12
+    # Three tasks and their mean; three diagnostics; faults of three tasks, three axes each; 3 + 9 panels of curves.
+    assert len(charts) == 4 + 3 + 3 + 9 + 12
     assert all(attrs["aria-label"] for attrs in charts)
 
 
@@ -230,6 +241,11 @@ def test_a_line_cut_short_is_left_out_and_named(copy: Path) -> None:
         {"verdict": {"parsed": True}},
         {"verdict": {"num_executed": "x"}},
         {"right": [1]},
+        {"difficulty": ["hard"]},
+        {"optimal_length": {}},
+        {"settings": [1]},
+        {"split": []},
+        {"sample": "first"},
         {"kind": "text"},
         {"id": 7},
     ],

@@ -24,6 +24,16 @@ from pilotage.report.text import visible
 STAGE_ORDER = ("base", "stage1", "stage2")
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 _ROW_TYPES = {"id": str, "kind": str, "task": str, "level": int, "response": str, "state": dict}
+_OPTIONAL_TYPES = {
+    "difficulty": str,
+    "optimal_length": int,
+    "split": str,
+    "view": str,
+    "settings": dict,
+    "fields": dict,
+    "right": dict,
+    "finished": bool,
+}
 _VERDICT_TYPES = {
     "parsed": bool,
     "legal": bool,
@@ -165,8 +175,9 @@ def _row_problem(row: Row, kind: str) -> str:
         return "has a malformed sample"
     if row["kind"] != kind:
         return f"is of kind {row['kind']!r}"
-    if not isinstance(row.get("right") or {}, dict) or not isinstance(row.get("fields") or {}, dict):
-        return "has malformed fields"
+    for key, type_ in _OPTIONAL_TYPES.items():
+        if row.get(key) is not None and not isinstance(row[key], type_):
+            return f"has a malformed {key}"
     verdict = row.get("verdict")
     if verdict is not None and not (
         isinstance(verdict, dict)

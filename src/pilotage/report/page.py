@@ -15,6 +15,8 @@ from pilotage.errors import PilotageError
 from pilotage.report import charts, curves, numbers, overview
 from pilotage.report.assets import asset, embedded_json, environment, script
 from pilotage.report.charts import Cells
+from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
+from pilotage.report.faults import FAULTS
 from pilotage.report.folder import RunFolder, order_stages, read_run, stage_title
 from pilotage.report.gallery import make_gallery
 from pilotage.report.pairs import pair_sources
@@ -92,6 +94,9 @@ def render_report(
             ],
             pairs=pairs,
             pair_notes=pair_notes,
+            diagnosis=diagnose(sources),
+            shown_faults=SHOWN_FAULTS,
+            fault_titles=FAULTS,
             curves=panels,
             curve_data=embedded_json([panel.data for _, made in panels for panel in made]),
             columns=[name for *_, name in numbers.COLUMNS],

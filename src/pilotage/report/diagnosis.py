@@ -1,0 +1,231 @@
+"""Where a model loses: whose fault its failures are, what it reads where, what makes a level hard for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.evaluate.confusion import Confusion
+from pilotage.evaluate.gap import Gap, gap
+from pilotage.evaluate.strata import AXES, Curve
+from pilotage.report.fault_charts import fault_bars, heat_map, strata_chart
+from pilotage.report.faults import FAULTS
+from pilotage.report.folder import Row
+from pilotage.report.gallery import parse_row
+from pilotage.report.numbers import task_titles
+from pilotage.report.pairs import gallery_kinds, gallery_tasks
+from pilotage.report.sources import Source
+from pilotage.report.text import percent, visible
+
+SHOWN_FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
+AXIS_TITLES = {"optimal_length": "steps of the best plan", "difficulty": "difficulty", "level": "grid size"}
+MAX_HEAT_LEVEL = 16
+"""Larger grids have cells too small to tell apart; the gallery shows their levels."""
+MAX_LINES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultRow:
+    source: str
+    num_answers: int
+    cells: tuple[tuple[int, Interval, str], ...]
+    """Count, share and the gallery's address of every fault in `SHOWN_FAULTS`."""
+    num_lucky: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMaps:
+    """One field of one task on grids of one size."""
+
+    title: str
+    num_answers: int
+    right: Markup
+    """By the cell where the thing stands: how often it is read there."""
+    wrong: Markup | None
+    """By the cell: how often a thing that stands elsewhere is read there; None where that never happens."""
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    bars: tuple[tuple[str, Markup], ...]
+    """(task, stacked bars, one a source)."""
+    faults: tuple[tuple[str, tuple[FaultRow, ...]], ...]
+    """(task, the same as a table)."""
+    unseen: tuple[tuple[str, list[str], list[tuple[str, list[Interval | None]]]], ...]
+    """(task, fields, [(source, share not read right per field)])."""
+    charts: tuple[tuple[str, tuple[tuple[str, Markup], ...]], ...]
+    """(axis, [(task, success along it)])."""
+    legend: tuple[tuple[int, str], ...]
+    """Colour and source of the charts' lines."""
+    heat: tuple[tuple[str, tuple[HeatMaps, ...], str, str], ...]
+    """(source, heat maps, fields that were always read right, fields that were never told)."""
+
+
+def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
+    """The diagnosis of every source with image answers; None where there is none."""
+    there = {row["task"] for s in sources for rows in s.rows.values() for row in rows}
+    tasks = gallery_tasks(there)
+    kinds = gallery_kinds({kind for source in sources for kind in source.rows})
+    found: list[tuple[int, Source, Gap]] = []
+    for number, source in enumerate(sources):
+        rows = [row for of_kind in source.rows.values() for row in of_kind if _is_sound(row)]
+        if any(row["kind"] == "image" for row in rows):
+            found.append((number, source, gap(rows)))
+    if not found:
+        return None
+    titles = task_titles(dict.fromkeys(tasks))
+    image = kinds.index("image")
+    tables = [
+        (titles[task], tuple(_fault_rows(found, task, tasks.index(task), image)))
+        for task in tasks
+        if any(task in told.tasks for _, _, told in found)
+    ]
+    lines = found[-MAX_LINES:]
+    return Diagnosis(
+        bars=tuple(
+            (
+                title,
+                fault_bars(
+                    title,
+                    [
+                        (row.source, [(fault, *cell) for fault, cell in _shown(row)], row.num_answers)
+                        for row in rows
+                    ],
+                ),
+            )
+            for title, rows in tables
+        ),
+        faults=tuple(tables),
+        unseen=tuple(_unseen(found, titles)),
+        charts=tuple(
+            (AXIS_TITLES[axis], charts)
+            for axis in reversed(AXES)
+            if (charts := tuple(_charts(lines, axis, titles)))
+        ),
+        legend=tuple((i, source.title) for i, (_, source, _) in enumerate(lines)),
+        heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
+    )
+
+
+def _is_sound(row: Row) -> bool:
+    """The state is one, of the level that the row claims: the maps are as large as that."""
+    task, state = parse_row(row)
+    return task is not None and task.level_of(state) == row["level"]
+
+
+def _shown(row: FaultRow) -> list[tuple[str, tuple[int, Interval, str]]]:
+    return list(zip(SHOWN_FAULTS, row.cells, strict=True))
+
+
+def _fault_rows(
+    found: Sequence[tuple[int, Source, Gap]], task: str, task_number: int, kind: int
+) -> Iterator[FaultRow]:
+    for number, source, told in found:
+        cell = told.tasks.get(task)
+        if cell is None or cell.faults is None:
+            continue
+        address = f"#gallery?task={task_number}&kind={kind}&source={number}&fault="
+        yield FaultRow(
+            source=source.title,
+            num_answers=cell.faults.num_answers,
+            num_lucky=cell.faults.num_lucky,
+            cells=tuple(
+                (
+                    cell.faults.counts[fault],
+                    cell.faults.shares[fault],
+                    f"{address}{list(FAULTS).index(fault)}",
+                )
+                for fault in SHOWN_FAULTS
+            ),
+        )
+
+
+def _unseen(
+    found: Sequence[tuple[int, Source, Gap]], titles: dict[str, str]
+) -> Iterator[tuple[str, list[str], list[tuple[str, list[Interval | None]]]]]:
+    for task, title in titles.items():
+        rows: list[tuple[str, list[Interval | None]]] = []
+        fields: list[str] = []
+        for _, source, told in found:
+            cell = told.tasks.get(task)
+            if cell is not None and cell.faults is not None:
+                fields = list(cell.faults.fields)
+                rows.append((source.title, [cell.faults.fields[name].unseen for name in fields]))
+        if rows:
+            yield title, [visible(name, 40) for name in fields], rows
+
+
+def _charts(
+    found: Sequence[tuple[int, Source, Gap]], axis: str, titles: dict[str, str]
+) -> Iterator[tuple[str, Markup]]:
+    for task, title in titles.items():
+        lines: list[tuple[str, Curve]] = []
+        for _, source, told in found:
+            curve = next((c for c in told.curves if (c.task, c.kind, c.axis) == (task, "image", axis)), None)
+            if curve is not None:
+                lines.append((source.title, curve))
+        if lines:
+            yield title, strata_chart(title, AXIS_TITLES[axis], lines)
+
+
+def _heat(source: str, told: Gap, titles: dict[str, str]) -> tuple[str, tuple[HeatMaps, ...], str, str]:
+    maps, always, never = [], [], []
+    for confusion in told.confusions:
+        name = (
+            f"{titles[confusion.task]}, {visible(confusion.field, 40)}, {confusion.level}×{confusion.level}"
+        )
+        right = sum(n for (true, read), n in confusion.counts.items() if true == read)
+        if right == confusion.num_answers:
+            always.append(f"{name} (n = {confusion.num_answers})")
+        elif not confusion.counts and not confusion.outside:
+            never.append(f"{name} (n = {confusion.num_answers})")
+        elif confusion.level <= MAX_HEAT_LEVEL:
+            maps.append(_maps(name, confusion, right))
+    return source, tuple(maps), "; ".join(always), "; ".join(never)
+
+
+def _maps(name: str, confusion: Confusion, right: int) -> HeatMaps:
+    n, total = confusion.level, confusion.num_answers
+    shares = confusion.right_by_cell()
+    told = [
+        [
+            f"stands on ({r},{c}) {confusion.num_true((r, c))} times, read there {_percent(shares[r][c])}"
+            for c in range(n)
+        ]
+        for r in range(n)
+    ]
+    wrong = [[0] * n for _ in range(n)]
+    for (true, read), count in confusion.counts.items():
+        if true != read:
+            wrong[read[0]][read[1]] += count
+    most = max(map(max, wrong))
+    outside, unread = sum(confusion.outside.values()), sum(confusion.unread.values())
+    rest = [f"{unread} not read"] if unread else []
+    rest += [f"{outside} read outside the grid"] if outside else []
+    return HeatMaps(
+        title=name,
+        num_answers=total,
+        right=heat_map(
+            f"{name}: share read right by the cell where it stands",
+            [[None if share is None else 1 - share for share in row] for row in shares],
+            [["" if share is None else percent(share) for share in row] for row in shares],
+            told,
+        ),
+        wrong=heat_map(
+            f"{name}: wrong readings by the cell where it was read",
+            [[count / most for count in row] for row in wrong],
+            [[str(count) if count else "" for count in row] for row in wrong],
+            [[f"wrongly read on ({r},{c}) {wrong[r][c]} times" for c in range(n)] for r in range(n)],
+        )
+        if most
+        else None,
+        note=f"{percent(right / total)} % of {total} read right" + "".join(f", {what}" for what in rest),
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "never" if share is None else f"{percent(share)} %"

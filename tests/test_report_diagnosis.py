@@ -1,0 +1,117 @@
+"""The diagnosis on the page: faults counted and led to, heat maps of what is misread, success by what is hard."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.evaluate.score import score
+from pilotage.report.diagnosis import Diagnosis, diagnose
+from pilotage.report.fault_charts import fault_bars, heat_map
+from pilotage.report.sources import make_sources
+from pilotage.tasks import get_task
+from test_report_gallery import run_of
+
+STATE = {"map": ["SFF", "FHF", "FFG"]}
+RIGHT = "Size: 3. Player: (0,0). Goal: (2,2). Holes: (1,1).\n"
+GOAL_MISREAD = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\n"
+ANSWERS = {
+    "none": RIGHT + "<answer>R R D D</answer>",
+    "misread": GOAL_MISREAD + "<answer>R R</answer>",
+    "misplanned": RIGHT + "<answer>R D</answer>",
+    "both": GOAL_MISREAD + "<answer>L</answer>",
+    "format": RIGHT + "no plan",
+}
+
+
+def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
+    task = get_task("frozenlake")
+    response = ANSWERS.get(fault, "")
+    scored = score(task, task.parse_state(STATE), "student", response)
+    assert scored.verdict is not None
+    return {
+        "id": f"lake-{number}",
+        "kind": "image",
+        "view": "student",
+        "task": "frozenlake",
+        "level": 3,
+        "difficulty": "hard",
+        "optimal_length": 4,
+        "state": STATE,
+        "response": response,
+        "verdict": None if fault == "error" else scored.verdict.as_dict(),
+        "fields": dict(scored.fields),
+        "right": dict(scored.right),
+        "finished": True,
+        "error": "down" if fault == "error" else None,
+    } | more
+
+
+def diagnosis_of(counts: dict[str, int]) -> Diagnosis:
+    faults = [fault for fault, count in counts.items() for _ in range(count)]
+    rows = [row(fault, i) for i, fault in enumerate(faults)]
+    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None
+    return found
+
+
+def test_every_fault_is_counted_and_leads_to_its_levels() -> None:
+    counts = {"none": 4, "misread": 3, "misplanned": 2, "both": 1, "format": 5, "error": 1}
+    ((task, (told,)),) = diagnosis_of(counts).faults
+    assert (task, told.source, told.num_answers) == ("FrozenLake", "Base", 16)
+    assert [count for count, *_ in told.cells] == list(counts.values())
+    assert told.cells[1][1].mean == 3 / 16
+    # Faults are numbered from 1 in the order of the counts; 0 stands for descriptions.
+    assert [address for *_, address in told.cells] == [
+        f"#gallery?task=0&kind=0&source=0&fault={number}" for number in range(1, 7)
+    ]
+
+
+def test_a_bar_is_as_wide_as_its_share() -> None:
+    half = Interval(mean=0.5, low=0.4, high=0.6, n=10)
+    svg = fault_bars("Lake", [("Base", [("none", 5, half, "#a"), ("both", 5, half, "#b")], 10)])
+    widths = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    assert widths == [("0", "209"), ("210", "209")]
+    assert "Base, misread and misplanned: 5 of 10, 50 % [40–60]" in svg
+
+
+def test_misread_positions_glow_where_they_stand_and_where_they_are_read() -> None:
+    # The goal at (2,2) is read there 6 times and at (0,2) twice; the player always right.
+    ((source, (goal,), always, never),) = diagnosis_of({"none": 6, "misread": 2}).heat
+    assert (source, goal.title, goal.note) == ("Base", "FrozenLake, Goal, 3×3", "75 % of 8 read right")
+    assert "stands on (2,2) 8 times, read there 75 %" in goal.right
+    assert goal.wrong is not None and "wrongly read on (0,2) 2 times" in goal.wrong
+    assert "stands on (0,0) 0 times, read there never" in goal.right
+    assert always == "FrozenLake, Player, 3×3 (n = 8)" and never == ""
+
+
+def test_what_no_answer_tells_has_no_map() -> None:
+    ((_, maps, always, never),) = diagnosis_of({"error": 3}).heat
+    assert maps == () and always == ""
+    assert never == "FrozenLake, Goal, 3×3 (n = 3); FrozenLake, Player, 3×3 (n = 3)"
+
+
+def test_success_is_told_along_every_axis() -> None:
+    charts = dict(diagnosis_of({"none": 6, "misread": 2}).charts)
+    assert list(charts) == ["steps of the best plan", "difficulty", "grid size"]
+    ((_, chart),) = charts["difficulty"]
+    assert "Base, difficulty hard: 75 %" in chart and "n = 8" in chart
+
+
+def test_no_image_answers_no_diagnosis() -> None:
+    text = row("none", 0, kind="text", view="symbolic")
+    assert diagnose(make_sources([run_of({"base": {"text": [text]}})])) is None
+
+
+def test_a_row_that_claims_another_level_than_its_state_has_is_left_out() -> None:
+    rows = [row("none", 0), row("none", 1, level=10**6)]
+    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None and found.faults[0][1][0].num_answers == 1
+
+
+@pytest.mark.parametrize("name", ["<script>", "a & b"])
+def test_names_in_figures_are_escaped(name: str) -> None:
+    assert name not in heat_map(name, [[0.5]], [[name]], [[name]])
