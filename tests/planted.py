@@ -12,6 +12,7 @@ from pilotage.errors import BadStateError
 from pilotage.records import Example, Rollout, View
 from pilotage.tasks import Task, get_task
 from pilotage.tasks.task import state_text
+from pilotage.views.prompts import numbered
 
 GOAL = {"frozenlake": "Goal", "maze": "Goal", "minibehaviour": "Printer"}
 """The field whose cell is misread."""
@@ -56,6 +57,8 @@ class PlantedEngine:
         misreads, misplans, garbles = (bool(x) for x in self.rng.random(3) < self.rates)
         misreads = misreads and view.image is not None and not view.prefill
         believed = misread_goal(task, state, self.rng) if misreads else state
+        if view.name == "perception":
+            return numbered(task.facts(believed))
         plan = bad_plan(task, state, believed, self.rng) if misplans else best_plan(task, believed)
         self.planted[example.id, view.name] = (
             "format"
