@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Compare:
     """Compare two measurements, paired by example: is the difference more than chance?
 
-    A and B are run folders (their last stage), RUN/STAGE, or JSONL files of rows from `pilotage eval`.
-    For each task: success of both, B less A with its 95 % interval, how many levels only one of them
-    solved, and McNemar's exact p. With several answers to a level, McNemar's test does not apply: the
-    pairs are means, and the interval decides. Different levels are refused.
+    A and B are run folders (their last stage), RUN/STAGE, or JSONL files of rows of `pilotage eval`.
+    For each task: success of both, B less A with its 95 % interval, how many levels only one of
+    them solved, and McNemar's exact p. With several answers to a level, McNemar's test does not
+    apply: the pairs are means, and the interval decides. Different levels are refused.
     """
 
     a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]

@@ -35,13 +35,14 @@ SHOWN_FAULTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GapCommand(Eval):
-    """Explain where a model loses: the same levels as words, as pictures, as pictures with the true state told,
-    and perception questions.
+    """Explain where a model loses: in seeing or in planning.
 
-    Each failure from the image is attributed by judging its plan in the true state and in the state that
-    the answer recites: misread (right for what was read), misplanned (state read right, plan wrong), both,
-    format, or error. Rows go where `pilotage eval` keeps them, and those that it has made are used; the
-    diagnosis goes to eval/<stage>.gap.json.
+    The same levels are asked as words, as pictures, and as pictures with the true state told at the
+    head of the answer; perception questions go with them. Each failure from the image is attributed
+    by judging its plan in the true state and in the state that the answer recites: misread (right
+    for what was read), misplanned (read right, plan wrong), both, format, or error. Rows go where
+    `pilotage eval` keeps them, and those that it has made are used; the diagnosis goes to
+    eval/<stage>.gap.json.
     """
 
     kinds: tuple[Kind, ...] = ("text", "image", "corrected", "perception")

@@ -25,12 +25,12 @@ PROBE_FOLDER = "probe"
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Eval):
-    """Ask whether a model plans by habit: levels that follow a usual regularity against levels that reverse it.
+    """Ask whether a model plans by habit: levels with a usual regularity, levels that reverse it.
 
-    FrozenLake: the goal lies to the lower right of the player, or to its upper left. MiniBehaviour: the
-    table stands in the lower half of the room, or in the upper. Levels come in pairs of one size and one
-    optimal length, so that both sets are equally hard. Rows go to eval/ of the folder probe in the run,
-    the figures to <stage>.prior.json beside them.
+    FrozenLake: the goal lies to the lower right of the player, or to its upper left. MiniBehaviour:
+    the table stands in the lower half of the room, or in the upper. Levels come in pairs of one size
+    and one optimal length, so that both sets are equally hard. Rows go to eval/ of the folder probe
+    in the run, the figures to <stage>.prior.json beside them.
     """
 
     kinds: tuple[Kind, ...] = ("image", "text")
