@@ -247,3 +247,17 @@ def test_the_command_pairs_rows_that_are_there(
     assert "+100.0" in printed
     figures = json.loads((tmp_path / "eval" / "base.prior.json").read_text())
     assert figures["kinds"]["image"]["minibehaviour"]["difference"]["mean"] == 1.0
+
+
+def test_the_command_draws_pairs_and_keeps_their_rows_apart_from_the_run_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["probe", "nano", "--num", "3", "--kinds", "image", "--threads", "1"]) == 0
+    capsys.readouterr()
+    folder = tmp_path / "runs" / "nano" / "probe"
+    rows = read_jsonl(rows_path(folder, "base", "image")).rows
+    sides = Counter((row["task"], follows(get_task(row["task"]), row["state"])) for row in rows)
+    assert sides == {(task.name, side): 3 for task in WITH_PRIOR for side in (True, False)}
+    assert (folder / "eval" / "base.prior.json").is_file()
+    assert not (tmp_path / "runs" / "nano" / "eval").exists()
