@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.attribution import recited_state
+from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import Field, is_description, read_fields_of, recited_fields
 from pilotage.report.folder import Row
@@ -163,13 +163,9 @@ class _Packer:
 
     def answer(self, source: int, row: Row, prompts: dict[str, int]) -> dict[str, Any]:
         task, state = parse_row(row)
-        fields = recited_fields(task, state, row) if task else ()
-        plan = _plan(task, row)
         attribution = attribution_of(row)
         numbers = self.fields[row["task"]]
-        wrong = 0
-        for field in fields:
-            wrong |= (not field.is_right) << numbers.setdefault(field.name, len(numbers))
+        packed = pack_answer(task, state, row, numbers, attribution, limit=self.limit)
         verdict = verdict_class(row)
         reason = "" if verdict == "optimal" else reason_text(row)
         values = {
@@ -178,28 +174,46 @@ class _Packer:
             "verdict": list(VERDICTS).index(verdict),
             "reason": self.reasons.setdefault(reason, len(self.reasons)),
             "fault": list(FAULTS).index(attribution.fault if attribution else ""),
-            "wrong": wrong if row["response"] else 0,
+            "wrong": sum(1 << number for number, is_right, *_ in packed["f"] if not is_right),
         }
         for name, value in values.items():
             self.answers[name].append(value)
         prompt = visible_ends(prompt_text(row.get("messages")), MAX_PROMPT_CHARACTERS)
-        packed = {
-            "b": verdict_text(row),
-            "w": fault_text(attribution) if attribution else "",
-            "r": visible_ends(row["response"], self.limit),
-            "m": prompts.setdefault(prompt, len(prompts)) if prompt else -1,
-            "f": [_pack_field(field, numbers[field.name]) for field in fields] if row["response"] else [],
-        }
+        packed["m"] = prompts.setdefault(prompt, len(prompts)) if prompt else -1
         if row.get("sample", 0):
             packed["s"] = row["sample"]
-        if task is None:
-            return packed
-        if plan:
-            packed |= walk(task, state, plan, row["verdict"]["num_executed"])
-        seen = recited_state(task, read_fields_of(task, state, row)) if row["response"] else None
-        if seen is not None and seen != state:
-            packed["q"] = _as_read(task, seen, plan)
         return packed
+
+
+def pack_answer(
+    task: Task[Any] | None,
+    state: Any,
+    row: Row,
+    numbers: dict[str, int],
+    attribution: Attribution | None,
+    *,
+    limit: int = MAX_CHARACTERS,
+) -> dict[str, Any]:
+    """What a page shows of one answer: badge `b`, fault `w`, response `r`, fields `f`, the plan, the state as read.
+
+    `numbers` are the task's fields and grow by those that are new.
+    """
+    fields = recited_fields(task, state, row) if task and row["response"] else ()
+    packed: dict[str, Any] = {
+        "b": verdict_text(row),
+        "w": fault_text(attribution) if attribution else "",
+        "r": visible_ends(row["response"], limit),
+        "f": [_pack_field(field, numbers.setdefault(field.name, len(numbers))) for field in fields],
+    }
+    if task is None or not row["response"]:
+        return packed
+    plan = _plan(task, row)
+    if plan:
+        packed |= walk(task, state, plan, row["verdict"]["num_executed"])
+    seen = recited_state(task, read_fields_of(task, state, row))
+    if seen is not None and seen != state:
+        packed["q"] = _as_read(task, seen, plan)
+    return packed
 
 
 def _as_read(task: Task[Any], seen: Any, plan: Sequence[str] | None) -> dict[str, Any]:

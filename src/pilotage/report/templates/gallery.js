@@ -81,47 +81,15 @@
     }
   };
 
-  const marksOf = (level, answer, names) => {
-    // Without a whole recited state: the cells that a field names and that are not so.
-    const marks = [];
-    for (const [name, , items] of answer.f) {
-      for (const [text, ok] of items) {
-        const cell = /^\((\d+),(\d+)\)/.exec(text);
-        if (ok || !cell || Math.max(cell[1], cell[2]) >= level.n) continue;
-        marks.push({ cell: Number(cell[1]) * level.n + Number(cell[2]), sign: names[name][0], title: `recited as ${names[name]}: ${text}` });
-      }
-    }
-    return marks;
-  };
-
   const answerView = (i, j, level, prompts) => {
     const answer = level.a[j - index.start[i]];
     const task = index.tasks[index.task[i]];
-    const strip = strips[index.task[i]];
     const [verdict, sign] = index.verdicts[index.verdict[j]];
     const failed = verdict === "illegal";
     const fault = index.faults[index.fault[j]];
     const several = index.sources.length > 1 ? index.sources[index.source[j]] : "";
     const heading = [several, index.kinds.length > 1 ? index.kinds[index.kind[j]] : "", answer.s ? `answer ${answer.s + 1}` : ""].filter(Boolean);
-    const pictures = h("div", { class: "pictures" });
-    const walks = [];
-    if (strip && level.k) {
-      const kinds = Level.kindsOf(level.k, index.alphabet);
-      const seen = answer.q;
-      const differ = seen && seen.n === level.n ? Level.kindsOf(seen.k, index.alphabet).map((kind, c) => (kind === kinds[c] ? -1 : c)).filter((c) => c >= 0) : [];
-      const plan = answer.p ? `, plan ${answer.p.slice(0, 60).join(" ")}` : "";
-      const truth = Level.picture(strip, level.n, kinds, `${task.title} of ${level.n} by ${level.n} cells, ${answer.b}${plan}`,
-        seen ? differ.map((cell) => ({ cell, title: "not what was recited" })) : marksOf(level, answer, task.fields));
-      pictures.append(h("figure", {}, truth.root, seen ? h("figcaption", {}, "as it is") : null));
-      if (answer.p) walks.push(Level.walk(truth.over, level.n, answer, failed));
-      if (seen) {
-        const read = Level.picture(strip, seen.n, Level.kindsOf(seen.k, index.alphabet), `the state as recited, ${differ.length} cells differ`,
-          differ.map((cell) => ({ cell, title: "recited so, and not so" })));
-        const fits = seen.p ? (seen.ok ? ", the plan arrives" : ", the plan fails here too") : "";
-        pictures.append(h("figure", {}, read.root, h("figcaption", {}, "as recited" + fits)));
-        if (seen.p) walks.push(Level.walk(read.over, seen.n, seen, Boolean(seen.bad)));
-      }
-    } else pictures.append(h("p", { class: "nopicture" }, "This state cannot be drawn."));
+    const look = Level.look({ ...task, strip: strips[index.task[i]] }, level, answer, failed, index.alphabet);
     const details = h("details", {}, h("summary", {}, "Prompt and full answer"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;
@@ -131,8 +99,7 @@
     const blame = answer.w ? h("span", { class: "fault" }, answer.w) : null;
     return h("section", { class: "answer", "data-source": index.source[j], "data-kind": index.kind[j], "data-verdict": verdict, "data-fault": fault[0] },
       h("h4", {}, heading.length ? heading.join(", ") : null, h("span", { class: "badge v-" + verdict }, h("i", { "aria-hidden": "true" }, sign), answer.b), blame),
-      h("div", { class: answer.q ? "look two" : "look" }, pictures, Level.recital(answer.f, task.fields)),
-      answer.p ? Level.stepper(walks, answer, "").root : null, details);
+      look.parts, details);
   };
 
   const card = (i, shown, level, prompts) => {

@@ -132,5 +132,37 @@ const Level = (() => {
     return h("div", { class: word }, h("dt", {}, h("span", { class: "sign", role: "img", "aria-label": word }, right ? "✓" : "✗"), names[name]), h("dd", {}, told));
   }));
 
-  return { kindsOf, loadStrip, picture, walk, stepper, recital, sign, MOVES };
+  // Without a whole recited state: the cells that a field names and that are not so.
+  const marksOf = (level, answer, names) => answer.f.flatMap(([name, , items]) => items.flatMap(([text, ok]) => {
+    const cell = /^\((\d+),(\d+)\)/.exec(text);
+    if (ok || !cell || Math.max(cell[1], cell[2]) >= level.n) return [];
+    return [{ cell: Number(cell[1]) * level.n + Number(cell[2]), sign: names[name][0], title: `recited as ${names[name]}: ${text}` }];
+  }));
+
+  // An answer to look at: the level with the plan on it, beside it the state as recited, the fields, the steps.
+  const look = (task, level, answer, failed, alphabet) => {
+    const pictures = h("div", { class: "pictures" });
+    const walks = [];
+    if (task.strip && level.k) {
+      const kinds = kindsOf(level.k, alphabet);
+      const seen = answer.q;
+      const differ = seen && seen.n === level.n ? kindsOf(seen.k, alphabet).map((kind, c) => (kind === kinds[c] ? -1 : c)).filter((c) => c >= 0) : [];
+      const plan = answer.p ? `, plan ${answer.p.slice(0, 60).join(" ")}` : "";
+      const truth = picture(task.strip, level.n, kinds, `${task.title} of ${level.n} by ${level.n} cells, ${answer.b}${plan}`,
+        seen ? differ.map((cell) => ({ cell, title: "not what was recited" })) : marksOf(level, answer, task.fields));
+      pictures.append(h("figure", {}, truth.root, seen ? h("figcaption", {}, "as it is") : null));
+      if (answer.p) walks.push(walk(truth.over, level.n, answer, failed));
+      if (seen) {
+        const read = picture(task.strip, seen.n, kindsOf(seen.k, alphabet), `the state as recited, ${differ.length} cells differ`,
+          differ.map((cell) => ({ cell, title: "recited so, and not so" })));
+        const fits = seen.p ? (seen.ok ? ", the plan arrives" : ", the plan fails here too") : "";
+        pictures.append(h("figure", {}, read.root, h("figcaption", {}, "as recited" + fits)));
+        if (seen.p) walks.push(walk(read.over, seen.n, seen, Boolean(seen.bad)));
+      }
+    } else pictures.append(h("p", { class: "nopicture" }, "This state cannot be drawn."));
+    const steps = answer.p ? stepper(walks, answer, "") : null;
+    return { parts: [h("div", { class: answer.q ? "look two" : "look" }, pictures, recital(answer.f, task.fields)), steps ? steps.root : null], steps };
+  };
+
+  return { kindsOf, loadStrip, picture, walk, stepper, recital, look, sign, MOVES };
 })();
