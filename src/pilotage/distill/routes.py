@@ -20,10 +20,10 @@ from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.spans import SpanLayout, Spans
 from pilotage.distill.token_weights import RowFacts, TokenWeight
 from pilotage.errors import PilotageError
+from pilotage.views.variants import IMAGES, Images
 
 Rows = Literal["valid", "invalid", "all"]
 Append = Literal["full", "upto_span", "span_only"]
-Images = Literal["same", "none", "crop", "other"]
 ALL_SPANS = "all"
 
 
@@ -56,7 +56,7 @@ class Route:
         for name, legal in (
             ("rows", get_args(Rows)),
             ("append", get_args(Append)),
-            ("images", get_args(Images)),
+            ("images", IMAGES),
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(

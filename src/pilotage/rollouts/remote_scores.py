@@ -123,7 +123,8 @@ class RemoteScorer:
         return tuple(found[len(prompt) :])
 
     def _request(self, ids: list[int]) -> dict[str, Any]:
-        common = {"max_tokens": 1} | {
+        common = {
+            "max_tokens": 1,
             "model": self.model,
             "prompt": ids,
             "temperature": 1.0,
