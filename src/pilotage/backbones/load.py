@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
@@ -115,10 +115,27 @@ def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Ba
     )
 
 
+def load_without_weights(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Backbone:
+    """Processor, tokenizer and ids alone, `model` None: for an engine that loads the weights itself.
+
+    `name` is the directory or hub id that such an engine can load. Raises BackboneError as `load_backbone` does.
+    """
+    from types import SimpleNamespace
+
+    from transformers import GenerationConfig
+
+    path = resolve(path_or_id)
+    try:
+        generation = GenerationConfig.from_pretrained(path)
+    except OSError:
+        generation = None
+    processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
+    stand_in = SimpleNamespace(modules=list, generation_config=generation)
+    return replace(make_backbone(stand_in, processor, name=path), model=None)
+
+
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
     """The same backbone with a fresh LoRA adapter; only the adapter's parameters train."""
-    from dataclasses import replace
-
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.options import RecipeInt, given
 from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
@@ -22,10 +23,15 @@ from pilotage.records import Split
 
 if TYPE_CHECKING:
     from pilotage.evaluate import Interval, Progress, Summary
+    from pilotage.evaluate.passk import PassK
     from pilotage.recipes import Recipe
+    from pilotage.records import View
+    from pilotage.rollouts import RolloutEngine, StreamingEngine
 
 Kind = Literal["image", "text", "corrected", "perception", "description", "teacher", "teacher_no_plan"]
 RATES = ("success", "optimal", "illegal", "parsed")
+MANY_CUT = 0.1
+"""From this share of answers on, their being cut at the token limit is worth a notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +44,39 @@ class Measured:
     ids: frozenset[str]
     """Examples; the rows' files may hold those of other measurements, too."""
     summary: Summary
+    rows: list[dict[str, Any]]
+    """Kind after kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(RecipeOptions):
+class Subject:
+    """Who is asked."""
+
+    model: str
+    """What rows call it."""
+    engine: RolloutEngine | StreamingEngine
+    endpoint: Mapping[str, Any] | None = None
+    before_work: Callable[[View], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(RecipeOptions, EndpointOptions):
     """Measure a model on unseen levels: plans from the image, plans from the text, and perception.
 
+    The model is on this machine (RUN|MODEL) or behind an endpoint (--endpoint URL --model NAME).
     Every prompt, answer and verdict goes to eval/<stage>.<kind>.jsonl of the run, the rates with
     their 95 % bootstrap intervals, by task and by level, to eval/<stage>.summary.json. Answers that
     cannot be parsed, and rows that failed, count as failures. Killed and run again, it asks only for
-    the rows that are missing.
+    the rows that are missing and those that failed on the way (cut connections, timeouts, 5xx);
+    what a server refused or answered with nothing stays a failure.
     """
 
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")]
+    target: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="(or: --endpoint)")
+    ] = ""
     """A run folder (its last finished stage), a model directory, a hub id, or nano."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What a model of this machine runs in."""
     stage: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the last; base for a model)")
     ] = None
@@ -79,8 +104,14 @@ class Eval(RecipeOptions):
     """0 is greedy."""
     top_p: float = 1.0
     """With a temperature: the share of the probability that is sampled from."""
-    batch_size: int = 64
-    """Rows decoded at once."""
+    samples: int = 1
+    """Answers to each level, with a temperature; run again with more, the rest is added."""
+    batch_size: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 64; 512 for vllm)")
+    ] = None
+    """Rows decoded at once by a model of this machine."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Insist that there are rows to go on from. Where there are, every run goes on from them, with or without this."""
     strict_edges: tyro.conf.FlagCreatePairsOff[bool] = False
     """A step off the FrozenLake board fails."""
     by_level: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -89,62 +120,127 @@ class Eval(RecipeOptions):
     def run(self) -> int:
         measured = self.measure()
         path = measured.out / "eval" / f"{measured.stage}.summary.json"
-        path.write_text(json.dumps(measured.summary.as_dict(), indent=1))
+        estimates = self._passk(measured)
+        summary = measured.summary.as_dict() | self._usage(measured)
+        if estimates:
+            summary["passk"] = {kind: estimate.as_dict() for kind, estimate in estimates.items()}
+        path.write_text(json.dumps(summary, indent=1))
         print_summary(measured.summary, by_level=self.by_level)
+        if estimates:
+            from pilotage.cli.passk import print_passk
+
+            print_passk(estimates)
+        for line in _notices(measured, summary):
+            print(line)
         print(path)
         return 0
 
+    def _passk(self, measured: Measured) -> dict[str, PassK]:
+        """Kind -> pass@k; nothing where every level was answered once."""
+        if self.samples == 1:
+            return {}
+        from pilotage.evaluate.passk import passk
+
+        return passk(measured.rows)
+
     def measure(self) -> Measured:
         """Asks for the rows that are missing."""
+        if bool(self.target) == (self.endpoint is not None):
+            raise PilotageError(
+                "give a model: RUN|MODEL for one of this machine, or --endpoint URL --model NAME"
+            )
+        if self.target and self.model is not None:
+            raise PilotageError(
+                f"--model {self.model} goes with --endpoint; a model of this machine is RUN|MODEL"
+            )
         stage, weights, out, recipe = self._choose()
-        from pilotage.evaluate import evaluate
-        from pilotage.recipes.runner import load
-        from pilotage.rollouts.transformers_engine import TransformersEngine
+        from pilotage.evaluate import evaluate, rows_path
 
         recipe = replace(
             recipe, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
         )
-        use_threads(recipe)
+        if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in self.kinds):
+            raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
+        if self.endpoint is None:
+            use_threads(recipe)
         examples = self._examples(recipe)
-        engine = TransformersEngine(load(recipe, weights), batch_size=self.batch_size)
+        subject = self._subject(recipe, weights, stage if out == Path(self.target) else weights)
+        rows: list[dict[str, Any]] = []
         with Bar("eval", unit="rows") as bar:
             summary = evaluate(
-                engine,
+                subject.engine,
                 examples,
                 stage=stage,
                 prompts=recipe.prompts,
                 max_new_tokens=recipe.max_new_tokens,
                 out=out,
-                model=stage if out == Path(self.target) else weights,
+                model=subject.model,
                 kinds=self.kinds,
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=self.seed,
-                batch_size=self.batch_size,
+                samples=self.samples,
+                batch_size=self._batch_size,
                 strict_edges=self.strict_edges,
-                progress=_show(bar, self.kinds),
+                endpoint=subject.endpoint,
+                before_work=subject.before_work,
+                progress=_show(bar, self.kinds, rows),
             )
-        return Measured(
-            stage=stage, out=out, ids=frozenset(example.id for example in examples), summary=summary
+        ids = frozenset(example.id for example in examples)
+        return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
+
+    @property
+    def _batch_size(self) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        # vLLM makes its own batches out of what it is given.
+        return 512 if self.engine == "vllm" else 64
+
+    def _subject(self, recipe: Recipe, weights: str, name: str) -> Subject:
+        if self.endpoint is not None:
+            engine = self.endpoint_engine()
+            place: dict[str, Any] = {"url": engine.config.url}
+            if engine.config.extra_body:
+                place["extra_body"] = dict(engine.config.extra_body)
+            return Subject(
+                model=name,
+                engine=engine,
+                endpoint=place,
+                before_work=lambda view: engine.probe(view, temperature=self.temperature, top_p=self.top_p),
+            )
+        if self.engine == "vllm":
+            from pilotage.backbones.load import load_without_weights
+            from pilotage.rollouts.vllm_engine import VllmEngine
+
+            return Subject(model=f"{name} in vLLM", engine=VllmEngine(load_without_weights(weights)))
+        from pilotage.recipes.runner import load
+        from pilotage.rollouts.transformers_engine import TransformersEngine
+
+        return Subject(
+            model=name, engine=TransformersEngine(load(recipe, weights), batch_size=self._batch_size)
         )
 
+    def _usage(self, measured: Measured) -> dict[str, Any]:
+        """What the summary says of tokens and cost; nothing for a model of this machine."""
+        if self.endpoint is None:
+            return {}
+        from pilotage.evaluate.usage import usage_of
+
+        usage = usage_of(measured.rows)
+        if self.price_in is None and self.price_out is None:
+            return {"usage": usage.as_dict()}
+        cost = usage.cost(price_in=self.price_in or 0.0, price_out=self.price_out or 0.0)
+        return {"usage": usage.as_dict() | {"cost": cost}}
+
     def _choose(self) -> tuple[str, str, Path, Recipe]:
-        """Stage, weights, folder for the rows, recipe."""
-        run = Path(self.target)
-        if run.is_dir() and not any(run.glob("*.safetensors")):
-            if self.stage is None:
-                latest = latest_model(run)
-                if latest is None:
-                    raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
-                stage, model = latest
-            else:
-                stage, model = self.stage, run / self.stage / "model"
-                if not model.is_dir():
-                    raise PilotageError(f"{run} has no finished stage {stage!r}: {model} is not there")
-            recipe = recipe_of_run(run, self.make_recipe(str(model)))
-            return stage, str(model), self.out or run, recipe
-        out = self.out or Path("runs") / Path(self.target).name
-        return self.stage or "base", self.target, out, self.make_recipe(self.target)
+        """Stage, weights (the name, at an endpoint), folder for the rows, recipe."""
+        if self.endpoint is not None:
+            model = self.model or ""
+            return self.stage or "base", model, self.out or folder_for(model), self.make_recipe(model or None)
+        stage, weights, recipe = choose_model(self.target, self.stage, self)
+        is_run = weights != self.target
+        out = self.out or (Path(self.target) if is_run else Path("runs") / Path(self.target).name)
+        return stage, weights, out, recipe
 
     def _examples(self, recipe: Recipe) -> list[Any]:
         examples = self.load_examples(recipe, self.split)
@@ -158,12 +254,63 @@ class Eval(RecipeOptions):
         return kept
 
 
-def _show(bar: Bar, kinds: tuple[str, ...]) -> Any:
+def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tuple[str, str, Recipe]:
+    """(stage, model directory or id, recipe) of RUN|MODEL: of a run, its last finished stage or the one named.
+
+    Raises PilotageError where there is no such stage.
+    """
+    run = Path(target)
+    if not run.is_dir() or any(run.glob("*.safetensors")):
+        return stage or "base", target, options.make_recipe(target)
+    if stage is None:
+        latest = latest_model(run)
+        if latest is None:
+            raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
+        stage, model = latest
+    else:
+        model = run / stage / "model"
+        if not model.is_dir():
+            raise PilotageError(f"{run} has no finished stage {stage!r}: {model} is not there")
+    return stage, str(model), recipe_of_run(run, options.make_recipe(str(model)))
+
+
+def _show(bar: Bar, kinds: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
+    """A progress callback that moves the bar and collects the rows."""
+
     def tell(progress: Progress) -> None:
+        rows.extend(progress.rows)
         before = kinds.index(progress.kind) * progress.num_total
-        bar(before + progress.num_done, len(kinds) * progress.num_total, progress.kind)
+        failed = f"  {progress.num_failed} failed" if progress.num_failed else ""
+        bar(before + progress.num_done, len(kinds) * progress.num_total, progress.kind + failed)
 
     return tell
+
+
+def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the rates should know besides."""
+    lines = []
+    failed: dict[str, int] = {}
+    for row in measured.rows:
+        if row.get("error"):
+            kind = row.get("error_kind") or "engine"
+            failed[kind] = failed.get(kind, 0) + 1
+    if failed:
+        told = ", ".join(f"{num} {kind}" for kind, num in sorted(failed.items()))
+        lines.append(f"{sum(failed.values())} rows failed and count as failures: {told}")
+        if failed.get("transport") or failed.get("engine"):
+            lines.append("run the same command again to ask for those that failed by transport or engine")
+    answered = [row for row in measured.rows if not row.get("error")]
+    num_cut = sum(not row.get("finished", True) for row in answered)
+    if answered and num_cut >= MANY_CUT * len(answered):
+        limit = answered[0]["settings"]["max_new_tokens"]
+        lines.append(f"{num_cut} of {len(answered)} answers were cut at {limit} tokens (--max-new-tokens)")
+    usage = summary.get("usage")
+    if usage is not None:
+        told = f"tokens: {usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
+        missing = usage["num_rows"] - usage["num_reported"]
+        told += f", of {missing} rows unknown" if missing else ""
+        lines.append(told + (f"; cost {usage['cost']:.4f}" if "cost" in usage else ""))
+    return lines
 
 
 def print_summary(summary: Summary, *, by_level: bool) -> None:
@@ -178,7 +325,7 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
                 for level, at_level in rates.levels[task].items():
                     table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates))
         table.add_row(kind, "macro", "", *_cells(rates.macro), end_section=True)
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     console.print(table)
     gaps = [(task, gap) for task, gap in summary.gap.items()]
     if summary.gap_macro is not None:

@@ -53,6 +53,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),
     Entry(words=("distill",), module="train", name="Distill", summary="stage 2: teach it to plan from them"),
     Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
+    Entry(words=("serve",), module="serve", name="Serve", summary="a model behind a chat endpoint"),
     Entry(words=("gap",), module="gap", name="GapCommand", summary="where a model loses: seeing or planning"),
     Entry(words=("compare",), module="compare", name="Compare", summary="two measurements, paired by level"),
     Entry(words=("probe",), module="probe", name="Probe", summary="does a model plan by habit?"),
