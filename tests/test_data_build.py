@@ -410,12 +410,12 @@ def test_exclusions_that_leave_too_few_states_are_refused(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "expected an object"),
+        ("[]", "a row is a JSON object, not an array"),
         ('{"task": "maze"}', "expected an object"),
         ('{"task": "chess", "state": {}}', "unknown task 'chess'"),
         ('{"task": "frozenlake", "state": {"map": ["SX", "FG"]}}', "is 'X', not one of"),
         ('{"task": "frozenlake", "state": 3}', "JSON object"),
-        ("\udcff", "not JSON"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_malformed_exclusion_line_is_named(tmp_path: Path, line: str, message: str) -> None:

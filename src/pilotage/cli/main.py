@@ -48,6 +48,7 @@ class Entry:
 COMMANDS: tuple[Entry, ...] = (
     Entry(words=("demo",), module="demo", name="Demo", summary="the whole method on the nano model"),
     Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
+    Entry(words=("data", "import"), module="data", name="Import", summary="read published levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
     Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -25,8 +25,8 @@ from pilotage import __version__
 from pilotage.data.examples import SPLIT_SHARES, make_example
 from pilotage.data.exclude import Exclusions, load_exclusions
 from pilotage.data.folder import open_folder
-from pilotage.data.sampling import BLOCK_DRAWS, DIFFICULTIES, Candidate, Turns, check_request, draw_block
-from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, content_hash, read_manifest, write_shard
+from pilotage.data.sampling import BLOCK_DRAWS, Candidate, Turns, check_request, draw_block
+from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, counts_of, read_manifest, save_shard
 from pilotage.data.workers import Workers
 from pilotage.errors import PilotageError
 from pilotage.records import SPLITS, Split
@@ -65,7 +65,8 @@ class BuildConfig:
     balance: bool = True
     """Give easy, medium and hard states in turn as long as a level has them."""
     exclude: tuple[Path, ...] = ()
-    """JSONL files of `{"task": ..., "state": {...}}` whose states are kept out of every split."""
+    """States to keep out of every split: JSONL files of `{"task": ..., "state": {...}}`, folders of imports or of data
+    sets, VSP or VisualPlanning as downloaded."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that draw, render and write. No effect on the content."""
     shard_rows: int = 4096
@@ -211,17 +212,7 @@ def _render(
         )
         for candidate in candidates
     ]
-    write_shard(root / file, examples)
-    return Shard(
-        file=file,
-        task=part.task.name,
-        level=part.level,
-        split=part.split,
-        num_rows=len(examples),
-        num_bytes=(root / file).stat().st_size,
-        sha256=content_hash(examples),
-        difficulties=dict(sorted(Counter(example.difficulty for example in examples).items())),
-    )
+    return save_shard(root, file, examples)
 
 
 def _parts(config: BuildConfig) -> list[Part]:
@@ -287,13 +278,7 @@ def _arguments(config: BuildConfig, parts: Sequence[Part], exclusions: Exclusion
 def _manifest(
     arguments: Mapping[str, Any], exclusions: Exclusions, shards: Sequence[Shard]
 ) -> dict[str, Any]:
-    counts: dict[str, Any] = {}
     excluded: dict[str, dict[str, int]] = {}
-    for shard in shards:
-        level = counts.setdefault(shard.task, {}).setdefault(str(shard.level), {})
-        tally = level.setdefault(shard.split, dict.fromkeys(DIFFICULTIES, 0))
-        for difficulty, num_rows in shard.difficulties.items():
-            tally[difficulty] += num_rows
     for task, level, num_states in exclusions.counts:
         excluded.setdefault(task, {})[str(level)] = num_states
     return {
@@ -303,7 +288,7 @@ def _manifest(
         "arguments": dict(arguments),
         "split_shares": dict(SPLIT_SHARES),
         "num_examples": sum(shard.num_rows for shard in shards),
-        "counts": counts,
+        "counts": counts_of(shards),
         "excluded": {
             "num_states": len(exclusions.hashes),
             "counts": excluded,

@@ -1,29 +1,43 @@
-"""States that no data set may hold: those of published levels, read from JSONL files.
+"""States that no data set may hold: those of published levels, in any of the forms they come in.
 
-A line is `{"task": "maze", "state": {...}}` with the state in the task's JSON form; other fields are ignored.
+* a `.jsonl` file of `{"task": "maze", "state": {...}}`, the state in the task's JSON form, other fields ignored; or of
+  VisualPlanning's lines;
+* the folder of a data set or of an import: all its splits;
+* a folder of a published set as it was downloaded, or of such `.jsonl` files.
+
+What cannot be read as a state is an error: a level that is only almost excluded is not excluded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilotage.data.published import PUBLISHED, Json, Loader
+from pilotage.data.published.source import Malformed
+from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
 from pilotage.tasks import get_task
-from pilotage.tasks.task import state_hash
+from pilotage.tasks.task import Task, state_hash
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExcludedFile:
+    """One file or folder of excluded states."""
+
     name: str
     """Without its folder, so that a manifest does not depend on where the file lay."""
+    kind: str
+    """`json`, `vsp`, `visualplanning`, `data set`, or `import` and what was imported."""
     sha256: str
+    """Of a file's bytes; of a folder, over the sorted hashes of its states."""
     num_rows: int
+    num_states: int
+    """Distinct ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,7 @@ class Exclusions:
     @property
     def digest(self) -> str:
         """The same for the same set of states, whatever the files and the order they came in."""
-        return hashlib.sha256("\n".join(sorted(self.hashes)).encode()).hexdigest()
+        return _digest(self.hashes)
 
 
 def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
@@ -45,32 +59,57 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
     levels: dict[str, tuple[str, int]] = {}
     files = []
     for path in map(Path, paths):
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise PilotageError(f"cannot read exclusion file {path}: {error.strerror or error}") from error
-        num_rows = 0
-        for number, line in enumerate(raw.splitlines(), start=1):
-            if line.strip():
-                try:
-                    hash_, task, level = _identify(line)
-                except PilotageError as error:
-                    raise PilotageError(f"{path} line {number}: {error}") from error
-                levels[hash_] = (task, level)
-                num_rows += 1
-        files.append(ExcludedFile(name=path.name, sha256=hashlib.sha256(raw).hexdigest(), num_rows=num_rows))
+        if not path.exists():
+            raise PilotageError(f"cannot read exclusion file {path}: there is no such file or folder")
+        if (path / MANIFEST).exists():
+            kind, states = _data_set(path)
+        else:
+            loader = next((x for x in PUBLISHED if x.finds(path)), Json())
+            kind, states = loader.name, _published(loader, path)
+        num_rows, hashes = 0, set[str]()
+        for task, state in states:
+            hash_ = state_hash(task, state)
+            hashes.add(hash_)
+            levels[hash_] = (task.name, task.level_of(state))
+            num_rows += 1
+        sha256 = _file_digest(path) if path.is_file() else _digest(hashes)
+        files.append(
+            ExcludedFile(name=path.name, kind=kind, sha256=sha256, num_rows=num_rows, num_states=len(hashes))
+        )
     counts = tuple((task, level, n) for (task, level), n in sorted(Counter(levels.values()).items()))
     return Exclusions(hashes=frozenset(levels), counts=counts, files=tuple(files))
 
 
-def _identify(line: bytes) -> tuple[str, str, int]:
-    """Hash, task and level of the state on one line."""
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PilotageError(f"not JSON ({error}); expected " + '{"task": ..., "state": {...}}') from error
-    if not isinstance(row, dict) or not isinstance(row.get("task"), str) or "state" not in row:
-        raise PilotageError('expected an object with "task" (a name) and "state" (an object)')
-    task = get_task(row["task"])
-    state = task.parse_state(row["state"])
-    return state_hash(task, state), task.name, task.level_of(state)
+def _data_set(root: Path) -> tuple[str, Iterator[tuple[Task[Any], Any]]]:
+    """What kind it is, and its states, one shard in memory at a time."""
+    manifest = read_manifest(root)
+    loader = manifest["arguments"].get("import")
+
+    def states() -> Iterator[tuple[Task[Any], Any]]:
+        for shard in manifest["shards"]:
+            for example in read_shard(root, shard):
+                task = get_task(example.task)
+                yield task, task.parse_state(example.state)
+
+    return (f"import {loader}" if loader else "data set"), states()
+
+
+def _published(loader: Loader, path: Path) -> Iterator[tuple[Task[Any], Any]]:
+    for piece in loader.read(path):
+        if isinstance(piece, Malformed):
+            line = "" if piece.place.line is None else f" line {piece.place.line}"
+            file = path if path.is_file() else path / piece.place.file
+            raise PilotageError(
+                f"{file}{line}: {piece.problem}; nothing is excluded by halves: mend it, or import the set "
+                "(`pilotage data import` lists what is malformed) and exclude the folder of the import"
+            )
+        yield piece.task, piece.state
+
+
+def _digest(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

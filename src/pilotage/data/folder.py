@@ -59,7 +59,7 @@ class Folder:
             return
         # In this order: killed anywhere between, the folder still tells what it holds.
         lines = (json.dumps(asdict(shard)) + "\n" for shard in self.finished.values())
-        _write_whole(self._journal, "".join(lines))
+        write_whole(self._journal, "".join(lines))
         _write_json(self.root / BUILD_FOLDER / "arguments.json", self._arguments)
         (self.root / MANIFEST).unlink(missing_ok=True)
         for split in SPLITS:
@@ -133,10 +133,10 @@ def _lock(file: IO[str], root: Path) -> None:
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    _write_whole(path, json.dumps(data, indent=1) + "\n")
+    write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Under another name first, so that a kill leaves the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

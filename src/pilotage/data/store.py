@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.data.examples import make_example
-from pilotage.data.sampling import check_request, sample
+from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
 from pilotage.tasks.task import Task
@@ -170,6 +171,33 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
         partial.unlink(missing_ok=True)
         if had_bars:
             datasets.enable_progress_bars()
+
+
+def save_shard(root: Path, file: str, examples: Sequence[Example]) -> Shard:
+    """Writes the rows, all of one task, level and split, to `root / file`, and says what the manifest will say."""
+    write_shard(root / file, examples)
+    first = examples[0]
+    return Shard(
+        file=file,
+        task=first.task,
+        level=first.level,
+        split=first.split,
+        num_rows=len(examples),
+        num_bytes=(root / file).stat().st_size,
+        sha256=content_hash(examples),
+        difficulties=dict(sorted(Counter(example.difficulty for example in examples).items())),
+    )
+
+
+def counts_of(shards: Iterable[Shard]) -> dict[str, Any]:
+    """Task -> level -> split -> difficulty -> number of examples."""
+    counts: dict[str, Any] = {}
+    for shard in shards:
+        level = counts.setdefault(shard.task, {}).setdefault(str(shard.level), {})
+        tally = level.setdefault(shard.split, dict.fromkeys(DIFFICULTIES, 0))
+        for difficulty, num_rows in shard.difficulties.items():
+            tally[difficulty] += num_rows
+    return counts
 
 
 def content_hash(examples: Iterable[Example]) -> str:
