@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("distill",),
     ("train", "evaluate"),
     ("report",),
+    ("play",),
     ("recipes",),
     ("cli",),
 )
@@ -32,7 +33,7 @@ LEAVES = ("__init__", "errors", "records")
 
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")
 TASK_NAMES = {"frozenlake", "maze", "minibehaviour"}
-NO_TORCH = ("tasks", "data", "views", "report", "cli")
+NO_TORCH = ("tasks", "data", "views", "report", "play", "cli")
 
 
 def modules(source: Path) -> Iterator[tuple[str, Path]]:

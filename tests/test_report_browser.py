@@ -100,7 +100,7 @@ def test_the_picture_is_the_one_that_the_task_draws(page: Any, report: str, run_
     rows = map(json.loads, (run_dir / "eval" / "base.image.jsonl").read_text().splitlines())
     state = next(row["state"] for row in rows if row["id"] == id_)
     task = get_task("frozenlake")
-    wanted = task.draw(task.parse_state(state), 48)
+    wanted = task.draw(task.parse_state(state), 96)
     data = page.evaluate("document.querySelector('.level canvas').toDataURL('image/png')")
     drawn = decode_png(base64.b64decode(data.partition(",")[2]))
     assert (drawn == wanted).all()

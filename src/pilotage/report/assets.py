@@ -21,9 +21,9 @@ def asset(name: str, package: str = "pilotage.report") -> str:
     return (files(package) / "templates" / name).read_text(encoding="utf-8")
 
 
-def script(*names: str, package: str = "pilotage.report") -> tuple[Markup, str]:
-    """The named scripts as one, and its hash for the page's content security policy."""
-    text = "\n".join(asset(name, package) for name in names)
+def script(*names: str) -> tuple[Markup, str]:
+    """The named scripts (`package:file`, or a file of this package) as one, and its hash for the page's policy."""
+    text = "\n".join(asset(*reversed(name.split(":"))) for name in names)
     return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pilotage.tasks.drawing import encode_png
 from pilotage.tasks.task import Task
 
-TILE_PX = 48
+TILE_PX = 96
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.:;,!?()[]{}*+=/|@#$%^~"
 """One character a kind of cell; none of them means anything in HTML or JSON."""
 

@@ -12,7 +12,7 @@ const fill = (element, attributes, children) => {
 };
 
 const Level = (() => {
-  const TILE = 48;
+  const TILE = 96;
   const MOVES = { L: [0, -1], D: [1, 0], R: [0, 1], U: [-1, 0] };
   const ARROWS = { L: "←", D: "↓", R: "→", U: "↑" };
   const NAMES = { L: "left", D: "down", R: "right", U: "up" };

@@ -1,0 +1,99 @@
+"""`pilotage play`: plan by hand on a local page, beside a model if there is one."""
+
+from __future__ import annotations
+
+import time
+import webbrowser
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.options import RecipeInt, given
+from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.play import Reply
+    from pilotage.records import Example
+
+_MODEL = tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="(default: none, you play alone)")
+_PROMPTS = tyro.conf.arg(metavar="{full,brief}", help_behavior_hint="(default: the recipe's)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play(RecipeOptions):
+    """Plan by hand: a page in your browser that gives a level, takes the whole plan and shows the verdict
+    step by step.
+
+    The judge is the one that models meet. With --model, a model can be asked the same level, from the
+    picture or from words. Your own map can be pasted. The page answers to this machine only; Ctrl-C ends it.
+    """
+
+    model: Annotated[str | None, _MODEL] = None
+    """A run folder (its last finished stage), a model directory, a hub id, or nano."""
+    port: int = 8420
+    """Port of the page; 0 takes any that is free."""
+    no_browser: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print the address."""
+    prompts: Annotated[Literal["full", "brief"] | None, _PROMPTS] = None
+    """Prompt set for the model."""
+    max_new_tokens: RecipeInt = None
+    """The model's longest answer, in tokens."""
+
+    def run(self) -> int:
+        from pilotage.play import PlayServer
+
+        answerer = None if self.model is None else self._load(self.model)
+        with PlayServer(port=self.port, answerer=answerer) as server:
+            print(f"{server.url} (Ctrl-C ends it)", flush=True)
+            if not self.no_browser:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                print()
+        return 0
+
+    def _load(self, target: str) -> ModelAnswerer:
+        from pilotage.recipes.runner import load
+        from pilotage.rollouts.transformers_engine import TransformersEngine
+
+        run, weights = Path(target), target
+        recipe = self.make_recipe(target)
+        if run.is_dir() and not any(run.glob("*.safetensors")):
+            latest = latest_model(run)
+            if latest is None:
+                raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
+            weights = str(latest[1])
+            recipe = recipe_of_run(run, self.make_recipe(weights))
+        recipe = replace(recipe, **given(prompts=self.prompts, max_new_tokens=self.max_new_tokens))
+        use_threads(recipe)
+        engine = TransformersEngine(load(recipe, weights), batch_size=1)
+        return ModelAnswerer(
+            name=target, engine=engine, prompts=recipe.prompts, max_new_tokens=recipe.max_new_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelAnswerer:
+    """A local model, greedy."""
+
+    name: str
+    engine: Any
+    prompts: Literal["full", "brief"]
+    max_new_tokens: int
+
+    def answer(self, example: Example, view: Literal["image", "text"]) -> Reply:
+        from pilotage.evaluate.run import KIND_VIEWS
+        from pilotage.play import Reply
+        from pilotage.views import VIEWS
+
+        began_s = time.monotonic()
+        shown = VIEWS[KIND_VIEWS[view]](example, self.prompts)
+        (rollout,) = self.engine.generate(
+            [shown], example_ids=[example.id], max_new_tokens=self.max_new_tokens, temperature=0.0
+        )
+        seconds = time.monotonic() - began_s
+        return Reply(text=shown.prefill + rollout.text, finished=rollout.finished, seconds=seconds)

@@ -1,0 +1,52 @@
+"""The page itself: one document with its script and style, drawn by the same code as the report's gallery."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from pilotage.report.assets import asset, embedded_json, environment, script
+from pilotage.report.text import visible
+from pilotage.report.tiles import ALPHABET, task_strip
+from pilotage.report.verdicts import VERDICTS
+from pilotage.tasks import TASKS
+from pilotage.tasks.task import TextMaps
+
+PACKAGE = "pilotage.play"
+_SCRIPT, _HASH = script("level.js", f"{PACKAGE}:play.js")
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; "
+    f"script-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
+)
+
+
+def render_page(*, model: str | None, token: str) -> str:
+    """The whole page; `model` is the name of the model that can be asked."""
+    settings = {
+        "token": token,
+        "model": None if model is None else visible(model, 80),
+        "alphabet": ALPHABET,
+        "verdicts": {key: sign for key, (sign, _) in VERDICTS.items()},
+        "tasks": [
+            {
+                "name": task.name,
+                "title": task.title,
+                "levels": list(task.levels),
+                "actions": list(task.actions),
+                "rules": task.rules["full"],
+                "form": task.text_form if isinstance(task, TextMaps) else "",
+                "strip": task_strip(task),
+            }
+            for task in TASKS
+        ],
+    }
+    return (
+        environment(PACKAGE)
+        .get_template("play.html.j2")
+        .render(
+            model=settings["model"],
+            settings=embedded_json(settings),
+            style=Markup(asset("page.css") + asset("play.css", PACKAGE)),
+            script=_SCRIPT,
+            policy=POLICY,
+        )
+    )
