@@ -232,3 +232,14 @@ def test_the_help_page_names_every_task_s_form(capsys):
     for task in TASKS:
         words = f"{task.name} {task.state_form}".split()
         assert all(word in page for word in words)
+
+
+def test_a_state_is_nested_as_deeply_as_json_allows_and_is_a_bad_row():
+    """A value can be read that is too deep to be shown: somewhere near the limit lies the trouble."""
+    for depth in range(700, 1000, 3):
+        for field in ("map", "id"):
+            deep = json.dumps(row(state={"map": "?"}) if field == "map" else row(id="?"))
+            line = deep.replace('"?"', "[" * depth + "]" * depth).encode()
+            tally = judge_command.Tally()
+            json.loads(judge_command._judge_line(1, line, tally, False, judge_command.KnownStates()))
+            assert tally.num_bad == 1

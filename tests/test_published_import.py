@@ -220,6 +220,16 @@ def test_what_is_wrong_with_a_line_of_ours_is_listed(
     assert report.num_imported == (1 if kind == "malformed" else 2)
 
 
+def test_states_nested_as_deeply_as_json_allows_are_malformed(tmp_path: Path) -> None:
+    good = '{"task": "frozenlake", "state": {"map": ["SF", "FG"]}}'
+    deep = [f'{{"task": "frozenlake", "state": {{"map": {"[" * d}{"]" * d}}}}}' for d in range(700, 1000)]
+    plans = [f'{{"task": "frozenlake", "state": {{"map": ["SF", "FG"]}}, "plan": {"[" * 900}{"]" * 900}}}']
+    rows = [f'{{"input_state": {"[" * d}{"]" * d}, "meta": {"[" * d}{"]" * d}}}' for d in range(700, 1000)]
+    report = import_levels(Json(), write_lines(tmp_path / "x.jsonl", [good, *deep, *plans])).report
+    assert len(report.malformed) == 300
+    assert len(list(VisualPlanning().read(write_lines(tmp_path / "y.jsonl", rows)))) == 300
+
+
 @given(
     picks=st.lists(
         st.tuples(st.sampled_from(TASKS), st.integers(0, 10**6), st.booleans()), min_size=1, max_size=6

@@ -155,5 +155,8 @@ def only_cell(found: Mapping[str, Sequence[Cell]], letter: str, what: str, task:
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # JSON may be read a little deeper than it can be shown
+        return f"a {type(value).__name__} nested too deeply to be shown"
     return text if len(text) <= limit else text[: limit - 1] + "…"
