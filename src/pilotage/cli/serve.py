@@ -20,7 +20,7 @@ class Serve(RecipeOptions):
 
     POST /v1/chat/completions takes texts and one picture as a data URL, and honours temperature,
     top_p, seed, max_tokens and n; GET /v1/models and GET /health are there too. Requests that wait
-    together are decoded together. Nothing that a request names is fetched or opened. Ends with Ctrl-C.
+    together are decoded together. Nothing that a request names is fetched or opened. Ctrl-C ends it.
     """
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")]

@@ -114,6 +114,8 @@ class Client:
             timeout=config.timeout_s,
             http_client=httpx2.AsyncClient(
                 timeout=config.timeout_s,
+                # Reading the certificates takes a tenth of a second; plain HTTP needs none.
+                verify=config.url.startswith("https:"),
                 limits=httpx2.Limits(max_connections=config.concurrency + 1),
                 headers={"Accept-Encoding": "identity"},
                 event_hooks={"response": [_bound]},
@@ -155,8 +157,14 @@ class Client:
             raise self._of_status(error) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             raise self._of_connection(error) from None
+        except BodyTooLargeError as error:
+            raise TroubleError(str(error), kind="too_large") from None
         except UnreadableError as error:
             raise TroubleError(self.scrub(str(error)), again=True) from None
+        except Exception as error:
+            # The border to a server: whatever else it made happen is a row, too.
+            text = self.scrub(one_line(str(error)))
+            raise TroubleError(f"{type(error).__name__}: {text}", kind="engine") from error
         return self._usable(completion, decoding)
 
     def _usable(self, completion: Completion, decoding: Decoding) -> Completion:
