@@ -85,8 +85,9 @@ def test_the_same_seed_gives_the_same_level(task: Any) -> None:
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_a_map_that_was_shown_can_be_pasted(task: Any) -> None:
     level = new_level({"task": task.name, "level": task.levels[0], "seed": 1})
-    assert isinstance(task, TextMaps)
-    assert own_level({"task": task.name, "text": level["text"]}) == level
+    if not isinstance(task, TextMaps):
+        pytest.skip(f"{task.name} has no form for maps of characters")
+    assert own_level({"task": level["task"], "text": level["text"]}) == level
 
 
 def test_a_map_without_a_way_can_be_played_and_says_so() -> None:
@@ -206,6 +207,7 @@ def test_localhost_is_this_machine(server: PlayServer) -> None:
         ({"Content_Length": "-5"}, 411),
         ({"Content_Length": str(MAX_BODY_BYTES + 1)}, 413),
         ({"Content_Length": "9" * 400}, 413),
+        ({"Content_Length": "0" * 12 + str(MAX_BODY_BYTES + 1)}, 413),
     ],
 )
 def test_a_question_from_elsewhere_or_out_of_bounds_is_refused(

@@ -30,11 +30,18 @@ class Report:
     """Where the page goes."""
     stage: Annotated[str | None, _STAGE] = None
     """The stage to show, or all."""
+    tables: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    """Write the numbers there, too, as CSV, Markdown and LaTeX."""
     max_levels: Annotated[int | None, _LEVELS] = None
     """Levels of each task in the gallery."""
 
     def run(self) -> int:
-        from pilotage.report import write_report
+        from pilotage.report import write_report, write_tables
 
+        if self.tables is not None:
+            for path in write_tables(self.run_folders, self.tables, stage=self.stage)[0]:
+                print(path)
+            if len(self.run_folders) > 1 and self.out is None:
+                return 0
         print(write_report(*self.run_folders, out=self.out, stage=self.stage, max_levels=self.max_levels))
         return 0

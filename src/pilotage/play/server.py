@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isascii() or not length.isdigit():
             self._fail(HTTPStatus.LENGTH_REQUIRED, "the length of the question is missing")
             return None
-        if int(length[:9]) > MAX_BODY_BYTES:
+        if len(length) > 9 or int(length) > MAX_BODY_BYTES:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY_BYTES:,} bytes")
             return None
         try:
