@@ -1,7 +1,7 @@
 """MGSD on the shipped nano model: the same two stages, sized for two CPU cores.
 
 Departures from the paper, all for the model's size: every parameter trains at learning rates of 1e-3 and 5e-4 instead
-of LoRA at 1e-4 and 1e-6, a third of stage 1 is planning from words, and a quarter of stage 2's prompts ask to
+of LoRA at 1e-4 and 1e-6, a third of stage 1 is planning from words, and two fifths of stage 2's prompts ask to
 describe the picture, judged by the base that reads the state in words; at these rates the model would forget.
 """
 
@@ -23,7 +23,7 @@ NANO_MAX_NEW_TOKENS = 144
 def nano_stage1(seed: int) -> SftConfig:
     return SftConfig(
         prompts="brief",
-        steps=240,
+        steps=320,
         batch_size=48,
         micro_batch_size=32,
         retention_share=1 / 3,
@@ -31,14 +31,14 @@ def nano_stage1(seed: int) -> SftConfig:
         schedule="one_cycle",
         pixel_noise=0.02,
         bf16=True,
-        checkpoint_every=120,
+        checkpoint_every=80,
         seed=seed,
     )
 
 
 def nano_stage2(seed: int) -> DistillConfig:
     return DistillConfig(
-        steps=120,
+        steps=160,
         prompts_per_step=48,
         micro_batch_size=16,
         max_new_tokens=NANO_MAX_NEW_TOKENS,
@@ -49,10 +49,10 @@ def nano_stage2(seed: int) -> DistillConfig:
         betas=(0.9, 0.98),
         estimator=FullVocabulary(divergence=ForwardKL()),
         teacher_weights=FrozenCopy(source="nano"),
-        perception_share=0.25,
+        perception_share=0.4,
         pixel_noise=0.02,
         bf16=True,
-        checkpoint_every=60,
+        checkpoint_every=40,
         seed=seed,
     )
 
