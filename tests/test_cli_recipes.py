@@ -144,7 +144,7 @@ def test_the_config_of_a_whole_recipe_is_left_alone(tmp_path):
         ("eval RUN --stage stage9", "has no finished stage 'stage9'"),
         ("eval RUN/none", "RUN/none"),
         ("report RUN/none", "RUN/none is no run folder"),
-        ("nano export --out RUN", "exists already"),
+        ("nano export RUN", "exists already"),
         ("ablation RUN --jobs 0", "jobs 0"),
         ("data build --out RUN/d --num-train -1", "num_train is -1"),
     ],
