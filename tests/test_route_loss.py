@@ -92,11 +92,13 @@ class Models:
         self.teacher_hidden = {
             name: self.hidden if equal else normal(N, H) for name in ("perception", "reasoning", "reference")
         }
+        self.other_weight_of: dict[str, Tensor] = {}
         self.ids = torch.randint(V, (N,), generator=generator)
 
     def scores(self, route: Route, index_M: Tensor) -> Any:
         """Scores of the tokens of the whole step that a route teaches."""
-        head = Head(hidden_MH=self.teacher_hidden[route.name][index_M], weight_VH=self.teacher_weight)
+        weight_VH = self.other_weight_of.get(route.name, self.teacher_weight)
+        head = Head(hidden_MH=self.teacher_hidden[route.name][index_M], weight_VH=weight_VH)
         if not isinstance(route.estimator, PolicyGradient):
             return head
         ids_M1 = self.ids[index_M][:, None]
@@ -220,6 +222,18 @@ def test_one_call_for_several_routes_is_the_sum_of_their_own():
     assert together[0] == pytest.approx(sum(part[0] for part in parts), abs=1e-7)
     torch.testing.assert_close(
         together[1], torch.stack([part[1] for part in parts]).sum(0), rtol=0, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_teachers_with_other_heads_are_not_mixed_up(name):
+    router, models = vigos(ESTIMATORS[name]), Models()
+    models.other_weight_of["reasoning"] = -models.teacher_weight
+    together = step(router, models)
+    parts = [step(replace(router, routes=(route,)), models) for route in router.routes]
+    assert together[0] == pytest.approx(sum(part[0] for part in parts), abs=1e-6)
+    torch.testing.assert_close(
+        together[1], torch.stack([part[1] for part in parts]).sum(0), rtol=0, atol=1e-6
     )
 
 

@@ -320,6 +320,19 @@ def test_route_without_tokens_adds_nothing(means: Any):
     assert weights_of["b"] == [0.0, 0.0]
 
 
+def test_pooled_means_count_the_tokens_of_all_routes_in_a_row():
+    """Tokens per row 2 + 1 and 1 + 0: four in all, two rows."""
+    num_tokens, tasks = {"a": [2, 1], "b": [1, 0]}, ["maze"] * 2
+    counts = count_routes("pooled", num_tokens, tasks)
+    expected: list[tuple[Any, dict[str, list[float]]]] = [
+        ("token", {"a": [1 / 4, 1 / 4], "b": [2 / 4, 0.0]}),
+        ("sequence", {"a": [1 / 6, 1 / 2], "b": [2 / 6, 0.0]}),
+    ]
+    for reduction, weights_of in expected:
+        found = route_row_weights("pooled", reduction, num_tokens, tasks, counts, scale_of=SCALES)
+        assert found == {name: pytest.approx(of_rows) for name, of_rows in weights_of.items()}
+
+
 def test_one_invalid_row_in_sixteen_outweighs_a_token_of_a_valid_one_by_thirty():
     """ViGOS's own means: 15 valid rows of 20 tokens, one invalid row of 20, lambda 2. Pooled, by lambda alone."""
     rows = [row("r" * 20)] * 15 + [row("r" * 20, valid=False)]

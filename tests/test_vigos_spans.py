@@ -142,6 +142,7 @@ def test_validity_by_each_checker(case):
         ("", f"d{GO}\\boxed{{U}}", "no <description> at the beginning"),
         ("", f"Sure! <description>d{GO}\\boxed{{U}}", "no <description> at the beginning"),
         (PREFILL, f"<description>d{GO}\\boxed{{U}}", "several <description>"),
+        ("", f"d{GO}\\boxed{{U}}<description>", "no <description> at the beginning"),
         ("<descr", f"iption>d{GO}\\boxed{{U}}", ""),
         ("<description>d</description><think>", "r</think>\\boxed{U}", ""),
     ],
