@@ -117,13 +117,24 @@ def test_what_is_kept_of_a_state_does_not_depend_on_the_answers_before() -> None
                 )
 
 
-def test_known_states_are_bounded_in_bytes_and_told_apart_by_type() -> None:
+def test_known_states_are_bounded_in_bytes_and_a_state_met_again_stays() -> None:
     known = judge_command.KnownStates(max_bytes=2_000)
     task = TASKS[0]
     states = [task.generate(5, np.random.default_rng(i)) for i in range(200)]
-    for state in [*states, *states[-3:]]:
+    favourite = known.get(task.name, task.to_json(states[0]))
+    for state in states:
         found = known.get(task.name, task.to_json(state))
         assert canonical_key(task, found.state) == canonical_key(task, state)
-        assert known._num_bytes == sum(len(key) for _, key in known._known) <= 2_000
-    assert 3 <= len(known._known) < 100
-    assert known.get(task.name, task.to_json(states[-1])) is known.get(task.name, task.to_json(states[-1]))
+        assert known.get(task.name, task.to_json(state)) is found
+        assert known.get(task.name, task.to_json(states[0])) is favourite
+        kept = [sum(len(key) for _, key in half) for half in (known._newer, known._older)]
+        assert kept[0] == known._num_bytes and max(kept) <= 1_000
+    assert 10 < len(known._newer) + len(known._older) < 60
+
+
+def test_a_state_too_large_to_keep_is_judged_and_forgotten() -> None:
+    known = judge_command.KnownStates(max_bytes=20)
+    task = TASKS[0]
+    data = task.to_json(task.generate(5, np.random.default_rng(0)))
+    assert known.get(task.name, data) is not known.get(task.name, data)
+    assert known._num_bytes == 0

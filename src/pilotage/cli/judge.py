@@ -31,7 +31,7 @@ from pilotage.tasks.judge import Judged
 
 MAX_ERROR_CHARACTERS = 300
 MAX_KNOWN_BYTES = 4 * 2**20
-"""What the states kept by `KnownStates` may take, as bytes of their keys: about 10,000 of level 8."""
+"""What the states kept by `KnownStates` may take, as bytes of their keys: about 10,000 of level 8, in two halves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +136,17 @@ def _verdict_text(verdict: Verdict) -> str:
 
 
 class KnownStates:
-    """States that rows have named lately, parsed and checked once. Its memory is bounded, however long the file."""
+    """States that rows have named lately, parsed and checked once. Its memory is bounded, however long the file.
+
+    Two generations: when the newer is full, it becomes the older and what was the older is forgotten; a state that
+    is met again moves to the newer. That costs less than forgetting states one by one.
+    """
 
     def __init__(self, max_bytes: int = MAX_KNOWN_BYTES) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._known: dict[tuple[str, bytes], Judged] = {}
+        self._newer: dict[tuple[str, bytes], Judged] = {}
+        self._older: dict[tuple[str, bytes], Judged] = {}
 
     def get(self, task_name: str, data: dict[str, Any]) -> Judged:
         """Raises PilotageError for an unknown task or a state that is none."""
@@ -150,21 +155,22 @@ class KnownStates:
             key = (task_name, marshal.dumps(data, 2))
         except ValueError:
             raise BadLineError("nested too deeply") from None
-        known = self._known.get(key)
+        known = self._newer.get(key)
         if known is None:
-            task = get_task(task_name)
-            known = Judged(task, task.parse_state(data))
+            known = self._older.get(key)
+            if known is None:
+                task = get_task(task_name)
+                known = Judged(task, task.parse_state(data))
             self._keep(key, known)
         return known
 
     def _keep(self, key: tuple[str, bytes], known: Judged) -> None:
-        self._num_bytes += len(key[1])
-        self._known[key] = known
-        while self._num_bytes > self._max_bytes:
-            # The one that came first: a file goes through its states in turn, or has all answers to one together.
-            oldest = next(iter(self._known))
-            del self._known[oldest]
-            self._num_bytes -= len(oldest[1])
+        num_bytes = len(key[1])
+        if 2 * (self._num_bytes + num_bytes) > self._max_bytes:
+            self._older, self._newer, self._num_bytes = self._newer, {}, 0
+        if 2 * num_bytes <= self._max_bytes:
+            self._newer[key] = known
+            self._num_bytes += num_bytes
 
 
 def _check_fields(row: dict[str, Any]) -> None:
