@@ -100,10 +100,13 @@ def test_the_picture_is_the_one_that_the_task_draws(page: Any, report: str, run_
     rows = map(json.loads, (run_dir / "eval" / "base.image.jsonl").read_text().splitlines())
     state = next(row["state"] for row in rows if row["id"] == id_)
     task = get_task("frozenlake")
-    wanted = task.draw(task.parse_state(state), 96)
     data = page.evaluate("document.querySelector('.level canvas').toDataURL('image/png')")
-    drawn = decode_png(base64.b64decode(data.partition(",")[2]))
-    assert (drawn == wanted).all()
+    drawn = decode_png(base64.b64decode(data.partition(",")[2])).astype(int)
+    level = len(state["map"])
+    wanted = task.draw(task.parse_state(state), drawn.shape[0] // level).astype(int)
+    # The browser shrinks the tiles in its own way: edges differ a little, a wrong tile by far more.
+    cells = abs(drawn - wanted).reshape(level, drawn.shape[0] // level, level, -1, 3).mean(axis=(1, 3, 4))
+    assert drawn.shape == wanted.shape and cells.max() < 12
 
 
 def test_the_filters_leave_what_was_asked_for(page: Any, report: str) -> None:

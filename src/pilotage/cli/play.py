@@ -24,11 +24,11 @@ _PROMPTS = tyro.conf.arg(metavar="{full,brief}", help_behavior_hint="(default: t
 
 @dataclass(frozen=True, kw_only=True)
 class Play(RecipeOptions):
-    """Plan by hand: a page in your browser that gives a level, takes the whole plan and shows the verdict
-    step by step.
+    """Plan by hand: a page in your browser gives a level and shows the verdict on your plan, step by step.
 
     The judge is the one that models meet. With --model, a model can be asked the same level, from the
-    picture or from words. Your own map can be pasted. The page answers to this machine only; Ctrl-C ends it.
+    picture or from words. Your own map can be pasted. The page answers to this machine only; Ctrl-C
+    ends it.
     """
 
     model: Annotated[str | None, _MODEL] = None

@@ -24,7 +24,7 @@ class Report:
     going on, or was killed, gets a page too; what its folder lacks is named there.
     """
 
-    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Folders of the runs."""
     out: Annotated[Path | None, _OUT] = None
     """Where the page goes."""

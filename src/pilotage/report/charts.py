@@ -94,9 +94,11 @@ def _whisker(x: float, low: float, high: float, half: float) -> str:
     )
 
 
-def perception_planning(name: str, colour: int, cells: Cells, stage_titles: Mapping[str, str]) -> Markup:
+def perception_planning(
+    name: str, colour: int, cells: Cells, stage_titles: Mapping[str, str], *, is_way: bool = True
+) -> Markup:
     """One task's way through the stages: x state recovery from the image, y planning from the text view,
-    bubble area the end-to-end success from the image."""
+    bubble area the end-to-end success from the image. Without `is_way` there is no order to be drawn."""
     width, height, left, right, top, bottom = 380, 270, 46, 6, 4, 44
     inset = MAX_RADIUS + 2
     lowest = min((kinds["text"].success for kinds in cells.values() if "text" in kinds), default=0.0)
@@ -149,7 +151,7 @@ def perception_planning(name: str, colour: int, cells: Cells, stage_titles: Mapp
     for i in sorted(range(len(bubbles)), key=lambda i: -placed[i][2]):
         stage, kinds = bubbles[i]
         parts.append(_bubble(stage_titles[stage], kinds, placed[i], i == len(bubbles) - 1))
-    for a, b in zip(placed, placed[1:], strict=False):
+    for a, b in zip(placed, placed[1:], strict=False) if is_way else ():
         parts.extend(_arrow(a, b))
     parts.extend(_labels([(stage_titles[s], kinds) for s, kinds in bubbles], placed, width, height))
     spoken = "; ".join(

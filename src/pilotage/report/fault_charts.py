@@ -133,34 +133,16 @@ def heat_map(
     for r in range(n):
         for c in range(n):
             value = heat[r][c]
-            rect = tag("rect", x=c + 0.03, y=r + 0.03, width=0.94, height=0.94, rx=0.08, class_="ground")
-            glow = (
-                []
-                if value is None
-                else [
-                    tag(
-                        "rect",
-                        x=c + 0.03,
-                        y=r + 0.03,
-                        width=0.94,
-                        height=0.94,
-                        rx=0.08,
-                        class_="glow",
-                        fill_opacity=round(0.9 * value, 3),
-                    )
-                ]
-            )
-            text = tag(
-                "text",
-                labels[r][c],
-                x=c + 0.5,
-                y=r + 0.61,
-                text_anchor="middle",
-                class_="hot" if (value or 0) > 0.55 else "cool",
-            )
-            parts.append(
-                group([title(told[r][c]), rect, *glow, text], class_="none" if value is None else "")
-            )
+            # Few elements a cell: a page may hold thousands.
+            box = {"x": c + 0.03, "y": r + 0.03, "width": 0.94, "height": 0.94, "rx": 0.08}
+            cell = [title(told[r][c]), tag("rect", **box, class_="ground" if value is not None else "none")]
+            if value:
+                cell.append(tag("rect", **box, class_="glow", fill_opacity=round(0.9 * value, 3)))
+            if labels[r][c]:
+                hot = "hot" if (value or 0) > 0.55 else None
+                place = {"x": c + 0.5, "y": r + 0.61, "text_anchor": "middle"}
+                cell.append(tag("text", labels[r][c], **place, class_=hot))
+            parts.append(group(cell))
     return tag(
         "svg",
         *parts,

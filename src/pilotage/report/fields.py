@@ -59,7 +59,8 @@ def read_fields_of(task: Task[Any], state: Any, row: Row) -> dict[str, str]:
 
 
 def _field(name: str, read: str, truth: str) -> Field:
-    recited, wanted = split_items(read), split_items(truth)
+    wanted = split_items(truth)
+    recited = wanted if read == truth else split_items(read)
     left = Counter(map(_sorted, wanted))
     items: list[Item] = []
     for item in recited[: 40 * MAX_ITEMS]:

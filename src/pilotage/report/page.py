@@ -88,7 +88,12 @@ def render_report(
             ],
             num_hidden=max(0, len(sources) - MAX_BARS),
             diagnostics=[
-                (name, charts.perception_planning(name, i % curves.NUM_COLOURS, _few(cells), titles))
+                (
+                    name,
+                    charts.perception_planning(
+                        name, i % curves.NUM_COLOURS, _few(cells), titles, is_way=alone
+                    ),
+                )
                 for i, (name, cells) in enumerate(titled)
                 if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
             ],

@@ -70,7 +70,7 @@
     }
     strips[task.name] = strips[task.name] || (await Level.loadStrip(task.strip));
     const kinds = Level.kindsOf(level.k, settings.alphabet);
-    const picture = Level.picture(strips[task.name], level.n, kinds, `${task.title}, ${level.n} by ${level.n} cells; the level in words is beside it`);
+    const picture = Level.picture(strips[task.name], level.n, kinds, `${task.title}, ${level.n} by ${level.n} cells; the level in words is beside it`, [], 480);
     board = picture;
     $("board").replaceChildren(picture.root);
     $("about").textContent = [`${level.n}×${level.n}`, level.difficulty, level.id].filter(Boolean).join(" · ") + (level.solvable ? "" : " · no plan reaches the goal");

@@ -29,10 +29,12 @@ const Level = (() => {
   };
 
   // The picture: a canvas of tiles, over it an SVG with one unit a cell.
-  const picture = (strip, n, kinds, label, marks) => {
-    const px = Math.max(4, Math.min(TILE, Math.floor(768 / n)));
+  // `size` is how large it is shown, in CSS pixels: what is drawn larger only costs time.
+  const picture = (strip, n, kinds, label, marks, size) => {
+    const px = Math.max(4, Math.min(TILE, Math.ceil(((size || 200) * Math.min(2, devicePixelRatio || 1)) / n)));
     const canvas = h("canvas", { width: n * px, height: n * px, "aria-hidden": "true" });
     const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
     kinds.forEach((kind, i) => context.drawImage(strip, kind * TILE, 0, TILE, TILE, (i % n) * px, Math.floor(i / n) * px, px, px));
     const over = svg("svg", { viewBox: `0 0 ${n} ${n}`, "aria-hidden": "true" });
     for (const mark of marks || []) {
