@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,17 @@ def test_a_row_is_the_mean_over_seeds_and_a_missing_one_says_so(tmp_path):
     (both,) = [line for line in table if line.startswith("| both (MGSD")]
     assert both.count("| 60.0 (") == 6
     (base,) = [line for line in table if line.startswith("| base")]
-    assert base.count("not run") == 6
+    assert base.count("not run") == 7
+
+
+def test_a_variant_is_held_against_the_whole_method_seed_by_seed_and_state_by_state(tmp_path):
+    for seed, wins in ((0, 4), (1, 8)):
+        measured(tmp_path, seed, "mgsd", "stage2", wins)
+        measured(tmp_path, seed, "no_plan", "stage2", wins - 1)
+    (line,) = [row for row in ablation_table(tmp_path, (0, 1)).splitlines() if "without the reference" in row]
+    mean, low, high = re.search(r"\| ([+-]\d+\.\d) \(([+-]\d+\.\d) to ([+-]\d+\.\d)\) \|$", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    assert mean == "-10.0", "one state of ten fewer, on both seeds, although the seeds are 40 points apart"
+    assert -25 < float(low) < -10 < float(high) <= 0
 
 
 def test_the_interval_covers_both_seeds_when_they_disagree():

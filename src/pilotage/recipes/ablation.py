@@ -168,10 +168,13 @@ def _folder(out: Path, seed: int, folder: str) -> Path:
 def ablation_table(out: Path, seeds: Sequence[int]) -> str:
     """Markdown: image success per task and macro, text success, perception; mean over seeds and 95 % interval.
 
-    A variant that some seed has not finished says so.
+    The last column is the image macro less the whole method's, in points, paired by seed and state. A variant that
+    some seed has not finished says so.
     """
     tasks = [name for name, _ in nano_mgsd().levels]
-    head = ["variant", *(f"image {task}" for task in tasks), "image macro", "text macro", "perception macro"]
+    macros = [f"{kind} macro" for kind in KINDS]
+    head = ["variant", *(f"image {task}" for task in tasks), *macros, "image macro against both"]
+    whole = next(v for v in VARIANTS if v.folder == MAIN and v.stage == "stage2")
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for variant in VARIANTS:
         if not all(_is_measured(_folder(out, seed, variant.folder), variant.stage) for seed in seeds):
@@ -180,6 +183,7 @@ def ablation_table(out: Path, seeds: Sequence[int]) -> str:
         outcomes = {kind: [_outcomes(out, seed, variant, kind) for seed in seeds] for kind in KINDS}
         cells = [_cell([[seed[task]] for seed in outcomes["image"]]) for task in tasks]
         cells += [_cell([list(seed.values()) for seed in outcomes[kind]]) for kind in KINDS]
+        cells.append("" if variant is whole else _against(out, seeds, whole, outcomes["image"]))
         lines.append(f"| {variant.title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -204,16 +208,41 @@ def _succeeded(row: Mapping[str, Any], kind: str) -> bool:
     return all(row["right"].values()) if kind == "perception" else bool(row["verdict"]["success"])
 
 
-def _cell(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -> str:
+def _against(
+    out: Path, seeds: Sequence[int], whole: Variant, image: Sequence[Mapping[str, np.ndarray]]
+) -> str:
+    """The variant's image success less the whole method's, in points, or `not run` where that is not there."""
+    if not all(_is_measured(_folder(out, seed, whole.folder), whole.stage) for seed in seeds):
+        return "not run"
+    differences = [
+        [won.astype(float) - reference[task] for task, won in ours.items()]
+        for ours, reference in zip(
+            image, [_outcomes(out, seed, whole, "image") for seed in seeds], strict=True
+        )
+    ]
+    low, high = _bounds(differences)
+    mean = np.mean([[task.mean() for task in seed] for seed in differences])
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _cell(per_seed: Sequence[Sequence[np.ndarray]]) -> str:
     """Mean over seeds of the mean over tasks, in per cent, with a bootstrap over seeds and over states."""
-    rng = np.random.default_rng(0)
     mean = np.mean([[won.mean() for won in seed] for seed in per_seed])
-    # Both sources of chance: which seeds were run, and which states were drawn (the same ones for every seed).
-    num_states = [len(won) for won in per_seed[0]]
     if mean in (0.0, 1.0):
         # Resampling sees no spread where all agree: the exact binomial bound for the states of one seed stands in.
-        reach = 1 - (0.05 / 2) ** (1 / min(num_states))
+        reach = 1 - (0.05 / 2) ** (1 / min(len(won) for won in per_seed[0]))
         return f"{100 * mean:.1f} ({100 * max(0, mean - reach):.1f}-{100 * min(1, mean + reach):.1f})"
+    low, high = _bounds(per_seed)
+    return f"{100 * mean:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def _bounds(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds of the mean over tasks of values by state.
+
+    Both sources of chance: which seeds were run, and which states were drawn (the same ones for every seed).
+    """
+    rng = np.random.default_rng(0)
+    num_states = [len(won) for won in per_seed[0]]
     resampled = np.empty(num_resamples)
     for i in range(num_resamples):
         seeds = rng.integers(len(per_seed), size=len(per_seed))
@@ -222,7 +251,7 @@ def _cell(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -
             [[won[at].mean() for won, at in zip(per_seed[s], states, strict=True)] for s in seeds]
         )
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return f"{100 * mean:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+    return float(low), float(high)
 
 
 if __name__ == "__main__":
