@@ -220,6 +220,15 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     assert not reader.ids & set(SECTIONS)
 
 
+@pytest.mark.parametrize("kind", ["corrected", "description", "teacher"])
+def test_a_kind_without_a_bar_of_its_own_is_shown_in_the_gallery(copy: Path, kind: str) -> None:
+    rows = [json.loads(line) for line in (copy / "eval" / "stage2.image.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"kind": kind}) + "\n" for row in rows]
+    (copy / "eval" / f"stage2.{kind}.jsonl").write_text("".join(lines))
+    page = write_report(copy).read_text()
+    assert page.count("<figure") > 0 and "Traceback" not in page
+
+
 def test_no_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PilotageError, match="no run folder"):
         write_report(tmp_path / "nothing")

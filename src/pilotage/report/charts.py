@@ -57,7 +57,7 @@ def gap_bars(name: str, cells: Cells, stage_titles: Mapping[str, str]) -> Markup
             parts.append(label)
     spoken = "; ".join(
         f"{stage_titles[stage]}: "
-        + ", ".join(f"{KIND_TITLES[k]} {percent(v.success)} %" for k, v in kinds.items())
+        + ", ".join(f"{KIND_TITLES[k]} {percent(kinds[k].success)} %" for k in KINDS if k in kinds)
         for stage, kinds in cells.items()
     )
     return _figure(f"{name}. {spoken}", width, height, parts, "bars")
