@@ -20,9 +20,11 @@ from pilotage.backbones.nano_corpus import (
 )
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.backbones.other_pictures import sample_question, word_groups
+from pilotage.data.examples import split_of
 from pilotage.errors import PilotageError
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.judge import judge
+from pilotage.tasks.task import state_hash
 from pilotage.train import nano_pretrain
 from pilotage.train.nano_pretrain import PretrainConfig, Stretch, learning_rate, naming_loss, pretrain
 
@@ -95,6 +97,21 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
         )
         described = description_lesson(task, task.levels[0], rng)
         assert described.view.image is None and described.answer.startswith("1. Size: ")
+
+
+@pytest.mark.parametrize("make", [planning_lesson, description_lesson, derivation_lesson])
+def test_no_lesson_shows_a_state_that_is_kept_for_testing(make, monkeypatch):
+    task = get_task("minibehaviour")
+    drawn = []
+    generate = type(task).generate
+    monkeypatch.setattr(type(task), "generate", lambda *given: drawn.append(generate(*given)) or drawn[-1])
+    rng = np.random.default_rng(0)
+    splits, used = set(), set()
+    for _ in range(60):
+        make(task, 5, rng)
+        used.add(split_of(state_hash(task, drawn[-1])))
+        splits |= {split_of(state_hash(task, state)) for state in drawn}
+    assert used == {"train"} and splits == {"train", "val", "test"}
 
 
 def test_a_plan_to_follow_is_not_always_the_one_the_solver_prefers():

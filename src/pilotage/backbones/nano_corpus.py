@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 
 from pilotage.backbones.other_pictures import sample_question
-from pilotage.records import Example, View
+from pilotage.data.examples import split_of
+from pilotage.errors import PilotageError
+from pilotage.records import Example, Split, View
 from pilotage.tasks import TASKS, Task
 from pilotage.tasks.drawing import encode_png
-from pilotage.tasks.task import reference_response
+from pilotage.tasks.task import reference_response, state_hash
 from pilotage.views import VIEWS, PromptSet, reference_answer
 
 PROMPTS: PromptSet = "brief"
 
 VOCABULARY_VIEWS = ("student", "symbolic", "teacher", "teacher_no_plan", "perception")
 """Views whose words make the vocabulary. Fixed: another view would give the shipped weights' tokens other ids."""
+
+MAX_DRAWS = 10_000
+"""Every split has a tenth of the states or more: so many draws without one of them are a bug."""
 
 TEXT_VIEWS = ("symbolic", "teacher", "teacher_no_plan")
 TEXT_VIEW_SHARES = (0.5, 0.3, 0.2)
@@ -34,12 +39,12 @@ class Lesson:
     """For pictures: words that are true of each cell, row-major."""
 
 
-def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
-    """A random state in words, with or without a plan to follow.
+def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator, split: Split = "train") -> Lesson:
+    """A random state of a split in words, with or without a plan to follow.
 
     The plan to follow is any shortest plan, not the one that the model would choose, so that it must be read.
     """
-    state = task.generate(level, rng)
+    state = _draw(task, level, rng, split)
     view_name = str(rng.choice(TEXT_VIEWS, p=TEXT_VIEW_SHARES))
     solution = task.solve(state, rng=rng if view_name == "teacher" else None)
     assert solution is not None, "generators only give solvable states"
@@ -47,21 +52,25 @@ def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Le
     return Lesson(view=view, answer=reference_response(task, state, solution.plan))
 
 
-def description_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
+def description_lesson(
+    task: Task[Any], level: int, rng: np.random.Generator, split: Split = "train"
+) -> Lesson:
     """A random state in words, to be described part by part: what follows from a state needs no picture."""
-    state = task.generate(level, rng)
+    state = _draw(task, level, rng, split)
     example = _example(task, state, ())
     return Lesson(
         view=VIEWS["description"](example, PROMPTS), answer=reference_answer(example, "description")
     )
 
 
-def derivation_lesson(task: Task[Any], level: int, rng: np.random.Generator) -> Lesson:
+def derivation_lesson(
+    task: Task[Any], level: int, rng: np.random.Generator, split: Split = "train"
+) -> Lesson:
     """The perception question without a picture, its parts that name the state already written: the rest follows.
 
     Who describes a picture reads the state off it once, and must work from its own words after that.
     """
-    state = task.generate(level, rng)
+    state = _draw(task, level, rng, split)
     example = _example(task, state, ())
     shown = VIEWS["perception"](example, PROMPTS).messages[0]["content"]
     lines = reference_answer(example, "perception").splitlines(keepends=True)
@@ -110,6 +119,17 @@ def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
         asked = sample_question(rng)
         yield asked.question
         yield asked.answer
+
+
+def _draw(task: Task[Any], level: int, rng: np.random.Generator, split: Split) -> Any:
+    """A random state of the split. The base, too, must not have met in words what it will be measured on."""
+    for _ in range(MAX_DRAWS):
+        state = task.generate(level, rng)
+        if split_of(state_hash(task, state)) == split:
+            return state
+    raise PilotageError(
+        f"{task.name}: none of {MAX_DRAWS} states of level {level} belongs to the split {split}"
+    )
 
 
 def _example(task: Task[Any], state: Any, plan: tuple[str, ...]) -> Example:
