@@ -90,3 +90,58 @@ class Rollout:
     origin: str = "student"
     """Who produced it: `student`, `dataset`, `teacher`, `replay`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question about one picture, with its answer: what visual question answering learns from and is measured by.
+
+    `id`, `task`, `level`, `split` and `image` mean what they mean in `Example`.
+    """
+
+    id: str
+    task: str
+    """Name of the task that the picture is of; `vqa` for questions from elsewhere."""
+    level: int
+    """0 for questions from elsewhere."""
+    split: Split
+    kind: str
+    """What is asked: of our own tasks one of `pilotage.tasks.questions.KINDS`, else `vqa`."""
+    question: str
+    options: tuple[str, ...] = ()
+    """Texts to choose from, lettered A, B, …; empty for a free answer."""
+    answer: str
+    """The reference answer; with options, the letter of the right one."""
+    accepted: tuple[str, ...] = ()
+    """What is right besides `answer`: other shortest first moves, other words for the same."""
+    solution: str = ""
+    """A worked solution where there is one; `""` where not."""
+    state: Mapping[str, Any] | None = None
+    """The task's symbolic state in its JSON form, where there is one."""
+    image: bytes
+    """PNG bytes of the picture; `b""` when the question was made without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade:
+    """What the grader says of one answer to a question. A bad answer is data, never an exception."""
+
+    parsed: bool
+    """The response has a box, and something is in it."""
+    success: bool
+    """The box holds the right answer."""
+    reason: str
+    """One of `pilotage.tasks.grading.GRADE_REASONS`."""
+    matched: str = ""
+    """What the right answer was recognised by: `text`, `letter`, `number`, `tuple` or `math`; `""` for a wrong one."""
+    read: str = ""
+    """What was read in the box, cut after `pilotage.tasks.grading.MAX_READ` characters."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "parsed": self.parsed,
+            "success": self.success,
+            "reason": self.reason,
+            "matched": self.matched,
+            "read": self.read,
+        }

@@ -17,12 +17,12 @@ where its first byte is, as in `pilotage.distill.spans`, whose bytes and charact
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pilotage.distill.spans import Spans, owners_of
+from pilotage.tasks.boxes import BOX_OPEN, last_box
 
 DESCRIPTION, REASONING, ANSWER, UNTAUGHT = "description", "reasoning", "answer", "untaught"
 VIGOS_SPANS = (DESCRIPTION, REASONING, ANSWER, UNTAUGHT)
@@ -32,9 +32,6 @@ Checker = Literal["paper", "released", "exact"]
 
 _DESCRIPTION_OPEN, _DESCRIPTION_CLOSE = "<description>", "</description>"
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
-_BOX_OPEN = "\\boxed{"
-_BRACES = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
-"""A box's opening, an escaped backslash, an escaped brace, a brace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +132,7 @@ class VigosLayout:
             return ""
         if not turn.text.lstrip().startswith(_DESCRIPTION_OPEN):
             return f"no {_DESCRIPTION_OPEN} at the beginning"
-        for mark in (_DESCRIPTION_OPEN, _DESCRIPTION_CLOSE, _THINK_OPEN, _THINK_CLOSE, _BOX_OPEN):
+        for mark in (_DESCRIPTION_OPEN, _DESCRIPTION_CLOSE, _THINK_OPEN, _THINK_CLOSE, BOX_OPEN):
             if turn.text.count(mark) > 1:
                 return f"several {mark}"
         for part in ("gap_before_think", "gap_before_box", "after"):
@@ -197,30 +194,10 @@ def _cut(text: str, *, has_description: bool) -> Turn:
         box = last_box(text, position)
         if box is None:
             marks.append(("gap_before_box", position, len(text)))
-            missing = f"no closed {_BOX_OPEN}"
+            missing = f"no closed {BOX_OPEN}"
         else:
             start, end = box
-            inside = start + len(_BOX_OPEN)
+            inside = start + len(BOX_OPEN)
             marks.extend([("gap_before_box", position, start), ("box_open", start, inside)])
             marks.extend([(ANSWER, inside, end - 1), ("box_close", end - 1, end), ("after", end, len(text))])
     return Turn(text=text, parts=tuple(mark for mark in marks if mark[2] > mark[1]), missing=missing)
-
-
-def last_box(text: str, start: int = 0) -> tuple[int, int] | None:
-    r"""First character and one past the last of the last balanced `\boxed{…}` from `start` on; None without one.
-
-    Of boxes inside each other the outer one, unless it is never closed. Linear in the text's length.
-    """
-    opened: list[int | None] = []  # where each open brace's box begins; None for a brace that opens no box
-    box: tuple[int, int] | None = None
-    for match in _BRACES.finditer(text, start):
-        mark = match[0]
-        if mark == _BOX_OPEN:
-            opened.append(match.start())
-        elif mark == "{":
-            opened.append(None)
-        elif mark == "}" and opened:
-            began = opened.pop()
-            if began is not None:
-                box = (began, match.end())
-    return box

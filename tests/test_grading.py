@@ -1,0 +1,323 @@
+r"""Answers in `\boxed{…}` are graded right when they say the same, and never by accident."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pilotage.errors import PilotageError
+from pilotage.records import Question
+from pilotage.tasks import math_compare, math_worker
+from pilotage.tasks.boxes import boxed_answer
+from pilotage.tasks.grading import (
+    GRADE_REASONS,
+    MAX_ANSWER_CHARACTERS,
+    grade,
+    grade_answer,
+    matches,
+    option_of,
+    plain_text,
+    split_unit,
+)
+from pilotage.tasks.math_compare import MAX_MATH_CHARACTERS, compare_math, math_available
+
+needs_library = pytest.mark.skipif(not math_available(), reason="math-verify is not installed")
+
+
+def asked(answer: str, *options: str, accepted: tuple[str, ...] = ()) -> Question:
+    return Question(
+        id="q",
+        task="vqa",
+        level=0,
+        split="test",
+        kind="vqa",
+        question="?",
+        options=options,
+        answer=answer,
+        accepted=accepted,
+        image=b"",
+    )
+
+
+CITIES = ("Rome", "Paris", "Oslo", "A dog")
+
+
+@pytest.mark.parametrize(
+    ("response", "inside"),
+    [
+        (r"so \boxed{4}", "4"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}} done", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed{a \boxed{7}}", r"a \boxed{7}"),
+        (r"<think> \boxed{3} </think> \boxed{5}", "5"),
+        (r"<think> \boxed{3} </think> I am not sure", None),
+        (r"<think> perhaps \boxed{3}", None),
+        (r"d</description><think>r</think>\boxed{}", ""),
+        (r"\boxed{4", None),
+        ("4", None),
+        ("", None),
+    ],
+)
+def test_the_last_closed_box_behind_the_thought_answers(response: str, inside: str | None) -> None:
+    assert boxed_answer(response) == inside
+
+
+@pytest.mark.parametrize(
+    ("reference", "said", "matched"),
+    [
+        ("yes", "Yes.", "text"),
+        ("yes", r"\text{ Yes }", "text"),
+        ("a red bus", " A  red bus!", "text"),
+        ("(2,0)", "( 2 , 0 )", "text"),
+        ("(2,0)", r"\left(2,\, 0\right)", "text"),
+        ("5", "\N{FULLWIDTH DIGIT FIVE}", "text"),
+        ("-3", "\N{MINUS SIGN}3", "text"),
+        ("1,200", "1200.0", "number"),
+        ("1{,}200", "1200", "number"),
+        ("12", r"12\text{ cm}^2", "number"),
+        ("30", r"30^{\circ}", "number"),
+        ("3 hours", "3 h", "number"),
+        (r"\$5", "5.00", "number"),
+        ("(2,0)", "2, 0", "tuple"),
+        ("(2,0)", "(2.0, 0)", "tuple"),
+        ("1, 2", "2, 1", "tuple"),
+        ("yes", "no", ""),
+        ("safe", "unsafe", ""),
+        ("5", "50", ""),
+        ("(2,0)", "(0,2)", ""),
+        ("(2,5)", "[2,5]", ""),
+        ("(2,0)", "(2,0,0)", ""),
+        ("12 cm^2", "12 cm^3", ""),
+        ("5 km", "5 cm", ""),
+        ("5", "", ""),
+        ("", "", ""),
+        ("", "5", ""),
+        (".", "!", ""),
+        ("3.14", "3.1416", ""),
+    ],
+)
+def test_texts_numbers_and_brackets_are_compared_exactly(reference: str, said: str, matched: str) -> None:
+    assert matches(reference, said) == matched
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        # What the library promises: fractions, decimals, percents, roots, powers, assignments, sets, matrices.
+        (r"\frac{1}{2}", "0.5"),
+        (r"\frac12", "1/2"),
+        (r"\frac{1}{3}", "0.333333"),
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
+        ("9", r"9\%"),
+        ("0.5", "50%"),
+        ("x^2+1", "1 + x^2"),
+        ("3x", r"x \cdot 3"),
+        ("4", "x = 4"),
+        ("x=4", "4"),
+        (r"2\pi", "6.2831853"),
+        ("sqrt(3)", r"\sqrt{3}"),
+        (r"\{1,2\}", r"\{2,1\}"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
+        ("4", r"\frac{8}{2}"),
+        ("(1/2,3)", "(0.5,3)"),
+    ],
+)
+def test_equal_mathematics_is_right(reference: str, said: str) -> None:
+    assert matches(reference, said) == "math"
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("3", "1 2"),  # the library reads a sum
+        ("4", "1=2=3=4"),  # and takes the last of a chain
+        ("4", "5=4"),
+        ("1", "1,1"),  # and a set with one member for the member
+        ("act2", "cat2"),  # and words for products of letters
+        ("3 cats", "3 acts"),
+        ("safe", "fase"),
+        ("4", r"4 \text{ or } 5"),
+        ("4", r"\{4,5\}"),
+        ("4", "4;5"),
+        ("2", r"\pm 2"),
+        ("0", r"\frac{0}{0}"),
+        ("0", r"\emptyset"),
+        ("x", "y"),
+        (r"\frac{1}{2}", r"\frac{1}{3}"),
+        ("x^2", "x^3"),
+        ("4", r"4\le 5"),
+        (r"\sqrt{2}", "1.41"),
+        (r"(\frac12,3)", r"(3,\frac12)"),
+    ],
+)
+def test_what_only_looks_equal_is_wrong(reference: str, said: str) -> None:
+    assert matches(reference, said) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "matched"),
+    [
+        ("B", "right", "letter"),
+        ("(b)", "right", "letter"),
+        ("B.", "right", "letter"),
+        (r"\textbf{B}", "right", "letter"),
+        ("Option B", "right", "letter"),
+        ("B. Paris", "right", "letter"),
+        ("(B) Paris", "right", "letter"),
+        ("paris", "right", "text"),
+        ("A", "wrong", ""),
+        ("Oslo", "wrong", ""),
+        ("A dog", "wrong", ""),
+        ("B. Rome", "several_options", ""),
+        ("B. Berlin", "no_option", ""),
+        ("A, B", "several_options", ""),
+        ("A B C D", "several_options", ""),
+        ("A or B", "several_options", ""),
+        ("Rome, Paris, Oslo", "several_options", ""),
+        ("ABCD", "no_option", ""),
+        ("E", "no_option", ""),
+        ("Berlin", "no_option", ""),
+    ],
+)
+def test_a_choice_is_a_letter_or_a_text_and_one_alone(said: str, reason: str, matched: str) -> None:
+    graded = grade_answer(asked("B", *CITIES), said)
+    assert (graded.reason, graded.matched, graded.success) == (reason, matched, reason == "right")
+
+
+@needs_library
+def test_an_option_may_be_said_in_other_mathematics_if_it_is_one_option_alone() -> None:
+    assert grade_answer(asked("B", r"\frac13", r"\frac12"), "0.5").matched == "math"
+    assert grade_answer(asked("A", r"\frac13", r"\frac12"), "0.5").reason == "wrong"
+    assert grade_answer(asked("A", "0.5", r"\frac12"), r"\frac24").reason == "several_options"
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "letter"),
+    [
+        ("B", CITIES, "B"),
+        ("(b)", CITIES, "B"),
+        ("Paris", CITIES, "B"),
+        ("B. Paris", CITIES, "B"),
+        ("A dog", CITIES, "D"),
+        ("E", CITIES, None),
+        ("Berlin", CITIES, None),
+        ("A", ("B", "A"), None),
+        ("2", ("2", "2.", "3"), None),
+        ("", CITIES, None),
+    ],
+)
+def test_the_reference_names_one_option_or_none(
+    reference: str, options: tuple[str, ...], letter: str | None
+) -> None:
+    assert option_of(reference, options) == letter
+
+
+def test_every_outcome_has_its_reason() -> None:
+    question = asked("R", accepted=("D",))
+    got = {
+        said: grade(question, said)
+        for said in ("R", r"\boxed{ }", r"\boxed{\text{}}", r"\boxed{d}", r"\boxed{U}", r"\boxed{R, D}")
+    }
+    assert [g.reason for g in got.values()] == ["no_box", "empty_box", "empty_box", "right", "wrong", "wrong"]
+    assert [g.parsed for g in got.values()] == [False, False, False, True, True, True]
+    long = grade(question, r"\boxed{" + "R" * (MAX_ANSWER_CHARACTERS + 1) + "}")
+    assert (long.reason, long.success, len(long.read)) == ("too_long", False, 200)
+
+
+PIECES = [*"0123456789+-*/^_=(){}[],.;:%$&|<>!~ xyzabAB\\\n", r"\frac", r"\sqrt", r"\boxed{", r"\text{"]
+mathlike = st.lists(st.sampled_from([*PIECES, "\N{DEGREE SIGN}", "\ud800"]), max_size=40).map("".join)
+
+
+@given(
+    reference=mathlike, said=st.one_of(mathlike, st.text(max_size=60)), options=st.lists(mathlike, max_size=4)
+)
+@example(reference="1", said=r"\boxed{\int_0^1 x dx", options=[])
+@example(reference="1/0", said="1/0+0", options=[])
+@settings(max_examples=150)
+def test_no_text_raises_and_every_reason_is_known(reference: str, said: str, options: list[str]) -> None:
+    for question in (asked(reference), asked("A", *options) if options else asked(reference)):
+        for response in (said, rf"\boxed{{{said}}}"):
+            graded = grade(question, response)
+            assert graded.reason in GRADE_REASONS
+            assert graded.success == (graded.reason == "right") == bool(graded.matched)
+    assert matches(reference, "") == matches("", said) == ""
+
+
+@given(text=st.text(max_size=80))
+@settings(max_examples=100)
+def test_plain_text_is_settled_after_one_pass_and_matches_itself(text: str) -> None:
+    plain = plain_text(text)
+    assert plain == plain.strip()
+    assert split_unit(plain)[0] in plain
+    assert matches(text, text) == ("text" if plain else "")
+
+
+@needs_library
+def test_a_hang_ends_as_a_timeout_in_any_thread_and_the_next_question_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(math_compare, "PATIENCE_S", 1.0)
+    math_compare._WORKER.compare("1", "2")  # started already, so that the patience is the question's alone
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        outcomes.append(grade_answer(asked("9"), "9^{9^{9^{9^9}}}").reason)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert outcomes == ["timeout"]
+    assert math_compare._WORKER.compare(r"\frac12", "0.5") == "equal"
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="Unix limits")
+def test_the_worker_ends_itself_inside_one_long_multiplication() -> None:
+    code = (
+        "from pilotage.tasks.math_worker import alarm\n"
+        "set_alarm = alarm(); set_alarm(0.3); x = 3 ** (10 ** 9); print('lived')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode < 0 and not done.stdout
+
+
+def test_long_texts_never_reach_the_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_compare._WORKER, "compare", lambda gold, said: pytest.fail("was asked"))
+    long = "+".join(["1"] * MAX_MATH_CHARACTERS)
+    assert matches("2+1", long) == "" and compare_math("2", long) == "differs"
+    assert compare_math(" ", "2") == "differs"
+
+
+def test_a_missing_library_is_said_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_compare, "math_available", lambda: False)
+    with pytest.raises(PilotageError, match=r"pip install 'pilotage\[vqa\]'"):
+        math_compare.require_math()
+    assert matches("(2,0)", "2,0") == "tuple"  # what our own questions ask for needs no library
+    with pytest.raises(PilotageError, match="math-verify"):
+        matches("x+7", "7+x")
+
+
+@needs_library
+def test_nothing_said_is_ever_executed(tmp_path) -> None:
+    planted = tmp_path / "planted"
+    for said in (
+        f"__import__('os').mkdir('{planted}')",
+        f"9*__import__('pathlib').Path('{planted}').mkdir()",
+        f"\\text{{0}}+open('{planted}','w').write('1')",
+    ):
+        assert matches("9", said) == ""
+        math_compare._WORKER.compare("9", said)  # even past the guards
+    assert not planted.exists()
+    source = Path(math_worker.__file__).read_text(encoding="utf-8")
+    assert "ExprExtractionConfig" not in source and "eval(" not in source
