@@ -11,6 +11,7 @@ from typing import Any
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, rows_path
+from pilotage.tasks import get_task
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,16 @@ def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) ->
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Every readable row, each once per kind, example and sample. Bad lines are told of and left out."""
+    from pilotage.report.folder import row_problem
+
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in files:
         file = read_jsonl(path)
         problems = list(file.problems)
         for row in file.rows:
-            lacking = [key for key in ("id", "kind", "task", "level", "state", "response") if key not in row]
-            if lacking:
-                problems.append(f"{path.name}: the row {str(row.get('id'))[:80]} has no {lacking[0]}")
+            problem = row_problem(row, str(row.get("kind"))) or _state_problem(row)
+            if problem:
+                problems.append(f"{path.name}: the row {str(row.get('id'))[:80]} {problem}")
             else:
                 rows.setdefault((row["kind"], row["id"], row.get("sample", 0)), row)
         for problem in problems[:5]:
@@ -81,3 +84,11 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     if not rows:
         raise PilotageError(f"no evaluation rows in {', '.join(map(str, files))}")
     return list(rows.values())
+
+
+def _state_problem(row: dict[str, Any]) -> str:
+    try:
+        get_task(row["task"]).parse_state(row["state"])
+    except PilotageError as problem:
+        return f"is of no state that can be judged: {problem}"
+    return ""

@@ -91,22 +91,24 @@ class Confusion:
 
 
 def confusions(rows: Iterable[Row]) -> list[Confusion]:
-    """One for every task, field with a single cell, and level. Rows need `task`, `level`, `state`, `fields`.
+    """One for every task, field with a single cell, and level. Rows need `task`, `state`, `fields`.
 
     Answers without anything recited, failed ones among them, count as unread.
     """
     counts: dict[tuple[str, str, int], Counter[tuple[Cell, Cell | str]]] = {}
     for row in rows:
         task = get_task(row["task"])
-        truth = task.recital(task.parse_state(row["state"]))
+        state = task.parse_state(row["state"])
+        # The row's own word for its level could be anything; the grid has as many cells as the state has.
+        truth, level = task.recital(state), task.level_of(state)
         for field in single_cell_fields(task):
             true = single_cell(truth[field])
             assert true is not None, f"{field} of {task.name} holds one cell in every state"
             read = single_cell(str((row.get("fields") or {}).get(field, "")))
             place: Cell | str = UNREAD if read is None else read
-            if read is not None and max(read) >= row["level"]:
+            if read is not None and max(read) >= level:
                 place = OUTSIDE
-            counts.setdefault((task.name, field, row["level"]), Counter())[true, place] += 1
+            counts.setdefault((task.name, field, level), Counter())[true, place] += 1
     return [
         Confusion(
             task=task,

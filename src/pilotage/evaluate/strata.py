@@ -47,7 +47,8 @@ def success_curves(
         for axis in axes:
             by_value: dict[int | str, list[Row]] = {}
             for row in group:
-                if row.get(axis) is not None:
+                # What strangers wrote may hold anything; a list cannot be a place on an axis.
+                if isinstance(row.get(axis), int | str):
                     by_value.setdefault(row[axis], []).append(row)
             if by_value:
                 points = [

@@ -150,7 +150,7 @@ def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[R
         _tell(file, problems)
         rows: dict[tuple[str, Any], Row] = {}
         for row in file.rows:
-            problem = _row_problem(row, kind)
+            problem = row_problem(row, kind)
             if problem:
                 problems.append(f"{path.name}: a row {problem} and is left out")
             else:
@@ -166,12 +166,15 @@ def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[R
     return {stage: stages[stage] for stage in order_stages(list(stages))}
 
 
-def _row_problem(row: Row, kind: str) -> str:
+def row_problem(row: Row, kind: str) -> str:
+    """What makes a line of a file no evaluation row of that kind, in words; "" when nothing does."""
     for key, type_ in _ROW_TYPES.items():
         if not isinstance(row.get(key), type_):
             return f"has no {key}"
     sample = row.get("sample", 0)
     if not isinstance(sample, int) or isinstance(sample, bool):
+        return "has a malformed sample"
+    if not isinstance(row.get("sample", 0), int):
         return "has a malformed sample"
     if row["kind"] != kind:
         return f"is of kind {row['kind']!r}"

@@ -1,0 +1,42 @@
+"""Rows that were measured before, from files that anybody may have written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.cli.main import main
+from synthetic_run import write_run
+
+HOSTILE = (
+    {"level": 10**6},
+    {"level": "5"},
+    {"id": ["a"]},
+    {"sample": {}},
+    {"difficulty": ["easy"]},
+    {"optimal_length": {"a": 1}},
+    {"state": {}},
+    {"task": "tea"},
+    {"response": None},
+    {"right": [True]},
+    {"verdict": {"success": "yes"}},
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict[str, Any]]:
+    run = tmp_path_factory.mktemp("run")
+    write_run(run)
+    return [json.loads(line) for line in (run / "eval" / "stage2.image.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("damage", HOSTILE, ids=lambda damage: next(iter(damage)))
+def test_a_hostile_row_costs_only_itself(rows, damage, tmp_path: Path, capsys):
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0] | damage, *rows[1:]]))
+    assert main(["gap", str(path), "--rows-only"]) == 0
+    assert "misplanned" in capsys.readouterr().out
+    assert main(["compare", str(path), str(path)]) == 0
