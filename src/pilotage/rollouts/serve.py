@@ -134,12 +134,16 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes any that is free. Raises PilotageError when it is taken or may not be used."""
+    """A listening socket; port 0 takes any that is free. Raises PilotageError when it is taken or may not be used.
+
+    Clients that come before `serve` wait for it, so a model can be loaded in between.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(1024)
     except (OSError, OverflowError) as error:
         raise PilotageError(
             f"cannot listen on {host}, port {port}: {error}; give another (--port 0: any)"
