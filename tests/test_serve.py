@@ -395,7 +395,7 @@ def test_the_command_serves_until_it_is_interrupted(http: httpx2.Client) -> None
         assert chat(http, url, model="nano").status_code == 401
         key = {"Authorization": "Bearer sesame"}
         said = http.post(f"{url}/chat/completions", json=body(model="nano"), headers=key)
-        assert said.json()["usage"]["completion_tokens"] == 12
+        assert 1 <= said.json()["usage"]["completion_tokens"] <= 12
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:
