@@ -41,7 +41,7 @@ class _GrowingLayer(CacheLayerMixin):
         self.length = end
         if is_first:
             return key_states, value_states
-        if self.whole:
+        if self.whole and key_states.shape[-2] == 1:
             return self.keys, self.values
         return self.keys[:, :, :end], self.values[:, :, :end]
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import encode_views, render
+from pilotage.backbones.encode import ModelInputs, encode_views, render
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.prefix import first_image_column, shared_prefix
 from pilotage.records import Rollout, View
 from pilotage.rollouts.engine import ProgressCallback, check_request, sampling_noise
 from pilotage.rollouts.kv_cache import DecodingCache
@@ -153,12 +154,10 @@ class TransformersEngine:
         text_config = model.config.get_text_config()
         attention = text_config._attn_implementation
         cache = DecodingCache(text_config.num_hidden_layers, whole=attention in _TAKES_READY_MASK)
-        logits_BV = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        self.stats.num_forwards += 1
+        logits_BV, prompt_mask_BS = self._read_prompts(inputs, cache)
 
         num_return = len(places) // len(views)
         origin_of = torch.arange(len(views), device=device).repeat_interleave(num_return)
-        prompt_mask_BS = inputs["attention_mask"]
         next_position_B = inputs["position_ids"].amax(dim=(0, 2)) + 1
         if num_return > 1:
             cache.select_rows(origin_of)
@@ -212,6 +211,45 @@ class TransformersEngine:
             next_position_B = next_position_B + 1
             self.stats.num_forwards += 1
         return finished_rows + [row for row in rows if not row.finished]
+
+    def _read_prompts(self, inputs: ModelInputs, cache: DecodingCache) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the first response token [B, V], and which of the cache's columns a row may look at [B, S].
+
+        A beginning that several prompts share goes through the model once, and is copied to their rows.
+        """
+        model = self.backbone.model
+        ids_BS, mask_BS = inputs["input_ids"], inputs["attention_mask"]
+        lengths_B, width = mask_BS.sum(1), ids_BS.shape[1]
+        columns_S = torch.arange(width, device=ids_BS.device)
+        starts_B1 = width - lengths_B[:, None]
+        # The same rows from column 0 on; their last id is repeated where the padding went.
+        aligned_BS = ids_BS.gather(1, (starts_B1 + columns_S).clamp(max=width - 1))
+        image_column = first_image_column(aligned_BS, self.backbone.image_token_id)
+        prefix = shared_prefix(aligned_BS, limit=min(int(lengths_B.min()) - 1, image_column))
+        arguments = dict(inputs)
+        if prefix is not None:
+            length, num_beginnings = prefix.length, len(prefix.rows_K)
+            model(
+                input_ids=aligned_BS[prefix.rows_K, :length],
+                position_ids=columns_S[:length].expand(3, num_beginnings, -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            self.stats.num_forwards += 1
+            cache.select_rows(prefix.prefix_of_B)
+            longest = int(lengths_B.max()) - length
+            rest = slice(width - -(-longest // self.pad_to_multiple) * self.pad_to_multiple, None)
+            unread_BS = mask_BS * (columns_S >= starts_B1 + length)
+            mask_BS = torch.cat([torch.ones_like(mask_BS[:, :length]), unread_BS[:, rest]], dim=1)
+            arguments |= {
+                "input_ids": ids_BS[:, rest],
+                "position_ids": inputs["position_ids"][:, :, rest],
+                "attention_mask": mask_BS,
+            }
+        logits_BV = model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        self.stats.num_forwards += 1
+        return logits_BV, mask_BS
 
     def _rollout(self, row: _Row, example_id: str) -> Rollout:
         self.stats.num_tokens += len(row.token_ids)

@@ -39,6 +39,7 @@ from pilotage.train import checkpoints
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, as_settings, lr_share
 from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import (
+    can_share_prefix,
     encode_rollouts,
     head_of,
     micro_batches,
@@ -282,6 +283,7 @@ class DistillTrainer(Trainer):
                 encoded,
                 batch_size=self.config.teacher_batch_size or self.config.micro_batch_size,
                 pad_to_multiple=self.config.pad_to_multiple,
+                share_prefix=self._can_share_prefix(reader.model),
             )
         reader.model.train(was_training)
         return states
@@ -296,13 +298,20 @@ class DistillTrainer(Trainer):
         if self.config.pixel_noise:
             self._add_noise(encoded, rows, step)
         batches = micro_batches(encoded, self.config.micro_batch_size)
+        share_prefix = self._can_share_prefix(self.student.model)
         records: list[RowRecord] = []
         for number, chosen in enumerate(batches):
             batch = take_rows(encoded, chosen, pad_to_multiple=self.config.pad_to_multiple)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self._autocast():
-                    hidden_MH = predicting_states(model, self.student.model, batch)
+                    hidden_MH = predicting_states(
+                        model,
+                        self.student.model,
+                        batch,
+                        share_prefix=share_prefix,
+                        pad_to_multiple=self.config.pad_to_multiple,
+                    )
                 weights_B = torch.tensor([row_weights[row] for row in chosen], device=hidden_MH.device)
                 loss = self._token_loss(
                     batch, hidden_MH, torch.cat([teacher_states[row] for row in chosen]), weights_B
@@ -322,6 +331,9 @@ class DistillTrainer(Trainer):
             token_ids_M=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
             weight_M=weights_B[rows_M],
         )
+
+    def _can_share_prefix(self, model: Any) -> bool:
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and can_share_prefix(model)
 
     def _row_weights(self, rows: Sequence[_StepRow]) -> list[float]:
         """What each token of a row weighs in the loss: the one division by the step's counts, over all ranks."""

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import DynamicCache
 
 from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
 from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.chunked import Head
 from pilotage.records import Rollout, View
@@ -78,18 +81,60 @@ def micro_batches(encoded: EncodedResponses, size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def predicting_states(model: Any, base: Any, batch: EncodedResponses) -> Tensor:
+def predicting_states(
+    model: Any, base: Any, batch: EncodedResponses, *, share_prefix: bool = False, pad_to_multiple: int = 16
+) -> Tensor:
     """[M, H] final hidden states that predict the response tokens; the vocabulary is not projected.
 
-    `base` is the transformers (or peft) model inside `model`, which may be wrapped for several ranks.
+    `base` is the transformers (or peft) model inside `model`, which may be wrapped for several ranks. With
+    `share_prefix`, what the prompts begin with is read once for all rows that have it, with gradients too.
     """
     inputs = dict(batch["inputs"])
     # Padding stands on the right: a causal model needs no mask, and attention without one is faster.
     inputs.pop("attention_mask")
+    response_mask_BS = batch["response_mask"]
     with _without_head(base):
-        hidden_BSH = model(**inputs, use_cache=False).logits
-    rows_M, columns_M = predicting_positions(batch["response_mask"])
+        prefix = _prefix_of(base, batch) if share_prefix else None
+        if prefix is None:
+            hidden_BSH = model(**inputs, use_cache=False).logits
+        else:
+            ids_BS, positions_3BS = batch["inputs"]["input_ids"], batch["inputs"]["position_ids"]
+            cache = DynamicCache(config=base.config.get_text_config())
+            model(
+                input_ids=ids_BS[prefix.rows_K, : prefix.length],
+                position_ids=positions_3BS[:, prefix.rows_K, : prefix.length],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache.batch_select_indices(prefix.prefix_of_B)
+            longest = int((batch["prompt_lengths"] + batch["response_lengths"]).max()) - prefix.length
+            rest = slice(prefix.length, prefix.length + -(-longest // pad_to_multiple) * pad_to_multiple)
+            response_mask_BS = response_mask_BS[:, rest]
+            inputs |= {"input_ids": ids_BS[:, rest], "position_ids": positions_3BS[:, :, rest]}
+            hidden_BSH = model(**inputs, past_key_values=cache, use_cache=True).logits
+    rows_M, columns_M = predicting_positions(response_mask_BS)
     return hidden_BSH[rows_M, columns_M]
+
+
+def _prefix_of(base: Any, batch: EncodedResponses) -> SharedPrefix | None:
+    ids_BS = batch["inputs"]["input_ids"]
+    # The last token of a prompt predicts the first of the response.
+    limit = int(batch["prompt_lengths"].min()) - 1
+    return shared_prefix(ids_BS, limit=min(limit, first_image_column(ids_BS, base.config.image_token_id)))
+
+
+def can_share_prefix(model: Any) -> bool:
+    """Whether the rows of a batch may share what was computed for their beginnings.
+
+    They may not while layers are computed again in the backward, which transformers does without a cache; nor while
+    dropout treats every row in its own way; nor where parameters are sharded, because these are gathered in the
+    backward when a layer's outputs have gradients, and keys and values reach the next forward past the outputs.
+    """
+    modules = model.modules() if model.training else ()
+    return not any(
+        getattr(module, "gradient_checkpointing", False) or (isinstance(module, nn.Dropout) and module.p)
+        for module in modules
+    ) and not any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 @torch.no_grad()
@@ -99,12 +144,15 @@ def score_rows(
     *,
     batch_size: int,
     pad_to_multiple: int,
+    share_prefix: bool = False,
 ) -> list[Tensor]:
     """Each row's predicting states [T, H], without gradients, in the order of the rows."""
     states: list[Tensor | None] = [None] * len(encoded["prompt_lengths"])
     for rows in micro_batches(encoded, batch_size):
         batch = take_rows(encoded, rows, pad_to_multiple=pad_to_multiple)
-        hidden_MH = predicting_states(model, model, batch)
+        hidden_MH = predicting_states(
+            model, model, batch, share_prefix=share_prefix, pad_to_multiple=pad_to_multiple
+        )
         for row, hidden_TH in zip(rows, hidden_MH.split(batch["response_lengths"].tolist()), strict=True):
             states[row] = hidden_TH
     return [state for state in states if state is not None]

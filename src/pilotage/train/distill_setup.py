@@ -69,6 +69,8 @@ def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         ddp_find_unused_parameters=False,
+        # They are constants, and ranks that share a prompt's beginning call the model more often than others.
+        ddp_broadcast_buffers=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
