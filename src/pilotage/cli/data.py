@@ -21,6 +21,9 @@ from pilotage.data.published.importing import (
     write_import,
     write_rows,
 )
+from pilotage.data.vqa import REPORT as VQA_REPORT
+from pilotage.data.vqa import SplitRule, VqaNote, import_vqa
+from pilotage.data.vqa_build import QuestionsConfig, build_questions
 from pilotage.errors import PilotageError
 from pilotage.tasks import get_task
 
@@ -57,6 +60,7 @@ class Import:
     visualplanning  test levels of a clone of yix8/VisualPlanning; we draw them
     json            our own lines: {"task": ..., "state": {...}, "plan": [...]}
     text            maps of characters, in folders named after their tasks
+    vqa             questions about any pictures: see pilotage data import vqa --help
 
     Every level is counted: imported, repeated, unsolvable or malformed, all with file and line. A
     reference plan that is no shortest plan is listed, and ours is used. The examples' split is test.
@@ -146,7 +150,75 @@ def _print_report(report: Report) -> None:
         print(remark)
 
 
-def _print_notes(kind: str, notes: Sequence[Note]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImportVqa:
+    """Read questions about pictures from Parquet or JSON lines, and write them as a set of questions.
+
+    A row has problem, images (one picture: bytes, a data URL, or a path inside the file's folder)
+    and answer; options (texts; the answer is a letter or one of them) and solution where there are
+    any. Nothing is fetched, and a row with several pictures is refused. Every row is counted:
+    imported, repeated or malformed, with file and line. The exit status is 1 if any is malformed.
+    """
+
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A .jsonl or .parquet file, or a folder of such files."""
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: only the report)")
+    ] = None
+    """Folder of the questions; import.json in it is the whole report."""
+    split: SplitRule = "hash"
+    """Where they go: 80/10/10 by the picture's hash, or all into one."""
+    max_side_px: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as is)")] = (
+        None
+    )
+    """Shrink pictures with a longer side."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace other questions in the same folder."""
+
+    def run(self) -> int:
+        with Bar("data import vqa", unit="bytes") as bar:
+            report = import_vqa(
+                self.path,
+                self.out,
+                split=self.split,
+                max_side_px=self.max_side_px,
+                overwrite=self.overwrite,
+                progress=bar,
+            )
+        print(
+            f"read {report.num_read}: imported {report.num_imported}, duplicates {len(report.duplicates)} (left out), "
+            f"malformed {len(report.malformed)}"
+        )
+        shares = ", ".join(f"{split} {num}" for split, num in report.splits.items())
+        print(f"{shares}; with options {report.num_with_options}, with solution {report.num_with_solution}")
+        _print_notes("duplicates", report.duplicates)
+        _print_notes("malformed", report.malformed)
+        if self.out is not None:
+            print(
+                f"{self.out} holds {report.num_imported} questions; {self.out / VQA_REPORT} tells of every row"
+            )
+        return 0 if report.is_clean else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(QuestionsConfig):
+    """Write questions about states of our tasks, with their pictures and exact answers.
+
+    The same arguments give the same questions. A state belongs to train, val or test by its own
+    hash, as in data sets of levels. Plans that fail and plans that do not come in turn. Killed, the
+    same command writes them again.
+    """
+
+    def run(self) -> int:
+        with Bar("data questions", unit="questions") as bar:
+            manifest = build_questions(self, bar)
+        for split, kinds in manifest["counts"].items():
+            print(f"{split:<5} " + ", ".join(f"{kind} {num}" for kind, num in kinds.items()))
+        print(f"{self.out} holds {manifest['num_questions']} questions, sha256 {manifest['sha256'][:16]}…")
+        return 0
+
+
+def _print_notes(kind: str, notes: Sequence[Note] | Sequence[VqaNote]) -> None:
     for note in notes[:NUM_SHOWN]:
         text = " ".join(f"{kind}: {note.place}: {note.note}".split())
         # What strangers wrote may hold anything: a terminal is shown printable characters only.

@@ -48,7 +48,10 @@ class Entry:
 COMMANDS: tuple[Entry, ...] = (
     Entry(words=("demo",), module="demo", name="Demo", summary="the whole method on the nano model"),
     Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
+    # Before `data import`, whose words it begins with.
+    Entry(words=("data", "import", "vqa"), module="data", name="ImportVqa", summary="read visual questions"),
     Entry(words=("data", "import"), module="data", name="Import", summary="read published levels"),
+    Entry(words=("data", "questions"), module="data", name="Questions", summary="ask about our own levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
     Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),

@@ -1,7 +1,9 @@
 """The prompt files: every prompt is one file under `prompts/<set>/`, filled with the task's own content.
 
 Placeholders: `$rules`, `$title`, `$actions`, `$fields`, `$worked_example`, `$worked_perception` come from the
-task alone; `$state` and `$plan` from the example, and only the files of readers that may see them hold these.
+task alone; `$state` and `$plan` from the example, and only the files of readers that may see them hold these. In the
+files of visual questions, `vqa_*.md`, `$question` is the question with its options and `$reference` what is
+privileged.
 """
 
 from __future__ import annotations

@@ -1,0 +1,277 @@
+"""Questions on disk: Parquet shards beside a manifest.
+
+    manifest.json                   arguments, counts, and each shard's rows and hashes; written last
+    train/questions-00000.parquet   likewise val/ and test/
+
+`datasets.load_dataset(folder)` reads the shards as well: `image` is an `Image()` feature, `options` and `accepted` are
+lists of texts, `state` is a JSON text or empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pilotage import __version__
+from pilotage.data.folder import write_whole
+from pilotage.data.store import MANIFEST
+from pilotage.errors import PilotageError
+from pilotage.records import SPLITS, Question, Split
+
+QUESTIONS_FORMAT = "pilotage-questions"
+QUESTIONS_VERSION = 1
+SHARD_ROWS = 2048
+_BEGUN = ".questions"
+"""Marks a folder whose writing was begun; gone once it is complete."""
+COLUMNS = (
+    "id",
+    "task",
+    "level",
+    "split",
+    "kind",
+    "question",
+    "options",
+    "answer",
+    "accepted",
+    "solution",
+    "state",
+    "image",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionShard:
+    """One Parquet file, as the manifest tells of it."""
+
+    file: str
+    """Relative to the folder, with forward slashes."""
+    split: Split
+    num_rows: int
+    sha256: str
+    """Over the content of its rows: it does not depend on how Parquet packed them."""
+
+
+def write_questions(
+    root: Path,
+    questions: Iterable[Question],
+    arguments: Mapping[str, Any],
+    *,
+    files: Callable[[], Mapping[str, str]] = dict,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes the questions, shard by shard as they come, and returns the manifest.
+
+    `arguments` are what the content follows from; a complete folder of the same arguments is left as it is. `files`
+    gives texts to be written beside the manifest, and is asked when all questions are written. Whoever reads an
+    unfinished folder is told so: the manifest comes last.
+    Raises PilotageError for a folder that holds something else.
+    """
+    held = _held(root)
+    if held is not None and held["arguments"] == arguments and not overwrite:
+        return held
+    if held is not None and not overwrite:
+        raise PilotageError(
+            f"{root} holds questions of other arguments: give another folder, the same arguments, or --overwrite"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / _BEGUN).touch()
+        (root / MANIFEST).unlink(missing_ok=True)
+        for split in SPLITS:
+            shutil.rmtree(root / split, ignore_errors=True)
+        shards = list(_write_shards(root, questions))
+        counts = _counts(shards)
+        manifest = {
+            "format": QUESTIONS_FORMAT,
+            "format_version": QUESTIONS_VERSION,
+            "pilotage": __version__,
+            "arguments": dict(arguments),
+            "num_questions": sum(shard.num_rows for shard, _ in shards),
+            "counts": counts,
+            "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
+            "shards": [asdict(shard) for shard, _ in shards],
+        }
+        for name, text in files().items():
+            write_whole(root / name, text)
+        write_whole(root / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        (root / _BEGUN).unlink()
+    except OSError as error:
+        raise PilotageError(f"cannot write {root}: {error.strerror or error}") from None
+    return manifest
+
+
+def load_questions(
+    path: Path | str,
+    split: Split | None = None,
+    kinds: Collection[str] | None = None,
+    limit: int | None = None,
+) -> list[Question]:
+    """The questions of a folder in its order; None means all.
+
+    Raises PilotageError when the folder is no complete set of questions, when a shard is missing, damaged or not what
+    the manifest says, and for a split or kind that the set does not have.
+    """
+    root = Path(path)
+    manifest = read_questions_manifest(root)
+    if split is not None and split not in {shard["split"] for shard in manifest["shards"]}:
+        held = sorted({shard["split"] for shard in manifest["shards"]})
+        raise PilotageError(f"{root} has no questions of split {split!r}; it has {', '.join(held)}")
+    known = {kind for tallies in manifest["counts"].values() for kind in tallies}
+    if unknown := set(kinds or ()) - known:
+        raise PilotageError(
+            f"{root} has no questions of kind {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}"
+        )
+    questions = (
+        question
+        for shard in manifest["shards"]
+        if split in (None, shard["split"])
+        for question in _read_shard(root, shard)
+        if kinds is None or question.kind in kinds
+    )
+    return list(islice(questions, limit))
+
+
+def read_questions_manifest(root: Path) -> dict[str, Any]:
+    """Raises PilotageError that says what `root` is instead."""
+    path = root / MANIFEST
+    if (root / _BEGUN).exists():
+        raise PilotageError(f"{root} holds an unfinished set of questions; run the same command again")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        right = (manifest["format"], manifest["format_version"]) == (QUESTIONS_FORMAT, QUESTIONS_VERSION)
+        if right and all({"file", "split", "num_rows", "sha256"} <= set(s) for s in manifest["shards"]):
+            assert isinstance(manifest["arguments"], dict) and isinstance(manifest["counts"], dict)
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        pass
+    raise PilotageError(
+        f"{root} is no set of questions of this version; make one: pilotage data questions --out FOLDER, or pilotage "
+        "data import vqa FILE --out FOLDER"
+    )
+
+
+def questions_hash(questions: Iterable[Question]) -> str:
+    """SHA-256 over every column of every row."""
+    digest = hashlib.sha256()
+    for question in questions:
+        row = _row(question)
+        image = row.pop("image")["bytes"]
+        text = json.dumps(row).encode()
+        digest.update(b"%d %d\n" % (len(text), len(image)) + text + image)
+    return digest.hexdigest()
+
+
+def _held(root: Path) -> dict[str, Any] | None:
+    """The manifest of what is there; None for a new, an empty or an unfinished folder."""
+    if not root.exists():
+        return None
+    if not root.is_dir():
+        raise PilotageError(f"{root} is a file; a set of questions is a folder")
+    if (root / _BEGUN).exists() or not any(root.iterdir()):
+        return None
+    return read_questions_manifest(root)
+
+
+def _write_shards(root: Path, questions: Iterable[Question]) -> Iterator[tuple[QuestionShard, Counter[str]]]:
+    waiting: dict[Split, list[Question]] = {split: [] for split in SPLITS}
+    num_shards = dict.fromkeys(SPLITS, 0)
+
+    def write(split: Split) -> tuple[QuestionShard, Counter[str]]:
+        rows, waiting[split] = waiting[split], []
+        file = f"{split}/questions-{num_shards[split]:05d}.parquet"
+        num_shards[split] += 1
+        _write_parquet(root / file, rows)
+        shard = QuestionShard(file=file, split=split, num_rows=len(rows), sha256=questions_hash(rows))
+        return shard, Counter(question.kind for question in rows)
+
+    for question in questions:
+        waiting[question.split].append(question)
+        if len(waiting[question.split]) == SHARD_ROWS:
+            yield write(question.split)
+    for split in SPLITS:
+        if waiting[split]:
+            yield write(split)
+
+
+def _counts(shards: Iterable[tuple[QuestionShard, Counter[str]]]) -> dict[str, dict[str, int]]:
+    """Split -> kind -> number of questions."""
+    counts: dict[str, Counter[str]] = {}
+    for shard, kinds in shards:
+        counts.setdefault(shard.split, Counter()).update(kinds)
+    return {split: dict(sorted(tally.items())) for split, tally in counts.items()}
+
+
+def _write_parquet(path: Path, questions: list[Question]) -> None:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = ("id", "task", "split", "kind", "question", "answer", "solution", "state")
+    features = datasets.Features(
+        {
+            **{name: datasets.Value("string") for name in texts},
+            "level": datasets.Value("int32"),
+            "options": datasets.List(datasets.Value("string")),
+            "accepted": datasets.List(datasets.Value("string")),
+            "image": datasets.Image(),
+        }
+    )
+    features = datasets.Features({name: features[name] for name in COLUMNS})
+    rows = [_row(question) for question in questions]
+    schema = features.arrow_schema
+    table = pa.Table.from_pydict({name: [row[name] for row in rows] for name in COLUMNS}, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = root / str(shard["file"])
+    remedy = "write the set again with --overwrite"
+    try:
+        rows = pq.ParquetFile(path).read(columns=list(COLUMNS)).to_pylist()
+        questions = [_question(row) for row in rows]
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise PilotageError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {remedy}"
+        ) from error
+    if questions_hash(questions) != shard["sha256"]:
+        raise PilotageError(f"{path} does not hold what the manifest says (its hash differs); {remedy}")
+    return questions
+
+
+def _row(question: Question) -> dict[str, Any]:
+    return {
+        **{name: getattr(question, name) for name in COLUMNS},
+        "options": list(question.options),
+        "accepted": list(question.accepted),
+        "state": "" if question.state is None else json.dumps(question.state),
+        "image": {"bytes": question.image, "path": None},
+    }
+
+
+def _question(row: dict[str, Any]) -> Question:
+    return Question(
+        **row
+        | {
+            "options": tuple(row["options"]),
+            "accepted": tuple(row["accepted"]),
+            "state": json.loads(row["state"]) if row["state"] else None,
+            "image": row["image"]["bytes"],
+        }
+    )

@@ -1,0 +1,158 @@
+"""Who sees what of a question: the student never its answer, the teacher of perception not even the question."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from string import Template
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilotage.data.vqa_build import iter_questions
+from pilotage.distill.vigos_spans import VigosLayout, cut_turn
+from pilotage.errors import PilotageError
+from pilotage.records import Question, View
+from pilotage.tasks import TASKS
+from pilotage.tasks.grading import grade
+from pilotage.tasks.questions import KINDS
+from pilotage.views import PROMPT_SETS
+from pilotage.views.prompts import prompt_template
+from pilotage.views.vqa import (
+    DESCRIPTION_PREFILL,
+    THINK_PREFILL,
+    VQA_VIEWS,
+    reference_of,
+    vqa_perception_view,
+    vqa_reference_response,
+    vqa_student_view,
+)
+
+every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)
+SEES = {
+    "vqa_student": {"question"},
+    "vqa_perception": set(),
+    "vqa_reasoning": {"question", "reference"},
+    "vqa_solution": {"question", "reference"},
+    "vqa_reference": {"question", "reference"},
+}
+ANSWER, SOLUTION, ACCEPTED = "Zanzibar", "Look left, then see Zanzibar.", "Unguja"
+FOREIGN = Question(
+    id="vqa-1",
+    task="vqa",
+    level=0,
+    split="test",
+    kind="vqa",
+    question="Which $island is this? It costs $5.",
+    answer=ANSWER,
+    accepted=(ACCEPTED,),
+    solution=SOLUTION,
+    image=b"png",
+)
+CHOICE = replace(FOREIGN, options=("Malta", "Zanzibar"), answer="B", accepted=())
+
+
+def texts(view: View) -> str:
+    [message] = view.messages
+    return "\n".join(part["text"] for part in message["content"] if part["type"] == "text") + view.prefill
+
+
+@every_set
+@pytest.mark.parametrize("name", VQA_VIEWS)
+def test_only_teachers_that_may_see_it_have_a_place_for_the_reference(prompts: Any, name: str) -> None:
+    template: Template = prompt_template(prompts, name)
+    assert set(template.get_identifiers()) == SEES[name]
+
+
+@every_set
+def test_the_student_sees_the_same_whatever_answer_solution_and_state(prompts: Any) -> None:
+    rng = np.random.default_rng(0)
+    worlds = [(task, task.levels[0]) for task in TASKS]
+    own = list(iter_questions(worlds, KINDS, 12, "test", 0))
+    for question in (FOREIGN, CHOICE, *own):
+        changed = replace(
+            question,
+            answer="A" if question.options else str(rng.integers(10**9)),
+            accepted=("other",),
+            solution="another way",
+            id="another-id",
+        )
+        for view in (vqa_student_view, vqa_perception_view):
+            assert view(question, prompts) == view(changed, prompts)
+
+
+@every_set
+def test_no_word_of_answer_or_solution_is_in_the_student_s_view(prompts: Any) -> None:
+    for view in (vqa_student_view, vqa_perception_view):
+        seen = texts(view(FOREIGN, prompts))
+        for hidden in (ANSWER, SOLUTION, ACCEPTED, FOREIGN.id):
+            assert hidden not in seen
+    worlds = [(task, task.levels[-1]) for task in TASKS]
+    for question in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
+        seen = texts(vqa_student_view(question, prompts))
+        assert question.solution not in seen and question.id not in seen
+        if question.kind == "cell" and question.answer != "(0,0)":  # which every question names as the corner
+            assert question.answer not in seen
+
+
+@every_set
+def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
+    asked_other = replace(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
+    view = vqa_perception_view(FOREIGN, prompts)
+    assert view == vqa_perception_view(asked_other, prompts)
+    assert view.image == b"png" and view.prefill == "" and "island" not in texts(view)
+
+
+@every_set
+def test_teachers_see_what_they_are_given(prompts: Any) -> None:
+    views = {name: make(FOREIGN, prompts) for name, make in VQA_VIEWS.items()}
+    assert {name: view.prefill for name, view in views.items()} == {
+        "vqa_student": DESCRIPTION_PREFILL,
+        "vqa_perception": "",
+        "vqa_reasoning": THINK_PREFILL,
+        "vqa_solution": THINK_PREFILL,
+        "vqa_reference": DESCRIPTION_PREFILL,
+    }
+    for name, view in views.items():
+        seen = texts(view)
+        assert view.name == name and view.image == b"png"
+        assert [part["type"] for part in view.messages[0]["content"]] == ["image", "text"]
+        assert (FOREIGN.question in seen) == (name != "vqa_perception")
+        assert (ANSWER in seen) == ("reference" in SEES[name])
+        assert (SOLUTION in seen) == (name == "vqa_solution")
+        assert ("<description>" in seen) == (
+            name in ("vqa_student", "vqa_reference") or (name, prompts) == ("vqa_perception", "full")
+        )
+    for name in ("vqa_reasoning", "vqa_reference"):
+        assert "B. Zanzibar" in texts(VQA_VIEWS[name](CHOICE, prompts))
+
+
+@every_set
+def test_options_are_lettered_and_rules_come_with_our_own_tasks(prompts: Any) -> None:
+    seen = texts(vqa_student_view(CHOICE, prompts))
+    assert "A. Malta\nB. Zanzibar\nAnswer with the letter of one option." in seen
+    for task in TASKS:
+        [question] = iter_questions([(task, task.levels[0])], ("cell",), 1, "val", 0)
+        assert task.rules[prompts] in texts(vqa_student_view(question, prompts))
+        assert task.rules[prompts] not in texts(vqa_perception_view(question, prompts))
+
+
+def test_what_cannot_be_shown_is_an_error() -> None:
+    with pytest.raises(PilotageError, match="vqa-1 has no picture for the vqa_student view"):
+        vqa_student_view(replace(FOREIGN, image=b""), "brief")
+    with pytest.raises(PilotageError, match="no worked solution"):
+        VQA_VIEWS["vqa_solution"](replace(FOREIGN, solution=""), "brief")
+    with pytest.raises(PilotageError, match="no reference description"):
+        vqa_reference_response(FOREIGN)
+
+
+def test_the_reference_response_keeps_to_the_form_and_is_right() -> None:
+    worlds = [(task, task.levels[0]) for task in TASKS]
+    for question in iter_questions(worlds, KINDS, 12, "train", 3):
+        response = vqa_reference_response(question)
+        assert grade(question, response).success
+        behind = response.removeprefix(DESCRIPTION_PREFILL)
+        layout = VigosLayout(checker="exact")
+        spans = layout.find([bytes([b]) for b in behind.encode()], behind, prefill=DESCRIPTION_PREFILL)
+        assert spans.valid, spans.problem
+        assert cut_turn(response).part("answer") == reference_of(question) == question.answer
