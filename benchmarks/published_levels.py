@@ -1,6 +1,6 @@
 """Where the nano model loses on published levels, before and after each stage: one command.
 
-    python benchmarks/published_levels.py RUN... --out DIR [--vsp CLONE] [--visualplanning CLONE]
+    python benchmarks/published_levels.py [RUN...] [--out DIR] [--vsp CLONE] [--visualplanning CLONE]
 
 imports the sets that were downloaded, keeps the sizes that the run trained on and the levels that no training split
 of ours can hold (by the hash of their state), and measures base, stage 1 and stage 2 of every run as `pilotage gap`
@@ -52,13 +52,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of the recipe nano")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the rows")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="run folders of the recipe nano (runs/demo)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/published"), help="folder for the rows")
     for loader in PUBLISHED:
         parser.add_argument(
             f"--{loader.name}", type=Path, metavar="CLONE", help="the set as it was downloaded"
         )
     options = vars(parser.parse_args(argv))
+    runs = options["runs"] or [Path("runs/demo")]
+    for run in runs:
+        if not (run / "stage2" / "model").is_dir():
+            print(f"{run} holds no finished run: nothing measured (pilotage demo makes runs/demo)")
+            return
     head = ["run", "set", "task", "stage", "n", "text", "image", "state told", "perception", *SHOWN_FAULTS]
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for loader in PUBLISHED:
@@ -66,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if root is None:
             root, name = write_fixtures(loader.name, options["out"] / "fixtures"), f"{loader.name} (fixtures)"
         examples = unseen(import_levels(loader, root, redraw=True).examples)
-        for run in options["runs"]:
+        for run in runs:
             folder = options["out"] / "_".join(run.parts[-3:]).strip("/") / loader.name
             for stage, model in (
                 ("base", "nano"),

@@ -78,7 +78,7 @@ class _Walks:
 
     def search(self) -> Iterator[tuple[str, ...]]:
         """Every plan of the wanted length once, the order drawn anew each time."""
-        stack = [((), self._shuffled())]
+        stack: list[tuple[tuple[str, ...], list[str]]] = [((), self._shuffled())]
         while stack and not self.exhausted:
             plan, untried = stack[-1]
             if not untried:
