@@ -152,6 +152,7 @@ def test_equal_mathematics_is_right(reference: str, said: str) -> None:
         ("2", r"\pm 2"),
         ("0", r"\frac{0}{0}"),
         ("0", r"\emptyset"),
+        (r"[\frac72,1]", "[5,2]"),  # both are empty intervals
         ("x", "y"),
         (r"\frac{1}{2}", r"\frac{1}{3}"),
         ("x^2", "x^3"),

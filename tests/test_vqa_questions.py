@@ -71,6 +71,14 @@ def test_more_questions_begin_with_the_fewer(task: Any) -> None:
     assert all(grade(question, rf"\boxed{{{question.answer}}}").success for question in few)
 
 
+def test_no_state_is_asked_the_same_twice_however_often_more_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pilotage.data.vqa_build.FIRST_DRAW", 4)
+    questions = iter_questions([(get_task("maze"), 3)], ("length",), 40, "train", 0, cell_px=None)
+    assert len({question.id for question in questions}) == 40
+
+
 def test_a_level_that_runs_dry_says_how_many_there_are() -> None:
     """FrozenLake of level 2: 4 cells, so few states that every one is listed."""
     lake = get_task("frozenlake")

@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NUM_PROBES = 12
 """States by which a field is found to be one cell in all of them."""
-NUM_CHANGED_PLANS = 40
+NUM_CHANGED_PLANS = 100
 """Changed plans tried for one that fails and one that does not."""
 NUM_SHORTEST_PLANS = 32
 """Random shortest plans looked at for first moves that nothing else proves."""
@@ -161,22 +161,33 @@ def one_cell_fields(task: Task[Any]) -> tuple[str, ...]:
 def changed_plans(
     task: Task[Any], state: Any, rng: np.random.Generator
 ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """(a plan without a failure, a plan that fails), both one shortest plan with one or two actions changed.
+    """(a plan without a failure, a plan that fails), both made from one random shortest plan in the same way.
 
-    The first is the shortest plan itself where every change that was tried fails. None where no change fails.
+    One or two of its moves are replaced, or two are exchanged; actions that do not move (taking, putting down) keep
+    their places, or the words alone would tell a plan that fails. None where one of both is not found.
     """
     solution = task.solve(state, rng=rng)
     assert solution is not None
+    plan, cells = solution.plan, task.trace(state, solution.plan)
+    places = [
+        i for i in range(len(plan)) if cells[min(i, len(cells) - 1)] != cells[min(i + 1, len(cells) - 1)]
+    ]
+    resting = {plan[i] for i in range(len(plan)) if i not in places}
+    moves = [action for action in task.actions if action not in resting]
     found: dict[bool, tuple[str, ...]] = {}
-    for _ in range(NUM_CHANGED_PLANS):
-        plan = list(solution.plan)
-        for place in rng.choice(len(plan), size=min(len(plan), 1 + int(rng.integers(2))), replace=False):
-            plan[place] = task.actions[int(rng.integers(len(task.actions)))]
-        if tuple(plan) != solution.plan:
-            found.setdefault(task.execute(state, plan).legal, tuple(plan))
+    for _ in range(NUM_CHANGED_PLANS if places and moves else 0):
+        changed = list(plan)
+        if rng.integers(2):
+            a, b = rng.choice(places, size=2)
+            changed[a], changed[b] = changed[b], changed[a]
+        else:
+            for place in rng.choice(places, size=min(len(places), 1 + int(rng.integers(2))), replace=False):
+                changed[place] = moves[int(rng.integers(len(moves)))]
+        if tuple(changed) != plan:
+            found.setdefault(task.execute(state, changed).legal, tuple(changed))
         if len(found) == 2:
-            break
-    return (found.get(True, solution.plan), found[False]) if False in found else None
+            return found[True], found[False]
+    return None
 
 
 def first_moves(
