@@ -1,6 +1,6 @@
 """One small distillation run, for tests and for the processes that they start (and kill).
 
-python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP] [--fully-shard]
+python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP]
 """
 
 from __future__ import annotations
@@ -74,62 +74,11 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fully_sharded_gradients() -> float:
-    """The largest difference between gradients through `fully_shard` on two ranks and those of one whole model."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    from pilotage.distill.align import response_tokens
-    from pilotage.distill.chunked import Head
-    from pilotage.records import Rollout
-    from pilotage.train.distill_scoring import encode_rollouts, head_of, predicting_states
-    from pilotage.views import VIEWS
-
-    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    examples = tiny_examples()[:4]
-    whole, shards = tiny_backbone(), tiny_backbone()
-    rollouts = [
-        Rollout(example_id=example.id, token_ids=tuple(range(20, 24 + place)), text="", finished=True)
-        for place, example in enumerate(examples)
-    ]
-    num_tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-
-    def loss_of(backbone: Any, rows: slice, scale: float) -> torch.Tensor:
-        views = [VIEWS["student"](example, "brief") for example in examples[rows]]
-        batch = encode_rollouts(backbone, views, rollouts[rows], max_prompt_tokens=None, pad_to_multiple=16)
-        hidden_MH = predicting_states(backbone.model, backbone.model, batch)
-        student = head_of(backbone.model, hidden_MH)
-        generator = torch.Generator().manual_seed(1)
-        weight_VH = torch.randn(student.weight_VH.shape, generator=generator)
-        ids_M = response_tokens(batch["inputs"]["input_ids"], batch["response_mask"])
-        teacher = Head(hidden_MH=torch.nn.functional.one_hot(ids_M % 32, 32).float(), weight_VH=weight_VH)
-        weight_M = torch.full(ids_M.shape, scale / num_tokens)
-        estimator = FullVocabulary(divergence=ReverseKL())
-        return estimator(student=student, teacher=teacher, token_ids_M=ids_M, weight_M=weight_M).value_M.sum()
-
-    loss_of(whole, slice(0, 4), 1.0).backward()
-    mesh = init_device_mesh("cpu", (num_ranks,))
-    for layer in shards.model.model.language_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(shards.model, mesh=mesh)
-    share = 4 // num_ranks
-    loss_of(shards, slice(rank * share, (rank + 1) * share), num_ranks).backward()
-    gradients = {name: p.grad for name, p in whole.model.named_parameters()}
-    differences = [
-        float((p.grad.full_tensor() - gradients[name]).abs().max())
-        for name, p in shards.model.named_parameters()
-        if gradients[name] is not None
-    ]
-    assert len(differences) > 20
-    return max(differences)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--kill-before-publishing", type=int)
-    parser.add_argument("--fully-shard", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -152,10 +101,6 @@ def main() -> None:
         run_dir=arguments.run_dir,
         on_step=on_step,
     )
-    if arguments.fully_shard:
-        difference = fully_sharded_gradients()
-        if torch.distributed.get_rank() == 0:
-            (arguments.run_dir / "sharded.json").write_text(json.dumps(difference))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,7 +24,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("ranks")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(run_dir), "--fully-shard"],
+        [sys.executable, *launcher, str(SCRIPT), str(run_dir)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -46,11 +45,6 @@ def test_two_ranks_have_the_loss_trace_of_one(two_ranks, tmp_path):
         numbers = {name: value for name, value in other.items() if name != "stage"}
         assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_sharded_gradients_are_those_of_the_whole_model(two_ranks):
-    assert json.loads((two_ranks / "sharded.json").read_text()) < 1e-6
 
 
 def test_ranks_share_out_the_slots_of_a_step():

@@ -17,8 +17,9 @@ from pilotage.distill.align import predicting_positions, response_tokens, split_
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
+from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.engine import sampling_noise
-from pilotage.rollouts.transformers_engine import TransformersEngine, _Chooser, _rows_to_keep
+from pilotage.rollouts.transformers_engine import TransformersEngine, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
 from test_backbones import stock_directory
 from tiny import enliven, image_view, mixed_views, picture, png, text_view, tiny_backbone
@@ -224,7 +225,7 @@ def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
 )
 def test_sampling_follows_the_distribution(settings, expected):
     fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
-    chooser = _Chooser(fake, **settings)  # pyright: ignore[reportArgumentType]
+    chooser = Chooser(fake, **settings)  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.5]).log().expand(1000, 5)
     uniforms = (torch.arange(1000) + 0.5) / 1000
     choice = chooser(logits, uniforms)
@@ -236,7 +237,7 @@ def test_sampling_follows_the_distribution(settings, expected):
 
 def test_the_largest_uniform_still_picks_a_possible_token():
     fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
-    chooser = _Chooser(fake, temperature=1.0, top_p=1.0, top_k=0)  # pyright: ignore[reportArgumentType]
+    chooser = Chooser(fake, temperature=1.0, top_p=1.0, top_k=0)  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([[3.0, 1.0, -torch.inf, 2.0, 9.0, -torch.inf]])
     assert chooser(logits, torch.tensor([1 - 2**-24])).tokens_B.tolist() == [3]
     assert chooser(logits, torch.tensor([0.0])).tokens_B.tolist() == [0]

@@ -149,6 +149,15 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
     return replace(backbone, model=get_peft_model(backbone.model, config))
 
 
+def is_sharded(model: Any) -> bool:
+    """Whether `fully_shard` has spread the model's parameters over ranks: then every forward is a meeting of all."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False  # spares a process without ranks a slow import
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def resolve(path_or_id: str | Path) -> str:
     """The directory or hub id behind a name; `nano` is the base that ships with the package."""
     name = str(path_or_id)

@@ -148,11 +148,20 @@ def place_waves(num_places: int, width: int, amplitude: float = 0.3) -> torch.Te
     return torch.cat([rows, columns], dim=2).reshape(num_places, width)
 
 
-def save_backbone(model: torch.nn.Module, processor: ImageTextProcessor, directory: str | Path) -> None:
-    """Writes an ordinary transformers directory: config, safetensors, tokenizer, preprocessor and chat template."""
+def save_backbone(
+    model: torch.nn.Module,
+    processor: ImageTextProcessor,
+    directory: str | Path,
+    *,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes an ordinary transformers directory: config, safetensors, tokenizer, preprocessor and chat template.
+
+    `state_dict` stands in for the model's own weights, where these are sharded.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)  # pyright: ignore[reportCallIssue]
+    model.save_pretrained(directory, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
     processor.save_pretrained(directory)
     # Older readers (and vLLM) look for the image settings in a file of their own.
     processor.image_processor.save_pretrained(directory)

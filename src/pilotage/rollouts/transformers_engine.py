@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from pilotage.backbones.encode import ModelInputs, encode_views, render
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import first_image_column, shared_prefix
 from pilotage.records import Rollout, View
+from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.engine import ProgressCallback, check_request, sampling_noise
 from pilotage.rollouts.kv_cache import DecodingCache
 
@@ -99,14 +100,16 @@ class TransformersEngine:
         )
         began_s = time.perf_counter()
         self.stats = GenerationStats(num_rollouts=len(views) * num_return)
-        chooser = _Chooser(self.backbone, temperature=temperature, top_p=top_p, top_k=top_k)
+        chooser = Chooser(self.backbone, temperature=temperature, top_p=top_p, top_k=top_k)
         noise = None
         if temperature > 0:
             noise = sampling_noise(example_ids, seed=seed, num_return=num_return, num_tokens=max_new_tokens)
         order = sorted(range(len(views)), key=lambda index: self._size(views[index]))
         views_per_batch = max(1, self.batch_size // num_return)
         answers: list[Rollout | None] = [None] * (len(views) * num_return)
-        with _evaluating(self.backbone.model), torch.inference_mode():
+        # Parameters that are gathered in inference mode could not be trained afterwards.
+        without_gradients = torch.no_grad() if is_sharded(self.backbone.model) else torch.inference_mode()
+        with _evaluating(self.backbone.model), without_gradients:
             for start in range(0, len(order), views_per_batch):
                 chosen = order[start : start + views_per_batch]
                 rows = self._decode(
@@ -139,7 +142,7 @@ class TransformersEngine:
         names: Sequence[str],
         places: Sequence[int],
         max_new_tokens: int,
-        chooser: _Chooser,
+        chooser: Chooser,
         noise: np.ndarray | None,
     ) -> list[_Row]:
         model = self.backbone.model
@@ -175,6 +178,7 @@ class TransformersEngine:
         finished_rows: list[_Row] = []
         rows = [_Row(index=place, token_ids=[], logprobs=[]) for place in places]
         eos_ids = frozenset(self.backbone.eos_ids)
+        sharded = is_sharded(model)
         for step in range(max_new_tokens):
             uniforms = None
             if noise is not None:
@@ -190,7 +194,8 @@ class TransformersEngine:
                 if token in eos_ids:
                     row.finished = True
                     finished_rows.append(row)
-            if step + 1 == max_new_tokens or all(row.finished for row in rows):
+            finished = all(row.finished for row in rows)
+            if step + 1 == max_new_tokens or (_on_all_ranks(finished, device) if sharded else finished):
                 break
             tokens_B = choice.tokens_B
             kept = _rows_to_keep([row.finished for row in rows])
@@ -225,7 +230,8 @@ class TransformersEngine:
         # The same rows from column 0 on; their last id is repeated where the padding went.
         aligned_BS = ids_BS.gather(1, (starts_B1 + columns_S).clamp(max=width - 1))
         image_column = first_image_column(aligned_BS, self.backbone.image_token_id)
-        prefix = shared_prefix(aligned_BS, limit=min(int(lengths_B.min()) - 1, image_column))
+        limit = 0 if is_sharded(model) else min(int(lengths_B.min()) - 1, image_column)
+        prefix = shared_prefix(aligned_BS, limit=limit)
         arguments = dict(inputs)
         if prefix is not None:
             length, num_beginnings = prefix.length, len(prefix.rows_K)
@@ -275,11 +281,18 @@ def _rows_to_keep(finished: Sequence[bool]) -> list[int] | None:
     Batch sizes are multiples of 8 where they can be (some finished rows stay): each new size has a price.
     """
     alive = [index for index, done in enumerate(finished) if not done]
-    wanted = len(alive) if len(alive) <= 8 else min(len(finished), -(-len(alive) // 8) * 8)
+    wanted = max(1, len(alive)) if len(alive) <= 8 else min(len(finished), -(-len(alive) // 8) * 8)
     if wanted > 0.8 * len(finished):
         return None
     idle = [index for index, done in enumerate(finished) if done]
     return sorted(alive + idle[: wanted - len(alive)])
+
+
+def _on_all_ranks(finished: bool, device: torch.device) -> bool:
+    """Whether all ranks are done: until then each makes every forward, since the others wait for its parameters."""
+    flag = torch.tensor(int(finished), device=device)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
+    return bool(flag)
 
 
 _TAKES_READY_MASK = ("sdpa", "eager")
@@ -324,73 +337,6 @@ def _attention(config: Any, implementation: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = usual
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """One token per row."""
-
-    tokens_B: torch.Tensor
-    logprobs_B: torch.Tensor
-    vision_mass_B: torch.Tensor
-    attempts_B: torch.Tensor
-
-    def as_lists(self) -> tuple[list[int], list[float], list[float], list[int]]:
-        return (
-            self.tokens_B.tolist(),
-            self.logprobs_B.tolist(),
-            self.vision_mass_B.tolist(),
-            self.attempts_B.int().tolist(),
-        )
-
-
-class _Chooser:
-    """Picks the next token of each row from its logits."""
-
-    def __init__(self, backbone: Backbone, *, temperature: float, top_p: float, top_k: int) -> None:
-        self.vision_ids = torch.tensor(backbone.vision_token_ids, dtype=torch.long, device=backbone.device)
-        self.temperature = temperature
-        self.top_p = top_p
-        self.top_k = top_k
-
-    def __call__(self, logits_BV: torch.Tensor, uniforms_B: torch.Tensor | None) -> _Choice:
-        logits_BV = logits_BV.float()
-        if self.temperature not in (0.0, 1.0):
-            logits_BV = logits_BV / self.temperature
-        logprobs_BV = logits_BV.log_softmax(dim=-1)
-        vision_mass_B = logprobs_BV[:, self.vision_ids].exp().sum(-1)
-        allowed_BV = logprobs_BV.index_fill(1, self.vision_ids, -torch.inf)
-        if uniforms_B is None:
-            best_B, tokens_B = allowed_BV.max(dim=-1)
-            attempts_B = logprobs_BV.amax(dim=-1) > best_B
-        else:
-            tokens_B = self._sample(allowed_BV, uniforms_B)
-            attempts_B = uniforms_B < vision_mass_B
-        return _Choice(
-            tokens_B=tokens_B,
-            logprobs_B=logprobs_BV.gather(1, tokens_B[:, None])[:, 0],
-            vision_mass_B=vision_mass_B,
-            attempts_B=attempts_B,
-        )
-
-    def _sample(self, logprobs_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
-        """The inverse of the cumulative distribution at each row's uniform."""
-        if 0 < self.top_k < logprobs_BV.shape[-1]:
-            least = logprobs_BV.topk(self.top_k, dim=-1).values[:, -1:]
-            logprobs_BV = logprobs_BV.masked_fill(logprobs_BV < least, -torch.inf)
-        probs_BV = logprobs_BV.exp()
-        if self.top_p < 1:
-            sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
-            before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
-            dropped_BV = before_BV >= self.top_p * sorted_BV.sum(dim=-1, keepdim=True)
-            probs_BV = probs_BV.masked_fill(
-                torch.zeros_like(dropped_BV).scatter(1, order_BV, dropped_BV), 0.0
-            )
-        # float64: a float32 uniform below 1 stays below 1 after the multiplication, so the last token with
-        # probability is never passed over.
-        cumulative_BV = probs_BV.cumsum(dim=-1, dtype=torch.float64)
-        targets_B = uniforms_B.double() * cumulative_BV[:, -1]
-        return torch.searchsorted(cumulative_BV, targets_B[:, None], right=True)[:, 0]
 
 
 @contextmanager

@@ -51,6 +51,7 @@ from pilotage.train.distill_setup import (
     checkpoint_activations,
     example_digest,
     fingerprint,
+    gathered_weights,
     memory_estimate,
     save_whole,
     training_arguments,
@@ -176,10 +177,14 @@ class DistillTrainer(Trainer):
         model_dir = self.stage_dir / "model"
         self.train(resume_from_checkpoint=resume)
         self.student.model.eval()
-        if self.is_world_process_zero():
-            save_whole(self.student, model_dir)
-        self.accelerator.wait_for_everyone()
+        self._save_student(model_dir)
         return model_dir
+
+    def _save_student(self, directory: Path) -> None:
+        weights = gathered_weights(self.student.model)
+        if self.is_world_process_zero():
+            save_whole(self.student, directory, state_dict=weights)
+        self.accelerator.wait_for_everyone()
 
     def get_train_dataloader(self) -> DataLoader:
         """Numbers of the steps that are left: examples follow from them (`ExampleOrder`)."""

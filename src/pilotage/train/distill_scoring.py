@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import DynamicCache
 
 from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
 from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.chunked import Head
@@ -127,14 +126,14 @@ def can_share_prefix(model: Any) -> bool:
     """Whether the rows of a batch may share what was computed for their beginnings.
 
     They may not while layers are computed again in the backward, which transformers does without a cache; nor while
-    dropout treats every row in its own way; nor where parameters are sharded, because these are gathered in the
-    backward when a layer's outputs have gradients, and keys and values reach the next forward past the outputs.
+    dropout treats every row in its own way; nor where parameters are sharded: all ranks meet in every forward, and
+    one rank may share a beginning, which is a forward more, while another does not.
     """
     modules = model.modules() if model.training else ()
-    return not any(
+    return not is_sharded(model) and not any(
         getattr(module, "gradient_checkpointing", False) or (isinstance(module, nn.Dropout) and module.p)
         for module in modules
-    ) and not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    )
 
 
 @torch.no_grad()

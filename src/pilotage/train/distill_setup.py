@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.nano import save_backbone
 from pilotage.records import Example
 from pilotage.train import checkpoints
@@ -41,15 +41,31 @@ def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone)
     return parts | {"together": sum(parts.values())}
 
 
-def save_whole(backbone: Backbone, directory: Path) -> None:
-    """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it."""
+def gathered_weights(model: Any) -> dict[str, torch.Tensor] | None:
+    """All weights on the CPU, on the first rank, when the model is sharded; all ranks must call this."""
+    if not is_sharded(model):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(  # pyright: ignore[reportReturnType]
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+
+
+def save_whole(
+    backbone: Backbone, directory: Path, *, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it.
+
+    `state_dict` are the weights of a sharded model (`gathered_weights`).
+    """
     partial = directory.with_name(directory.name + checkpoints.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     model = backbone.model
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(directory.with_name("adapter"))
         model = copy.deepcopy(model).merge_and_unload()
-    save_backbone(model, backbone.processor, partial)
+    save_backbone(model, backbone.processor, partial, state_dict=state_dict)
     checkpoints.publish(partial, directory)
 
 

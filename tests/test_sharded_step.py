@@ -1,0 +1,111 @@
+"""A stage-2 step of the trainer whose student is sharded over two gloo ranks is the step of one rank.
+
+`fully_shard` itself, because accelerate's FSDP becomes DDP on CPU without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill_run import tiny_config, tiny_examples
+from pilotage.backbones.load import load_backbone
+from pilotage.distill.divergences import ReverseKL
+from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.train.distill import DistillTrainer
+from tiny import tiny_backbone
+
+NUM_RANKS = 2
+ESTIMATORS = {"full": FullVocabulary(divergence=ReverseKL()), "sampled": Sampled(as_="advantage")}
+
+
+def trainer_of(estimator: str, run_dir: Path) -> DistillTrainer:
+    """Eight rollouts, in micro-batches of two; many ids end a turn, so that rollouts differ in length."""
+    config = tiny_config(
+        estimator=ESTIMATORS[estimator], prompts_per_step=8, max_new_tokens=24, reduction="task"
+    )
+    student = tiny_backbone()
+    ends = tuple(
+        token for token in range(0, len(student.tokenizer), 12) if token not in student.vision_token_ids
+    )
+    student = replace(student, eos_ids=ends)
+    return DistillTrainer(config, student=student, examples=tiny_examples(), run_dir=run_dir)
+
+
+def step_of(trainer: DistillTrainer) -> dict[str, float]:
+    """The step's figures; its gradients are left in the student."""
+    trainer.training_step(trainer.model, {"step": 0})
+    return {name: value for name, value in trainer._metrics.items() if "time" not in name}
+
+
+def run_rank(rank: int, folder: str, port: int) -> None:
+    """One rank: shards every layer and the rest, makes a step, and writes the gathered gradients."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    torch.set_num_threads(1)
+    results = {}
+    for name in ESTIMATORS:
+        trainer = trainer_of(name, Path(folder))
+        assert trainer.args.world_size == NUM_RANKS
+        model = trainer.student.model
+        mesh = init_device_mesh("cpu", (NUM_RANKS,))
+        for layer in model.model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        metrics = step_of(trainer)
+        gradients = {}
+        for parameter_name, parameter in model.named_parameters():
+            assert isinstance(parameter, DTensor), parameter_name
+            if isinstance(parameter.grad, DTensor):
+                gradients[parameter_name] = parameter.grad.full_tensor()
+        results[name] = (metrics, gradients)
+        trainer._save_student(Path(folder) / name)
+    if rank == 0:
+        torch.save(results, Path(folder) / "results.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_rank, args=(str(folder), port), nprocs=NUM_RANKS, join=True)
+    return torch.load(folder / "results.pt", weights_only=False) | {"folder": folder}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_sharded_step_has_the_loss_and_the_gradients_of_one_rank(sharded, name, tmp_path):
+    trainer = trainer_of(name, tmp_path)
+    expected = step_of(trainer)
+    metrics, gradients = sharded[name]
+    lines = (tmp_path / "rollouts.jsonl").read_text().splitlines()
+    lengths = [json.loads(line)["num_tokens"] for line in lines]
+    assert max(lengths[:4]) != max(lengths[4:]), "one rank is done with its rollouts before the other"
+    assert metrics == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    whole = {key: p.grad for key, p in trainer.student.model.named_parameters() if p.grad is not None}
+    assert gradients.keys() == whole.keys() and len(whole) > 20
+    for key, gradient in whole.items():
+        torch.testing.assert_close(
+            gradients[key], gradient, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.slow
+def test_a_sharded_student_is_saved_whole(sharded):
+    saved = load_backbone(sharded["folder"] / "full").model.state_dict()
+    for key, weight in tiny_backbone().model.state_dict().items():
+        assert torch.equal(saved[key], weight), key
