@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -58,6 +59,17 @@ def text_of(answer: Answer) -> str:
     assert answer.error is None, answer.error
     assert answer.rollout is not None
     return answer.rollout.text
+
+
+def test_it_works_where_an_event_loop_runs_already_as_in_a_notebook() -> None:
+    async def cell(url: str) -> str:
+        asked = engine(url)
+        asked.probe(WORDS)
+        (answer,) = asked.stream([Request(view=WORDS, example_id="e", seed=0)], max_new_tokens=50)
+        return text_of(answer)
+
+    with serving(well(GOOD)) as server:
+        assert asyncio.run(cell(server.url)) == GOOD
 
 
 def test_the_request_is_openai_s_and_the_answer_carries_tokens_and_model() -> None:

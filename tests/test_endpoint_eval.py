@@ -213,13 +213,14 @@ def test_failures_count_are_told_and_only_those_of_transport_are_asked_again(
 
 
 NURSERY = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from pilotage.evaluate import evaluate
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.views import VIEWS
 from synthetic_run import make_examples
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 examples = make_examples(8)
 for example in examples:  # what a process pays for once, no life shall pay for
     VIEWS["student"](example, "brief"), VIEWS["symbolic"](example, "brief")

@@ -9,8 +9,9 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
@@ -26,6 +27,8 @@ except ImportError as _missing:
     ) from _missing
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_BACK_OFF_S = 30.0
 MAX_ASKED_WAIT_S = 300.0
@@ -48,7 +51,7 @@ class EndpointEngine:
 
     def probe(self, view: View, *, temperature: float = 0.0, top_p: float = 1.0) -> None:
         """One request, to learn whether the others can succeed. Raises PilotageError that says why they cannot."""
-        self.dialect = asyncio.run(probe(self.config, view, temperature=temperature, top_p=top_p))
+        self.dialect = _run(probe(self.config, view, temperature=temperature, top_p=top_p))
 
     def stream(
         self,
@@ -119,6 +122,16 @@ class EndpointEngine:
             if progress is not None:
                 progress(1)
         return [rollouts[index] for index in range(len(requests))]
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result, also where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 class _Asking:
