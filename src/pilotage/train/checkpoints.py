@@ -44,6 +44,37 @@ def prune(folder: Path, num_kept: int) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
+class WholeCheckpoints:
+    """A `transformers.Trainer`, named after this class among the bases, whose checkpoints are in `stage_dir`.
+
+    A checkpoint appears under its name when it is whole; a kill before that leaves the one before.
+    """
+
+    stage_dir: Path
+    num_checkpoints = 2
+    """Checkpoints kept."""
+    _staging: Path | None = None
+
+    def _get_output_dir(self: Any, trial: Any) -> str:
+        return str(self._staging or self.args.output_dir)
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        self._staging = self.stage_dir / f"writing{PARTIAL}"
+        if self.is_world_process_zero():
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"checkpoint-{self.state.global_step}"
+            # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
+            (self._staging / name / "training_args.bin").unlink(missing_ok=True)
+            publish(self._staging / name, self.stage_dir / name)
+            prune(self.stage_dir, self.num_checkpoints)
+        self._staging = None
+        self.accelerator.wait_for_everyone()
+
+
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Ties a folder to a run's settings; raises PilotageError when it holds a run with others."""
     path = folder / "settings.json"

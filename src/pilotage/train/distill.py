@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -104,7 +103,7 @@ class _StepRow:
     asks_perception: bool = False
 
 
-class DistillTrainer(Trainer):
+class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     """`transformers.Trainer` whose training step is a whole on-policy step; see `distill` for the arguments."""
 
     def __init__(
@@ -132,7 +131,7 @@ class DistillTrainer(Trainer):
         self._spans = SpanFinder(student)
         self._metrics: dict[str, Any] = {}
         self._time_before_s, self._began_s = 0.0, time.monotonic()
-        self._staging: Path | None = None
+        self.num_checkpoints = config.num_checkpoints
         super().__init__(
             model=student.model, args=training_arguments(config, self.stage_dir, student), train_dataset=None
         )
@@ -460,26 +459,6 @@ class DistillTrainer(Trainer):
                     "described": record.described,
                 },
             )
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or self.args.output_dir)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint appears under its name when it is whole; a kill before that leaves the one before."""
-        self._staging = self.stage_dir / f"writing{checkpoints.PARTIAL}"
-        if self.is_world_process_zero():
-            shutil.rmtree(self._staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            name = f"checkpoint-{self.state.global_step}"
-            # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
-            (self._staging / name / "training_args.bin").unlink(missing_ok=True)
-            checkpoints.publish(self._staging / name, self.stage_dir / name)
-            checkpoints.prune(self.stage_dir, self.config.num_checkpoints)
-        self._staging = None
-        self.accelerator.wait_for_everyone()
 
 
 class _StepsLeft(torch.utils.data.Sampler[int]):

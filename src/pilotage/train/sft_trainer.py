@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,6 @@ from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
 
 logger = logging.getLogger(__name__)
-
-NUM_CHECKPOINTS = 2
-"""Checkpoints kept."""
 
 RECOMPUTE = next(
     name
@@ -91,7 +87,7 @@ def make_trainer(
     return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
 
 
-class StageTrainer(SFTTrainer):
+class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
     """Runs the steps of one stage and writes a line per step to `metrics.jsonl`."""
 
     model: Any
@@ -110,7 +106,6 @@ class StageTrainer(SFTTrainer):
         self.metrics_path = run_dir / "metrics.jsonl"
         self.stage_dir = run_dir / config.stage
         self.on_step = on_step
-        self._staging: Path | None = None
         self._began_s = time.monotonic()
         self._sums = torch.zeros(4, dtype=torch.float64)
         """Negative log-likelihood and tokens of the step so far: images, then text."""
@@ -213,26 +208,6 @@ class StageTrainer(SFTTrainer):
             checkpoints.append_row(self.metrics_path, row)
         if self.on_step is not None:
             self.on_step(step, self.stage_config.steps, figures)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or self.args.output_dir)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint appears under its name when it is whole; a kill before that leaves the one before."""
-        self._staging = self.stage_dir / f"writing{checkpoints.PARTIAL}"
-        if self.is_world_process_zero():
-            shutil.rmtree(self._staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            name = f"checkpoint-{self.state.global_step}"
-            # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
-            (self._staging / name / "training_args.bin").unlink(missing_ok=True)
-            checkpoints.publish(self._staging / name, self.stage_dir / name)
-            checkpoints.prune(self.stage_dir, NUM_CHECKPOINTS)
-        self._staging = None
-        self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None is written: the page of a run says what was done."""
