@@ -60,7 +60,7 @@ class Stretch:
 class PretrainConfig:
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
-    steps: int = 3000
+    steps: int = 4000
     """Optimiser steps."""
     seed: int = 20261121
     peak_lr: float = 2e-3
@@ -85,19 +85,19 @@ class PretrainConfig:
         Stretch(
             first_step=1400,
             num_lessons=(("frozenlake", 14), ("maze", 9), ("minibehaviour", 14)),
-            num_descriptions=(("maze", 3), ("minibehaviour", 8)),
-            num_derivations=(("minibehaviour", 16),),
+            num_descriptions=(("frozenlake", 1), ("maze", 8), ("minibehaviour", 10)),
+            num_derivations=(("minibehaviour", 14),),
         ),
         Stretch(
             first_step=2000,
             num_lessons=(("frozenlake", 26), ("maze", 10), ("minibehaviour", 16)),
-            num_descriptions=(("frozenlake", 3), ("maze", 4), ("minibehaviour", 8)),
+            num_descriptions=(("frozenlake", 3), ("maze", 10), ("minibehaviour", 13)),
             num_derivations=(("minibehaviour", 24),),
         ),
     )
     """How many lessons of each task a step has; the last stretch that has begun holds."""
     levels: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = (
-        ("frozenlake", (3, 4, 5, 6), (0.2, 0.3, 0.4, 0.1)),
+        ("frozenlake", (3, 4, 5, 6), (0.25, 0.28, 0.4, 0.07)),
         ("maze", (3, 4, 5), (0.4, 0.45, 0.15)),
         ("minibehaviour", (5, 6), (0.85, 0.15)),
     )
