@@ -170,12 +170,20 @@ def test_planted_rates_lie_within_their_intervals(tmp_path: Path) -> None:
                 held[share.low <= expected <= share.high] += 1
             goal = counts.fields["Printer" if "Printer" in counts.fields else "Goal"]
             # A garbled answer recites too, so the misread share is the planted p itself.
+            assert goal.unseen is not None
             held[goal.unseen.low <= rates[0] <= goal.unseen.high] += 1
             assert goal.num_in_faults == counts.counts["misread"] + counts.counts["both"]
             others = [field for name, field in counts.fields.items() if field is not goal]
             assert all(field.num_in_faults == 0 for field in others)
     assert sum(held.values()) == len(PLANTED) * len(TASKS) * 7
     assert held[True] / sum(held.values()) >= 0.9, held
+
+
+def test_nothing_is_said_of_fields_that_no_answer_recites() -> None:
+    counts = count_faults(attribute_all([row("I see a lake."), row("<answer>R R D D</answer>")]))
+    assert counts.num_recited == 0
+    assert {field.unseen for field in counts.fields.values()} == {None}
+    assert counts.as_dict()["fields"]["Goal"] == {"unseen": None, "num_in_faults": 0}
 
 
 def test_counts_by_hand() -> None:
@@ -191,8 +199,10 @@ def test_counts_by_hand() -> None:
     assert (counts.num_answers, counts.num_lucky) == (5, 1)
     assert counts.details == {"none": {"lucky": 1}, "both": {"no_way": 1}}
     assert counts.shares["none"] == bootstrap_mean([1, 1, 0, 0, 0])
-    # Misread in b and d, at fault in d alone.
-    assert counts.fields["Holes"].unseen.mean == pytest.approx(0.4)
+    # Misread in b and d, at fault in d alone; e recites nothing.
+    assert counts.num_recited == 4
+    assert counts.fields["Holes"].unseen is not None
+    assert counts.fields["Holes"].unseen.mean == pytest.approx(0.5)
     assert counts.fields["Holes"].num_in_faults == 1
     assert counts.fields["Goal"].num_in_faults == 1
     assert json.loads(json.dumps(counts.as_dict()))["counts"]["both"] == 1

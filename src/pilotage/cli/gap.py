@@ -102,12 +102,18 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
         faults.add_row(name, *(points(cell.fault_shares[fault]) for fault in SHOWN_FAULTS))
     console.print(faults)
     fields = make_table(
-        "fields of the state, read before planning", "task", "field", "not read right", "at fault in"
+        "fields of the state, per cent of the answers that recite a state",
+        "task",
+        "field",
+        "reciting",
+        "not read right",
+        "at fault in",
     )
     for task, cell in gap.tasks.items():
         assert cell.faults is not None
         for name, field in cell.faults.fields.items():
-            fields.add_row(task, name, points(field.unseen), f"{field.num_in_faults} failures")
+            reciting = f"{cell.faults.num_recited} of {cell.faults.num_answers}"
+            fields.add_row(task, name, reciting, points(field.unseen), f"{field.num_in_faults} failures")
     console.print(fields)
     for task, cell in gap.tasks.items():
         assert cell.faults is not None

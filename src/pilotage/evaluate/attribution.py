@@ -54,6 +54,8 @@ class Attribution:
     """Fields that were recited wrongly, in the task's order."""
     missing_fields: tuple[str, ...] = ()
     """Fields that were not recited although others were."""
+    has_recited: bool = False
+    """Whether the answer tells of the state at all; without it nothing is known of how its fields were read."""
     reason_as_read: str = ""
     """The judge's reason for the plan in the recited state; `""` where there is no such state or no plan."""
 
@@ -72,6 +74,7 @@ class Attribution:
             "detail": self.detail,
             "misread_fields": list(self.misread_fields),
             "missing_fields": list(self.missing_fields),
+            "has_recited": self.has_recited,
             "reason_as_read": self.reason_as_read,
         }
 
@@ -96,7 +99,7 @@ def attribute(row: Row) -> Attribution:
         state = task.parse_state(row["state"])
         scored = score(task, state, view, row["response"], strict_edges=strict_edges)
     if scored.success and scored.all_right:
-        return Attribution(fault="none", reason_as_read="success")
+        return Attribution(fault="none", has_recited=True, reason_as_read="success")
     as_read = _judge_as_read(task, scored, row["response"], strict_edges)
     fault, detail = _fault(task, scored, as_read, was_cut=row.get("finished") is False)
     return Attribution(
@@ -104,6 +107,7 @@ def attribute(row: Row) -> Attribution:
         detail=detail,
         misread_fields=tuple(f for f, right in scored.right.items() if not right and f in scored.fields),
         missing_fields=tuple(f for f in scored.right if scored.fields and f not in scored.fields),
+        has_recited=bool(scored.fields),
         reason_as_read="" if as_read is None else as_read.reason,
     )
 
@@ -161,13 +165,14 @@ def _fault(task: Task[Any], scored: Score, as_read: Verdict | None, *, was_cut: 
 class FieldFaults:
     """How one field of the state was read."""
 
-    unseen: Interval
-    """Share of all answers in which it was misread, or missing from a recital."""
+    unseen: Interval | None
+    """Share, of the answers that recite a state, in which it was misread or missing; None where none recites."""
     num_in_faults: int
     """Answers with the fault `misread` or `both` in which it was one of the fields read wrongly."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"unseen": self.unseen.as_dict(), "num_in_faults": self.num_in_faults}
+        unseen = None if self.unseen is None else self.unseen.as_dict()
+        return {"unseen": unseen, "num_in_faults": self.num_in_faults}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +180,8 @@ class FaultCounts:
     """The faults of a group of answers."""
 
     num_answers: int
+    num_recited: int
+    """Answers that recite a state; shares of fields are of these."""
     num_lucky: int
     """Successes in spite of a misread state; they are among `none`."""
     counts: Mapping[str, int]
@@ -189,6 +196,7 @@ class FaultCounts:
     def as_dict(self) -> dict[str, Any]:
         return {
             "num_answers": self.num_answers,
+            "num_recited": self.num_recited,
             "num_lucky": self.num_lucky,
             "counts": dict(self.counts),
             "shares": {fault: interval.as_dict() for fault, interval in self.shares.items()},
@@ -213,9 +221,10 @@ def count_faults(
         raise PilotageError("no answers whose faults could be counted")
     of_row = {id(row): attribution for row, attribution in attributed}
     rows = [row for row, _ in attributed]
+    reciting = [row for row, attribution in attributed if attribution.has_recited]
 
-    def share(holds: Any) -> Interval:
-        values = example_means(rows, lambda row: float(holds(of_row[id(row)])))
+    def share(holds: Any, among: Sequence[Row] = rows) -> Interval:
+        values = example_means(among, lambda row: float(holds(of_row[id(row)])))
         return bootstrap_mean(values, seed=seed, num_resamples=num_resamples)
 
     faults = Counter(attribution.fault for _, attribution in attributed)
@@ -230,13 +239,15 @@ def count_faults(
     names = tuple(task.recital(task.parse_state(rows[0]["state"])))
     return FaultCounts(
         num_answers=len(rows),
+        num_recited=len(reciting),
         num_lucky=sum(attribution.lucky for _, attribution in attributed),
         counts={fault: faults[fault] for fault in FAULTS},
         shares={fault: share(lambda a, fault=fault: a.fault == fault) for fault in FAULTS},
         details={fault: dict(sorted(of.items())) for fault, of in details.items()},
         fields={
             name: FieldFaults(
-                unseen=share(lambda a, name=name: name in a.unseen_fields), num_in_faults=unseen[name]
+                unseen=share(lambda a, name=name: name in a.unseen_fields, reciting) if reciting else None,
+                num_in_faults=unseen[name],
             )
             for name in names
         },
