@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pilotage.errors import PilotageError
-from pilotage.recipes.ablation import VARIANTS, _cell, ablation_table, run_ablation, run_part
+from pilotage.recipes.ablation import ABLATION, VARIANTS
 from pilotage.recipes.nano import nano_mgsd
+from pilotage.recipes.study import cell, run_part, run_study, success_table
 
 
 def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
@@ -41,8 +42,8 @@ def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
 def test_a_row_is_the_mean_over_seeds_and_a_missing_one_says_so(tmp_path):
     for seed, wins in ((0, 4), (1, 8)):
         measured(tmp_path, seed, "mgsd", "stage2", wins)
-    table = ablation_table(tmp_path, (0, 1)).splitlines()
-    assert len(table) == 2 + len(VARIANTS)
+    table = success_table(ABLATION, tmp_path, (0, 1)).splitlines()
+    assert len(table) == 2 + len(VARIANTS) + 2, "a head, the variants, and what they are held against"
     (both,) = [line for line in table if line.startswith("| both (MGSD")]
     assert both.count("| 60.0 (") == 6
     (base,) = [line for line in table if line.startswith("| base")]
@@ -53,7 +54,11 @@ def test_a_variant_is_held_against_the_whole_method_seed_by_seed_and_state_by_st
     for seed, wins in ((0, 4), (1, 8)):
         measured(tmp_path, seed, "mgsd", "stage2", wins)
         measured(tmp_path, seed, "no_plan", "stage2", wins - 1)
-    (line,) = [row for row in ablation_table(tmp_path, (0, 1)).splitlines() if "without the reference" in row]
+    (line,) = [
+        row
+        for row in success_table(ABLATION, tmp_path, (0, 1)).splitlines()
+        if "without the reference" in row
+    ]
     mean, low, high = re.search(r"\| ([+-]\d+\.\d) \(([+-]\d+\.\d) to ([+-]\d+\.\d)\) \|$", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
     assert mean == "-10.0", "one state of ten fewer, on both seeds, although the seeds are 40 points apart"
     assert -25 < float(low) < -10 < float(high) <= 0
@@ -61,12 +66,12 @@ def test_a_variant_is_held_against_the_whole_method_seed_by_seed_and_state_by_st
 
 def test_the_interval_covers_both_seeds_when_they_disagree():
     """Two seeds at 0 and 1 of the same states: only resampling the seeds can show that the mean is unsure."""
-    assert _cell([[np.zeros(50)], [np.ones(50)]]) == "50.0 (0.0-100.0)"
+    assert cell([[np.zeros(50)], [np.ones(50)]]) == "50.0 (0.0-100.0)"
 
 
 def test_agreement_of_all_states_is_not_certainty():
-    assert _cell([[np.ones(300)]] * 3) == "100.0 (98.8-100.0)"
-    assert _cell([[np.zeros(300)]] * 3) == "0.0 (0.0-1.2)"
+    assert cell([[np.ones(300)]] * 3) == "100.0 (98.8-100.0)"
+    assert cell([[np.zeros(300)]] * 3) == "0.0 (0.0-1.2)"
 
 
 def test_every_variant_differs_from_the_whole_method_in_what_its_title_says(tmp_path):
@@ -86,6 +91,24 @@ def test_every_variant_differs_from_the_whole_method_in_what_its_title_says(tmp_
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(PilotageError, match="jobs 0"):
-        run_ablation(tmp_path, (0,), jobs=0, tell=print)
+        run_study(ABLATION, tmp_path, (0,), jobs=0, tell=print)
     with pytest.raises(PilotageError, match="no part 'tea'"):
-        run_part(tmp_path, 0, "tea")
+        run_part(ABLATION, tmp_path, 0, "tea")
+
+
+def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path, monkeypatch):
+    begun, done = [], []
+
+    def spawn(study: Any, out: Path, seed: int, folder: str) -> int:
+        begun.append((seed, folder))
+        assert folder == "mgsd" or (seed, "mgsd") in done, "the trunk is there first"
+        done.append((seed, folder))
+        return 1 if folder == "mgsd" and seed == 1 else 0
+
+    monkeypatch.setattr("pilotage.recipes.study._spawn", spawn)
+    told: list[str] = []
+    with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
+        run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)
+    assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, "branches of a failed trunk are not begun"
+    assert "seed 2: no_privilege is there" in told and "seed 1: no_plan failed" in told
+    assert (tmp_path / "mgsd.md").exists(), "what is there is still told"

@@ -1,4 +1,4 @@
-"""`sft`, `distill`, `eval` and `ablation` turn options into configurations and mistakes into one line."""
+"""`sft`, `distill`, `eval` and `study` turn options into configurations and mistakes into one line."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def test_the_config_of_a_whole_recipe_is_left_alone(tmp_path):
         ("eval RUN/none", "RUN/none"),
         ("report RUN/none", "RUN/none is no run folder"),
         ("nano export RUN", "exists already"),
-        ("ablation RUN --jobs 0", "jobs 0"),
+        ("study mgsd RUN --jobs 0", "jobs 0"),
+        ("study tea RUN", "no study 'tea'; there are mgsd"),
         ("data build --out RUN/d --num-train -1", "num_train is -1"),
     ],
 )

@@ -64,7 +64,12 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
     Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
     Entry(words=("play",), module="play", name="Play", summary="plan by hand, beside a model"),
-    Entry(words=("ablation",), module="ablation", name="Ablation", summary="what each part is worth"),
+    Entry(
+        words=("study",),
+        module="study",
+        name="StudyCommand",
+        summary="variants with several seeds, one table",
+    ),
 )
 
 

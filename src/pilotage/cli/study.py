@@ -1,0 +1,47 @@
+"""`pilotage study`: variants side by side, with several seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pilotage.errors import PilotageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Train every variant of a study on the nano model, with several seeds, and print the tables.
+
+    mgsd: what each part of MGSD is worth. Base, stage 1 only, stage 2 only, both, both without the
+    reference plan, both with the sampled estimator, stage 1 and then reference answers, and a control
+    whose teacher sees no more than the student.
+
+    Killed and run again, it trains only what is missing. A seed that was added later is added.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
+    """Which one."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder for the runs and for <STUDY>.md."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the training levels, their order and the rollouts."""
+    jobs: int = 2
+    """Runs at a time, of one CPU thread each."""
+    tables_only: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train nothing: the tables of what is there."""
+
+    def run(self) -> int:
+        from pilotage.recipes.studies import STUDIES
+        from pilotage.recipes.study import run_study, write_tables
+
+        if self.name not in STUDIES:
+            raise PilotageError(f"no study {self.name!r}; there are {', '.join(STUDIES)}")
+        study = STUDIES[self.name]
+        if self.tables_only:
+            print(write_tables(study, self.out, self.seeds))
+        else:
+            print(run_study(study, self.out, self.seeds, jobs=self.jobs, tell=print))
+        return 0
