@@ -109,6 +109,8 @@ def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path,
     told: list[str] = []
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
         run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)
-    assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, "branches of a failed trunk are not begun"
+    assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, (
+        "branches of a failed trunk are not begun"
+    )
     assert "seed 2: no_privilege is there" in told and "seed 1: no_plan failed" in told
     assert (tmp_path / "mgsd.md").exists(), "what is there is still told"

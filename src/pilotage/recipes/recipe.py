@@ -38,6 +38,10 @@ class Recipe:
     """Pixels per cell; None draws every level on 256 x 256."""
     dtype: str = "float32"
     attention: str = "sdpa"
+    validate_every: int = 0
+    """Steps between measurements on unseen pictures of the split `val`, in every stage; 0 makes none."""
+    num_val: int = 30
+    """Validation examples per task; the same ones whatever the seed."""
     measure_base: bool = True
     """Measure the backbone before the first stage."""
     num_threads: int = 2

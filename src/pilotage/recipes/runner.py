@@ -21,6 +21,7 @@ from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
+from pilotage.recipes.validation import Validator
 from pilotage.records import Example, Split
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -85,7 +86,8 @@ def load(recipe: Recipe, weights: str) -> Backbone:
 
 def examples_of(recipe: Recipe, split: Split) -> list[Example]:
     """The recipe's examples of a split, task after task."""
-    count, seed = (recipe.num_train, recipe.seed) if split == "train" else (recipe.num_test, TEST_SEED)
+    counts = {"train": recipe.num_train, "val": recipe.num_val, "test": recipe.num_test}
+    count, seed = counts[split], recipe.seed if split == "train" else TEST_SEED
     return [
         example
         for name, levels in recipe.levels
@@ -108,8 +110,22 @@ def _train(
     if finished.is_dir():
         return finished
     student = load(recipe, weights)
+    validator = None
+    if recipe.validate_every:
+        validator = Validator(
+            stage.stage,
+            student,
+            examples_of(recipe, "val"),
+            run_dir,
+            every=recipe.validate_every,
+            max_new_tokens=recipe.max_new_tokens,
+            prompts=recipe.prompts,
+        )
+        validator.before_training()
 
     def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        if validator is not None:
+            validator.after(done, figures)
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 

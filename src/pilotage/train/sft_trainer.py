@@ -192,7 +192,8 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         total: Any = self.accelerator.reduce(self._sums.to(self.accelerator.device), "sum")
         sums = total.tolist()
         self._sums.zero_()
-        figures: dict[str, float] = {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
+        figures: dict[str, float] = {"time_s": time.monotonic() - self._began_s}
+        figures |= {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
         if sums[1]:
             figures["loss/image"] = sums[0] / sums[1]
         if sums[3]:
@@ -203,8 +204,7 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         if figures["loss"] != figures["loss"] or figures["grad_norm"] != figures["grad_norm"]:
             raise PilotageError(f"the loss or its gradient is not a number at step {step}; lower peak_lr")
         if self.is_world_process_zero():
-            row: dict[str, Any] = {"stage": self.stage_config.stage, "step": step}
-            row |= {"time_s": time.monotonic() - self._began_s} | figures
+            row: dict[str, Any] = {"stage": self.stage_config.stage, "step": step} | figures
             checkpoints.append_row(self.metrics_path, row)
         if self.on_step is not None:
             self.on_step(step, self.stage_config.steps, figures)
