@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from distill_run import tiny_examples
+from pilotage.distill.spans import SPANS, MgsdLayout, Spans
 from pilotage.records import Rollout
-from pilotage.train.monitors import RowRecord, SpanFinder, repetition, row_record, step_metrics
+from pilotage.train.monitors import (
+    RowRecord,
+    SpanFinder,
+    Taught,
+    judged,
+    repetition,
+    row_record,
+    step_metrics,
+)
 from pilotage.views import reference_answer
 from tiny import tiny_backbone
 
@@ -27,16 +36,22 @@ def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object)
     )
     figures = np.arange(1.0, num_tokens + 1)
     owners = ["state"] * (num_tokens - 1) + ["answer"] if num_tokens else []
+    taught = Taught(
+        mask_T=np.ones(num_tokens, dtype=bool),
+        loss_M=figures / 10,
+        nats_M=figures,
+        entropy_M=figures * 2,
+        capped_M=(figures > 3).astype(float),
+        agreed_M=None if changes.get("agreed", True) is None else (figures > 1).astype(float),
+    )
     return row_record(
         example,
         rollout,
         slot=slot,
-        owners=owners,
-        loss_T=figures / 10,
-        nats_T=figures,
-        entropy_T=figures * 2,
-        capped_T=(figures > 3).astype(float),
-        agreed_T=None if changes.get("agreed", True) is None else (figures > 1).astype(float),
+        origin="student",
+        spans=Spans(owners=tuple(owners), names=SPANS),
+        judged=judged(example, text, asks_perception=False),
+        taught={"plan": taught},
     )
 
 
@@ -69,7 +84,7 @@ def test_spans_of_a_reference_answer_end_at_the_newline_and_the_tag():
     backbone = tiny_backbone()
     text = "Size: 3. Player: (0,0).\nRoute: (0,0).\n<answer>R</answer>"
     ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-    owners = SpanFinder(backbone).owners([*ids, backbone.eos_ids[0]])  # pyright: ignore
+    owners = SpanFinder(backbone).find(MgsdLayout(), [*ids, backbone.eos_ids[0]]).owners  # pyright: ignore
     parts = {
         span: backbone.decode([token for token, owner in zip(ids, owners, strict=False) if owner == span])
         for span in ("state", "route", "answer")

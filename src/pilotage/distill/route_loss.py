@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,15 @@ from torch import Tensor
 from pilotage.distill.chunked import Head
 from pilotage.distill.estimators import SampledLogProbs, TokenLoss
 from pilotage.distill.policy_gradient import Advantages
-from pilotage.distill.routes import Route, RoutedRow, Router
+from pilotage.distill.routes import Route, RoutedRow
+
+
+class HasRoutes(Protocol):
+    """A `Router`, or all routes of several routers whose rows differ."""
+
+    @property
+    def routes(self) -> Sequence[Route]: ...
+
 
 TeacherScores = Head | SampledLogProbs | Advantages
 """What is known of a teacher at the M taught tokens of its route."""
@@ -45,7 +54,7 @@ def taught_weights(rows: Sequence[RoutedRow], row_weights_R: Sequence[float]) ->
 
 
 def routed_loss(
-    router: Router,
+    router: HasRoutes,
     routed: Mapping[str, Sequence[RoutedRow]],
     row_weights: Mapping[str, Sequence[float]],
     *,
@@ -101,7 +110,7 @@ def _tokens_of(teacher: TeacherScores) -> Tensor:
 
 
 def _calls(
-    router: Router, teachers: Mapping[str, TeacherScores], index_of: Mapping[str, Tensor]
+    router: HasRoutes, teachers: Mapping[str, TeacherScores], index_of: Mapping[str, Tensor]
 ) -> list[list[Route]]:
     """Routes that one call of one estimator can take together. Those without tokens are taken too: it is cheap."""
     groups: dict[object, list[Route]] = {}

@@ -88,6 +88,10 @@ class SpanLayout(Protocol):
         """
         ...
 
+    def answer(self, text: str, *, prefill: str = "") -> str:
+        """The response in the form that the judge reads (`pilotage.tasks.judge`)."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class MgsdLayout:
@@ -103,6 +107,10 @@ class MgsdLayout:
         """The owners of a response's tokens. A prefill is not looked at: what it says is the prompt's."""
         return find_spans(pieces, text, self.spec)
 
+    def answer(self, text: str, *, prefill: str = "") -> str:
+        """The response as it is."""
+        return text
+
 
 @dataclass(frozen=True, kw_only=True)
 class WholeLayout:
@@ -117,6 +125,10 @@ class WholeLayout:
     def find(self, pieces: Sequence[bytes], text: str, *, prefill: str = "") -> Spans:
         """The owners of a response's tokens; neither text nor prefill is looked at."""
         return Spans(owners=(self.name,) * len(pieces), names=self.names)
+
+    def answer(self, text: str, *, prefill: str = "") -> str:
+        """The response as it is."""
+        return text
 
 
 def find_spans(pieces: Sequence[bytes], text: str, spec: SpanSpec | None = None) -> Spans:

@@ -122,6 +122,11 @@ class VigosLayout:
             problem=problem,
         )
 
+    def answer(self, text: str, *, prefill: str = "") -> str:
+        """What is in the box as an answer block; the response as it is when there is no box."""
+        turn = cut_turn(prefill + text, description_required=self.checker != "released")
+        return text if turn.missing else f"<answer>{turn.part(ANSWER)}</answer>"
+
     def _problem(self, turn: Turn) -> str:
         if turn.missing or self.checker == "released":
             return turn.missing

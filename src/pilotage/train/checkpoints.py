@@ -55,6 +55,9 @@ class WholeCheckpoints:
     """Checkpoints kept."""
     _staging: Path | None = None
 
+    def write_beside_checkpoint(self, directory: Path) -> None:
+        """Adds what the Trainer does not know of to a checkpoint that has no name yet; called on the first rank."""
+
     def _get_output_dir(self: Any, trial: Any) -> str:
         return str(self._staging or self.args.output_dir)
 
@@ -67,6 +70,7 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             name = f"checkpoint-{self.state.global_step}"
+            self.write_beside_checkpoint(self._staging / name)
             # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
             (self._staging / name / "training_args.bin").unlink(missing_ok=True)
             publish(self._staging / name, self.stage_dir / name)

@@ -1,19 +1,18 @@
 """On-policy distillation as one `transformers.Trainer`: the student writes, the teacher reads with more to go on.
 
-Each optimiser step samples rollouts from the student's view, scores the same ids under the teacher's view with the
-teacher's weights, and lowers the divergence on the rollouts' tokens. Which method it is, the configuration says.
+Each optimiser step samples rollouts, decides which route teaches which of their tokens, scores the same ids under the
+routes' views with their teachers' weights, and lowers the divergences on those tokens. Which method it is, the
+configuration says.
 
-M response tokens of a micro-batch, B its rows, H hidden.
+N response tokens of a micro-batch, H hidden.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,19 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from pilotage.backbones.encode import EncodedResponses
-from pilotage.backbones.load import Backbone, load_backbone
-from pilotage.distill.align import predicting_positions, response_tokens, split_rows
-from pilotage.distill.estimators import TokenLoss
-from pilotage.distill.reduce import count_step, global_counts, row_weights
+from pilotage.backbones.load import Backbone
+from pilotage.distill.align import response_tokens
+from pilotage.distill.route_loss import RoutedLoss, routed_loss
+from pilotage.distill.routes import RoutedRow
 from pilotage.errors import PilotageError
-from pilotage.records import Example, Rollout
+from pilotage.records import Example
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
-from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, as_settings, lr_share
+from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
 from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import (
     can_share_prefix,
@@ -43,7 +42,6 @@ from pilotage.train.distill_scoring import (
     head_of,
     micro_batches,
     predicting_states,
-    score_rows,
     take_rows,
 )
 from pilotage.train.distill_setup import (
@@ -55,8 +53,13 @@ from pilotage.train.distill_setup import (
     save_whole,
     training_arguments,
 )
-from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics
-from pilotage.views import VIEWS
+from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
+from pilotage.train.readers import Reader, Readers
+from pilotage.train.seeds import mixed
+from pilotage.train.step_routes import RoutedStep, StepFacts, StepRouter
+from pilotage.train.step_rows import RolloutMaker, StepRow
+from pilotage.train.step_scores import RowScores, StepScorer
+from pilotage.views.variants import OtherImages
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +96,6 @@ def distill(
     return trainer.run()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _StepRow:
-    """One rollout of the step on this rank."""
-
-    slot: int
-    example: Example
-    rollout: Rollout
-    asks_perception: bool = False
-
-
 class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     """`transformers.Trainer` whose training step is a whole on-policy step; see `distill` for the arguments."""
 
@@ -128,7 +121,6 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             "examples": example_digest(examples),
             "teacher": None if teacher is None else fingerprint(teacher),
         }
-        self._spans = SpanFinder(student)
         self._metrics: dict[str, Any] = {}
         self._time_before_s, self._began_s = 0.0, time.monotonic()
         self.num_checkpoints = config.num_checkpoints
@@ -143,15 +135,35 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 f"DeepSpeed updates after every backward, so a step must be one micro-batch: set micro_batch_size to "
                 f"{self._rows_per_rank()}"
             )
-        self.teacher = self._frozen_teacher(teacher)
+        self.readers = Readers(config, student=student, given=teacher, device=self.args.device)
         self.engine = engine or TransformersEngine(
             student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
         )
+        self.rollouts = RolloutMaker(
+            config, student=student, engine=self.engine, readers=self.readers, autocast=self._autocast
+        )
+        self.router = StepRouter(config, spans=SpanFinder(student), tasks=self.order.tasks)
+        self.scorer = StepScorer(
+            config,
+            readers=self.readers,
+            router=self.router,
+            others=OtherImages(examples),
+            autocast=self._autocast,
+            can_share_prefix=self._can_share_prefix,
+        )
+        self.add_callback(_AfterStep(self))
+        for note in config.notes():
+            logger.info("%s", note)
         if config.gradient_checkpointing:
             checkpoint_activations(student.model)
 
+    @property
+    def teacher(self) -> Backbone:
+        """The model that reads for the first route."""
+        return self.readers[self.router.routes[0].weights].backbone
+
     def _rows_per_rank(self) -> int:
-        return self.config.prompts_per_step * self.config.samples_per_prompt // self.args.world_size
+        return self.config.prompts_per_step * self.config.mixture.max_samples // self.args.world_size
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -169,9 +181,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
             self._time_before_s = rows[-1]["time_s"] if rows else 0.0
-            parts = memory_estimate(self.config, self.student, self.teacher)
+            parts = memory_estimate(self.config, self.student, *self.readers.backbones)
             told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
             logger.info("memory on each rank, about, in GiB: %s", told)
+        if resume is not None:
+            self.readers.load(Path(resume))
         self._began_s = time.monotonic()
         model_dir = self.stage_dir / "model"
         self.train(resume_from_checkpoint=resume)
@@ -214,91 +228,48 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         """Rollouts, the teacher's scores, the student's gradients: everything of a step but the update."""
         step = inputs["step"]
         assert step == self.state.global_step, "the loader and the optimiser count the same steps"
-        torch.manual_seed(_mixed(self.config.seed, step, self.args.process_index))
+        torch.manual_seed(mixed(self.config.seed, step, self.args.process_index))
+        self.readers.begin_step()
         clock = _Clock()
         rows = self._sample(step)
         clock.mark("time/rollout_s")
-        teacher_states = self._score_by_teacher(rows)
+        signals = self.scorer.signals(Reader(self.student), rows)
+        facts = [self.router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
+        step_routes = self.router.route(rows, facts, self._sum_over_ranks)
+        scores = self.scorer.scores(rows, facts, step_routes.routed, step=step, all_sum=self._sum_over_ranks)
         clock.mark("time/teacher_s")
-        records = self._learn(model, rows, teacher_states, step)
+        records = self._learn(model, rows, facts, step_routes, scores, step)
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
         self._metrics = step_metrics(everyone) | clock.seconds
         self._write_rollouts(rows, records, step + 1)
         return torch.tensor(self._metrics["loss"], device=self.args.device)
 
-    def _sample(self, step: int) -> list[_StepRow]:
-        config = self.config
+    def _sample(self, step: int) -> list[StepRow]:
         slots = self.order.slots(step, rank=self.args.process_index, num_ranks=self.args.world_size)
-        asks_perception = [self.order.is_drawn(step, slot.index, config.perception_share) for slot in slots]
-        with self._autocast():
-            rollouts = self.engine.generate(
-                [
-                    VIEWS["perception" if asked else "student"](slot.example, config.prompts)
-                    for slot, asked in zip(slots, asks_perception, strict=True)
-                ],
-                example_ids=[slot.example.id for slot in slots],
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=config.top_k,
-                seed=_mixed(config.seed, step),
-                num_return=config.samples_per_prompt,
-            )
-        num = config.samples_per_prompt
-        return [
-            _StepRow(
-                slot=slot.index * num + sample,
-                example=slot.example,
-                rollout=rollouts[place * num + sample],
-                asks_perception=asks_perception[place],
-            )
-            for place, slot in enumerate(slots)
-            for sample in range(num)
-        ]
+        share = self.config.perception_share
+        return self.rollouts.rows(
+            step, slots, [self.order.is_drawn(step, slot.index, share) for slot in slots]
+        )
 
-    def _encode(
-        self, reader: Backbone, planning_view: str, perception_view: str, rows: Sequence[_StepRow]
-    ) -> EncodedResponses:
-        return encode_rollouts(
-            reader,
-            [
-                VIEWS[perception_view if row.asks_perception else planning_view](
-                    row.example, self.config.prompts
-                )
-                for row in rows
-            ],
+    def _learn(
+        self,
+        model: Any,
+        rows: Sequence[StepRow],
+        facts: Sequence[StepFacts],
+        step_routes: RoutedStep,
+        scores: Mapping[str, RowScores],
+        step: int,
+    ) -> list[RowRecord]:
+        """Adds the step's gradients to the student's parameters and returns one record per row."""
+        model.train()
+        encoded = encode_rollouts(
+            self.student,
+            [row.view for row in rows],
             [row.rollout for row in rows],
             max_prompt_tokens=self.config.max_prompt_tokens,
             pad_to_multiple=self.config.pad_to_multiple,
         )
-
-    def _score_by_teacher(self, rows: Sequence[_StepRow]) -> list[Tensor]:
-        """Each row's predicting states under the teacher's view [T, H]."""
-        reader = self.teacher
-        planning_view = self.config.teacher_view
-        perception_view = "perception" if planning_view == "student" else "description"
-        encoded = self._encode(reader, planning_view, perception_view, rows)
-        was_training = reader.model.training
-        reader.model.eval()
-        with self._teaching(), self._autocast():
-            states = score_rows(
-                reader.model,
-                encoded,
-                batch_size=self.config.teacher_batch_size or self.config.micro_batch_size,
-                pad_to_multiple=self.config.pad_to_multiple,
-                share_prefix=self._can_share_prefix(reader.model),
-            )
-        reader.model.train(was_training)
-        return states
-
-    def _learn(
-        self, model: Any, rows: Sequence[_StepRow], teacher_states: Sequence[Tensor], step: int
-    ) -> list[RowRecord]:
-        """Adds the step's gradients to the student's parameters and returns one record per row."""
-        model.train()
-        row_weights = self._row_weights(rows)
-        encoded = self._encode(self.student, "student", "perception", rows)
         if self.config.pixel_noise:
             self._add_noise(encoded, rows, step)
         batches = micro_batches(encoded, self.config.micro_batch_size)
@@ -309,73 +280,57 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self._autocast():
-                    hidden_MH = predicting_states(
+                    hidden_NH = predicting_states(
                         model,
                         self.student.model,
                         batch,
                         share_prefix=share_prefix,
                         pad_to_multiple=self.config.pad_to_multiple,
                     )
-                weights_B = torch.tensor([row_weights[row] for row in chosen], device=hidden_MH.device)
-                loss = self._token_loss(
-                    batch, hidden_MH, torch.cat([teacher_states[row] for row in chosen]), weights_B
+                routed, row_weights = step_routes.of_rows(chosen)
+                loss = routed_loss(
+                    self.router,
+                    routed,
+                    row_weights,
+                    student=head_of(self.student.model, hidden_NH),
+                    teachers={name: score.of_rows(chosen, hidden_NH) for name, score in scores.items()},
+                    token_ids_N=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
                 )
                 # Ranks average their gradients; the weights already divide by the counts of all ranks.
-                self.accelerator.backward(loss.value_M.sum() * self.args.world_size)
-            records += self._records([rows[row] for row in chosen], batch, loss)
+                self.accelerator.backward(loss.total * self.args.world_size)
+            records += self._records([(rows[row], facts[row]) for row in chosen], routed, loss)
         return records
-
-    def _token_loss(
-        self, batch: EncodedResponses, hidden_MH: Tensor, teacher_MH: Tensor, weights_B: Tensor
-    ) -> TokenLoss:
-        rows_M, _ = predicting_positions(batch["response_mask"])
-        return self.config.estimator(
-            student=head_of(self.student.model, hidden_MH),
-            teacher=head_of(self.teacher.model, teacher_MH.to(hidden_MH.dtype)),
-            token_ids_M=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
-            weight_M=weights_B[rows_M],
-        )
 
     def _can_share_prefix(self, model: Any) -> bool:
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and can_share_prefix(model)
 
-    def _row_weights(self, rows: Sequence[_StepRow]) -> list[float]:
-        """What each token of a row weighs in the loss: the one division by the step's counts, over all ranks."""
-        num_tokens_R = [len(row.rollout.token_ids) for row in rows]
-        tasks_R = [row.example.task for row in rows]
-        own = count_step(num_tokens_R, tasks_R, task_names=self.order.tasks)
-        counts = global_counts(own, self._sum_over_ranks) if self.args.world_size > 1 else own
-        return row_weights(self.config.reduction, num_tokens_R, tasks_R, counts)
-
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        if self.args.world_size == 1:
+            return values
         summed: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
         return summed.cpu()
 
-    def _records(self, rows: Sequence[_StepRow], batch: EncodedResponses, loss: TokenLoss) -> list[RowRecord]:
-        lengths = batch["response_lengths"].cpu()
-
-        def by_row(values_M: Tensor) -> list[Any]:
-            return [part.numpy() for part in split_rows(values_M.detach().double().cpu(), lengths)]
-
-        values, nats, entropies = by_row(loss.value_M), by_row(loss.divergence_M), by_row(loss.entropy_M)
-        capped = by_row(loss.capped_M)
-        agreed = [None] * len(rows) if loss.agreement_M is None else by_row(loss.agreement_M)
+    def _records(
+        self,
+        rows: Sequence[tuple[StepRow, StepFacts]],
+        routed: Mapping[str, Sequence[RoutedRow]],
+        loss: RoutedLoss,
+    ) -> list[RowRecord]:
+        taught = {name: taught_by_row(loss.by_route[name], of_route) for name, of_route in routed.items()}
         return [
             row_record(
                 row.example,
                 row.rollout,
                 slot=row.slot,
-                owners=None if row.asks_perception else self._spans.owners(row.rollout.token_ids),
-                loss_T=values[place],
-                nats_T=nats[place],
-                entropy_T=entropies[place],
-                capped_T=capped[place],
-                agreed_T=agreed[place],
+                origin=row.source.origin,
+                spans=known.spans,
+                judged=known.judged,
+                taught={route.name: taught[route.name][place] for route in self.router.router_of(row).routes},
             )
-            for place, row in enumerate(rows)
+            for place, (row, known) in enumerate(rows)
         ]
 
-    def _add_noise(self, encoded: EncodedResponses, rows: Sequence[_StepRow], step: int) -> None:
+    def _add_noise(self, encoded: EncodedResponses, rows: Sequence[StepRow], step: int) -> None:
         inputs = encoded["inputs"]
         assert "pixel_values" in inputs and "image_grid_thw" in inputs, "the student's views have pictures"
         counts = inputs["image_grid_thw"].prod(-1).tolist()
@@ -384,40 +339,9 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             noise = torch.from_numpy(rng.standard_normal(tuple(patches_PF.shape), dtype=np.float32))
             patches_PF.add_(noise.to(patches_PF), alpha=self.config.pixel_noise)
 
-    # -- the teacher --------------------------------------------------------------------------------------------------
-
-    def _frozen_teacher(self, given: Backbone | None) -> Backbone:
-        weights = self.config.teacher_weights
-        if isinstance(weights, AdapterOff):
-            if not hasattr(self.student.model, "disable_adapter"):
-                raise PilotageError(
-                    f"AdapterOff needs a student with a LoRA adapter, and {self.student.name} has none; load it with "
-                    "lora=LoraSettings(...), or use FrozenCopy()"
-                )
-            return self.student
-        if given is not None:
-            frozen = given
-        elif weights.source is not None:
-            frozen = load_backbone(
-                weights.source,
-                dtype=self.student.model.dtype,
-                attn_implementation=self.student.model.config._attn_implementation,
-                device=self.student.device,
-            )
-        else:
-            frozen = replace(self.student, model=copy.deepcopy(self.student.model))
-        if len(frozen.tokenizer) != len(self.student.tokenizer) or frozen.eos_ids != self.student.eos_ids:
-            raise PilotageError(
-                f"teacher {frozen.name} and student {self.student.name} do not share a tokenizer: rollouts are scored "
-                "id by id"
-            )
-        frozen.model.to(self.args.device).eval().requires_grad_(False)
-        return frozen
-
-    def _teaching(self) -> AbstractContextManager[Any]:
-        if isinstance(self.config.teacher_weights, FrozenCopy):
-            return nullcontext()
-        return self.student.model.disable_adapter()
+    def after_update(self, step: int) -> None:
+        """Called when the optimiser has made the update of a step, counted from 1."""
+        self._metrics |= self.readers.after_step(self.student.model, step, self._metrics)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
@@ -436,7 +360,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         if self.on_step is not None:
             self.on_step(row)
 
-    def _write_rollouts(self, rows: Sequence[_StepRow], records: Sequence[RowRecord], step: int) -> None:
+    def _write_rollouts(self, rows: Sequence[StepRow], records: Sequence[RowRecord], step: int) -> None:
         every = self.config.rollouts_every
         if not every or (step % every and step != 1) or not self.is_world_process_zero():
             return
@@ -454,12 +378,14 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                     "response": row.rollout.text,
                     "finished": row.rollout.finished,
                     "num_tokens": record.num_tokens,
-                    "kl_nats": record.kl_nats["all"] / max(record.num_tokens, 1),
-                    "verdict": record.verdict.as_dict() if record.verdict is not None else None,
-                    "described": record.described,
+                    "kl_nats": record.kl_nats["all"] / max(record.span_tokens["all"], 1),
+                    "verdict": record.judged.verdict.as_dict() if record.judged.verdict else None,
+                    "described": record.judged.described,
                 },
             )
 
+    def write_beside_checkpoint(self, directory: Path) -> None:
+        self.readers.save(directory)
 
 class _StepsLeft(torch.utils.data.Sampler[int]):
     """Step numbers from the one that the Trainer's state stands at."""
@@ -474,6 +400,16 @@ class _StepsLeft(torch.utils.data.Sampler[int]):
         return self.trainer.config.steps
 
 
+class _AfterStep(TrainerCallback):
+    """Tells the trainer that a step's update is made, before the step is logged and saved."""
+
+    def __init__(self, trainer: DistillTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.after_update(state.global_step)
+
+
 class _Clock:
     """Seconds between marks."""
 
@@ -485,8 +421,3 @@ class _Clock:
         now_s = time.perf_counter()
         self.seconds[name] = now_s - self._last_s
         self._last_s = now_s
-
-
-def _mixed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from pilotage.distill.estimators import Estimator, Sampled
-from pilotage.distill.reduce import REDUCTIONS, Reduction
+from pilotage.distill.estimators import Estimator
+from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
+from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
+from pilotage.distill.routes import Route, Router
+from pilotage.distill.spans import MgsdLayout, WholeLayout
 from pilotage.errors import PilotageError
+from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, Sampling, only
+from pilotage.train.refresh import GatedRefresh
+from pilotage.train.route_checks import check_routes
+from pilotage.train.settings import LATER, as_settings
+from pilotage.train.teachers import EMA, Live, Remote
 from pilotage.views import PROMPT_SETS, VIEWS, PromptSet
+
+__all__ = [
+    "EMA",
+    "AdapterOff",
+    "DistillConfig",
+    "FrozenCopy",
+    "GatedRefresh",
+    "Live",
+    "Remote",
+    "TeacherWeights",
+    "as_settings",
+    "lr_share",
+]
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -27,7 +48,13 @@ class AdapterOff:
     """The teacher is the student with its LoRA adapter switched off: no second copy in memory."""
 
 
-TeacherWeights = FrozenCopy | AdapterOff
+TeacherWeights = FrozenCopy | AdapterOff | Live | EMA | GatedRefresh | Remote
+"""Which parameters read a view: what `Route.weights` and `FromTeacher.weights` may be."""
+
+DESCRIPTION = "description"
+"""The only span of a rollout that answers the perception question."""
+SIGNALS = ("log_ratio", "visual_advantage")
+"""Per-token signals that the trainer can give to token weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +69,31 @@ class DistillConfig:
     prompts: PromptSet
     lr: float
     """The highest learning rate of the schedule."""
-    estimator: Estimator
-    """Divergence, its cap, and how it is computed."""
-    teacher_weights: TeacherWeights
+    router: Router | None = field(default=None, metadata=LATER)
+    """Who teaches which tokens. None: every token, by the one teacher that the next three fields name."""
+    estimator: Estimator | None = None
+    """Without a router: divergence, its cap, and how it is computed."""
+    teacher_weights: TeacherWeights | None = None
+    """Without a router: which parameters read."""
     teacher_view: str = "teacher"
-    """`teacher` (state and reference plan), `teacher_no_plan` (state), or `student` (the no-privilege control)."""
+    """Without a router: `teacher` (state and reference plan), `teacher_no_plan` (state), `student` (the no-privilege
+    control), or another view."""
+    means: RouteMeans = field(default="apart", metadata=LATER)
+    """With a router: whether each route is a mean over its own tokens, or over those of all routes together."""
+    mix: AdvantageMix | None = field(default=None, metadata=LATER)
+    """What the advantages of routes with `PolicyGradient` are made of; None for no such route."""
+
+    student_view: str = field(default="student", metadata=LATER)
+    """What the student sees."""
+    student_prefill: str | None = field(default=None, metadata=LATER)
+    """Text that begins the student's turn; None leaves it to the view."""
+    sources: Mixture | None = field(default=None, metadata=LATER)
+    """Where rollouts come from. None: the student alone, sampled as the fields below say."""
     perception_share: float = 0.0
     """Share of the prompts that ask to describe the picture instead, scored by a teacher that describes the state
     from words. MGSD has none (0); without it a small model forgets to describe while it learns to plan."""
+    description: Route | None = field(default=None, metadata=LATER)
+    """With a router and a perception share: who teaches the descriptions."""
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
 
@@ -97,30 +141,157 @@ class DistillConfig:
         for name in ("steps", "prompts_per_step", "max_new_tokens", "samples_per_prompt", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
-        if self.teacher_view not in VIEWS:
-            raise PilotageError(f"teacher_view {self.teacher_view!r} is not a view: {', '.join(VIEWS)}")
         if not 0 <= self.perception_share < 1:
             raise PilotageError(f"perception_share {self.perception_share} must be at least 0 and below 1")
         for name, legal in (
             ("prompts", PROMPT_SETS),
             ("reduction", REDUCTIONS),
+            ("means", ROUTE_MEANS),
             ("schedule", get_args(Schedule)),
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
-        if not self.temperature > 0:
-            raise PilotageError(f"temperature {self.temperature} must be above 0: rollouts are samples")
-        if isinstance(self.estimator, Sampled) and self.estimator.temperature != self.temperature:
-            raise PilotageError(
-                f"the estimator's temperature {self.estimator.temperature} is not the rollouts' {self.temperature}: "
-                "one-sample estimates hold for the policy that drew the samples"
-            )
+        self._check_either_or()
+        self._check_parts()
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise PilotageError(f"lr {self.lr} must be a positive number")
         if not 0 <= self.warmup_steps <= self.steps:
             raise PilotageError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps {self.steps}")
         if self.checkpoint_every < 1 or self.num_checkpoints < 1:
             raise PilotageError("checkpoint_every and num_checkpoints must be at least 1")
+
+    def _check_either_or(self) -> None:
+        """One teacher or a router, one way of sampling or sources: never both."""
+        one_teacher = {"estimator": None, "teacher_weights": None, "teacher_view": "teacher"}
+        if self.router is None:
+            if missing := [name for name in ("estimator", "teacher_weights") if getattr(self, name) is None]:
+                raise PilotageError(f"without a router the configuration needs {' and '.join(missing)}")
+            if self.description is not None:
+                raise PilotageError("description is for configurations with a router")
+        else:
+            _refuse(self, one_teacher, "the router's routes say who teaches")
+            if (self.description is None) != (self.perception_share == 0.0):
+                raise PilotageError(
+                    f"with a router, perception_share {self.perception_share} and a description route go together"
+                )
+        if self.sources is not None:
+            sampling = {"samples_per_prompt": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+            _refuse(self, sampling, "the sources say how rollouts are drawn")
+
+    def _check_parts(self) -> None:
+        self.notes()
+        for what, view in [
+            ("student_view", self.student_view),
+            *((f"route {route.name!r}: view", route.view) for route in self.routes),
+            *(
+                ("the teacher's rollouts: view", source.view)
+                for source in self.mixture.sources
+                if isinstance(source, FromTeacher)
+            ),
+        ]:
+            if view not in VIEWS:
+                raise PilotageError(f"{what} {view!r} is not a view: {', '.join(VIEWS)}")
+        for weights in self.all_weights:
+            if not isinstance(weights, TeacherWeights):
+                raise PilotageError(
+                    f"{weights!r} is not what a teacher's weights can be: "
+                    f"{', '.join(kind.__name__ for kind in get_args(TeacherWeights))}"
+                )
+        names = [route.name for route in self.routes]
+        if len(set(names)) < len(names):
+            raise PilotageError(f"routes {', '.join(names)}: two have the same name")
+        for route in self.routes:
+            if unknown := set(route.signals) - set(SIGNALS):
+                raise PilotageError(
+                    f"route {route.name!r}: no signal {sorted(unknown)}; there are {', '.join(SIGNALS)}"
+                )
+        self._check_advantages()
+
+    def _check_advantages(self) -> None:
+        by_gradient = [route.name for route in self.routes if isinstance(route.estimator, PolicyGradient)]
+        if bool(by_gradient) != (self.mix is not None):
+            raise PilotageError(
+                f"mix {self.mix} and routes with PolicyGradient ({', '.join(by_gradient) or 'none'}) go together"
+            )
+        if self.mix is None:
+            return
+        if "dataset" in self.mixture.origins:
+            raise PilotageError(
+                "a PolicyGradient needs log-probabilities, and a data set's answers have none"
+            )
+        samples = min(source.num_samples for source in self.mixture.sources)
+        if self.mix.reward and self.mix.reward_baseline == "group" and samples == 1:
+            raise PilotageError(
+                "reward_baseline 'group' with one sample per prompt cancels the reward; sample more, or use 'batch'"
+            )
+
+    # -- what the fields come to --------------------------------------------------------------------------------------
+
+    @property
+    def plans(self) -> Router:
+        """Who teaches the rollouts that plan."""
+        if self.router is not None:
+            return self.router
+        return Router(layout=MgsdLayout(), routes=(self._only_route("plan", self.teacher_view),))
+
+    @property
+    def descriptions(self) -> Router | None:
+        """Who teaches the rollouts that describe the picture; None when there are none."""
+        if not self.perception_share:
+            return None
+        # A control without privilege has none here either.
+        view = "perception" if self.teacher_view == "student" else "description"
+        route = self.description or self._only_route(DESCRIPTION, view)
+        return Router(layout=WholeLayout(name=DESCRIPTION), routes=(route,))
+
+    def _only_route(self, name: str, view: str) -> Route:
+        assert self.estimator is not None and self.teacher_weights is not None, "checked at the beginning"
+        return Route(name=name, view=view, weights=self.teacher_weights, estimator=self.estimator)
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        return (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes of both kinds of rollouts."""
+        return tuple(route for router in self.routers for route in router.routes)
+
+    @property
+    def route_means(self) -> RouteMeans:
+        """With one teacher a token counts alike whether it plans or describes."""
+        return "pooled" if self.router is None else self.means
+
+    @property
+    def mixture(self) -> Mixture:
+        """Where rollouts come from."""
+        return self.sources or only(
+            FromStudent(
+                sampling=Sampling(
+                    num_samples=self.samples_per_prompt,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    top_k=self.top_k,
+                )
+            )
+        )
+
+    @property
+    def all_weights(self) -> tuple[TeacherWeights, ...]:
+        """Every set of weights that reads or answers, once, in the order of the routes."""
+        found = [route.weights for route in self.routes]
+        found += [source.weights for source in self.mixture.sources if isinstance(source, FromTeacher)]
+        return tuple(dict.fromkeys(found))  # pyright: ignore[reportReturnType]
+
+    def notes(self) -> list[str]:
+        """What is worth knowing of routes and sources together; raises PilotageError for what cannot be."""
+        return [note for router in self.routers for note in check_routes(router, self.mixture)]
+
+
+def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) -> None:
+    for name, default in defaults.items():
+        if getattr(config, name) != default:
+            raise PilotageError(f"{name} {getattr(config, name)!r} has no effect here: {because}")
 
 
 def lr_share(config: DistillConfig, step: int) -> float:
@@ -132,15 +303,3 @@ def lr_share(config: DistillConfig, step: int) -> float:
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     done = min(done, 1.0)
     return 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def as_settings(value: Any) -> Any:
-    """A configuration as JSON: dataclasses become objects with their class's name."""
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: as_settings(getattr(value, field.name)) for field in fields(value)}
-        return {"class": type(value).__name__} | own
-    if isinstance(value, list | tuple):
-        return [as_settings(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): as_settings(item) for key, item in value.items()}
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

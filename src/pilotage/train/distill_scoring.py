@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -162,6 +163,17 @@ def head_of(base: Any, hidden_MH: Tensor) -> Head:
     head = base.get_output_embeddings()
     bias = getattr(head, "bias", None)
     return Head(hidden_MH=hidden_MH, weight_VH=head.weight, bias_V=bias)
+
+
+@torch.no_grad()
+def sampled_logprobs(head: Head, ids_M: Tensor, *, temperature: float, num_at_once: int = 256) -> Tensor:
+    """[M] float32: log-probability, in nats, of each id under the head's distribution at a temperature."""
+    parts = []
+    for start in range(0, len(ids_M), num_at_once):
+        rows = slice(start, start + num_at_once)
+        logits_CV = replace(head, hidden_MH=head.hidden_MH[rows]).logits().float() / temperature
+        parts.append(logits_CV.gather(1, ids_M[rows, None]).squeeze(1) - logits_CV.logsumexp(-1))
+    return torch.cat(parts) if parts else torch.zeros(0, device=ids_M.device)
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.nano import save_backbone
 from pilotage.records import Example
 from pilotage.train import checkpoints
-from pilotage.train.distill_config import DistillConfig
+from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
 
 
-def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone) -> dict[str, int]:
+def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbone) -> dict[str, int]:
     """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
     parameters = list(student.model.parameters())
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
@@ -36,8 +36,13 @@ def memory_estimate(config: DistillConfig, student: Backbone, teacher: Backbone)
         "optimiser": 2 * trained,
         "activations": tokens * numbers * (2 if config.bf16 else 4),
     }
-    if teacher is not student:
-        parts["teacher"] = sum(p.numel() * p.element_size() for p in teacher.model.parameters())
+    num_moving = sum(isinstance(weights, EMA | GatedRefresh) for weights in config.all_weights)
+    held = num_moving * sum(max(4, p.element_size()) * p.numel() for p in parameters if p.requires_grad)
+    for teacher in teachers:
+        if teacher is not student:
+            held += sum(p.numel() * p.element_size() for p in teacher.model.parameters())
+    if held:
+        parts["teacher"] = held
     return parts | {"together": sum(parts.values())}
 
 

@@ -1,9 +1,9 @@
-"""What a distillation step is watched by: one record per rollout, summed to a step's figures.
+"""What a distillation step is watched by: one record per rollout, by route and span, summed to a step's figures.
 
 Records are plain numbers, so that those of all ranks can be gathered and summed in one fixed order: the figures do
 not depend on how rows were spread over ranks and batches.
 
-T response tokens of one rollout.
+T response tokens of one rollout, M of them taught by one route.
 """
 
 from __future__ import annotations
@@ -13,48 +13,94 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pilotage.backbones.load import Backbone
-from pilotage.distill.spans import SPANS, find_spans, token_bytes
+from pilotage.distill.align import split_rows
+from pilotage.distill.estimators import TokenLoss
+from pilotage.distill.routes import RoutedRow
+from pilotage.distill.spans import SpanLayout, Spans, token_bytes
 from pilotage.records import Example, Rollout, Verdict
 from pilotage.tasks import get_task
 from pilotage.tasks.judge import judge
 from pilotage.views import reference_answer
-
-DESCRIPTION = "description"
-"""Owner of every token of a rollout that answers the perception question."""
-KL_SPANS = (*SPANS, DESCRIPTION)
 
 NGRAM = 4
 """Length of the runs of ids whose return counts as repetition."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What became of one rollout."""
+
+    verdict: Verdict | None
+    """None for a rollout that was asked to describe, not to plan."""
+    described: bool | None
+    """Whether such a rollout is the reference description to the letter; None for a plan."""
+
+    @property
+    def reward(self) -> float:
+        """1 for success, 0 otherwise."""
+        return float(self.described if self.verdict is None else self.verdict.success)  # pyright: ignore[reportArgumentType]
+
+
+def judged(example: Example, text: str, *, asks_perception: bool) -> Judged:
+    """The one judge's verdict on a plan; whether a description is the reference."""
+    if asks_perception:
+        return Judged(verdict=None, described=text == reference_answer(example, "perception"))
+    task = get_task(example.task)
+    return Judged(verdict=judge(task, task.parse_state(example.state), text), described=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Taught:
+    """Figures of the tokens that one route teaches in one rollout, float64 [M]."""
+
+    mask_T: np.ndarray
+    """bool: which tokens they are."""
+    loss_M: np.ndarray
+    nats_M: np.ndarray
+    """The uncapped divergence."""
+    entropy_M: np.ndarray
+    capped_M: np.ndarray
+    agreed_M: np.ndarray | None
+    """None when the teacher's first choice is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowRecord:
-    """One rollout of a step. Sums are over its response tokens."""
+    """One rollout of a step. Sums are over its taught tokens, once for each route that teaches them."""
 
     slot: int
     """Place in the step, over all ranks and samples."""
     task: str
+    origin: str
+    """`student`, `dataset` or `teacher`."""
     num_tokens: int
     finished: bool
     repetition: float
     vision_attempts: int
     """Times a token that only a prompt may hold would have been sampled, had it not been suppressed."""
-    verdict: Verdict | None
-    """None for a rollout that was asked to describe, not to plan."""
-    described: bool | None
-    """Whether such a rollout is the reference description to the letter; None for a plan."""
+    judged: Judged
+    valid: bool
+    """Keeps to the format."""
     loss: float
     """Its part of the step's loss."""
     kl_nats: Mapping[str, float]
     """Sum of the uncapped divergence in each span, and in `all`."""
     span_tokens: Mapping[str, int]
+    route_nats: Mapping[str, float]
+    """The same by route."""
+    route_tokens: Mapping[str, int]
+    num_untaught: int
     entropy_nats: float
     capped: float
     """Tokens that the cap acted on."""
-    agreed: float | None
-    """Tokens on which student and teacher have the same first choice; None when the teacher's is not known."""
+    agreed: float
+    """Tokens on which student and teacher have the same first choice."""
+    num_compared: int
+    """Tokens whose teacher's first choice is known."""
 
 
 class SpanFinder:
@@ -67,13 +113,13 @@ class SpanFinder:
         self._special.update(backbone.tokenizer.all_special_tokens)
         self._bytes: dict[int, bytes] = {}
 
-    def owners(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """One of `pilotage.distill.spans.SPANS` per id."""
+    def find(self, layout: SpanLayout, token_ids: Sequence[int], *, prefill: str = "") -> Spans:
+        """The owners of these ids in a format."""
         if new := sorted(set(token_ids) - self._bytes.keys()):
             tokens = self._backbone.tokenizer.convert_ids_to_tokens(new)
             self._bytes |= zip(new, token_bytes(tokens, special=self._special), strict=True)
         pieces = [self._bytes[token] for token in token_ids]
-        return find_spans(pieces, self._backbone.decode(token_ids)).owners
+        return layout.find(pieces, self._backbone.decode(token_ids), prefill=prefill)
 
 
 def row_record(
@@ -81,37 +127,63 @@ def row_record(
     rollout: Rollout,
     *,
     slot: int,
-    owners: Sequence[str] | None,
-    loss_T: np.ndarray,
-    nats_T: np.ndarray,
-    entropy_T: np.ndarray,
-    capped_T: np.ndarray,
-    agreed_T: np.ndarray | None,
+    origin: str,
+    spans: Spans,
+    judged: Judged,
+    taught: Mapping[str, Taught],
 ) -> RowRecord:
-    """The record of one rollout from the figures of its tokens (float64); the one judge gives the verdict.
-
-    `owners` None means that the rollout answers the perception question.
-    """
-    task = get_task(example.task)
-    plans = owners is not None
-    owner_T = np.array(owners if plans else [DESCRIPTION] * len(rollout.token_ids), dtype=object)
-    masks = {span: owner_T == span for span in KL_SPANS} | {"all": np.ones(len(owner_T), dtype=bool)}
+    """The record of one rollout from the figures of the routes that teach it."""
+    owner_T = np.array(spans.owners, dtype=object)
+    nats_T, times_T = np.zeros(len(owner_T)), np.zeros(len(owner_T), dtype=np.int64)
+    for route in taught.values():
+        nats_T[route.mask_T] += route.nats_M
+        times_T += route.mask_T
+    masks = {span: owner_T == span for span in spans.names} | {"all": np.ones(len(owner_T), dtype=bool)}
+    compared = [route.agreed_M for route in taught.values() if route.agreed_M is not None]
     return RowRecord(
         slot=slot,
         task=example.task,
+        origin=origin,
         num_tokens=len(rollout.token_ids),
         finished=rollout.finished,
         repetition=repetition(rollout.token_ids),
         vision_attempts=int(rollout.meta.get("num_vision_attempts", 0)),
-        verdict=judge(task, task.parse_state(example.state), rollout.text) if plans else None,
-        described=None if plans else rollout.text == reference_answer(example, "perception"),
-        loss=float(loss_T.sum()),
+        judged=judged,
+        valid=spans.valid,
+        loss=float(sum(route.loss_M.sum() for route in taught.values())),
         kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
-        span_tokens={span: int(mask_T.sum()) for span, mask_T in masks.items()},
-        entropy_nats=float(entropy_T.sum()),
-        capped=float(capped_T.sum()),
-        agreed=None if agreed_T is None else float(agreed_T.sum()),
+        span_tokens={span: int(times_T[mask_T].sum()) for span, mask_T in masks.items()},
+        route_nats={name: float(route.nats_M.sum()) for name, route in taught.items()},
+        route_tokens={name: len(route.nats_M) for name, route in taught.items()},
+        num_untaught=int((times_T == 0).sum()),
+        entropy_nats=float(sum(route.entropy_M.sum() for route in taught.values())),
+        capped=float(sum(route.capped_M.sum() for route in taught.values())),
+        agreed=float(sum(agreed_M.sum() for agreed_M in compared)),
+        num_compared=sum(len(agreed_M) for agreed_M in compared),
     )
+
+
+def taught_by_row(loss: TokenLoss, routed: Sequence[RoutedRow]) -> list[Taught]:
+    """One route's figures of a micro-batch, row by row."""
+    lengths = torch.tensor([row.num_tokens for row in routed])
+
+    def by_row(values_M: Tensor) -> list[np.ndarray]:
+        return [part.numpy() for part in split_rows(values_M.detach().double().cpu(), lengths)]
+
+    values, nats, entropies = by_row(loss.value_M), by_row(loss.divergence_M), by_row(loss.entropy_M)
+    capped = by_row(loss.capped_M)
+    agreed = None if loss.agreement_M is None else by_row(loss.agreement_M)
+    return [
+        Taught(
+            mask_T=row.mask_T,
+            loss_M=values[place],
+            nats_M=nats[place],
+            entropy_M=entropies[place],
+            capped_M=capped[place],
+            agreed_M=None if agreed is None else agreed[place],
+        )
+        for place, row in enumerate(routed)
+    ]
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -122,21 +194,45 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
     """A step's figures from all its rollouts; a figure with nothing to count is left out."""
-    rows = sorted(records, key=lambda record: record.slot)
-    lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
-    num_tokens = lengths.sum()
+    everyone = sorted(records, key=lambda record: record.slot)
+    metrics = _taught_metrics(everyone)
+    # What the student does by itself; other origins only teach it.
+    rows = [row for row in everyone if row.origin == "student"]
+    for origin in sorted({row.origin for row in everyone} - {"student"}):
+        metrics[f"source/{origin}"] = _share(row.origin == origin for row in everyone)
+    if rows:
+        metrics |= _rollout_metrics(rows)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _taught_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
     metrics = {"loss": sum(row.loss for row in rows)}
-    for span in (*KL_SPANS, "all"):
+    spans = dict.fromkeys(span for row in rows for span in row.span_tokens if span != "all")
+    for span in (*spans, "all"):
         count = sum(row.span_tokens.get(span, 0) for row in rows)
         if count:
             metrics[f"kl/{span}"] = sum(row.kl_nats.get(span, 0.0) for row in rows) / count
-    if num_tokens:
-        metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_tokens
-        if agreed := [row.agreed for row in rows if row.agreed is not None]:
-            metrics["teacher/agreement"] = sum(agreed) / num_tokens
-        metrics["loss/cap_rate"] = sum(row.capped for row in rows) / num_tokens
+    num_taught = sum(row.span_tokens["all"] for row in rows)
+    if num_taught:
+        metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_taught
+        if num_compared := sum(row.num_compared for row in rows):
+            metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_compared
+        metrics["loss/cap_rate"] = sum(row.capped for row in rows) / num_taught
+    routes = dict.fromkeys(name for row in rows for name in row.route_tokens)
+    for name in routes:
+        count = sum(row.route_tokens.get(name, 0) for row in rows)
+        metrics[f"route/{name}/tokens"] = count
+        if count:
+            metrics[f"route/{name}/kl"] = sum(row.route_nats.get(name, 0.0) for row in rows) / count
+    if num_tokens := sum(row.num_tokens for row in rows):
+        metrics["route/untaught"] = sum(row.num_untaught for row in rows) / num_tokens
+    return metrics
+
+
+def _rollout_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
+    lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
     low, high = np.quantile(lengths, (0.05, 0.95))
-    metrics |= {
+    metrics = {
         "rollout/length_mean": float(lengths.mean()),
         "rollout/length_p05": float(low),
         "rollout/length_p95": float(high),
@@ -144,15 +240,16 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
         "rollout/vision_attempts": float(sum(row.vision_attempts for row in rows)),
     }
-    verdicts = [(row.task, row.verdict) for row in rows if row.verdict is not None]
+    verdicts = [(row.task, row.judged.verdict) for row in rows if row.judged.verdict is not None]
     if verdicts:
+        metrics["rollout/valid"] = _share(row.valid for row in rows if row.judged.verdict is not None)
         metrics["rollout/parsed"] = _share(verdict.parsed for _, verdict in verdicts)
         metrics["rollout/success"] = _share(verdict.success for _, verdict in verdicts)
     for task in sorted({task for task, _ in verdicts}):
         metrics[f"rollout/success/{task}"] = _share(v.success for name, v in verdicts if name == task)
-    if described := [row.described for row in rows if row.described is not None]:
+    if described := [row.judged.described for row in rows if row.judged.described is not None]:
         metrics["rollout/described"] = _share(described)
-    return {name: float(value) for name, value in metrics.items()}
+    return metrics
 
 
 def _share(flags: Any) -> float:

@@ -23,8 +23,8 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
 from pilotage.rollouts.remote_scores import RemoteScorer, Style
-from pilotage.train.distill_config import as_settings
 from pilotage.train.refresh import Decision, GatedRefresh, RefreshGate
+from pilotage.train.settings import as_settings
 
 
 @dataclass(frozen=True, kw_only=True)
