@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from string import Template
 from typing import Any
 
@@ -19,6 +20,7 @@ from pilotage.tasks import TASKS, Task
 from pilotage.tasks.judge import judge
 from pilotage.tasks.task import reference_response, state_text, worked_state
 from pilotage.views import (
+    PICTURE_VIEWS,
     PROMPT_SETS,
     VIEWS,
     perception_view,
@@ -43,10 +45,8 @@ FILES = (
     "teacher_system",
     "teacher_user",
     "teacher_user_no_plan",
+    "student_with_plan",
 )
-
-
-PICTURE_VIEWS = ("student", "student_with_state", "perception")
 
 
 def example_of(task: Task[Any], seed: int, level: int | None = None) -> Example:
@@ -112,6 +112,7 @@ def test_only_readers_who_may_see_it_have_a_place_for_state_or_plan(prompts: Any
         "description": {"state"},
         "teacher_user": {"state", "plan"},
         "teacher_user_no_plan": {"state"},
+        "student_with_plan": {"plan"},
     }
     assert placeholders(prompt_template(prompts, name)) & PRIVILEGED == allowed[name]
 
@@ -177,6 +178,22 @@ def test_text_views_hold_the_recital_and_no_picture(task: Task[Any], prompts: An
         assert recital in texts(shown)
         assert shown.image is None and not list(images(shown))
     assert f"{' '.join(example.plan)}" in texts(teacher_view(example, prompts))
+
+
+@every_task
+@every_set
+def test_the_reader_with_a_plan_sees_the_student_s_words_and_the_plan_alone(
+    task: Task[Any], prompts: Any
+) -> None:
+    example, plan = example_of(task, 3), ("MARKED",)
+    seen, told = (texts(VIEWS[name](example, prompts)) for name in ("student", "student_with_plan"))
+    marked = texts(VIEWS["student_with_plan"](replace(example, plan=plan), prompts))
+    assert told.replace(" ".join(example.plan), "MARKED") == marked or len(example.plan) < 2
+    assert set(seen.split()) <= set(told.split())
+
+
+def test_the_picture_view_has_no_word() -> None:
+    assert texts(VIEWS["picture"](example_of(TASKS[0], 3), "full")) == ""
 
 
 @every_task

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
-from pilotage.views import VIEWS, PromptSet
+from pilotage.views import PICTURE_VIEWS, VIEWS, PromptSet
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
 
@@ -69,7 +69,7 @@ class SftConfig:
                 "retention_views names no view for the retention rows; give one, or retention_share 0"
             )
         for name, share in self.retention_views:
-            if name not in VIEWS or share <= 0 or name in ("student", "student_with_state", "perception"):
+            if name not in VIEWS or share <= 0 or name in PICTURE_VIEWS:
                 raise PilotageError(
                     f"retention view {name!r} with share {share} must be a text view, share > 0"
                 )

@@ -2,11 +2,14 @@
 
 from pilotage.views.prompts import PROMPT_SETS, PromptSet
 from pilotage.views.views import (
+    PICTURE_VIEWS,
     VIEWS,
     description_view,
     perception_view,
+    picture_view,
     reference_answer,
     student_view,
+    student_view_with_plan,
     student_view_with_state,
     symbolic_view,
     teacher_view,
@@ -14,13 +17,16 @@ from pilotage.views.views import (
 )
 
 __all__ = [
+    "PICTURE_VIEWS",
     "PROMPT_SETS",
     "VIEWS",
     "PromptSet",
     "description_view",
     "perception_view",
+    "picture_view",
     "reference_answer",
     "student_view",
+    "student_view_with_plan",
     "student_view_with_state",
     "symbolic_view",
     "teacher_view",

@@ -28,6 +28,17 @@ def student_view_with_state(example: Example, prompts: PromptSet) -> View:
     return replace(seen, name="student_with_state", prefill=_state_of(example) + "\n")
 
 
+def student_view_with_plan(example: Example, prompts: PromptSet) -> View:
+    """The student's own view and the reference plan besides: the privileged reader who still sees the picture."""
+    return _picture_view("student_with_plan", example, prompts, plan=" ".join(example.plan))
+
+
+def picture_view(example: Example, prompts: PromptSet) -> View:
+    """The picture and not a word: a reader who can teach what is seen, and nothing that a question gives away."""
+    asked = _picture_view("student", example, prompts)
+    return replace(asked, name="picture", messages=[{"role": "user", "content": [{"type": "image"}]}])
+
+
 def perception_view(example: Example, prompts: PromptSet) -> View:
     """The picture and the request to describe it in numbered parts."""
     return _picture_view("perception", example, prompts)
@@ -63,7 +74,11 @@ VIEWS: Mapping[str, ViewMaker] = {
     "perception": perception_view,
     "description": description_view,
     "student_with_state": student_view_with_state,
+    "student_with_plan": student_view_with_plan,
+    "picture": picture_view,
 }
+PICTURE_VIEWS = ("student", "student_with_state", "student_with_plan", "picture", "perception")
+"""Those that show the picture."""
 
 
 def reference_answer(example: Example, view_name: str) -> str:
@@ -76,12 +91,12 @@ def reference_answer(example: Example, view_name: str) -> str:
     return reference_response(task, task.parse_state(example.state), example.plan)
 
 
-def _picture_view(name: str, example: Example, prompts: PromptSet) -> View:
+def _picture_view(name: str, example: Example, prompts: PromptSet, **privileged: str) -> View:
     if not example.image:
         raise PilotageError(
             f"example {example.id} has no picture for the {name} view to show; build it with one"
         )
-    content = [{"type": "text", "text": _fill(name, example, prompts)}, {"type": "image"}]
+    content = [{"type": "text", "text": _fill(name, example, prompts, **privileged)}, {"type": "image"}]
     return View(name=name, messages=[{"role": "user", "content": content}], image=example.image)
 
 
