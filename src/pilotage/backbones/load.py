@@ -134,6 +134,19 @@ def load_without_weights(path_or_id: str | Path, *, trust_remote_code: bool = Fa
     return replace(make_backbone(stand_in, processor, name=path), model=None)
 
 
+def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
+    """A backbone whose parameters have shapes and no numbers: to count and to render with. Raises BackboneError."""
+    shape = load_without_weights(path_or_id)
+    config = AutoConfig.from_pretrained(shape.name)
+    if config.model_type not in MODEL_TYPES:
+        raise BackboneError(
+            f"{shape.name} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
+        )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    return replace(shape, model=model)
+
+
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
     """The same backbone with a fresh LoRA adapter; only the adapter's parameters train."""
     from peft import LoraConfig, get_peft_model

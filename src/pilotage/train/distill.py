@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from pilotage.backbones.encode import EncodedResponses
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, with_lora
 from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
@@ -84,6 +84,10 @@ def distill(
     started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
     decoding with the student's own model. Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
+    if config.lora is not None and not hasattr(student.model, "disable_adapter"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            student = with_lora(student, config.lora)
     trainer = DistillTrainer(
         config,
         student=student,
@@ -375,6 +379,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                     "id": row.example.id,
                     "task": row.example.task,
                     "level": row.example.level,
+                    "origin": row.source.origin,
+                    "valid": record.valid,
                     "response": row.rollout.text,
                     "finished": row.rollout.finished,
                     "num_tokens": record.num_tokens,

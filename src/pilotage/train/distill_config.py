@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from pilotage.backbones.load import LoraSettings
 from pilotage.distill.estimators import Estimator
 from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
 from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
@@ -96,6 +97,9 @@ class DistillConfig:
     """With a router and a perception share: who teaches the descriptions."""
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
+
+    lora: LoraSettings | None = field(default=None, metadata=LATER)
+    """An adapter on the student, trained alone and merged into the saved model; None trains the model as it comes."""
 
     samples_per_prompt: int = 1
     temperature: float = 1.0
