@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pilotage.recipes import Recipe
 
 _DATA = tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: levels drawn as the recipe says)")
-_MODEL = tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: nano, for the recipe nano)")
+_MODEL = tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: nano, for the nano recipes)")
 _THREADS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")
 
 
@@ -28,8 +28,7 @@ class RecipeOptions:
     """Which recipe, with which examples."""
 
     recipe: str = "nano"
-    """The recipe whose settings hold where no option replaces them: nano, mgsd (the released settings), mgsd_full
-    (full-vocabulary divergence)."""
+    """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
     seed: int = 0
     """Seed of the training levels, their order and the sampling."""
     data: Annotated[Path | None, _DATA] = None
@@ -38,12 +37,12 @@ class RecipeOptions:
     """CPU threads."""
 
     def make_recipe(self, base: str | None) -> Recipe:
-        """The recipe on a base; only the recipe nano knows its own."""
-        from pilotage.recipes import RECIPES
+        """The recipe on a base; only the nano recipes know their own."""
+        from pilotage.recipes import RECIPES, knows_its_backbone
 
         if self.recipe not in RECIPES:
             raise PilotageError(f"unknown recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
-        if base is None and self.recipe != "nano":
+        if base is None and not knows_its_backbone(self.recipe):
             raise PilotageError(f"the recipe {self.recipe} needs --model: a model directory or a hub id")
         recipe = RECIPES[self.recipe](self.seed, backbone=base or "nano")
         return recipe if self.threads is None else replace(recipe, num_threads=self.threads)

@@ -14,9 +14,11 @@ from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
+    from pilotage.backbones.load import Backbone
     from pilotage.distill.divergences import Cap, Divergence
     from pilotage.distill.estimators import Estimator
     from pilotage.recipes import Recipe
+    from pilotage.train.distill_config import DistillConfig
 
 StageT = TypeVar("StageT")
 
@@ -150,15 +152,55 @@ class Distill(TrainingOptions):
     """Longest plan, in tokens."""
     lr: RecipeFloat = None
     """Highest learning rate."""
+    dry_run: bool = False
+    """Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may then be
+    the name of a recipe."""
 
     def run(self) -> int:
+        if self.dry_run:
+            return self._tell()
         from pilotage.recipes.runner import load
         from pilotage.train.distill import distill
-        from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
         recipe = self.make_recipe(self.model)
+        config = self._config(recipe)
+        use_threads(recipe)
+        student = self._student(recipe)
+        examples = self.load_examples(recipe, "train")
+        note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
+        with Bar("distill", unit="steps") as bar:
+            directory = distill(
+                config,
+                student=load(recipe, student),
+                examples=examples,
+                run_dir=self.run_folder,
+                on_step=lambda row: bar(row["step"], config.steps, row),
+            )
+        print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
+        return 0
+
+    def _tell(self) -> int:
+        from pilotage.backbones.load import load_shape
+        from pilotage.recipes import RECIPES
+        from pilotage.train.dry_run import dry_run
+
+        name = str(self.run_folder)
+        asked = replace(self, recipe=name) if name in RECIPES and self.recipe == "nano" else self
+        recipe = asked.make_recipe(self.model)
+        config = asked._config(recipe)
+        examples = asked.load_examples(replace(recipe, num_train=2), "train")
+
+        def shape(path: str) -> Backbone:
+            return load_shape(path, dtype=recipe.dtype)
+
+        print(dry_run(config, student=shape(self._student(recipe)), load_shape=shape, examples=examples))
+        return 0
+
+    def _config(self, recipe: Recipe) -> DistillConfig:
+        from pilotage.train.distill_config import DistillConfig, FrozenCopy
+
         config = _stage_of(recipe, DistillConfig)
-        config = replace(
+        return replace(
             config,
             **given(
                 estimator=self._estimator(),
@@ -176,20 +218,6 @@ class Distill(TrainingOptions):
                 lr=self.lr,
             ),
         )
-        use_threads(recipe)
-        student = self._student(recipe)
-        examples = self.load_examples(recipe, "train")
-        note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
-        with Bar("distill", unit="steps") as bar:
-            directory = distill(
-                config,
-                student=load(recipe, student),
-                examples=examples,
-                run_dir=self.run_folder,
-                on_step=lambda row: bar(row["step"], config.steps, row),
-            )
-        print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
-        return 0
 
     def _student(self, recipe: Recipe) -> str:
         if self.student is not None:

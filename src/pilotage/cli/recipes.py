@@ -1,0 +1,36 @@
+"""`pilotage recipes`: the methods that there are."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from pilotage.errors import PilotageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """List the recipes, or tell all about one: its source, its settings and where it departs.
+
+    Train one with pilotage sft RUN --recipe NAME and pilotage distill RUN --recipe NAME; look before
+    with pilotage distill NAME --dry-run.
+    """
+
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
+    """One recipe; without it, a line for each."""
+
+    def run(self) -> int:
+        from pilotage.recipes import RECIPES
+
+        if self.name is None:
+            width = max(map(len, RECIPES))
+            for name, make in RECIPES.items():
+                print(f"{name:<{width}}  {(inspect.getdoc(make) or '').splitlines()[0]}")
+            return 0
+        if self.name not in RECIPES:
+            raise PilotageError(f"unknown recipe {self.name!r}; there are {', '.join(RECIPES)}")
+        print(inspect.getdoc(RECIPES[self.name]))
+        return 0

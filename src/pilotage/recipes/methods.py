@@ -1,0 +1,148 @@
+"""The neighbours of MGSD as stages of the one trainer: what each says of views, routes, divergences and sources.
+
+A stage here is the method alone. `pilotage.recipes.neighbours` gives it its paper's settings, and
+`pilotage.recipes.nano_methods` those of the nano model, so that both run the same method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
+from pilotage.distill.estimators import Estimator, FullVocabulary
+from pilotage.distill.policy_gradient import AdvantageMix, ClipRange, PolicyGradient
+from pilotage.distill.routes import Append, Route, Router
+from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
+from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
+from pilotage.train.distill_config import DistillConfig, TeacherWeights
+
+Form = Literal["paper", "released"]
+
+VIGOS_CAP = 0.05
+"""Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
+
+
+def routed_stage(
+    stage: DistillConfig, *routes: Route, router: Router | None = None, mix: AdvantageMix | None = None
+) -> DistillConfig:
+    """A stage whose one teacher gives way to these routes over whole responses, or to a router.
+
+    Descriptions keep their teacher, and every token counts alike.
+    """
+    router = router or Router(layout=WholeLayout(), routes=routes)
+    description = stage.descriptions.routes[0] if stage.descriptions is not None else None
+    return replace(
+        stage,
+        router=router,
+        description=stage.description or description,
+        estimator=None,
+        teacher_weights=None,
+        teacher_view="teacher",
+        means="pooled",
+        mix=mix,
+    )
+
+
+def sampled_by(stage: DistillConfig, sampling: Sampling) -> DistillConfig:
+    """The student's rollouts drawn in this way."""
+    return replace(
+        stage,
+        samples_per_prompt=sampling.num_samples,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+    )
+
+
+def vigos_stage(
+    stage: DistillConfig, *, form: Form, weights: TeacherWeights, perception_view: str = "picture"
+) -> DistillConfig:
+    """ViGOS (arXiv 2606.19120) on the tasks' own format: state, route and answer are description, thought and box.
+
+    A reader of the picture alone teaches the state; one who also knows the plan teaches route and answer; one who
+    knows plan and format teaches rows that break the format, and nothing else. `paper`: the second reads the
+    student's whole prefix and the end of the turn has no teacher. `released`: it is shown the taught tokens alone.
+    Departures: the format is the task's, so there is no prefill, and the answer's tags are supervised in both forms
+    (the release supervises two of ViGOS's delimiters, the paper none).
+    """
+    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
+    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
+    append: Append = "full" if form == "paper" else "span_only"
+    told = "student_with_plan"
+    routes = (
+        Route(
+            name="perception",
+            view=perception_view,
+            weights=weights,
+            estimator=forward,
+            spans=("state",),
+            rows="valid",
+            append="upto_span",
+        ),
+        Route(
+            name="reasoning",
+            view=told,
+            weights=weights,
+            estimator=forward,
+            spans=("route", "answer"),
+            rows="valid",
+            append=append,
+        ),
+        Route(name="reference", view=told, weights=weights, estimator=reverse, rows="invalid", scale=2.0),
+    )
+    layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
+    return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")
+
+
+def opsd_stage(stage: DistillConfig, *, version: Literal[1, 3], weights: TeacherWeights) -> DistillConfig:
+    """OPSD (arXiv 2601.18734): the initial model that also sees the solution teaches every token.
+
+    Version 3: forward KL, each vocabulary entry's summand cut at 0.05. Version 1: JSD 0.5, nothing cut. Departure:
+    the solution is the reference plan, because the tasks have no worked one.
+    """
+    if version == 3:
+        estimator: Estimator = FullVocabulary(divergence=ForwardKL(), cap=ElementCap(tau=0.05))
+    else:
+        estimator = FullVocabulary(divergence=JSD(beta=0.5), cap=NoCap())
+    return routed_stage(
+        stage, Route(name="solution", view="student_with_plan", weights=weights, estimator=estimator)
+    )
+
+
+def gkd_stage(
+    stage: DistillConfig,
+    *,
+    weights: TeacherWeights,
+    view: str = "student",
+    on_policy: float = 0.5,
+    estimator: Estimator | None = None,
+) -> DistillConfig:
+    """GKD (arXiv 2306.13649; for driving 2604.07944): half the rows are the student's own, half the data set's.
+
+    JSD 0.5 over the full vocabulary, a token mean per sequence. `view` is the teacher's: the student's own under a
+    larger model's weights, as in the papers, or a privileged one.
+    """
+    sampling = Sampling(temperature=stage.temperature, top_p=stage.top_p, top_k=stage.top_k)
+    route = Route(
+        name="teacher",
+        view=view,
+        weights=weights,
+        estimator=estimator or FullVocabulary(divergence=JSD(beta=0.5)),
+    )
+    return replace(
+        sampled_by(routed_stage(stage, route), Sampling()),
+        sources=on_policy_share(on_policy, FromStudent(sampling=sampling), FromDataSet()),
+        reduction="sequence",
+    )
+
+
+def dense_rl_stage(stage: DistillConfig, *, weights: TeacherWeights, view: str) -> DistillConfig:
+    """Dense-feedback RL (the baseline of arXiv 2604.07944): log p_teacher - log p_student as a token's advantage.
+
+    The clip is PPO's 0.2; with one update per batch, as here, the ratio is 1 and it never acts, so that this is
+    MGSD's released objective.
+    """
+    estimator = PolicyGradient(clip=ClipRange())
+    feedback = Route(name="feedback", view=view, weights=weights, estimator=estimator)
+    return routed_stage(stage, feedback, mix=AdvantageMix())

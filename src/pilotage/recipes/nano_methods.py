@@ -1,0 +1,140 @@
+"""Every method on the nano model, after the same first stage and with the same number of rollouts as `nano_mgsd`.
+
+The paper forms are in `pilotage.recipes.neighbours`; the methods themselves in `pilotage.recipes.methods`. Departures
+that all of these share, for the model's size: MGSD's nano budget, rate and schedule; all parameters train, so the
+initial weights are a frozen copy in place of an adapter that is off; and two fifths of the prompts ask for
+descriptions, which a copy of the first stage's model judges from the picture where the method has no reader of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pilotage.distill.divergences import ForwardKL
+from pilotage.distill.estimators import FullVocabulary
+from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, vigos_stage
+from pilotage.recipes.nano import NANO_LEVELS, nano_mgsd
+from pilotage.recipes.recipe import Recipe
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.sft import SftConfig
+
+Levels = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def nano_vigos(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """ViGOS (arXiv 2606.19120), paper form, on the nano model.
+
+    Departure besides the shared ones: the perception teacher reads the student's own prompt, which says nothing of
+    the example, because the nano model has never seen a picture without words.
+    """
+    return _nano_vigos("nano_vigos", seed, backbone, levels, form="paper")
+
+
+def nano_vigos_released(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """ViGOS as its released code does it, on the nano model; departures as in `nano_vigos`."""
+    return _nano_vigos("nano_vigos_released", seed, backbone, levels, form="released")
+
+
+def _nano_vigos(name: str, seed: int, backbone: str, levels: Levels, *, form: Form) -> Recipe:
+    def method(stage: DistillConfig) -> DistillConfig:
+        return vigos_stage(stage, form=form, weights=FrozenCopy(), perception_view="student")
+
+    return _nano(name, seed, backbone, levels, lambda stage: method(_taught_by_itself(stage)))
+
+
+def nano_opsd(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """OPSD (arXiv 2601.18734), version 3, on the nano model; the shared departures, and a plan for a solution."""
+    return _nano(
+        "nano_opsd",
+        seed,
+        backbone,
+        levels,
+        lambda stage: opsd_stage(_taught_by_itself(stage), version=3, weights=FrozenCopy()),
+    )
+
+
+def nano_opsd_v1(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """OPSD's earlier code (JSD 0.5) on the nano model; departures as in `nano_opsd`."""
+    return _nano(
+        "nano_opsd_v1",
+        seed,
+        backbone,
+        levels,
+        lambda stage: opsd_stage(_taught_by_itself(stage), version=1, weights=FrozenCopy()),
+    )
+
+
+def nano_gkd(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """GKD (arXiv 2306.13649) on the nano model: JSD 0.5, half the rows from the data set.
+
+    Departure besides the shared ones: there is no larger nano model, so the teacher is MGSD's, the base that reads
+    state and plan.
+    """
+    return _nano(
+        "nano_gkd",
+        seed,
+        backbone,
+        levels,
+        lambda stage: gkd_stage(stage, weights=FrozenCopy(source=backbone), view="teacher"),
+    )
+
+
+def nano_dense_rl(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """Dense-feedback RL (the baseline of arXiv 2604.07944) on the nano model; its teacher is that of `nano_gkd`."""
+    return _nano(
+        "nano_dense_rl",
+        seed,
+        backbone,
+        levels,
+        lambda stage: dense_rl_stage(stage, weights=FrozenCopy(source=backbone), view="teacher"),
+    )
+
+
+def nano_visual_sft(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+    """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts."""
+    whole = nano_mgsd(seed, backbone=backbone)
+    stage1, stage2 = whole.stages
+    assert isinstance(stage1, SftConfig) and isinstance(stage2, DistillConfig)
+    answers = replace(
+        stage1,
+        stage="sft_answers",
+        image_view="student",
+        retention_share=0.0,
+        steps=stage2.steps,
+        batch_size=stage2.prompts_per_step,
+        peak_lr=stage2.lr,
+    )
+    return replace(whole, name="nano_visual_sft", levels=levels, stages=(stage1, answers))
+
+
+def nano_control_no_privilege(
+    seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS
+) -> Recipe:
+    """Nano MGSD whose teacher, the base, sees what the student sees; it must not help."""
+    return _nano(
+        "nano_control_no_privilege",
+        seed,
+        backbone,
+        levels,
+        lambda stage: replace(stage, teacher_view="student"),
+    )
+
+
+def _nano(
+    name: str, seed: int, backbone: str, levels: Levels, method: Callable[[DistillConfig], DistillConfig]
+) -> Recipe:
+    whole = nano_mgsd(seed, backbone=backbone)
+    stage1, stage2 = whole.stages
+    assert isinstance(stage2, DistillConfig)
+    return replace(whole, name=name, levels=levels, stages=(stage1, method(stage2)))
+
+
+def _taught_by_itself(stage: DistillConfig) -> DistillConfig:
+    """The stage with the first stage's model, looking at the picture, as the only teacher: the methods build on it."""
+    return replace(
+        stage,
+        teacher_view="student",
+        teacher_weights=FrozenCopy(),
+        estimator=FullVocabulary(divergence=ForwardKL()),
+    )
