@@ -212,3 +212,36 @@ def test_the_table_of_an_evaluation_has_rates_levels_and_the_gap():
     assert image.split()[2:4] == ["4", "25.0"]
     assert sum("level 3" in line for line in text.splitlines()) == 2
     assert "modality gap, maze: 75.0" in text
+
+
+def test_recipes_are_listed_and_told(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(len(line.split()) > 4 for line in lines)
+    assert main(["recipes", "vigos"]) == 0
+    assert "Departures" in capsys.readouterr().out
+    assert main(["recipes", "nothing"]) == 2
+    assert "there are nano" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["distill", "nano_opsd", "--dry-run", "--lr", "0.125"]) == 0
+    told = capsys.readouterr().out
+    assert '"lr": 0.125' in told and '"class": "ElementCap"' in told
+    assert "optimiser" in told and "GiB" in told
+    assert "route solution, view student_with_plan, teaches all of all rows (with the picture)" in told
+    assert "Keep it to yourself" in told.split("route solution")[1]
+    assert "Keep it to yourself" not in told.split("route solution")[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_for_one_teacher_are_refused_where_routes_say_who_teaches(tmp_path, trained, capsys):
+    assert main(["distill", str(tmp_path), "--recipe", "nano_vigos", "--teacher-view", "student"]) == 2
+    assert "teacher_view 'student' has no effect" in capsys.readouterr().err
+
+
+def test_a_recipe_without_distillation_says_so(tmp_path, capsys):
+    assert main(["distill", "nano_visual_sft", "--dry-run"]) == 2
+    assert "has no DistillConfig stage" in capsys.readouterr().err
