@@ -1,6 +1,6 @@
 """One small distillation run, for tests and for the processes that they start (and kill).
 
-python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP]
+python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP] [--routed]
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pilotage.data.examples import make_example
-from pilotage.distill.divergences import ReverseKL
+from pilotage.distill.divergences import ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary
+from pilotage.distill.routes import Route, Router
+from pilotage.distill.spans import MgsdLayout
 from pilotage.records import Example
+from pilotage.rollouts.sources import FromDataSet, FromStudent, on_policy_share
 from pilotage.tasks import get_task
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy
 from tiny import tiny_backbone
 
 TASKS = ("frozenlake", "maze")
@@ -64,6 +67,31 @@ def tiny_config(**changes: Any) -> DistillConfig:
 RESUMED = {"steps": 6, "checkpoint_every": 2, "schedule": "cosine", "warmup_steps": 2, "pixel_noise": 0.05}
 
 
+def routed_config() -> DistillConfig:
+    """Three routes, two sources and a teacher that moves."""
+    forward = FullVocabulary(divergence=ForwardKL())
+
+    def route(name: str, **changes: Any) -> Route:
+        settings: dict[str, Any] = {
+            "view": "student_with_plan",
+            "weights": EMA(rate=0.3),
+            "estimator": forward,
+        }
+        return Route(name=name, **(settings | changes))
+
+    routes = (
+        route("seen", view="picture", spans=("state",), rows="valid", append="upto_span"),
+        route("told", spans=("route", "answer"), rows="valid"),
+        route("broken", rows="invalid", scale=2.0),
+    )
+    changes: dict[str, Any] = {"estimator": None, "teacher_weights": None, "max_new_tokens": 120}
+    return tiny_config(
+        **(RESUMED | {"steps": 3} | changes),
+        router=Router(layout=MgsdLayout(), routes=routes),
+        sources=on_policy_share(0.5, FromStudent(), FromDataSet()),
+    )
+
+
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` without what the clock says."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -79,6 +107,7 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--kill-before-publishing", type=int)
+    parser.add_argument("--routed", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -95,7 +124,7 @@ def main() -> None:
 
     checkpoints.publish = publish_or_die
     distill(
-        tiny_config(**RESUMED),
+        routed_config() if arguments.routed else tiny_config(**RESUMED),
         student=tiny_backbone(),
         examples=tiny_examples(),
         run_dir=arguments.run_dir,

@@ -10,21 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill_run import RESUMED, rows_of, tiny_config, tiny_examples
+from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examples
 from pilotage.errors import PilotageError
 from pilotage.train.distill import distill
+from pilotage.train.distill_config import DistillConfig
 from pilotage.train.distill_order import ExampleOrder
 from tiny import tiny_backbone
 
 SCRIPT = Path(__file__).parent / "distill_run.py"
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("ranks")
+def on_two_ranks(run_dir: Path, *options: str) -> Path:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(run_dir)],
+        [sys.executable, *launcher, str(SCRIPT), str(run_dir), *options],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -34,17 +33,36 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-@pytest.mark.slow
-def test_two_ranks_have_the_loss_trace_of_one(two_ranks, tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"))
+
+
+def check_traces(two_ranks: Path, config: DistillConfig, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    distill(tiny_config(**RESUMED), student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path)
+    distill(config, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path)
     ours, theirs = rows_of(two_ranks), rows_of(tmp_path)
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == list(range(1, 7))
+    assert (
+        [row["step"] for row in ours] == [row["step"] for row in theirs] == list(range(1, config.steps + 1))
+    )
     for one, other in zip(ours, theirs, strict=True):
         assert one.keys() == other.keys()
         numbers = {name: value for name, value in other.items() if name != "stage"}
         assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_loss_trace_of_one(two_ranks, tmp_path):
+    check_traces(two_ranks, tiny_config(**RESUMED), tmp_path)
+
+
+@pytest.mark.slow
+def test_so_they_have_with_several_routes_two_sources_and_a_moving_teacher(tmp_path):
+    two_ranks = on_two_ranks(tmp_path / "two", "--routed")
+    check_traces(two_ranks, routed_config(), tmp_path / "one")
+    rows = rows_of(two_ranks)
+    assert all(sum(row[f"route/{name}/tokens"] for row in rows) > 0 for name in ("seen", "told", "broken"))
 
 
 def test_ranks_share_out_the_slots_of_a_step():
