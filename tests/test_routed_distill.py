@@ -24,9 +24,17 @@ from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share, only
 from pilotage.train.distill import DistillTrainer, distill
-from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, GatedRefresh, Live
+from pilotage.train.distill_config import (
+    EMA,
+    AdapterOff,
+    DistillConfig,
+    FrozenCopy,
+    GatedRefresh,
+    Live,
+    Remote,
+)
 from pilotage.views import reference_answer
-from tiny import tiny_backbone
+from tiny import LocalServer, tiny_backbone
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
 REVERSE = FullVocabulary(divergence=ReverseKL())
@@ -277,6 +285,24 @@ def test_a_moving_teacher_goes_on_bit_for_bit(tmp_path, weights):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     if isinstance(weights, GatedRefresh):
         assert [row["teacher/refreshes"] for row in rows_of(tmp_path / "whole")] == [0, 1, 1, 2, 2, 3]
+
+
+def test_a_remote_teacher_is_one_that_is_asked_over_the_wire(tmp_path, monkeypatch):
+    monkeypatch.setattr(Remote, "scorer", lambda self: LocalServer())
+    remote = Remote(url="http://there/v1", model="tiny")
+    for estimator, mix in ((Sampled(as_="advantage"), None), (PolicyGradient(), AdvantageMix())):
+        here, there = (
+            run(tmp_path, routed(route(weights=weights, estimator=estimator), mix=mix))[0]
+            for weights in (FrozenCopy(), remote)
+        )
+        assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=1e-3)
+        assert "teacher/agreement" not in there
+    sampled = Sampled(as_="advantage")
+    with pytest.raises(PilotageError, match="text only.*'student_with_plan'"):
+        routed(route(weights=remote, estimator=sampled, view="student_with_plan"))
+    with pytest.raises(PilotageError, match="writes none"):
+        source = FromTeacher(view="teacher", weights=remote)
+        routed(route(weights=remote, estimator=sampled), sources=only(source))
 
 
 # -- sources ------------------------------------------------------------------------------------------------------

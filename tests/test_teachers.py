@@ -14,7 +14,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Rollout
 from pilotage.train.refresh import GatedRefresh, RefreshGate, decide, window_means
 from pilotage.train.teachers import EMA, MovingTeacher, Remote, ShadowWeights, remote_logprobs
-from tiny import image_view, picture, png, text_view, tiny_backbone
+from tiny import LocalServer, image_view, picture, png, text_view, tiny_backbone
 
 
 def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
@@ -271,22 +271,6 @@ def test_a_moving_teacher_of_a_whole_model_scores_as_the_model_did():
 
 
 # -- a server -----------------------------------------------------------------------------------------------------
-
-
-class LocalServer:
-    """Scores as a server with the tiny model would."""
-
-    def __init__(self) -> None:
-        self.backbone = tiny_backbone()
-
-    def score(self, prompts: Any, responses: Any) -> list[tuple[float, ...]]:
-        found = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            ids = torch.tensor([[*prompt, *response]])
-            with torch.no_grad():
-                logp_TV = self.backbone.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-            found.append(tuple(logp_TV.gather(1, torch.tensor(response)[:, None])[:, 0].tolist()))
-        return found
 
 
 def test_remote_log_probs_are_those_of_the_same_model_here():

@@ -89,3 +89,19 @@ def mixed_views() -> list[View]:
         image_view(png(picture(2, 4, seed=2)), "Plan a way through the maze.", prefill="Size:"),
         text_view("Plan a way over the ice."),
     ]
+
+
+class LocalServer:
+    """Scores as a server with the tiny model would."""
+
+    def __init__(self) -> None:
+        self.backbone = tiny_backbone()
+
+    def score(self, prompts: Any, responses: Any) -> list[tuple[float, ...]]:
+        found = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            ids = torch.tensor([[*prompt, *response]])
+            with torch.no_grad():
+                logp_TV = self.backbone.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            found.append(tuple(logp_TV.gather(1, torch.tensor(response)[:, None])[:, 0].tolist()))
+        return found

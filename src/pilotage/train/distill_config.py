@@ -18,7 +18,7 @@ from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings
 from pilotage.train.teachers import EMA, Live, Remote
-from pilotage.views import PROMPT_SETS, VIEWS, PromptSet
+from pilotage.views import PICTURE_VIEWS, PROMPT_SETS, VIEWS, PromptSet
 
 __all__ = [
     "EMA",
@@ -201,6 +201,16 @@ class DistillConfig:
                     f"{weights!r} is not what a teacher's weights can be: "
                     f"{', '.join(kind.__name__ for kind in get_args(TeacherWeights))}"
                 )
+        for route in self.routes:
+            if isinstance(route.weights, Remote) and route.view in PICTURE_VIEWS and route.images != "none":
+                raise PilotageError(
+                    f"route {route.name!r}: a remote teacher reads text only, and view {route.view!r} shows the "
+                    "picture; use a text view or images='none'"
+                )
+        if any(isinstance(s, FromTeacher) and isinstance(s.weights, Remote) for s in self.mixture.sources):
+            raise PilotageError(
+                "a remote teacher scores rollouts and writes none; let it be an engine instead"
+            )
         names = [route.name for route in self.routes]
         if len(set(names)) < len(names):
             raise PilotageError(f"routes {', '.join(names)}: two have the same name")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.backbones.load import Backbone
-from pilotage.errors import PilotageError
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.sources import (
@@ -123,8 +122,7 @@ class RolloutMaker:
             with self._autocast():
                 return self._sampled(self._engine, examples, views, source.sampling, seed)
         reader = self._readers[source.weights]
-        if reader.scorer is not None:
-            raise PilotageError("a remote teacher scores rollouts and writes none; serve it as an engine")
+        assert reader.scorer is None, "the configuration checks that no remote teacher writes"
         described = [asks[row.slot] for row in prompts]
         views = [
             VIEWS["description" if asked else source.view](example, self.config.prompts)

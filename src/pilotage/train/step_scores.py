@@ -63,7 +63,7 @@ class RowScores:
             )
         found = [part for row in rows if (part := self.by_row[row]) is not None]
         if self.reader.scorer is not None:
-            return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]))
+            return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]).to(hidden_MH.device))
         if not found:
             return self.reader.head_of_none(hidden_MH)
         return self.reader.head(torch.cat(found).to(hidden_MH.dtype))
