@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from pilotage.backbones.encode import EncodedResponses
-from pilotage.backbones.load import Backbone, with_lora
+from pilotage.backbones.load import Backbone, is_sharded, with_lora
 from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
@@ -54,7 +54,7 @@ from pilotage.train.distill_setup import (
     training_arguments,
 )
 from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
-from pilotage.train.readers import Reader, Readers
+from pilotage.train.readers import Reader, Readers, check_sharded
 from pilotage.train.seeds import mixed
 from pilotage.train.step_routes import RoutedStep, StepFacts, StepRouter
 from pilotage.train.step_rows import RolloutMaker, StepRow
@@ -232,6 +232,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         """Rollouts, the teacher's scores, the student's gradients: everything of a step but the update."""
         step = inputs["step"]
         assert step == self.state.global_step, "the loader and the optimiser count the same steps"
+        if is_sharded(self.student.model):
+            check_sharded(self.config)
         torch.manual_seed(mixed(self.config.seed, step, self.args.process_index))
         self.readers.begin_step()
         clock = _Clock()
@@ -392,6 +394,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     def write_beside_checkpoint(self, directory: Path) -> None:
         self.readers.save(directory)
+
 
 class _StepsLeft(torch.utils.data.Sampler[int]):
     """Step numbers from the one that the Trainer's state stands at."""

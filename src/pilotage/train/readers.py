@@ -152,6 +152,28 @@ class Readers:
             teacher.load(directory / f"teacher-{number}")
 
 
+def check_sharded(config: DistillConfig) -> None:
+    """Raises PilotageError where ranks that share out the student's parameters would wait for each other for ever.
+
+    They meet in every forward of the student, so all must make equally many; routes that skip rows, and sources that
+    are drawn by row, give each rank a number of its own.
+    """
+    if moving := [weights for weights in config.all_weights if isinstance(weights, EMA | GatedRefresh)]:
+        raise PilotageError(
+            f"the student is sharded, and {type(moving[0]).__name__} keeps its weights whole; use FrozenCopy()"
+        )
+    if len(config.mixture.sources) > 1:
+        raise PilotageError("the student is sharded: rollouts must come from one source, not from a mixture")
+    inside = [
+        route for route in config.routes if route.signals or isinstance(route.weights, Live | AdapterOff)
+    ]
+    if inside and (len(config.routes) > 1 or inside[0].rows != "all"):
+        raise PilotageError(
+            f"the student is sharded, and route {inside[0].name!r} reads with its parameters some rows of a step only; "
+            "use FrozenCopy(), or one route over all rows"
+        )
+
+
 def _reader(
     weights: TeacherWeights, *, student: Backbone, given: Backbone | None, device: torch.device
 ) -> Reader:
