@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pilotage.views import PICTURE_VIEWS
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-a-task.md"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -103,7 +105,7 @@ def test_the_new_task_goes_through_data_and_views(copy: Path) -> None:
     printed = run(copy, "bash", "-ec", block("bash", "data build"))
     assert re.search(r"sokoban +level +5: train 30, val 4, test 4", printed), printed
     seen = run(copy, sys.executable, "-c", block("python"))
-    assert seen.count("sees the picture") == 3
+    assert seen.count("sees the picture") == len(PICTURE_VIEWS)
     assert "symbolic sees no picture" in seen and "teacher sees no picture" in seen
     assert "and would best answer 1. Size: " in seen
     assert seen.count("</answer>") >= 5
