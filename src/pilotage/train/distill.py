@@ -34,6 +34,7 @@ from pilotage.records import Example
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
+from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
 from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import (
@@ -155,6 +156,19 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             autocast=self._autocast,
             can_share_prefix=self._can_share_prefix,
         )
+        self.leak_meter = None
+        if config.palr_every:
+            self.leak_meter = leak_meter(
+                config,
+                student=student,
+                readers=self.readers,
+                examples=examples,
+                num_examples=config.palr_examples,
+                num_wrong=config.palr_wrong_answers,
+                engine=self.engine,
+                autocast=self._autocast,
+                share_prefix=self._can_share_prefix,
+            )
         self.add_callback(_AfterStep(self))
         for note in config.notes():
             logger.info("%s", note)
@@ -248,6 +262,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
         self._metrics = step_metrics(everyone) | clock.seconds
+        if self.leak_meter is not None and step % self.config.palr_every == 0:
+            self._metrics |= self.leak_meter.measure().as_dict()
         self._write_rollouts(rows, records, step + 1)
         return torch.tensor(self._metrics["loss"], device=self.args.device)
 

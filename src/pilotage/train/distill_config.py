@@ -138,6 +138,12 @@ class DistillConfig:
     """Steps between those whose rollouts are written to `rollouts.jsonl`; 0 writes none."""
     num_kept_rollouts: int = 8
     """Rollouts written at such a step."""
+    palr_every: int = field(default=0, metadata=LATER)
+    """Steps between measurements of how much of what is taught hangs on the answer; 0 makes none."""
+    palr_examples: int = field(default=24, metadata=LATER)
+    """Training examples that it is measured on, the same ones each time."""
+    palr_wrong_answers: int = field(default=4, metadata=LATER)
+    """Wrong answers to each: K."""
     stage: str = "stage2"
     """Name of the run's part: in `metrics.jsonl`, and of the folder with checkpoints and the model."""
 

@@ -95,7 +95,7 @@ class StepRouter:
             for name, of_mine in route_rows(router, known).items():
                 row_of = dict(zip(mine, of_mine, strict=True))
                 routed[name] = [
-                    row_of[place] if place in row_of else _nothing(len(row.rollout.token_ids))
+                    row_of[place] if place in row_of else nothing_routed(len(row.rollout.token_ids))
                     for place, row in enumerate(rows)
                 ]
         means, num_tokens = self.config.route_means, num_tokens_of(routed)
@@ -112,7 +112,8 @@ class StepRouter:
         return RoutedStep(routed=routed, row_weights=weights)
 
 
-def _nothing(num_tokens: int) -> RoutedRow:
+def nothing_routed(num_tokens: int) -> RoutedRow:
+    """A row with nothing from a route."""
     return RoutedRow(
         mask_T=np.zeros(num_tokens, dtype=bool), weight_T=np.zeros(num_tokens), shown=slice(0, 0)
     )

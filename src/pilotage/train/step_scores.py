@@ -97,12 +97,16 @@ class StepScorer:
         *,
         step: int,
         all_sum: AllSum,
+        instead: Mapping[str, str] | None = None,
     ) -> dict[str, RowScores]:
-        """Route -> its scores. Readings under the same weights are one batch, pictures apart from words."""
+        """Route -> its scores. Readings under the same weights are one batch, pictures apart from words.
+
+        `instead` names views to show in place of the routes' own.
+        """
         found: dict[str, list[Tensor | None]] = {
             route.name: [None] * len(rows) for route in self.router.routes
         }
-        for (weights, _), readings in self._batches(rows, routed, step).items():
+        for (weights, _), readings in self._batches(rows, routed, step, instead or {}).items():
             reader = self.readers[weights]
             for reading, scores_T in zip(readings, self._read(reader, rows, readings), strict=True):
                 for route in reading.routes:
@@ -122,7 +126,11 @@ class StepScorer:
         return scores
 
     def _batches(
-        self, rows: Sequence[StepRow], routed: Mapping[str, Sequence[RoutedRow]], step: int
+        self,
+        rows: Sequence[StepRow],
+        routed: Mapping[str, Sequence[RoutedRow]],
+        step: int,
+        instead: Mapping[str, str],
     ) -> dict[tuple[Any, bool], list[_Reading]]:
         batches: dict[tuple[Any, bool], list[_Reading]] = {}
         for router in self.router.routers:
@@ -134,17 +142,17 @@ class StepScorer:
                     shown = max((routed[route.name][place].shown for route in group), key=_length)
                     if not _length(shown):
                         continue
-                    view = self._view(group[0], row, step)
+                    view = self._view(group[0], row, step, instead)
                     key = (group[0].weights, view.image is not None)
                     batches.setdefault(key, []).append(
                         _Reading(row=place, view=view, shown=shown, routes=group)
                     )
         return batches
 
-    def _view(self, route: Route, row: StepRow, step: int) -> View:
+    def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
         seed = mixed(self.config.seed, step)
         return varied(
-            VIEWS[route.view](row.example, self.config.prompts),
+            VIEWS[instead.get(route.view, route.view)](row.example, self.config.prompts),
             images=route.images,
             other=self._others.pick(row.example, seed=seed) if route.images == "other" else None,
             seed=seed,
@@ -241,19 +249,20 @@ class StepScorer:
                 for place in places:
                     signals[place]["log_ratio"] = np.zeros(len(rows[place].rollout.token_ids))
             elif places:
-                now = self._student_logprobs(student, rows, places, "same", source.sampling.temperature)
+                now = self.student_logprobs(student, rows, places, "same", source.sampling.temperature)
                 for place, now_T in zip(places, now, strict=True):
                     signals[place]["log_ratio"] = now_T - np.array(rows[place].rollout.logprobs)
         if places := [place for place, names in enumerate(asked) if "visual_advantage" in names]:
-            seeing = self._student_logprobs(student, rows, places, "same", 1.0)
-            blind = self._student_logprobs(student, rows, places, "none", 1.0)
+            seeing = self.student_logprobs(student, rows, places, "same", 1.0)
+            blind = self.student_logprobs(student, rows, places, "none", 1.0)
             for place, seeing_T, blind_T in zip(places, seeing, blind, strict=True):
                 signals[place]["visual_advantage"] = seeing_T - blind_T
         return signals
 
-    def _student_logprobs(
+    def student_logprobs(
         self, student: Reader, rows: Sequence[StepRow], places: Sequence[int], images: Any, temperature: float
     ) -> list[np.ndarray]:
+        """Of these rows' own tokens under the student's view, float64 [T] each."""
         readings = [
             _Reading(
                 row=place,

@@ -4,6 +4,7 @@ from pilotage.views.prompts import PROMPT_SETS, PromptSet
 from pilotage.views.views import (
     PICTURE_VIEWS,
     VIEWS,
+    WITHOUT_PLAN,
     description_view,
     perception_view,
     picture_view,
@@ -20,6 +21,7 @@ __all__ = [
     "PICTURE_VIEWS",
     "PROMPT_SETS",
     "VIEWS",
+    "WITHOUT_PLAN",
     "PromptSet",
     "description_view",
     "perception_view",

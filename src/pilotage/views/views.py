@@ -77,6 +77,8 @@ VIEWS: Mapping[str, ViewMaker] = {
     "student_with_plan": student_view_with_plan,
     "picture": picture_view,
 }
+WITHOUT_PLAN: Mapping[str, str] = {"teacher": "teacher_no_plan", "student_with_plan": "student"}
+"""View that holds the reference plan -> the same reader's view without it."""
 PICTURE_VIEWS = ("student", "student_with_state", "student_with_plan", "picture", "perception")
 """Those that show the picture."""
 

@@ -1,0 +1,360 @@
+"""How much of what is taught hangs on the answer: PALR and the privilege gap of a run's own teachers, on a fixed probe.
+
+T tokens of one rollout, K wrong answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pilotage.backbones.load import Backbone
+from pilotage.distill.palr import Palr, PalrRow, palr
+from pilotage.distill.routes import Route, RoutedRow
+from pilotage.errors import ImpossibleRequestError, PilotageError
+from pilotage.records import Example
+from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.sources import FromStudent, only
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.tasks import get_task
+from pilotage.tasks.wrong_plans import wrong_plans
+from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, GatedRefresh, Live
+from pilotage.train.distill_order import Slot
+from pilotage.train.distill_scoring import can_share_prefix, sampled_logprobs
+from pilotage.train.monitors import SpanFinder
+from pilotage.train.readers import Reader, Readers
+from pilotage.train.step_routes import StepFacts, StepRouter, nothing_routed
+from pilotage.train.step_rows import RolloutMaker, StepRow
+from pilotage.train.step_scores import StepScorer
+from pilotage.views import VIEWS, WITHOUT_PLAN
+from pilotage.views.variants import OtherImages
+
+logger = logging.getLogger(__name__)
+
+PROBE_SEED = 2606_19120
+"""The same rollouts' noise, wrong answers and other pictures whenever a probe is measured."""
+SEES_IMAGE = ("same", "crop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """What the answer is to what is taught."""
+
+    palr: Palr
+    gap_nats: Mapping[str, float]
+    """Span -> mean over taught tokens of log q(y) - log q(y) by the same reader without the answer; `all` too."""
+
+    def as_dict(self) -> dict[str, float]:
+        """`palr/<group>` and `privilege_gap/<span>`."""
+        return self.palr.as_dict() | {f"privilege_gap/{name}": gap for name, gap in self.gap_nats.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probed:
+    example: Example
+    wrong_plans: tuple[tuple[str, ...], ...]
+    other_image: bytes
+
+
+class LeakProbe:
+    """A fixed set of examples, each with K wrong answers and another example's picture."""
+
+    def __init__(
+        self, config: DistillConfig, examples: Sequence[Example], *, num_examples: int, num_wrong: int
+    ) -> None:
+        """Takes examples in turn from each task; those with too few wrong answers are passed over, and told of."""
+        if num_examples < 1 or num_wrong < 1:
+            raise PilotageError(
+                f"num_examples {num_examples} and num_wrong {num_wrong} must be at least 1: a probe is made of both"
+            )
+        self.num_wrong = num_wrong
+        self.config = _student_alone(config)
+        self.others = OtherImages(examples)
+        self.probed: list[_Probed] = []
+        self.num_passed_over = 0
+        for example in _tasks_in_turn(examples):
+            if len(self.probed) == num_examples:
+                break
+            task = get_task(example.task)
+            try:
+                wrong = wrong_plans(
+                    task,
+                    task.parse_state(example.state),
+                    num_wrong,
+                    num_actions=len(example.plan),
+                    seed=PROBE_SEED,
+                )
+            except ImpossibleRequestError:
+                self.num_passed_over += 1
+                continue
+            other = self.others.pick(example, seed=PROBE_SEED)
+            self.probed.append(_Probed(example=example, wrong_plans=wrong, other_image=other))
+        if not self.probed:
+            raise PilotageError(
+                f"none of {len(examples)} examples has {num_wrong} wrong plans of its plan's length; lower num_wrong"
+            )
+        if self.num_passed_over:
+            logger.info("%d examples have too few wrong plans and are passed over", self.num_passed_over)
+
+    @torch.no_grad()
+    def measure(self, student: Reader, *, rollouts: RolloutMaker, scorer: StepScorer) -> Leak:
+        """One rollout of the student for each example, as it samples in training, and all that is asked of it.
+
+        `rollouts` and `scorer` are made for `self.config`. Moves no parameter and draws from no global generator.
+        """
+        slots = [Slot(index=i, example=probed.example) for i, probed in enumerate(self.probed)]
+        rows = rollouts.rows(0, slots, [False] * len(slots))
+        router = scorer.router
+        signals = scorer.signals(student, rows)
+        facts = [router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
+        routed = router.route(rows, facts, lambda sums: sums).routed
+        told = {route.name: self._sees_answer(route) for route in router.plans.routes}
+        seeing = {route.name: self._sees_image(route) for route in router.plans.routes}
+        telling = _only(routed, told)
+        places = list(range(len(rows)))
+        student_logp = scorer.student_logprobs(student, rows, places, "same", 1.0)
+        teacher_logp = _logps(scorer, rows, facts, routed)
+        wrong_logp = [
+            _logps(scorer, self._with_plans(rows, number), facts, telling)
+            for number in range(self.num_wrong if any(told.values()) else 0)
+        ]
+        other_logp = _logps(scorer, self._with_other_images(rows), facts, _only(routed, seeing))
+        blind_logp = _logps(scorer, rows, facts, telling, instead=WITHOUT_PLAN)
+        leak_rows, gaps = [], _Gaps()
+        for place, row in enumerate(rows):
+            taught_T = _union(routed, place, row)
+            sees_answer_T = _union(telling, place, row)
+            leak_rows.append(
+                PalrRow(
+                    spans=facts[place].spans,
+                    student_logp_T=student_logp[place],
+                    teacher_logp_T=teacher_logp[place],
+                    taught_T=taught_T,
+                    sees_answer_T=sees_answer_T,
+                    wrong_answer_logp_KT=np.array([logp[place] for logp in wrong_logp]).reshape(
+                        -1, len(taught_T)
+                    ),
+                    sees_image_T=_union(_only(routed, seeing), place, row),
+                    other_image_logp_T=other_logp[place],
+                )
+            )
+            if facts[place].spans.valid:
+                gaps.add(facts[place], teacher_logp[place] - blind_logp[place], sees_answer_T)
+        return Leak(palr=palr(leak_rows, _groups(router)), gap_nats=gaps.means())
+
+    def _with_plans(self, rows: Sequence[StepRow], number: int) -> list[StepRow]:
+        return [
+            replace(row, example=replace(row.example, plan=probed.wrong_plans[number]))
+            for row, probed in zip(rows, self.probed, strict=True)
+        ]
+
+    def _with_other_images(self, rows: Sequence[StepRow]) -> list[StepRow]:
+        return [
+            replace(row, example=replace(row.example, image=probed.other_image))
+            for row, probed in zip(rows, self.probed, strict=True)
+        ]
+
+    def _sees_answer(self, route: Route) -> bool:
+        """Whether another plan changes what the reader is shown."""
+        probed = self.probed[0]
+        right = VIEWS[route.view](probed.example, self.config.prompts)
+        wrong = VIEWS[route.view](replace(probed.example, plan=probed.wrong_plans[0]), self.config.prompts)
+        return (right.messages, right.prefill) != (wrong.messages, wrong.prefill)
+
+    def _sees_image(self, route: Route) -> bool:
+        view = VIEWS[route.view](self.probed[0].example, self.config.prompts)
+        return view.image is not None and route.images in SEES_IMAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakMeter:
+    """A probe with all that it takes to measure it."""
+
+    probe: LeakProbe
+    student: Backbone
+    rollouts: RolloutMaker
+    scorer: StepScorer
+
+    def measure(self) -> Leak:
+        return self.probe.measure(Reader(self.student), rollouts=self.rollouts, scorer=self.scorer)
+
+
+def leak_meter(
+    config: DistillConfig,
+    *,
+    student: Backbone,
+    readers: Readers,
+    examples: Sequence[Example],
+    num_examples: int,
+    num_wrong: int,
+    engine: RolloutEngine | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    share_prefix: Callable[[Any], bool] = can_share_prefix,
+) -> LeakMeter:
+    """A meter of what `config`'s routes teach this student; `engine` defaults to decoding with its own model."""
+    probe = LeakProbe(config, examples, num_examples=num_examples, num_wrong=num_wrong)
+    engine = engine or TransformersEngine(
+        student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
+    )
+    tasks = sorted({probed.example.task for probed in probe.probed})
+    return LeakMeter(
+        probe=probe,
+        student=student,
+        rollouts=RolloutMaker(
+            probe.config, student=student, engine=engine, readers=readers, autocast=autocast
+        ),
+        scorer=StepScorer(
+            probe.config,
+            readers=readers,
+            router=StepRouter(probe.config, spans=SpanFinder(student), tasks=tasks),
+            others=probe.others,
+            autocast=autocast,
+            can_share_prefix=share_prefix,
+        ),
+    )
+
+
+def leak_of_trained(
+    config: DistillConfig,
+    *,
+    start: Backbone,
+    trained: Backbone,
+    examples: Sequence[Example],
+    num_examples: int,
+    num_wrong: int,
+) -> Leak:
+    """PALR of a finished stage: what its teachers would go on teaching the model that it left.
+
+    `start` is what the stage began with: an adapter that is off, or a copy of the student as it began, reads with its
+    weights. Raises PilotageError for teachers that moved with training, whose weights are not kept.
+    """
+    config = replace(config, lora=None)
+    if moving := [
+        weights for weights in config.all_weights if isinstance(weights, Live | EMA | GatedRefresh)
+    ]:
+        raise PilotageError(
+            f"the teacher {moving[0]} moved with the student; measure it while it trains: palr_every"
+        )
+    config = _with_weights(config, lambda weights: FrozenCopy() if weights == AdapterOff() else weights)
+    readers = Readers(config, student=start, given=None, device=start.device)
+    return leak_meter(
+        config,
+        student=trained,
+        readers=readers,
+        examples=examples,
+        num_examples=num_examples,
+        num_wrong=num_wrong,
+    ).measure()
+
+
+def _with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> DistillConfig:
+    """The configuration with its teachers' weights changed."""
+
+    def changed(route: Route) -> Route:
+        return replace(route, weights=change(route.weights))
+
+    if config.router is None:
+        return replace(config, teacher_weights=change(config.teacher_weights))
+    return replace(
+        config,
+        router=replace(config.router, routes=tuple(map(changed, config.router.routes))),
+        description=None if config.description is None else changed(config.description),
+    )
+
+
+class _Gaps:
+    """Sums of log-probability differences by span."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, facts: StepFacts, gap_T: np.ndarray, mask_T: np.ndarray) -> None:
+        masks = {name: np.array(facts.spans.mask(name), dtype=bool) for name in facts.spans.names}
+        for name, span_T in (masks | {"all": np.ones_like(mask_T)}).items():
+            chosen_T = span_T & mask_T
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + float(gap_T[chosen_T].sum()), count + int(chosen_T.sum()))
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items() if count}
+
+
+def _logps(
+    scorer: StepScorer,
+    rows: Sequence[StepRow],
+    facts: Sequence[StepFacts],
+    routed: Mapping[str, Sequence[RoutedRow]],
+    *,
+    instead: Mapping[str, str] | None = None,
+) -> list[np.ndarray]:
+    """Each row's taught tokens as their readers find them, float64 [T] in nats at temperature 1; 0 elsewhere."""
+    logps = [np.zeros(len(row.rollout.token_ids)) for row in rows]
+    scores = scorer.scores(rows, facts, routed, step=0, all_sum=lambda sums: sums, instead=instead)
+    for name, of_route in scores.items():
+        for place, part in enumerate(of_route.by_row):
+            if part is None:
+                continue
+            mask_T = routed[name][place].mask_T
+            if of_route.reader.scorer is None:
+                ids_M = torch.tensor(np.array(rows[place].rollout.token_ids)[mask_T], device=part.device)
+                part = sampled_logprobs(of_route.reader.head(part), ids_M, temperature=1.0)
+            logps[place][mask_T] = part.double().cpu().numpy()
+    return logps
+
+
+def _only(
+    routed: Mapping[str, Sequence[RoutedRow]], kept: Mapping[str, bool]
+) -> dict[str, Sequence[RoutedRow]]:
+    """The same, with nothing to teach for routes that are not kept (descriptions' are never)."""
+    return {
+        name: rows if kept.get(name) else [nothing_routed(len(row.mask_T)) for row in rows]
+        for name, rows in routed.items()
+    }
+
+
+def _union(routed: Mapping[str, Sequence[RoutedRow]], place: int, row: StepRow) -> np.ndarray:
+    taught_T = np.zeros(len(row.rollout.token_ids), dtype=bool)
+    for rows in routed.values():
+        taught_T |= rows[place].mask_T
+    return taught_T
+
+
+def _groups(router: StepRouter) -> dict[str, tuple[str, ...]]:
+    """The format's first span, which tells what is seen, and what follows from it."""
+    names = router.plans.layout.names
+    return {"description": names[:1], "reasoning_answer": names[1:]} if len(names) > 1 else {}
+
+
+def _student_alone(config: DistillConfig) -> DistillConfig:
+    """The configuration with one rollout of the student's own for each prompt: what PALR is defined over."""
+    sampling = next((s.sampling for s in config.mixture.sources if isinstance(s, FromStudent)), None)
+    if sampling is None:
+        raise PilotageError("no source is the student, and PALR is of the student's own rollouts")
+    source = FromStudent(sampling=replace(sampling, num_samples=1))
+    mix = config.mix
+    if mix is not None and mix.reward_baseline == "group":
+        mix = replace(mix, reward_baseline="batch")
+    return replace(
+        config,
+        sources=only(source),
+        samples_per_prompt=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        seed=PROBE_SEED,
+        mix=mix,
+    )
+
+
+def _tasks_in_turn(examples: Sequence[Example]) -> list[Example]:
+    by_task: dict[str, list[Example]] = {}
+    for example in examples:
+        by_task.setdefault(example.task, []).append(example)
+    longest = max(map(len, by_task.values()), default=0)
+    return [found[i] for i in range(longest) for found in by_task.values() if i < len(found)]

@@ -1,0 +1,195 @@
+"""PALR and the privilege gap on a run's own teachers: who sees the answer, what is counted, nothing disturbed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill_run import rows_of, tiny_config, tiny_examples
+from pilotage.backbones.encode import encode_with_response
+from pilotage.backbones.load import Backbone
+from pilotage.distill.divergences import ForwardKL, ReverseKL
+from pilotage.distill.estimators import FullVocabulary
+from pilotage.errors import PilotageError
+from pilotage.recipes.methods import opsd_stage, vigos_stage
+from pilotage.records import Rollout, View
+from pilotage.rollouts import ReplayEngine
+from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
+from pilotage.train.distill import distill
+from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
+from pilotage.train.readers import Readers
+from pilotage.views import VIEWS, reference_answer
+from tiny import tiny_backbone
+
+FORWARD = FullVocabulary(divergence=ForwardKL())
+NUM_EXAMPLES, NUM_WRONG = 4, 3
+
+
+def other_weights() -> Backbone:
+    backbone = tiny_backbone()
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return backbone
+
+
+def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine:
+    """The reference answers, the first without its last four tokens where that is asked for."""
+    rollouts = []
+    for number, example in enumerate(tiny_examples()):
+        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
+        ids: Any = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tuple(ids[:-4] if break_first and number == 0 else ids)
+        rollouts.append(
+            Rollout(
+                example_id=example.id,
+                token_ids=ids,
+                text=backbone.decode(ids),
+                finished=True,
+                logprobs=(-1.0,) * len(ids),
+            )
+        )
+    return ReplayEngine(rollouts)
+
+
+def leak_of(config: DistillConfig, *, teacher: Backbone | None = None, break_first: bool = False) -> Leak:
+    student = tiny_backbone()
+    readers = Readers(config, student=student, given=teacher, device=torch.device("cpu"))
+    return leak_meter(
+        config,
+        student=student,
+        readers=readers,
+        examples=tiny_examples(),
+        num_examples=NUM_EXAMPLES,
+        num_wrong=NUM_WRONG,
+        engine=references(student, break_first=break_first),
+    ).measure()
+
+
+def stage() -> DistillConfig:
+    return tiny_config(max_new_tokens=120)
+
+
+def test_a_reader_of_the_picture_alone_teaches_nothing_by_the_answer_and_one_that_is_told_does() -> None:
+    leak = leak_of(vigos_stage(stage(), form="paper", weights=FrozenCopy()), teacher=other_weights())
+    groups = leak.palr.groups
+    assert leak.palr.num_valid == NUM_EXAMPLES and leak.palr.num_wrong_answers == NUM_WRONG
+    assert groups["description"].answer_nats2 == 0.0 < groups["description"].image_nats2
+    assert groups["reasoning_answer"].answer_nats2 > 0.0
+    assert 0.0 < groups["reasoning_answer"].rate < 1.0
+    assert (
+        groups["all"].num_tokens == groups["description"].num_tokens + groups["reasoning_answer"].num_tokens
+    )
+    assert "state" not in leak.gap_nats, "its reader has no answer that could be taken away"
+    assert set(leak.gap_nats) == {"route", "answer", "all"}
+
+
+def test_a_reader_of_words_leans_on_no_picture_and_the_control_on_no_answer() -> None:
+    words = leak_of(stage(), teacher=other_weights()).palr.groups["all"]
+    assert words.image_nats2 == 0.0 < words.answer_nats2
+    control = leak_of(replace(stage(), teacher_view="student"), teacher=other_weights())
+    assert control.palr.num_wrong_answers == 0 and control.gap_nats == {}
+    assert control.palr.groups["all"].answer_nats2 == 0.0 < control.palr.groups["all"].image_nats2
+
+
+def test_a_teacher_that_says_what_the_student_says_teaches_nothing() -> None:
+    control = leak_of(replace(stage(), teacher_view="student"))
+    assert control.palr.groups["all"].image_nats2 == pytest.approx(0.0, abs=1e-8)
+
+
+def test_rows_that_break_the_format_are_counted_apart() -> None:
+    config = vigos_stage(stage(), form="paper", weights=FrozenCopy())
+    whole = leak_of(config, teacher=other_weights())
+    broken = leak_of(config, teacher=other_weights(), break_first=True)
+    assert (broken.palr.num_valid, broken.palr.num_invalid) == (NUM_EXAMPLES - 1, 1)
+    assert broken.palr.groups["invalid"].num_tokens > 0 == whole.palr.groups["invalid"].num_tokens
+    assert broken.palr.groups["all"].num_tokens < whole.palr.groups["all"].num_tokens
+
+
+def test_the_privilege_gap_is_that_of_plain_forwards() -> None:
+    """Each answer scored by whole, unbatched forwards with and without the plan."""
+    teacher = other_weights()
+    leak = leak_of(opsd_stage(stage(), version=3, weights=FrozenCopy()), teacher=teacher)
+    gaps = []
+    probe = LeakProbe(stage(), tiny_examples(), num_examples=NUM_EXAMPLES, num_wrong=NUM_WRONG)
+    for probed in probe.probed:
+        text = reference_answer(probed.example, "student") + str(teacher.tokenizer.eos_token)
+        ids: Any = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
+        told, blind = (
+            plain_logps(teacher, VIEWS[name](probed.example, "brief"), ids)
+            for name in ("student_with_plan", "student")
+        )
+        gaps += list(told - blind)
+    assert leak.gap_nats["all"] == pytest.approx(float(np.mean(gaps)), abs=1e-5)
+    assert abs(leak.gap_nats["all"]) > 1e-4
+
+
+@torch.no_grad()
+def plain_logps(backbone: Backbone, view: View, ids: list[int]) -> np.ndarray:
+    encoded = encode_with_response(backbone, [view], [ids], pad_to_multiple=1)
+    logits = backbone.model(**encoded["inputs"]).logits[0]
+    logp = logits[-len(ids) - 1 : -1].log_softmax(-1)
+    return logp.gather(1, torch.tensor(ids)[:, None]).squeeze(1).double().numpy()
+
+
+def test_measuring_on_the_way_changes_no_step(tmp_path) -> None:
+    config = replace(stage(), steps=3, max_new_tokens=6)
+    for name, palr_every in (("plain", 0), ("probed", 2)):
+        distill(
+            replace(config, palr_every=palr_every, palr_examples=2, palr_wrong_answers=2),
+            student=tiny_backbone(),
+            examples=tiny_examples(),
+            run_dir=tmp_path / name,
+        )
+    plain, probed = rows_of(tmp_path / "plain"), rows_of(tmp_path / "probed")
+    is_probe = ("palr/", "privilege_gap/")
+    assert [any(name.startswith(is_probe) for name in row) for row in probed] == [True, False, True]
+    assert [{k: v for k, v in row.items() if not k.startswith(is_probe)} for row in probed] == plain
+    assert probed[0]["palr/num_wrong_answers"] == 2.0
+
+
+def test_a_finished_stage_is_measured_with_the_weights_it_began_with() -> None:
+    config = opsd_stage(stage(), version=3, weights=AdapterOff())
+    start, trained = tiny_backbone(), other_weights()
+
+    def measured(start: Backbone, trained: Backbone) -> Leak:
+        return leak_of_trained(
+            replace(config, max_new_tokens=8),
+            start=start,
+            trained=trained,
+            examples=tiny_examples(),
+            num_examples=2,
+            num_wrong=2,
+        )
+
+    leak = measured(start, trained).palr.groups["all"]
+    assert leak.answer_nats2 > 0.0
+    assert measured(start, trained).palr.groups["all"] == leak, "the same twice"
+    assert measured(trained, trained).palr.groups["all"] != leak, (
+        "the teacher is what the stage began with"
+    )
+
+
+@pytest.mark.parametrize("weights", [Live(), EMA(rate=0.1)], ids=str)
+def test_teachers_that_moved_are_refused_afterwards(weights: Any) -> None:
+    with pytest.raises(PilotageError, match="moved with the student.*palr_every"):
+        leak_of_trained(
+            replace(stage(), teacher_weights=weights, estimator=FullVocabulary(divergence=ReverseKL())),
+            start=tiny_backbone(),
+            trained=tiny_backbone(),
+            examples=tiny_examples(),
+            num_examples=2,
+            num_wrong=2,
+        )
+
+
+def test_a_probe_needs_examples_with_wrong_answers() -> None:
+    with pytest.raises(PilotageError, match="num_wrong 0 must be at least 1"):
+        LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=0)
+    with pytest.raises(PilotageError, match="none of 10 examples has 100000 wrong plans"):
+        LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=100_000)
