@@ -170,9 +170,7 @@ def test_a_finished_stage_is_measured_with_the_weights_it_began_with() -> None:
     leak = measured(start, trained).palr.groups["all"]
     assert leak.answer_nats2 > 0.0
     assert measured(start, trained).palr.groups["all"] == leak, "the same twice"
-    assert measured(trained, trained).palr.groups["all"] != leak, (
-        "the teacher is what the stage began with"
-    )
+    assert measured(trained, trained).palr.groups["all"] != leak, "the teacher is what the stage began with"
 
 
 @pytest.mark.parametrize("weights", [Live(), EMA(rate=0.1)], ids=str)

@@ -27,6 +27,7 @@ def estimators(*, temperature: float = 1.0, chunk_size: int | None = None) -> li
             found.append(TopK(k=4, divergence=divergence, mode=mode, of=of, cap=cap, **common))
     for as_, cap in itertools.product(("advantage", "loss"), CAPS[:3]):
         found.append(Sampled(as_=as_, cap=cap, **common))
+    found.append(Sampled(as_="advantage", divergence=JSD(beta=0.3), cap=DropCap(tau=0.5), **common))
     return found
 
 
@@ -202,14 +203,23 @@ def expected_gradient(estimator, case: Case) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize(("as_", "divergence"), [("advantage", ReverseKL()), ("loss", ForwardKL())])
-def test_expected_gradient_of_the_sampled_token_is_that_of_a_kl(as_, divergence, monkeypatch):
+@pytest.mark.parametrize(
+    ("sampled", "divergence"),
+    [
+        (Sampled(as_="advantage"), ReverseKL()),
+        (Sampled(as_="loss"), ForwardKL()),
+        (Sampled(as_="advantage", divergence=JSD(beta=0.5)), JSD(beta=0.5)),
+        (Sampled(as_="advantage", divergence=ForwardKL()), ForwardKL()),
+    ],
+    ids=str,
+)
+def test_expected_gradient_of_the_sampled_token_is_that_of_a_divergence(sampled, divergence, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "V", 5)
     case = Case(num_tokens=1)
     logits = case.student().logits().detach().requires_grad_()
     full = FullVocabulary(divergence=divergence)(student=Logits(logits_MV=logits), teacher=case.teacher)
     (exact,) = torch.autograd.grad(full.value_M.sum(), logits)
-    torch.testing.assert_close(expected_gradient(Sampled(as_=as_), case), exact[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(expected_gradient(sampled, case), exact[0], rtol=0, atol=1e-12)
     assert exact.abs().max() > 0.01
 
 
@@ -429,6 +439,7 @@ def test_logit_buffers_do_not_grow_with_tokens():
         (lambda: TopK(k=1, divergence=ForwardKL(), mode="renormalise"), "one entry is always 1"),
         (lambda: TopK(k=0, divergence=ForwardKL()), "k must be >= 1"),
         (lambda: TopK(k=2, divergence=ForwardKL(), mode="raw"), "mode='raw'"),  # type: ignore[arg-type]
+        (lambda: Sampled(as_="loss", divergence=ForwardKL()), "only an 'advantage' has other divergences"),
         (lambda: Sampled(as_="gradient"), "'advantage', 'loss'"),  # type: ignore[arg-type]
         (lambda: Sampled(as_="loss", cap=ElementCap(tau=1.0)), "DropCap or RescaleCap"),  # type: ignore[arg-type]
         (lambda: FullVocabulary(divergence=ForwardKL(), temperature=0.0), "temperature=0.0"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pilotage.distill import chunked
+from pilotage.distill.advantage import teacher_advantage
 from pilotage.distill.chunked import Head
 from pilotage.distill.divergences import JSD, Divergence, ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Logits, Sampled
@@ -21,7 +22,6 @@ from pilotage.distill.policy_gradient import (
     PolicyGradient,
     advantage_parts,
     advantages,
-    teacher_advantage,
 )
 from pilotage.distill.reduce import global_reduced
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pilotage.distill.advantage import teacher_advantage
 from pilotage.distill.chunked import Head
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled, SampledLogProbs, TopK
-from pilotage.distill.policy_gradient import Advantages, ClipRange, PolicyGradient, teacher_advantage
+from pilotage.distill.policy_gradient import Advantages, ClipRange, PolicyGradient
 from pilotage.distill.reduce import (
     REDUCTIONS,
     ROUTE_MEANS,

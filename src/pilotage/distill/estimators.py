@@ -20,8 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pilotage.distill.advantage import teacher_advantage
 from pilotage.distill.chunked import ChunkPlan, Head, RowProgram, RowStats, RowTask, Tiles, chunked_rows
-from pilotage.distill.divergences import Cap, Divergence, ElementCap, NoCap
+from pilotage.distill.divergences import Cap, Divergence, ElementCap, NoCap, ReverseKL
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,7 +243,8 @@ class Sampled:
     With A = log p_teacher(y) - log p_student(y) at the sampled id y:
 
     * `advantage`: value -sg[A] * log p_student(y), the policy gradient with A as advantage. Its expected gradient is
-      that of the reverse KL (MGSD's released objective; dense-feedback RL). The value itself means nothing.
+      that of the reverse KL (MGSD's released objective; dense-feedback RL). The value itself means nothing. With
+      another `divergence`, A is its `teacher_advantage`, and the expected gradient that divergence's.
     * `loss`: value exp(A) - 1 - A, differentiated as it stands (Schulman's k3, as in GRPO's KL term). Its expected
       value is the reverse KL, but its expected *gradient* is the forward KL's.
 
@@ -250,6 +252,8 @@ class Sampled:
     """
 
     as_: Literal["advantage", "loss"]
+    divergence: Divergence = field(default_factory=ReverseKL)
+    """What is lowered; `loss` knows the reverse KL alone."""
     cap: Cap = field(default_factory=NoCap)
     """Bounds |A|: `DropCap` drops the token above tau, `RescaleCap` scales its contribution by tau / |A|."""
     temperature: float = 1.0
@@ -260,6 +264,10 @@ class Sampled:
         _check(self.temperature, self.chunk_size)
         if self.as_ not in ("advantage", "loss"):
             raise ValueError(f"Sampled(as_={self.as_!r}): one of 'advantage', 'loss'")
+        if self.as_ == "loss" and not isinstance(self.divergence, ReverseKL):
+            raise ValueError(
+                f"Sampled(as_='loss', divergence={self.divergence}): only an 'advantage' has other divergences"
+            )
         if isinstance(self.cap, ElementCap):
             raise ValueError(
                 "ElementCap bounds vocabulary entries and a sampled estimate has one entry only; "
@@ -300,13 +308,18 @@ class Sampled:
             assert teacher_logp_MV is not None
             teacher_logp_M = _at(teacher_logp_MV, token_ids_M)
             nats_M = (student_logp_MV.exp() * (student_logp_MV - teacher_logp_MV)).sum(-1)
-        advantage_M = teacher_logp_M - student_logp_M
+        advantage_M = self._advantage(teacher_logp_M, student_logp_M)
         factor_M, capped_M = self._factor(advantage_M.detach())
         if self.as_ == "advantage":
             value_M = -advantage_M.detach() * factor_M * student_logp_M
         else:
             value_M = factor_M * (advantage_M.expm1() - advantage_M)
         return _token_loss(value_M, nats_M, capped_M, student_logp_MV, teacher_logp_MV, weight_M)
+
+    def _advantage(self, teacher_logp_M: Tensor, student_logp_M: Tensor) -> Tensor:
+        if isinstance(self.divergence, ReverseKL):
+            return teacher_logp_M - student_logp_M
+        return teacher_advantage(teacher_logp_M, student_logp_M, self.divergence).to(student_logp_M.dtype)
 
     def _factor(self, advantage_M: Tensor) -> tuple[Tensor, Tensor]:
         on_tokens = self.cap.on_tokens(advantage_M.abs())
@@ -325,7 +338,7 @@ class Sampled:
             teacher_logp_C = _pick(task.teacher, ids_C) - teacher_log_total_C
             agreement_C = _agreement(task.student, task.teacher)
         assert teacher_logp_C is not None
-        advantage_C = teacher_logp_C - student_logp_C
+        advantage_C = self._advantage(teacher_logp_C, student_logp_C)
         factor_C, capped_C = self._factor(advantage_C)
         if self.as_ == "advantage":
             value_C, slope_C = -advantage_C * factor_C * student_logp_C, -advantage_C * factor_C
