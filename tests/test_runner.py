@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes import Recipe, run_recipe
 from pilotage.recipes.nano import nano_mgsd
@@ -106,3 +108,25 @@ def test_a_run_that_is_broken_off_goes_on_and_validates_each_step_once(plain: Pa
 def test_a_folder_of_another_run_is_refused(plain: Path) -> None:
     with pytest.raises(PilotageError, match="holds another run"):
         run_recipe(small_recipe(validate_every=1), plain)
+
+
+def test_palr_of_a_finished_run_is_told_and_kept(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["palr", str(plain), "--num", "4", "--wrong-answers", "2", "--threads", "1"]) == 0
+    kept = json.loads((plain / "stage2" / "palr.json").read_text())
+    assert kept["palr/num_wrong_answers"] == 2.0 and kept["palr/num_valid"] + kept["palr/num_invalid"] == 4.0
+    assert "K = 2 wrong answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--stage", "stage1"], "the stage 'stage1' of .* has no teacher"),
+        (["--stage", "tea"], "no finished stage 'tea'"),
+        (["--wrong-answers", "0"], "num_wrong 0 must be at least 1"),
+    ],
+)
+def test_palr_says_in_one_line_what_cannot_be_measured(
+    plain: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    assert main(["palr", str(plain), *options]) == 2
+    assert re.search(says, capsys.readouterr().err)

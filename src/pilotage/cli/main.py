@@ -62,6 +62,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("gap",), module="gap", name="GapCommand", summary="where a model loses: seeing or planning"),
     Entry(words=("compare",), module="compare", name="Compare", summary="two measurements, paired by level"),
     Entry(words=("probe",), module="probe", name="Probe", summary="does a model plan by habit?"),
+    Entry(words=("palr",), module="palr", name="PalrCommand", summary="how much is taught by the answer"),
     Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
     Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
     Entry(words=("play",), module="play", name="Play", summary="plan by hand, beside a model"),

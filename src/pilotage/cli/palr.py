@@ -1,0 +1,116 @@
+"""`pilotage palr`: how much of what a run's teachers teach comes from the answer they were shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.gap import make_table, table_console, write_json
+from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.train.answer_leak import Leak
+    from pilotage.train.distill_config import DistillConfig
+
+PALR_FILE = "palr.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PalrCommand(RecipeOptions):
+    """How much of what a stage's teachers teach hangs on the answer that they were shown.
+
+    The stage's model answers unseen pictures; its teachers read the answers as in training, then
+    with wrong plans in place of the reference plan, with another example's picture, and without
+    any plan.
+    PALR is 0 where nothing taught hangs on the answer, 1 where all of it does; it says nothing for
+    teachers who see no picture. The privilege gap is what the answer adds to a token's log-probability.
+    Written to RUN/STAGE/palr.json.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run with a stage of distillation."""
+    stage: str | None = None
+    """Which one; the default is the run's last."""
+    num: int = 60
+    """Pictures, of the split val: tasks take turns."""
+    wrong_answers: int = 4
+    """Wrong plans for each: K."""
+
+    def run(self) -> int:
+        from pilotage.recipes.runner import load
+        from pilotage.train.answer_leak import leak_of_trained
+
+        stage, config, start, backbone = self._stage()
+        recipe = recipe_of_run(self.run_folder, self.make_recipe(backbone))
+        use_threads(recipe)
+        examples = self.load_examples(replace(recipe, num_val=self.num), "val")
+        leak = leak_of_trained(
+            config,
+            start=load(recipe, start),
+            trained=load(recipe, str(self.run_folder / stage / "model")),
+            examples=examples,
+            num_examples=self.num,
+            num_wrong=self.wrong_answers,
+        )
+        path = write_json(self.run_folder / stage / PALR_FILE, leak.as_dict())
+        print_leak(leak)
+        print(path)
+        return 0
+
+    def _stage(self) -> tuple[str, DistillConfig, str, str]:
+        """The stage, its configuration, the weights that it began with, and the run's base."""
+        from pilotage.train.distill_config import PARTS, DistillConfig, from_settings
+
+        latest = latest_model(self.run_folder)
+        if latest is None:
+            raise PilotageError(f"{self.run_folder} holds no finished stage of a run")
+        stage = self.stage or latest[0]
+        if not (self.run_folder / stage / "model").is_dir():
+            raise PilotageError(f"{self.run_folder} has no finished stage {stage!r}")
+        path = self.run_folder / "config.json"
+        try:
+            settings: dict[str, Any] = json.loads(path.read_bytes())
+            backbone = settings["recipe"]["backbone"]
+            told, start = _stage_settings(settings, stage, self.run_folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PilotageError(
+                f"{path} does not tell how the stage {stage!r} was trained: {error!r}"
+            ) from None
+        if not isinstance(told, dict) or told.get("class") != DistillConfig.__name__:
+            raise PilotageError(
+                f"the stage {stage!r} of {self.run_folder} has no teacher: it is no distillation"
+            )
+        return stage, from_settings(told, PARTS), start, backbone
+
+
+def _stage_settings(settings: dict[str, Any], stage: str, run: Path) -> tuple[Any, str]:
+    """A stage's settings and the weights that it began with, of a whole recipe's run or of single stages."""
+    if "stages" in settings:
+        alone = settings["stages"][stage]
+        return alone["config"], alone.get("student", settings["recipe"]["backbone"])
+    stages = settings["recipe"]["stages"]
+    names = [each["stage"] for each in stages]
+    at = names.index(stage)
+    return stages[at], str(run / names[at - 1] / "model") if at else settings["recipe"]["backbone"]
+
+
+def print_leak(leak: Leak) -> None:
+    console = table_console()
+    table = make_table("of the tokens that are taught", "group", "tokens", "PALR, per cent")
+    for name, sums in leak.palr.groups.items():
+        if sums.num_tokens:
+            table.add_row(name, f"{sums.num_tokens:,}", f"{100 * sums.rate:.2f}")
+    console.print(table)
+    console.print(
+        f"{leak.palr.num_valid} answers in the format, {leak.palr.num_invalid} not; "
+        f"K = {leak.palr.num_wrong_answers} wrong answers",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name, gap in leak.gap_nats.items():
+        console.print(f"privilege gap, {name}: {gap:+.4f} nats a token", highlight=False)
