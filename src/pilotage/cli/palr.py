@@ -28,14 +28,16 @@ class PalrCommand(RecipeOptions):
     with wrong plans in place of the reference plan, with another example's picture, and without
     any plan.
     PALR is 0 where nothing taught hangs on the answer, 1 where all of it does; it says nothing for
-    teachers who see no picture. The privilege gap is what the answer adds to a token's log-probability.
-    Written to RUN/STAGE/palr.json.
+    teachers who see no picture. The privilege gap is what the answer adds to a token's
+    log-probability. Written to RUN/STAGE/palr.json.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run with a stage of distillation."""
-    stage: str | None = None
-    """Which one; the default is the run's last."""
+    stage: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the run's last)")
+    ] = None
+    """Which one."""
     num: int = 60
     """Pictures, of the split val: tasks take turns."""
     wrong_answers: int = 4
