@@ -9,10 +9,12 @@ N response tokens of a micro-batch, H hidden.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
+from pilotage.train.collapse import CollapseGuard, CollapseWatch
 from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
 from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import (
@@ -63,6 +66,9 @@ from pilotage.train.step_scores import RowScores, StepScorer
 from pilotage.views.variants import OtherImages
 
 logger = logging.getLogger(__name__)
+
+WATCH = "collapse.json"
+"""File of a checkpoint: the figures that a collapse is judged by."""
 
 OnStep = Callable[[dict[str, Any]], None]
 """Called with each step's row of `metrics.jsonl`, on the first rank."""
@@ -121,7 +127,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self.stage_dir = run_dir / config.stage
         self.on_step = on_step
         self.order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
-        self._settings = as_settings(config) | {
+        # What ends a run early does not shape it: a stopped run may go on under another guard.
+        self._settings = as_settings(replace(config, collapse=CollapseGuard())) | {
             "student": fingerprint(student),
             "examples": example_digest(examples),
             "teacher": None if teacher is None else fingerprint(teacher),
@@ -169,6 +176,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 autocast=self._autocast,
                 share_prefix=self._can_share_prefix,
             )
+        self.watch = CollapseWatch(config.collapse)
         self.add_callback(_AfterStep(self))
         for note in config.notes():
             logger.info("%s", note)
@@ -204,6 +212,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             logger.info("memory on each rank, about, in GiB: %s", told)
         if resume is not None:
             self.readers.load(Path(resume))
+            if (watch := Path(resume) / WATCH).exists():
+                self.watch.load(json.loads(watch.read_text()))
         self._began_s = time.monotonic()
         model_dir = self.stage_dir / "model"
         self.train(resume_from_checkpoint=resume)
@@ -364,6 +374,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     def after_update(self, step: int) -> None:
         """Called when the optimiser has made the update of a step, counted from 1."""
         self._metrics |= self.readers.after_step(self.student.model, step, self._metrics)
+        self._metrics |= self.watch.after_step(step, self._metrics)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
@@ -373,8 +384,13 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Completes the step's row and writes it; the Trainer calls this before it saves a checkpoint."""
         super().log(logs, start_time)
-        if "loss" not in logs or not self.is_world_process_zero():
+        if "loss" not in logs:
             return
+        if self.is_world_process_zero():
+            self._write_metrics(logs)
+        self.watch.check()
+
+    def _write_metrics(self, logs: dict[str, float]) -> None:
         row = {"stage": self.config.stage, "step": self.state.global_step}
         row |= {"time_s": self._time_before_s + time.monotonic() - self._began_s}
         row |= self._metrics | {"lr": logs["learning_rate"], "grad_norm": logs["grad_norm"]}
@@ -410,6 +426,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     def write_beside_checkpoint(self, directory: Path) -> None:
         self.readers.save(directory)
+        (directory / WATCH).write_text(json.dumps(self.watch.state()))
 
 
 class _StepsLeft(torch.utils.data.Sampler[int]):

@@ -26,6 +26,7 @@ from pilotage.distill.token_weights import Given, ImportanceCap, RewardGate, Vis
 from pilotage.distill.vigos_spans import Delimiters, VigosLayout
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Mixture, Sampling, only
+from pilotage.train.collapse import CollapseGuard
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, from_settings
@@ -36,6 +37,7 @@ __all__ = [
     "EMA",
     "PARTS",
     "AdapterOff",
+    "CollapseGuard",
     "DistillConfig",
     "FrozenCopy",
     "GatedRefresh",
@@ -143,6 +145,9 @@ class DistillConfig:
     pixel_noise: float = 0.0
     """Standard deviation of Gaussian noise on the normalised pixels of the training forward."""
     gradient_checkpointing: bool = False
+
+    collapse: CollapseGuard = field(default=CollapseGuard(), metadata=LATER)
+    """What is taken for a sign that the student collapses, and whether it ends the run."""
 
     checkpoint_every: int = 50
     """Steps between checkpoints; the last step always has one."""
@@ -326,7 +331,7 @@ PARTS: Mapping[str, type] = {
     part.__name__: part
     for part in (
         *(DistillConfig, LoraSettings, AdvantageMix, PolicyGradient, ClipRange),
-        *(FrozenCopy, AdapterOff, Live, EMA, GatedRefresh, Remote),
+        *(FrozenCopy, AdapterOff, Live, EMA, GatedRefresh, Remote, CollapseGuard),
         *(ForwardKL, ReverseKL, JSD, NoCap, DropCap, RescaleCap, ElementCap),
         *(FullVocabulary, TopK, Sampled, Route, Router),
         *(MgsdLayout, WholeLayout, SpanSpec, VigosLayout, Delimiters),
