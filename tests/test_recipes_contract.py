@@ -12,13 +12,19 @@ import pytest
 import torch
 
 from distill_run import rows_of, tiny_examples
-from pilotage.backbones.load import LoraSettings
+from pilotage.backbones.load import Backbone, LoraSettings, with_lora
 from pilotage.distill.divergences import NoCap
 from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.routes import Route, times_taught
 from pilotage.recipes import RECIPES
+from pilotage.records import Rollout
+from pilotage.rollouts import ReplayEngine
+from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.sources import FromStudent
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.readers import Reader
+from pilotage.views import reference_answer
 from tiny import tiny_backbone
 
 LORA = LoraSettings(rank=2, alpha=4)
@@ -72,17 +78,75 @@ def with_routes(config: DistillConfig, change: Any) -> DistillConfig:
     return replace(config, router=router, description=config.description and change(config.description))
 
 
-def run(config: DistillConfig, run_dir: Path, on_step: Any = None) -> list[dict[str, Any]]:
+def as_the_student(config: DistillConfig) -> DistillConfig:
+    """The configuration whose teachers see and know what the student does; nothing is capped."""
+    if config.router is None:
+        return replace(config, teacher_view="student")
+
+    def change(route: Route) -> Route:
+        view = "perception" if route is config.description else config.student_view
+        estimator: Any = route.estimator
+        if not isinstance(estimator, PolicyGradient):
+            estimator = replace(estimator, cap=NoCap())
+        return replace(route, view=view, append="full", estimator=estimator)
+
+    return with_routes(config, change)
+
+
+def of(config: DistillConfig) -> list[str]:
+    return [route.name for route in config.routes]
+
+
+def given_teacher(config: DistillConfig) -> Backbone | None:
+    """The same random model for whatever frozen copy a recipe asks for."""
     frozen = any(isinstance(weights, FrozenCopy) for weights in config.all_weights)
+    return tiny_backbone() if frozen else None
+
+
+def run(
+    config: DistillConfig, run_dir: Path, on_step: Any = None, engine: RolloutEngine | None = None
+) -> list[dict[str, Any]]:
     distill(
         config,
         student=tiny_backbone(),
-        teacher=tiny_backbone() if frozen else None,
+        teacher=given_teacher(config),
         examples=tiny_examples(),
         run_dir=run_dir,
+        engine=engine,
         on_step=on_step,
     )
     return rows_of(run_dir)
+
+
+def trainer_of(config: DistillConfig, run_dir: Path) -> DistillTrainer:
+    student = tiny_backbone()
+    return DistillTrainer(
+        config,
+        student=student if config.lora is None else with_lora(student, config.lora),
+        teacher=given_teacher(config),
+        examples=tiny_examples(),
+        run_dir=run_dir,
+    )
+
+
+def whole_and_broken_answers() -> list[Rollout]:
+    """The reference answers; every other one of a task is cut before its plan."""
+    backbone = tiny_backbone()
+    rollouts = []
+    for number, example in enumerate(tiny_examples()):
+        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
+        ids: Any = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tuple(ids if number % 2 else ids[:12])
+        rollouts.append(
+            Rollout(
+                example_id=example.id,
+                token_ids=ids,
+                text=backbone.decode(ids),
+                finished=bool(number % 2),
+                logprobs=(-1.0,) * len(ids),
+            )
+        )
+    return rollouts
 
 
 @every_recipe
@@ -100,39 +164,61 @@ def test_one_step_runs_and_micro_batches_change_nothing(name, tmp_path):
 
 @every_recipe
 def test_teachers_that_see_and_know_what_the_student_does_give_no_gradient(name, tmp_path):
-    config = tiny(name)
-
-    def as_the_student(route: Route) -> Route:
-        view = "perception" if route is config.description else config.student_view
-        estimator: Any = route.estimator
-        if not isinstance(estimator, PolicyGradient):
-            estimator = replace(estimator, cap=NoCap())
-        return replace(route, view=view, append="full", estimator=estimator)
-
-    config = with_routes(config, as_the_student)
-    if config.router is None:
-        config = replace(config, teacher_view="student")
+    config = as_the_student(tiny(name))
     (row,) = run(config, tmp_path)
     assert row["grad_norm"] < 1e-4
     assert abs(row["kl/all"]) < 1e-5
 
 
 @every_recipe
+def test_every_route_teaches_whole_and_broken_answers_without_gradient_at_equality(name, tmp_path):
+    # A turn for each task to plan and to describe: three fifths and two fifths of ten prompts.
+    config = tiny(name, max_new_tokens=120, prompts_per_step=10, sources=None)
+    # Answers that were given have no log-probabilities for a policy gradient.
+    if any(isinstance(route.estimator, PolicyGradient) for route in config.routes):
+        pytest.skip("a policy gradient needs fresh samples; test_one_step_runs has them")
+
+    def uncapped(route: Route) -> Route:
+        assert not isinstance(route.estimator, PolicyGradient)
+        return replace(route, estimator=replace(route.estimator, cap=NoCap()))
+
+    engine = ReplayEngine(whole_and_broken_answers())
+    (row,) = run(with_routes(config, uncapped), tmp_path / "taught", engine=engine)
+    assert all(row[f"route/{route.name}/tokens"] > 0 for route in config.routes), row
+    assert row["route/untaught"] < 1
+    assert (row["grad_norm"] > 0) or "control" in name
+    (apart,) = run(
+        with_routes(replace(config, micro_batch_size=1), uncapped), tmp_path / "apart", engine=engine
+    )
+    assert apart["loss"] == pytest.approx(row["loss"], rel=2e-4, abs=2e-6)
+    assert apart["grad_norm"] == pytest.approx(row["grad_norm"], rel=2e-4, abs=2e-6)
+    (equal,) = run(as_the_student(config), tmp_path / "equal", engine=engine)
+    assert equal["grad_norm"] < 1e-4
+    assert {route: equal[f"route/{route}/kl"] for route in of(config)} == pytest.approx(
+        dict.fromkeys(of(config), 0.0), abs=1e-5
+    )
+
+
+@every_recipe
+def test_the_student_s_own_view_and_weights_give_the_rollouts_own_log_probs(name, tmp_path):
+    config = tiny(name)
+    trainer = trainer_of(config, tmp_path)
+    rows = trainer._sample(0)
+    sources = [source for source in config.mixture.sources if isinstance(source, FromStudent)]
+    assert any(row.source in sources for row in rows)
+    for source in sources:
+        places = [place for place, row in enumerate(rows) if row.source == source]
+        now = trainer.scorer.student_logprobs(
+            Reader(trainer.student), rows, places, "same", source.sampling.temperature
+        )
+        for place, now_T in zip(places, now, strict=True):
+            assert now_T == pytest.approx(rows[place].rollout.logprobs, abs=2e-4)
+
+
+@every_recipe
 def test_no_token_is_taught_twice_and_ranks_share_one_mean(name, tmp_path):
     config = tiny(name)
-    frozen = any(isinstance(weights, FrozenCopy) for weights in config.all_weights)
-    student = tiny_backbone()
-    if config.lora is not None:
-        from pilotage.backbones.load import with_lora
-
-        student = with_lora(student, config.lora)
-    trainer = DistillTrainer(
-        config,
-        student=student,
-        teacher=tiny_backbone() if frozen else None,
-        examples=tiny_examples(),
-        run_dir=tmp_path,
-    )
+    trainer = trainer_of(config, tmp_path)
     rows = trainer._sample(1)
     facts = [trainer.router.facts(row, {}) for row in rows]
     whole = trainer.router.route(rows, facts, lambda values: values)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill_run import RESUMED, rows_of, tiny_config, tiny_examples
+from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
@@ -79,6 +79,19 @@ def test_killed_at_a_step_and_then_while_saving_the_run_goes_on_bit_for_bit(unin
     written = [(run / "rollouts.jsonl").read_text() for run in (run_dir, uninterrupted)]
     assert written[0] == written[1]
     assert not list((run_dir / "stage2").glob(f"*{checkpoints.PARTIAL}"))
+
+
+@pytest.mark.slow
+def test_so_it_does_with_several_routes_two_sources_and_a_moving_teacher(tmp_path):
+    config, runs = routed_config(), [tmp_path / "whole", tmp_path / "killed"]
+    killed(runs[1], "--routed", "--kill-after", "3")
+    assert (runs[1] / "stage2" / "checkpoint-2" / "teacher-0" / "teacher.safetensors").exists()
+    whole, resumed = (
+        distill(config, student=tiny_backbone(), examples=tiny_examples(), run_dir=run) for run in runs
+    )
+    assert rows_of(runs[1]) == rows_of(runs[0])
+    ours, theirs = (load_file(directory / "model.safetensors") for directory in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_the_trace_can_differ(uninterrupted):
