@@ -19,6 +19,11 @@ class StudyCommand:
     reference plan, both with the sampled estimator, stage 1 and then reference answers, and a control
     whose teacher sees no more than the student.
 
+    methods: MGSD, ViGOS, OPSD, GKD, dense-feedback RL, SFT and the control after one first stage, on
+    larger levels. estimators: full vocabulary or sampled token, JSD or reverse KL, all rows the
+    student's or half of them the data set's. vigos: ViGOS without one of its parts. These three share
+    the first stage when OUT is the same folder. prior: trained on levels that follow a prior alone.
+
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """
 

@@ -38,6 +38,8 @@ class Recipe:
     """Pixels per cell; None draws every level on 256 x 256."""
     dtype: str = "float32"
     attention: str = "sdpa"
+    train_prior: bool = False
+    """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     validate_every: int = 0
     """Steps between measurements on unseen pictures of the split `val`, in every stage; 0 makes none."""
     num_val: int = 30

@@ -17,6 +17,7 @@ import torch
 
 from pilotage import __version__
 from pilotage.backbones.load import Backbone, load_backbone
+from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
@@ -88,19 +89,28 @@ def examples_of(recipe: Recipe, split: Split) -> list[Example]:
     """The recipe's examples of a split, task after task."""
     counts = {"train": recipe.num_train, "val": recipe.num_val, "test": recipe.num_test}
     count, seed = counts[split], recipe.seed if split == "train" else TEST_SEED
-    return [
-        example
-        for name, levels in recipe.levels
-        for example in sample_examples(
-            get_task(name),
-            levels,
-            count,
-            split,
-            seed,
-            cell_px=recipe.cell_px,
-            side_px=256 if recipe.cell_px is None else None,
-        )
-    ]
+    side_px = 256 if recipe.cell_px is None else None
+    examples: list[Example] = []
+    for name, levels in recipe.levels:
+        task = get_task(name)
+        if split == "train" and recipe.train_prior and prior_of(task) is not None:
+            for place, level in enumerate(levels):
+                share = len(range(place, count, len(levels)))
+                examples += examples_with_prior(
+                    task,
+                    level,
+                    share,
+                    consistent=True,
+                    split=split,
+                    seed=seed,
+                    cell_px=recipe.cell_px,
+                    side_px=side_px,
+                )
+        else:
+            examples += sample_examples(
+                task, levels, count, split, seed, cell_px=recipe.cell_px, side_px=side_px
+            )
+    return examples
 
 
 def _train(

@@ -1,0 +1,252 @@
+"""The methods side by side on the nano model: one first stage, one budget of rollouts, the same test states.
+
+Three studies share their trunk, so that in one folder the first stage is trained once per seed: all methods;
+{full vocabulary, sampled} x {JSD 0.5, reverse KL} x {all rows the student's, half of them the data set's}; and
+ViGOS without one of its parts. A fourth trains on levels that follow their task's prior alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pilotage.distill.divergences import JSD, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
+from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
+from pilotage.distill.routes import Route
+from pilotage.recipes.methods import gkd_stage, routed_stage
+from pilotage.recipes.nano import nano_mgsd
+from pilotage.recipes.nano_methods import (
+    nano_control_no_privilege,
+    nano_dense_rl,
+    nano_gkd,
+    nano_opsd,
+    nano_opsd_v1,
+    nano_vigos,
+    nano_vigos_released,
+    nano_visual_sft,
+)
+from pilotage.recipes.recipe import BASE_STAGE, Recipe
+from pilotage.recipes.study import Study, Variant
+from pilotage.recipes.study_costs import cost_table
+from pilotage.recipes.study_extras import measure_leak, measure_prior
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.sft import SftConfig
+
+TRUNK = "stage1"
+"""Folder, and stage, that all variants begin with."""
+LEVELS = (("frozenlake", (4, 5, 6)), ("maze", (4, 5)), ("minibehaviour", (5, 6)))
+STAGE1_STEPS, STAGE2_STEPS = 160, 120
+"""Half the demo's first stage on harder levels: what it leaves unlearnt is what the methods are told apart by."""
+NUM_TEST, NUM_VAL, VALIDATE_EVERY = 200, 30, 20
+MAX_NEW_TOKENS = 208
+"""The longest reference answer at these levels, a maze of 5 x 5, has under 180 tokens."""
+
+Method = Callable[[int], Recipe]
+"""Seed -> a recipe of two stages on the nano model."""
+
+
+def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
+    """A recipe at this comparison's levels and budget."""
+    first, second = whole.stages
+    assert isinstance(first, SftConfig)
+    if isinstance(second, DistillConfig):
+        warmup = min(second.warmup_steps, STAGE2_STEPS)
+        second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=warmup)
+    second = replace(second, steps=STAGE2_STEPS)
+    return replace(
+        whole,
+        levels=LEVELS,
+        num_test=NUM_TEST,
+        num_val=NUM_VAL,
+        max_new_tokens=MAX_NEW_TOKENS,
+        train_prior=train_prior,
+        stages=(replace(first, steps=STAGE1_STEPS), second),
+    )
+
+
+def _trunk(seed: int, *, train_prior: bool = False) -> Recipe:
+    whole = _sized(nano_mgsd(seed), train_prior=train_prior)
+    return replace(whole, name="comparison", stages=whole.stages[:1])
+
+
+def _branch(method: Method, seed: int, trunk: Path, *, train_prior: bool = False) -> Recipe:
+    """The method's second stage, from the trunk's model; teachers keep the weights that the method gives them."""
+    whole = _sized(method(seed), train_prior=train_prior)
+    return replace(
+        whole,
+        backbone=str(trunk / TRUNK / "model"),
+        stages=whole.stages[1:],
+        measure_base=False,
+        validate_every=VALIDATE_EVERY,
+    )
+
+
+def _variant(title: str, folder: str, method: Method, *, train_prior: bool = False) -> Variant:
+    stage = method(0).stages[1].stage
+    make = partial(_branch, method, train_prior=train_prior)
+    return Variant(title=title, folder=folder, stage=stage, make=make)
+
+
+def _with_stage2(change: Callable[[DistillConfig], DistillConfig]) -> Method:
+    """Nano MGSD with another second stage."""
+
+    def method(seed: int) -> Recipe:
+        whole = nano_mgsd(seed)
+        second = whole.stages[1]
+        assert isinstance(second, DistillConfig)
+        return replace(whole, stages=(whole.stages[0], change(second)))
+
+    return method
+
+
+def _mgsd(estimator: Estimator) -> Method:
+    return _with_stage2(lambda stage: replace(stage, estimator=estimator))
+
+
+SHARED = (
+    Variant(title="base", folder=TRUNK, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=TRUNK, stage=TRUNK, make=None),
+)
+
+
+MGSD_FULL = "MGSD, full vocabulary"
+
+METHODS = Study(
+    name="methods",
+    title="every method after the same first stage, at one budget of rollouts",
+    trunk=_trunk,
+    trunk_folder=TRUNK,
+    variants=(
+        *SHARED,
+        _variant("MGSD, as released (sampled)", "mgsd", _mgsd(Sampled(as_="advantage"))),
+        _variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
+        _variant("MGSD, forward KL", "mgsd_forward", _mgsd(FullVocabulary(divergence=ForwardKL()))),
+        _variant("ViGOS, paper", "vigos", nano_vigos),
+        _variant("ViGOS, released", "vigos_released", nano_vigos_released),
+        _variant("OPSD", "opsd", nano_opsd),
+        _variant("OPSD, version 1", "opsd_v1", nano_opsd_v1),
+        _variant("GKD", "gkd", nano_gkd),
+        _variant("dense-feedback RL", "dense_rl", nano_dense_rl),
+        _variant("SFT on reference answers", "visual_sft", nano_visual_sft),
+        _variant("control without privilege", "control", nano_control_no_privilege),
+    ),
+    reference=MGSD_FULL,
+    extras=(measure_prior, measure_leak),
+    tables=(cost_table,),
+)
+
+
+def _estimator_variant(sampled: bool, divergence: Divergence, on_policy: float) -> Variant:
+    estimator: Estimator = FullVocabulary(divergence=divergence)
+    if sampled:
+        estimator = Sampled(as_="advantage", divergence=divergence)
+    kind = "jsd" if isinstance(divergence, JSD) else "reverse"
+    folder = f"{'sampled' if sampled else 'full'}_{kind}_{int(100 * on_policy)}"
+
+    def stage(mgsd: DistillConfig) -> DistillConfig:
+        return gkd_stage(
+            mgsd,
+            weights=FrozenCopy(source="nano"),
+            view="teacher",
+            on_policy=on_policy,
+            estimator=estimator,
+        )
+
+    how = "sampled token" if sampled else "full vocabulary"
+    title = f"{how}, {'JSD 0.5' if kind == 'jsd' else 'reverse KL'}, lambda {on_policy:g}"
+    return _variant(title, folder, _with_stage2(stage))
+
+
+_ESTIMATORS = tuple(
+    _estimator_variant(sampled, divergence, on_policy)
+    for sampled in (False, True)
+    for divergence in (JSD(beta=0.5), ReverseKL())
+    for on_policy in (1.0, 0.5)
+)
+
+ESTIMATORS = Study(
+    name="estimators",
+    title="full vocabulary or the sampled token, JSD or reverse KL, all rows the student's or half of them",
+    trunk=_trunk,
+    trunk_folder=TRUNK,
+    variants=(*SHARED, *_ESTIMATORS),
+    reference=next(v.title for v in _ESTIMATORS if v.folder == "sampled_reverse_100"),
+    tables=(cost_table,),
+)
+
+
+def _vigos_with(change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
+    """Nano ViGOS with other routes."""
+
+    def method(seed: int) -> Recipe:
+        whole = nano_vigos(seed)
+        stage = whole.stages[1]
+        assert isinstance(stage, DistillConfig) and stage.router is not None
+        router = replace(stage.router, routes=change(stage.router.routes))
+        stage = replace(routed_stage(stage, router=router), means=stage.means)
+        return replace(whole, stages=(whole.stages[0], stage))
+
+    return method
+
+
+def _without(name: str) -> Method:
+    return _vigos_with(lambda routes: tuple(route for route in routes if route.name != name))
+
+
+def _each(**changes: Any) -> Method:
+    """Every route's estimator changed."""
+    return _vigos_with(
+        lambda routes: tuple(
+            replace(route, estimator=replace(route.estimator, **changes)) for route in routes
+        )
+    )
+
+
+def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    return tuple(
+        replace(route, estimator=replace(route.estimator, divergence=ForwardKL()))
+        if route.name == "reference"
+        else route
+        for route in routes
+    )
+
+
+VIGOS_PARTS = Study(
+    name="vigos",
+    title="ViGOS without one of its parts, or with another",
+    trunk=_trunk,
+    trunk_folder=TRUNK,
+    variants=(
+        *SHARED,
+        _variant("ViGOS, paper", "vigos", nano_vigos),
+        _variant("no perception teacher", "vigos_no_perception", _without("perception")),
+        _variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
+        _variant("reference by forward KL", "vigos_forward_reference", _vigos_with(_forward_reference)),
+        _variant("no reference teacher", "vigos_no_reference", _without("reference")),
+        _variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
+        _variant("cap: rescale", "vigos_rescale", _each(cap=RescaleCap(tau=0.05))),
+        _variant("cap: none", "vigos_no_cap", _each(cap=NoCap())),
+    ),
+    reference="ViGOS, paper",
+    extras=(measure_prior, measure_leak),
+    tables=(cost_table,),
+)
+
+PRIOR = Study(
+    name="prior",
+    title="trained on levels that follow their task's prior alone: who leans on it?",
+    trunk=partial(_trunk, train_prior=True),
+    trunk_folder=TRUNK,
+    variants=(
+        *SHARED,
+        _variant("OPSD", "opsd", nano_opsd, train_prior=True),
+        _variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
+        _variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True),
+    ),
+    reference="OPSD",
+    extras=(measure_prior, measure_leak),
+    tables=(cost_table,),
+)

@@ -1,0 +1,123 @@
+"""What each variant of a study took to get where it got, and what the answer and the prior have to do with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.recipes.recipe import BASE_STAGE
+from pilotage.recipes.study import Study, Values, Variant, cell, is_measured, markdown, outcomes, run_folder
+from pilotage.recipes.study_extras import LEAK_FILE, PRIOR_FILE
+from pilotage.recipes.validation import VALIDATION
+
+GOAL_SHARE = 0.8
+"""Of the base's success from words: what rollouts and seconds are counted to."""
+
+
+def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
+    """What it took, and what the answer and the prior have to do with it; means over seeds, each seed in brackets.
+
+    Rollouts and seconds are those of the second stage until unseen pictures of the split `val` are solved as often as
+    `GOAL_SHARE` of the base's success from words; `>` where that was not reached. The same seconds: `val` at the time
+    at which the fastest variant of the seed had finished.
+    """
+    base = next(variant for variant in study.variants if variant.stage == BASE_STAGE)
+    head = [
+        "optimal",
+        "rollouts to goal",
+        "seconds to goal",
+        "seconds",
+        "val at the same seconds",
+        "PALR",
+        "prior",
+    ]
+    lines = []
+    fastest_s = {seed: _fastest_s(study, out, seed) for seed in seeds}
+    for variant in study.variants:
+        if variant.make is None:
+            continue
+        if not all(is_measured(out, seed, each) for seed in seeds for each in (variant, base)):
+            lines.append([variant.title, *(["not run"] * len(head))])
+            continue
+        curves = {seed: _curve(out, seed, variant) for seed in seeds}
+        goals = {seed: GOAL_SHARE * _macro(outcomes(out, seed, base, "text")) for seed in seeds}
+        reached = [_reached(curves[seed], goals[seed]) for seed in seeds]
+        rollouts = [
+            None if at is None else at[0] * _rows_per_step(out, seed, variant)
+            for at, seed in zip(reached, seeds, strict=True)
+        ]
+        optimal = [list(outcomes(out, seed, variant, "image", "optimal").values()) for seed in seeds]
+        lines.append(
+            [
+                variant.title,
+                cell(optimal),
+                _told(rollouts, "{:.0f}"),
+                _told([None if at is None else at[1] for at in reached], "{:.0f}"),
+                _told([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
+                _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
+                _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
+                _told([_prior_difference(out, seed, variant) for seed in seeds], "{:+.1f}"),
+            ]
+        )
+    return markdown(["variant", *head], lines) + (
+        f"\nGoal: {GOAL_SHARE:.0%} of the base's success from words, on `val`. Per cent and percentage points; "
+        "PALR of all taught tokens; prior: success where it holds less success where it is reversed.\n"
+    )
+
+
+def _curve(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
+    rows = read_jsonl(run_folder(out, seed, variant.folder) / VALIDATION).rows
+    return [row for row in rows if row["stage"] == variant.stage]
+
+
+def _rows_per_step(out: Path, seed: int, variant: Variant) -> int:
+    settings = json.loads((run_folder(out, seed, variant.folder) / "config.json").read_text())
+    stage = settings["recipe"]["stages"][-1]
+    return stage.get("prompts_per_step") or stage["batch_size"]
+
+
+def _fastest_s(study: Study, out: Path, seed: int) -> float:
+    ends = [
+        _curve(out, seed, variant)[-1]["train_s"]
+        for variant in study.variants
+        if variant.make is not None and is_measured(out, seed, variant)
+    ]
+    return min(ends, default=0.0)
+
+
+def _reached(curve: Sequence[dict[str, Any]], goal: float) -> tuple[int, float] | None:
+    """(step, seconds) of the first validation at the goal."""
+    return next(((row["step"], row["train_s"]) for row in curve if row["macro"] >= goal), None)
+
+
+def _at(curve: Sequence[dict[str, Any]], seconds: float) -> float:
+    return float(np.interp(seconds, [row["train_s"] for row in curve], [row["macro"] for row in curve]))
+
+
+def _macro(values: Values) -> float:
+    return float(np.mean([task.mean() for task in values.values()]))
+
+
+def _leak(out: Path, seed: int, variant: Variant) -> float | None:
+    path = run_folder(out, seed, variant.folder) / LEAK_FILE
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    return 100 * figures["palr/all"] if "palr/all" in figures else None
+
+
+def _prior_difference(out: Path, seed: int, variant: Variant) -> float | None:
+    path = run_folder(out, seed, variant.folder) / PRIOR_FILE
+    return 100 * json.loads(path.read_text())["macro"]["image"]["mean"] if path.exists() else None
+
+
+def _told(values: Sequence[float | None], form: str) -> str:
+    """The mean and, in brackets, each seed's value; a dash for a seed that has none, and no mean then."""
+    each = " ".join("-" if value is None else form.format(value) for value in values)
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{form.format(np.mean(known))} ({each})" if len(known) == len(values) else f"- ({each})"

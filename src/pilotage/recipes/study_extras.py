@@ -1,0 +1,79 @@
+"""What a study measures of a finished run besides success: leaning on a prior, and on the answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pilotage.data.prior import prior_of, prior_pairs
+from pilotage.evaluate import evaluate
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.evaluate.prior_probe import prior_conflict
+from pilotage.evaluate.run import EVAL_FOLDER
+from pilotage.recipes.recipe import Recipe
+from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.tasks import get_task
+from pilotage.train.answer_leak import leak_of_trained
+from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh, Live
+
+NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
+PRIOR_FILE, LEAK_FILE = "prior.json", "palr.json"
+
+
+def measure_prior(recipe: Recipe, run_dir: Path) -> None:
+    """Success from pictures that follow a task's prior and that reverse it, in `prior.json`."""
+    stage = recipe.stages[-1].stage
+    path = run_dir / PRIOR_FILE
+    if path.exists():
+        return
+    examples = [
+        example
+        for name, levels in recipe.levels
+        if prior_of(get_task(name))
+        for pair in prior_pairs(
+            get_task(name), levels, NUM_PRIOR_PAIRS, split="test", seed=TEST_SEED, cell_px=recipe.cell_px
+        )
+        for example in pair
+    ]
+    probe_dir = run_dir / "probe"
+    evaluate(
+        TransformersEngine(load(recipe, str(run_dir / stage / "model"))),
+        examples,
+        stage=stage,
+        prompts=recipe.prompts,
+        max_new_tokens=recipe.max_new_tokens,
+        out=probe_dir,
+        model=stage,
+        kinds=("image",),
+        batch_size=EVAL_BATCH,
+    )
+    rows = read_jsonl(probe_dir / EVAL_FOLDER / f"{stage}.image.jsonl").rows
+    _write(path, prior_conflict(rows).as_dict())
+
+
+def measure_leak(recipe: Recipe, run_dir: Path) -> None:
+    """PALR and the privilege gap of the last stage's teachers, in `palr.json`; of stages without one, nothing."""
+    stage = recipe.stages[-1]
+    path = run_dir / LEAK_FILE
+    if path.exists() or not isinstance(stage, DistillConfig):
+        return
+    if any(isinstance(weights, Live | EMA | GatedRefresh) for weights in stage.all_weights):
+        return
+    leak = leak_of_trained(
+        stage,
+        start=load(recipe, recipe.backbone),
+        trained=load(recipe, str(run_dir / stage.stage / "model")),
+        examples=examples_of(replace(recipe, num_val=NUM_PROBED), "val"),
+        num_examples=NUM_PROBED,
+        num_wrong=NUM_WRONG,
+    )
+    _write(path, leak.as_dict())
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(json.dumps(figures, indent=1))
+    partial_path.replace(path)

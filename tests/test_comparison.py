@@ -1,0 +1,139 @@
+"""The comparison of methods: equal budgets, one trunk, what each variant changes, and its tables from real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.distill.divergences import JSD, NoCap, RescaleCap, ReverseKL
+from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.recipes import comparison, study_costs, study_extras
+from pilotage.recipes.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
+from pilotage.recipes.runner import examples_of
+from pilotage.recipes.study import Study, run_folder, run_part, write_tables
+from pilotage.tasks import get_task
+from pilotage.train.distill_config import DistillConfig
+
+ALL = (METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
+
+
+def stage_of(study: Study, folder: str) -> Any:
+    (variant,) = [v for v in study.variants if v.folder == folder and v.make is not None]
+    assert variant.make is not None
+    return variant.make(0, Path("trunk")).stages[-1]
+
+
+@pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
+def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study) -> None:
+    trunk = study.trunk(1)
+    budgets = set()
+    for variant in study.variants:
+        if variant.make is None:
+            continue
+        recipe = variant.make(1, Path("trunk"))
+        (stage,) = recipe.stages
+        assert recipe.backbone == "trunk/stage1/model" and stage.stage == variant.stage
+        assert (recipe.levels, recipe.num_test, recipe.seed) == (trunk.levels, trunk.num_test, 1)
+        assert recipe.train_prior == trunk.train_prior == (study is PRIOR)
+        rows = (
+            stage.prompts_per_step * stage.mixture.max_samples
+            if isinstance(stage, DistillConfig)
+            else stage.batch_size
+        )
+        budgets.add((stage.steps, rows, stage.seed))
+    assert len(budgets) == 1, budgets
+
+
+def test_the_eight_estimators_differ_in_three_switches() -> None:
+    found = set()
+    for variant in ESTIMATORS.variants[2:]:
+        stage = stage_of(ESTIMATORS, variant.folder)
+        (route,) = stage.router.routes
+        assert route.view == "teacher" and route.weights.source == "nano"
+        shares = {type(source).__name__: share for share, source in stage.mixture.parts}
+        found.add((type(route.estimator), type(route.estimator.divergence), shares["FromStudent"]))
+    assert found == {
+        (kind, divergence, share)
+        for kind in (FullVocabulary, Sampled)
+        for divergence in (JSD, ReverseKL)
+        for share in (0.5, 1.0)
+    }
+
+
+def test_vigos_rows_change_what_their_titles_say() -> None:
+    whole = stage_of(VIGOS_PARTS, "vigos")
+    names = [route.name for route in whole.router.routes]
+    assert names == ["perception", "reasoning", "reference"]
+    for folder, gone in (
+        ("vigos_no_perception", "perception"),
+        ("vigos_no_reasoning", "reasoning"),
+        ("vigos_no_reference", "reference"),
+    ):
+        left = [route.name for route in stage_of(VIGOS_PARTS, folder).router.routes]
+        assert left == [name for name in names if name != gone]
+    for folder, cap in (("vigos_rescale", RescaleCap), ("vigos_no_cap", NoCap)):
+        changed = stage_of(VIGOS_PARTS, folder).router.routes
+        assert {type(route.estimator.cap) for route in changed} == {cap}
+    forward = stage_of(VIGOS_PARTS, "vigos_forward_reference").router.routes[-1]
+    assert type(forward.estimator.divergence).__name__ == "ForwardKL" and forward.scale == 2.0
+    assert stage_of(VIGOS_PARTS, "vigos_released").router.routes[1].append == "span_only"
+
+
+def test_training_levels_of_the_prior_study_all_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = PRIOR.trunk(0)
+    train = [e for e in examples_of(recipe, "train") if e.task != "maze"]
+    test = [e for e in examples_of(recipe, "test") if e.task != "maze"]
+
+    def shares(examples: list[Any]) -> set[Any]:
+        return {get_task(e.task).follows_prior(get_task(e.task).parse_state(e.state)) for e in examples}  # pyright: ignore[reportAttributeAccessIssue]
+
+    assert len(train) == 2 * recipe.num_train and shares(train) == {True}
+    assert False in shares(test), "the measured levels are drawn as usual"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (comparison, "LEVELS", (("frozenlake", (3,)), ("minibehaviour", (5,)))),
+        (comparison, "STAGE1_STEPS", 1),
+        (comparison, "STAGE2_STEPS", 2),
+        (comparison, "NUM_TEST", 3),
+        (comparison, "NUM_VAL", 2),
+        (comparison, "VALIDATE_EVERY", 1),
+        (comparison, "MAX_NEW_TOKENS", 24),
+        (study_extras, "NUM_PRIOR_PAIRS", 2),
+        (study_extras, "NUM_PROBED", 2),
+        (study_extras, "NUM_WRONG", 1),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> None:
+    for folder in ("stage1", "vigos", "gkd", "visual_sft"):
+        run_part(METHODS, tmp_path, 0, folder)
+    success, costs = write_tables(METHODS, tmp_path, (0,)).split("Reference: ")
+    lines = {line.split(" | ")[0].strip("| "): line for line in (success + costs).splitlines() if "|" in line}
+    assert "not run" in lines["OPSD"] and "not run" not in lines["ViGOS, paper"]
+    told = [line for line in costs.splitlines() if line.startswith(("| ViGOS, paper", "| GKD", "| SFT"))]
+    cells = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in told}
+    assert cells["SFT on reference answers"][6] == "-", "nobody teaches, so nothing leaks"
+    assert cells["GKD"][6].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
+    assert cells["ViGOS, paper"][6] == "-", "cut at 24 tokens, no answer is in the format"
+    prior = json.loads((run_folder(tmp_path, 0, "vigos") / "prior.json").read_text())
+    assert prior["kinds"]["image"]["frozenlake"]["num_pairs"] == 2
+    curve = [row["step"] for row in study_costs._curve(tmp_path, 0, METHODS.variant("ViGOS, paper"))]
+    assert curve == [0, 1, 2]
+
+
+def test_the_goal_is_reached_where_validation_first_is_there() -> None:
+    curve = [
+        {"step": s, "train_s": 10.0 * s, "macro": m} for s, m in ((0, 0.1), (20, 0.5), (40, 0.4), (60, 0.9))
+    ]
+    assert study_costs._reached(curve, 0.45) == (20, 200.0)
+    assert study_costs._reached(curve, 0.95) is None
+    assert study_costs._at(curve, 100.0) == pytest.approx(0.3)
+    assert study_costs._told([1.0, 3.0], "{:.0f}") == "2 (1 3)"
+    assert study_costs._told([1.0, None], "{:.0f}") == "- (1 -)"
