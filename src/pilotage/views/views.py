@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
@@ -66,7 +67,7 @@ def teacher_view_without_plan(example: Example, prompts: PromptSet) -> View:
     return _teacher_view("teacher_user_no_plan", "teacher_no_plan", example, prompts)
 
 
-VIEWS: Mapping[str, ViewMaker] = {
+_VIEWS: dict[str, ViewMaker] = {
     "student": student_view,
     "symbolic": symbolic_view,
     "teacher": teacher_view,
@@ -77,10 +78,35 @@ VIEWS: Mapping[str, ViewMaker] = {
     "student_with_plan": student_view_with_plan,
     "picture": picture_view,
 }
-WITHOUT_PLAN: Mapping[str, str] = {"teacher": "teacher_no_plan", "student_with_plan": "student"}
-"""View that holds the reference plan -> the same reader's view without it."""
-PICTURE_VIEWS = ("student", "student_with_state", "student_with_plan", "picture", "perception")
+_WITHOUT_PLAN = {"teacher": "teacher_no_plan", "student_with_plan": "student"}
+_PICTURE_VIEWS: dict[str, bool] = dict.fromkeys(
+    ("student", "student_with_state", "student_with_plan", "picture", "perception"), True
+)
+
+VIEWS: Mapping[str, ViewMaker] = MappingProxyType(_VIEWS)
+"""Name -> what makes the view."""
+WITHOUT_PLAN: Mapping[str, str] = MappingProxyType(_WITHOUT_PLAN)
+"""View that holds the reference plan, or a part of it -> the same reader's view without it."""
+PICTURE_VIEWS: Collection[str] = _PICTURE_VIEWS.keys()
 """Those that show the picture."""
+
+
+def register_view(
+    name: str, maker: ViewMaker, *, shows_picture: bool = False, without_plan: str | None = None
+) -> None:
+    """Makes a view known by name, for routes and `pilotage palr`. Raises PilotageError for a name that is taken.
+
+    `without_plan` names the view of the same reader without the reference plan, if this one tells of it.
+    """
+    if name in _VIEWS and _VIEWS[name] is not maker:
+        raise PilotageError(f"there is a view {name!r} already; give yours another name")
+    if without_plan is not None and without_plan not in _VIEWS:
+        raise PilotageError(f"without_plan {without_plan!r} is not a view; there are {', '.join(_VIEWS)}")
+    _VIEWS[name] = maker
+    if shows_picture:
+        _PICTURE_VIEWS[name] = True
+    if without_plan is not None:
+        _WITHOUT_PLAN[name] = without_plan
 
 
 def reference_answer(example: Example, view_name: str) -> str:
