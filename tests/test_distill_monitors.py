@@ -52,6 +52,7 @@ def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object)
         spans=Spans(owners=tuple(owners), names=SPANS),
         judged=judged(example, text, asks_perception=False),
         taught={"plan": taught},
+        content_T=np.arange(num_tokens) % 2 == 0,
     )
 
 
@@ -74,6 +75,30 @@ def test_figures_are_means_over_all_tokens_and_rows_whatever_their_order():
     assert figures["rollout/parsed"] == figures["rollout/success"] == pytest.approx(1 / 3)
     assert figures["rollout/success/frozenlake"] == 1.0
     assert figures["rollout/success/maze"] == 0.0
+
+
+def test_where_along_a_rollout_the_divergence_lies_and_how_much_of_it_is_style():
+    """1, 2, 3, 4 nats and 1 to 8 nats; every second token is style."""
+    figures = step_metrics([record(0, 4), record(1, 8)])
+    means = [figures[f"position/kl_{part}of4"] for part in (1, 2, 3, 4)]
+    assert means == pytest.approx([(1 + 3) / 3, (2 + 7) / 3, (3 + 11) / 3, (4 + 15) / 3])
+    assert figures["style/token_share"] == 0.5
+    assert figures["style/kl_share"] == pytest.approx((6 + 20) / (10 + 36))
+    assert "position/kl_4of4" not in step_metrics([record(0, 3)])
+
+
+def test_cells_sizes_and_moves_are_content_and_the_form_around_them_is_style():
+    backbone = tiny_backbone()
+    for example in tiny_examples():
+        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
+        ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+        content = SpanFinder(backbone).holds_content(ids, ("L", "D", "R", "U"))
+        kept = backbone.decode([token for token, is_content in zip(ids, content, strict=True) if is_content])
+        form = backbone.decode(
+            [token for token, is_content in zip(ids, content, strict=True) if not is_content]
+        )
+        assert not any(map(str.isdigit, form)) and "answer" in form and "Size" in form
+        assert all(action in kept for action in example.plan) and "answer" not in kept
 
 
 def test_a_teacher_known_by_samples_alone_has_no_agreement():

@@ -35,6 +35,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Example
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.tasks import get_task
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
@@ -358,6 +359,9 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 spans=known.spans,
                 judged=known.judged,
                 taught={route.name: taught[route.name][place] for route in self.router.router_of(row).routes},
+                content_T=self.router.spans.holds_content(
+                    row.rollout.token_ids, get_task(row.example.task).actions
+                ),
             )
             for place, (row, known) in enumerate(rows)
         ]

@@ -26,6 +26,8 @@ from pilotage.tasks import get_task
 from pilotage.tasks.judge import judge
 from pilotage.views import reference_answer
 
+NUM_PARTS = 4
+"""Into how many parts a rollout is cut to tell where along it the divergence lies."""
 NGRAM = 4
 """Length of the runs of ids whose return counts as repetition."""
 
@@ -90,6 +92,12 @@ class RowRecord:
     kl_nats: Mapping[str, float]
     """Sum of the uncapped divergence in each span, and in `all`."""
     span_tokens: Mapping[str, int]
+    part_nats: tuple[float, ...]
+    """The same by quarter of the rollout, first to last."""
+    part_tokens: tuple[int, ...]
+    style_nats: float
+    """The same over tokens that hold nothing of the state or the plan: labels, punctuation, words of form."""
+    style_tokens: int
     route_nats: Mapping[str, float]
     """The same by route."""
     route_tokens: Mapping[str, int]
@@ -115,11 +123,26 @@ class SpanFinder:
 
     def find(self, layout: SpanLayout, token_ids: Sequence[int], *, prefill: str = "") -> Spans:
         """The owners of these ids in a format."""
+        pieces = self._pieces(token_ids)
+        return layout.find(pieces, self._backbone.decode(token_ids), prefill=prefill)
+
+    def holds_content(self, token_ids: Sequence[int], actions: Sequence[str]) -> np.ndarray:
+        """bool [T]: tokens with a digit, an action, or a row of one-letter actions; the others are style."""
+        letters = {action for action in actions if len(action) == 1}
+
+        def is_content(piece: bytes) -> bool:
+            text = piece.decode("utf-8", "ignore").strip()
+            return bool(text) and (
+                any(map(str.isdigit, text)) or text in actions or set(text.upper()) <= letters
+            )
+
+        return np.array([is_content(piece) for piece in self._pieces(token_ids)], dtype=bool)
+
+    def _pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         if new := sorted(set(token_ids) - self._bytes.keys()):
             tokens = self._backbone.tokenizer.convert_ids_to_tokens(new)
             self._bytes |= zip(new, token_bytes(tokens, special=self._special), strict=True)
-        pieces = [self._bytes[token] for token in token_ids]
-        return layout.find(pieces, self._backbone.decode(token_ids), prefill=prefill)
+        return [self._bytes[token] for token in token_ids]
 
 
 def row_record(
@@ -131,14 +154,16 @@ def row_record(
     spans: Spans,
     judged: Judged,
     taught: Mapping[str, Taught],
+    content_T: np.ndarray,
 ) -> RowRecord:
-    """The record of one rollout from the figures of the routes that teach it."""
+    """The record of one rollout from the figures of the routes that teach it; `content_T` is `holds_content`."""
     owner_T = np.array(spans.owners, dtype=object)
     nats_T, times_T = np.zeros(len(owner_T)), np.zeros(len(owner_T), dtype=np.int64)
     for route in taught.values():
         nats_T[route.mask_T] += route.nats_M
         times_T += route.mask_T
     masks = {span: owner_T == span for span in spans.names} | {"all": np.ones(len(owner_T), dtype=bool)}
+    part_T = np.arange(len(owner_T)) * NUM_PARTS // max(len(owner_T), 1)
     compared = [route.agreed_M for route in taught.values() if route.agreed_M is not None]
     return RowRecord(
         slot=slot,
@@ -153,6 +178,10 @@ def row_record(
         loss=float(sum(route.loss_M.sum() for route in taught.values())),
         kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
         span_tokens={span: int(times_T[mask_T].sum()) for span, mask_T in masks.items()},
+        part_nats=tuple(float(nats_T[part_T == part].sum()) for part in range(NUM_PARTS)),
+        part_tokens=tuple(int(times_T[part_T == part].sum()) for part in range(NUM_PARTS)),
+        style_nats=float(nats_T[~content_T].sum()),
+        style_tokens=int(times_T[~content_T].sum()),
         route_nats={name: float(route.nats_M.sum()) for name, route in taught.items()},
         route_tokens={name: len(route.nats_M) for name, route in taught.items()},
         num_untaught=int((times_T == 0).sum()),
@@ -212,8 +241,14 @@ def _taught_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         count = sum(row.span_tokens.get(span, 0) for row in rows)
         if count:
             metrics[f"kl/{span}"] = sum(row.kl_nats.get(span, 0.0) for row in rows) / count
+    for part in range(NUM_PARTS):
+        if count := sum(row.part_tokens[part] for row in rows):
+            metrics[f"position/kl_{part + 1}of{NUM_PARTS}"] = sum(row.part_nats[part] for row in rows) / count
     num_taught = sum(row.span_tokens["all"] for row in rows)
     if num_taught:
+        metrics["style/token_share"] = sum(row.style_tokens for row in rows) / num_taught
+        if nats := sum(row.kl_nats["all"] for row in rows):
+            metrics["style/kl_share"] = sum(row.style_nats for row in rows) / nats
         metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_taught
         if num_compared := sum(row.num_compared for row in rows):
             metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_compared

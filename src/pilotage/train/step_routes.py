@@ -53,7 +53,7 @@ class StepRouter:
         self.routers = (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
         self.routes: tuple[Route, ...] = config.routes
         self._scale_of = {route.name: route.scale for route in self.routes}
-        self._spans = spans
+        self.spans = spans
         self._tasks = tasks
 
     def router_of(self, row: StepRow) -> Router:
@@ -71,7 +71,7 @@ class StepRouter:
 
     def facts(self, row: StepRow, signals: Mapping[str, np.ndarray]) -> StepFacts:
         layout = self.router_of(row).layout
-        spans = self._spans.find(layout, row.rollout.token_ids, prefill=row.view.prefill)
+        spans = self.spans.find(layout, row.rollout.token_ids, prefill=row.view.prefill)
         text = layout.answer(row.rollout.text, prefill=row.view.prefill)
         return StepFacts(
             spans=spans,
