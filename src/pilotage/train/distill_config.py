@@ -330,7 +330,7 @@ class DistillConfig:
 PARTS: Mapping[str, type] = {
     part.__name__: part
     for part in (
-        *(DistillConfig, LoraSettings, AdvantageMix, PolicyGradient, ClipRange),
+        *(DistillConfig, CollapseGuard, LoraSettings, AdvantageMix, PolicyGradient, ClipRange),
         *(FrozenCopy, AdapterOff, Live, EMA, GatedRefresh, Remote, CollapseGuard),
         *(ForwardKL, ReverseKL, JSD, NoCap, DropCap, RescaleCap, ElementCap),
         *(FullVocabulary, TopK, Sampled, Route, Router),
