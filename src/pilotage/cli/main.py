@@ -56,6 +56,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
     Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),
     Entry(words=("distill",), module="train", name="Distill", summary="stage 2: teach it to plan from them"),
+    Entry(words=("grpo",), module="grpo", name="Grpo", summary="the judge's verdict as a reward, no teacher"),
     Entry(words=("recipes",), module="recipes", name="Recipes", summary="the methods that there are"),
     Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
     Entry(words=("serve",), module="serve", name="Serve", summary="a model behind a chat endpoint"),

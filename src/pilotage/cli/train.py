@@ -61,7 +61,7 @@ class Sft(TrainingOptions):
         from pilotage.train.sft import SftConfig, run_sft
 
         recipe = self.make_recipe(self.model)
-        config = _stage_of(recipe, SftConfig)
+        config = stage_of(recipe, SftConfig)
         config = replace(
             config,
             **given(
@@ -165,7 +165,7 @@ class Distill(TrainingOptions):
         recipe = self.make_recipe(self.model)
         config = self._config(recipe)
         use_threads(recipe)
-        student = self._student(recipe)
+        student = student_of(recipe, self.run_folder, self.student)
         examples = self.load_examples(recipe, "train")
         note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("distill", unit="steps") as bar:
@@ -193,13 +193,20 @@ class Distill(TrainingOptions):
         def shape(path: str) -> Backbone:
             return load_shape(path, dtype=recipe.dtype)
 
-        print(dry_run(config, student=shape(self._student(recipe)), load_shape=shape, examples=examples))
+        print(
+            dry_run(
+                config,
+                student=shape(student_of(recipe, self.run_folder, self.student)),
+                load_shape=shape,
+                examples=examples,
+            )
+        )
         return 0
 
     def _config(self, recipe: Recipe) -> DistillConfig:
         from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
-        config = _stage_of(recipe, DistillConfig)
+        config = stage_of(recipe, DistillConfig)
         return replace(
             config,
             **given(
@@ -218,16 +225,6 @@ class Distill(TrainingOptions):
                 lr=self.lr,
             ),
         )
-
-    def _student(self, recipe: Recipe) -> str:
-        if self.student is not None:
-            return self.student
-        stage1 = self.run_folder / "stage1" / "model"
-        if stage1.is_dir():
-            return str(stage1)
-        if latest_model(self.run_folder) is None and (self.run_folder / "stage1").is_dir():
-            raise PilotageError(f"{stage1} is not there: let pilotage sft end first, or name --student")
-        return recipe.backbone
 
     def _estimator(self) -> Estimator | None:
         from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
@@ -267,7 +264,19 @@ class Distill(TrainingOptions):
         return ForwardKL() if self.divergence == "forward" else ReverseKL()
 
 
-def _stage_of(recipe: Recipe, kind: type[StageT]) -> StageT:
+def student_of(recipe: Recipe, run: Path, named: str | None) -> str:
+    """The weights that a second stage begins with: those named, the first stage's, or the base."""
+    if named is not None:
+        return named
+    stage1 = run / "stage1" / "model"
+    if stage1.is_dir():
+        return str(stage1)
+    if latest_model(run) is None and (run / "stage1").is_dir():
+        raise PilotageError(f"{stage1} is not there: let pilotage sft end first, or name --student")
+    return recipe.backbone
+
+
+def stage_of(recipe: Recipe, kind: type[StageT]) -> StageT:
     """The recipe's first stage of a kind."""
     stage = next((stage for stage in recipe.stages if isinstance(stage, kind)), None)
     if stage is None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from pilotage.errors import PilotageError
 from pilotage.train.distill_config import DistillConfig
+from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 from pilotage.views import PromptSet
 
-Stage = SftConfig | DistillConfig
+Stage = SftConfig | DistillConfig | GrpoConfig
 
 BASE_STAGE = "base"
 """Name under which the untrained model is measured."""

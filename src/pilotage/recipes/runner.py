@@ -29,6 +29,7 @@ from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import as_settings
+from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig, run_sft
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,11 @@ def _train(
 
     if isinstance(stage, SftConfig):
         return run_sft(stage, student, train, run_dir, on_step=tell)
+    if isinstance(stage, GrpoConfig):
+        # TRL takes seconds to import.
+        from pilotage.train.grpo import run_grpo
+
+        return run_grpo(stage, student, train, run_dir, on_step=tell)
     return distill(
         stage,
         student=student,

@@ -1,0 +1,323 @@
+"""GRPO by TRL's trainer: answers from our engine, rewards from the one judge, checkpoints and figures as everywhere."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import PrinterCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from pilotage.backbones.load import Backbone, with_lora
+from pilotage.errors import PilotageError
+from pilotage.records import Example
+from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.train import checkpoints
+from pilotage.train.distill_order import ExampleOrder
+from pilotage.train.distill_setup import example_digest, fingerprint, save_whole
+from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.monitors import judged
+from pilotage.train.seeds import mixed
+from pilotage.train.settings import as_settings
+from pilotage.train.sft_config import OnStep
+from pilotage.views import student_view
+
+logger = logging.getLogger(__name__)
+
+RECOMPUTE = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in GRPOConfig.__dataclass_fields__
+)
+"""What transformers calls recomputing activations in the backward; the older name warns where there is a newer."""
+
+FIGURES = {
+    "rewards/success/mean": "rollout/success",
+    "rewards/parsed/mean": "rollout/parsed",
+    "reward": "rollout/reward",
+    "reward_std": "rollout/reward_std",
+    "frac_reward_zero_std": "rollout/same_reward",
+    "completions/mean_length": "rollout/length_mean",
+    "completions/clipped_ratio": "rollout/truncated",
+    "entropy": "policy/entropy",
+    "kl": "kl/start",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "lr",
+}
+"""TRL's name of a figure -> ours. `rollout/same_reward` is the share of groups that teach nothing."""
+
+
+def run_grpo(
+    config: GrpoConfig,
+    backbone: Backbone,
+    examples: Sequence[Example],
+    run_dir: str | Path,
+    on_step: OnStep | None = None,
+    *,
+    engine: RolloutEngine | None = None,
+) -> Path:
+    """Trains the backbone's model (its weights in memory too) and returns the folder of the saved model.
+
+    Writes to `run_dir/metrics.jsonl` and `run_dir/<stage>/`; run again after a kill, it goes on from the last
+    checkpoint. `engine` defaults to decoding with the model itself. Raises PilotageError when the folder holds a run
+    with other settings.
+    """
+    folder = Path(run_dir) / config.stage
+    if os.environ.get("RANK", "0") == "0":
+        settings = {"model": fingerprint(backbone), "examples": example_digest(examples)}
+        checkpoints.claim(folder, as_settings(config) | settings)
+    directory = folder / "model"
+    if directory.is_dir():
+        logger.info("%s is finished already", directory)
+        return directory
+    if config.lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            backbone = with_lora(backbone, config.lora)
+    trainer = GrpoTrainer(config, backbone, examples, run_dir=Path(run_dir), on_step=on_step, engine=engine)
+    trainer.run()
+    backbone.model.eval()
+    if trainer.is_world_process_zero():
+        save_whole(backbone, directory)
+    trainer.accelerator.wait_for_everyone()
+    return directory
+
+
+class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
+    """TRL's GRPOTrainer over our examples; a line per step goes to `metrics.jsonl`."""
+
+    model: Any
+
+    def __init__(
+        self,
+        config: GrpoConfig,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        *,
+        run_dir: Path,
+        on_step: OnStep | None = None,
+        engine: RolloutEngine | None = None,
+    ) -> None:
+        self.stage_config = config
+        self.backbone = backbone
+        self.stage_dir = run_dir / config.stage
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self.num_checkpoints = config.num_checkpoints
+        self.on_step = on_step
+        self._began_s = time.monotonic()
+        self._example_of = {example.id: example for example in examples}
+        self._order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
+        self._engine = engine or TransformersEngine(
+            backbone, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
+        )
+        self._had_own_forward = {
+            module for module in backbone.model.modules() if "forward" in module.__dict__
+        }
+        rewards, weights = self._rewards()
+        places = range(config.steps * config.prompts_per_step)
+        # Its answers come from our engine, by a hook that TRL calls experimental.
+        warnings.filterwarnings("ignore", message="You are using 'rollout_func'", category=UserWarning)
+        super().__init__(
+            model=backbone.model,
+            args=_arguments(config, self.stage_dir, backbone, weights),
+            reward_funcs=rewards,
+            train_dataset=Dataset.from_dict({"place": list(places)}).with_transform(self._prompts),
+            processing_class=backbone.processor,
+            rollout_func=self._rollouts,
+        )
+        if config.kl_coef:
+            # TRL would load them from where the model came from, which need not be a folder.
+            self.beta = config.kl_coef
+            if config.lora is None:
+                start = copy.deepcopy(backbone.model).eval().requires_grad_(False)
+                self.ref_model = self.accelerator.prepare_model(start, evaluation_mode=True)
+        self.remove_callback(PrinterCallback)
+
+    def run(self) -> None:
+        """Trains to the end, from the last checkpoint if there is one."""
+        done, resume = 0, None
+        if kept := checkpoints.checkpoints(self.stage_dir):
+            done, resume = kept[-1][0], str(kept[-1][1])
+            logger.info("going on from step %d", done)
+        self._began_s = time.monotonic()
+        if self.is_world_process_zero():
+            rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
+            self._began_s -= rows[-1]["time_s"] if rows else 0.0
+        try:
+            self.train(resume_from_checkpoint=resume)
+        finally:
+            # accelerate wraps the forward; a copy of a wrapped model would run the original's weights.
+            for module in set(self.model.modules()) - self._had_own_forward:
+                for name in ("forward", "_original_forward"):
+                    module.__dict__.pop(name, None)
+
+    def _prompts(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        """Rows as TRL wants them; the message carries its example's name to the engine and the judge."""
+        rows: dict[str, list[Any]] = {"prompt": [], "image": [], "example": []}
+        for place in batch["place"]:
+            step, index = divmod(place, self.stage_config.prompts_per_step)
+            example = self._order.slots(step)[index].example
+            view = student_view(example, self.stage_config.prompts)
+            assert view.image is not None, "the student is shown a picture"
+            rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])
+            rows["image"].append(Image.open(io.BytesIO(view.image)).convert("RGB"))
+            rows["example"].append(example.id)
+        return rows
+
+    def _rollouts(self, prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+        """One answer for each prompt; a group's prompts stand together, and its samples differ."""
+        names: list[str] = [prompt[0]["example"] for prompt in prompts]
+        groups: list[list[str]] = []
+        for name in names:
+            if not groups or groups[-1][0] != name or len(groups[-1]) == self.stage_config.samples_per_prompt:
+                groups.append([])
+            groups[-1].append(name)
+        config = self.stage_config
+        rollouts = []
+        was_training = self.model.training
+        self.model.eval()
+        for length in sorted({len(group) for group in groups}):
+            # Ranks may cut a group; each part is drawn with its rank's own seed.
+            of_length = [group[0] for group in groups if len(group) == length]
+            rollouts += self._engine.generate(
+                [student_view(self._example_of[name], config.prompts) for name in of_length],
+                example_ids=of_length,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                seed=mixed(config.seed, self.state.global_step, self.args.process_index),
+                num_return=length,
+            )
+        self.model.train(was_training)
+        waiting: dict[str, list[Any]] = {}
+        for rollout in rollouts:
+            waiting.setdefault(rollout.example_id, []).append(rollout)
+        in_order = [waiting[name].pop(0) for name in names]
+        prompt_ids, _, _ = self._tokenize_prompts(prompts)
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": [list(rollout.token_ids) for rollout in in_order],
+            "logprobs": [list(rollout.logprobs) for rollout in in_order],
+        }
+
+    def _rewards(self) -> tuple[list[Any], list[float]]:
+        """Reward functions and their weights: success, form, and for the log alone success by task."""
+
+        def verdicts(completion_ids: Any, example: Any) -> list[Any]:
+            return [
+                judged(self._example_of[name], self.backbone.decode(ids), asks_perception=False).verdict
+                for name, ids in zip(example, completion_ids, strict=True)
+            ]
+
+        def success(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
+            return [float(verdict.success) for verdict in verdicts(completion_ids, example)]
+
+        def parsed(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
+            return [float(verdict.parsed) for verdict in verdicts(completion_ids, example)]
+
+        def of_task(task: str) -> Callable[..., list[float | None]]:
+            def function(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
+                won = success(completion_ids, example)
+                mine = [self._example_of[name].task == task for name in example]
+                return [value if is_mine else None for value, is_mine in zip(won, mine, strict=True)]
+
+            function.__name__ = f"success/{task}"
+            return function
+
+        tasks = self._order.tasks
+        return [success, parsed, *map(of_task, tasks)], [1.0, self.stage_config.format_reward] + [0.0] * len(
+            tasks
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            return
+        figures = {"time_s": time.monotonic() - self._began_s}
+        names = FIGURES | {
+            f"rewards/success/{task}/mean": f"rollout/success/{task}" for task in self._order.tasks
+        }
+        figures |= {
+            ours: float(logs[theirs]) for theirs, ours in names.items() if logs.get(theirs) is not None
+        }
+        step = self.state.global_step
+        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
+            raise PilotageError(f"the loss or its gradient is not a number at step {step}; lower lr")
+        if self.is_world_process_zero():
+            checkpoints.append_row(
+                self.metrics_path, {"stage": self.stage_config.stage, "step": step} | figures
+            )
+        if self.on_step is not None:
+            self.on_step(step, self.stage_config.steps, figures)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None is written: the page of a run says what was done."""
+
+    def _send_telemetry(self) -> None:
+        """None is sent."""
+
+
+def _arguments(config: GrpoConfig, folder: Path, backbone: Backbone, weights: list[float]) -> GRPOConfig:
+    on_cpu = backbone.device.type == "cpu"
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.num_answers % (config.micro_batch_size * num_ranks):
+        raise PilotageError(
+            f"a step's {config.num_answers} answers cannot be shared out to {num_ranks} ranks in micro-batches of "
+            f"{config.micro_batch_size}"
+        )
+    parts = config.num_answers // (config.micro_batch_size * num_ranks)
+    recompute: dict[str, Any] = {RECOMPUTE: not on_cpu}
+    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=parts,
+        steps_per_generation=parts,
+        num_generations=config.samples_per_prompt,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        epsilon=config.clip,
+        loss_type=config.loss,
+        scale_rewards="group" if config.scale_by_spread else "none",
+        reward_weights=weights,
+        shuffle_dataset=False,
+        learning_rate=config.lr,
+        lr_scheduler_type=schedules[config.schedule],
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=config.bf16,
+        **recompute,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
+        seed=config.seed,
+    )
