@@ -16,6 +16,7 @@ from pilotage.recipes.runner import examples_of
 from pilotage.recipes.study import Study, run_folder, run_part, write_tables
 from pilotage.tasks import get_task
 from pilotage.train.distill_config import DistillConfig
+from pilotage.train.grpo_config import GrpoConfig
 
 ALL = (METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
 
@@ -38,11 +39,10 @@ def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study
         assert recipe.backbone == "trunk/stage1/model" and stage.stage == variant.stage
         assert (recipe.levels, recipe.num_test, recipe.seed) == (trunk.levels, trunk.num_test, 1)
         assert recipe.train_prior == trunk.train_prior == (study is PRIOR)
-        rows = (
-            stage.prompts_per_step * stage.mixture.max_samples
-            if isinstance(stage, DistillConfig)
-            else stage.batch_size
-        )
+        if isinstance(stage, DistillConfig):
+            rows = stage.prompts_per_step * stage.mixture.max_samples
+        else:
+            rows = stage.num_answers if isinstance(stage, GrpoConfig) else stage.batch_size
         budgets.add((stage.steps, rows, stage.seed))
     assert len(budgets) == 1, budgets
 
@@ -112,7 +112,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> None:
-    for folder in ("stage1", "vigos", "gkd", "visual_sft"):
+    for folder in ("stage1", "vigos", "gkd", "grpo", "visual_sft"):
         run_part(METHODS, tmp_path, 0, folder)
     success, costs = write_tables(METHODS, tmp_path, (0,)).split("Reference: ")
     lines = {line.split(" | ")[0].strip("| "): line for line in (success + costs).splitlines() if "|" in line}

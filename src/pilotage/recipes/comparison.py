@@ -22,6 +22,7 @@ from pilotage.recipes.nano_methods import (
     nano_control_no_privilege,
     nano_dense_rl,
     nano_gkd,
+    nano_grpo,
     nano_opsd,
     nano_opsd_v1,
     nano_vigos,
@@ -33,16 +34,17 @@ from pilotage.recipes.study import Study, Variant
 from pilotage.recipes.study_costs import cost_table
 from pilotage.recipes.study_extras import measure_leak, measure_prior
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
 TRUNK = "stage1"
 """Folder, and stage, that all variants begin with."""
-LEVELS = (("frozenlake", (4, 5, 6)), ("maze", (4, 5)), ("minibehaviour", (5, 6)))
-STAGE1_STEPS, STAGE2_STEPS = 160, 120
-"""Half the demo's first stage on harder levels: what it leaves unlearnt is what the methods are told apart by."""
-NUM_TEST, NUM_VAL, VALIDATE_EVERY = 200, 30, 20
-MAX_NEW_TOKENS = 208
-"""The longest reference answer at these levels, a maze of 5 x 5, has under 180 tokens."""
+LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
+STAGE1_STEPS, STAGE2_STEPS = 120, 60
+"""Less than half of the demo's on its hardest levels and beyond: methods are told apart by what is left to learn."""
+NUM_TEST, NUM_VAL, VALIDATE_EVERY = 200, 30, 5
+MAX_NEW_TOKENS = 176
+"""The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
 
 Method = Callable[[int], Recipe]
 """Seed -> a recipe of two stages on the nano model."""
@@ -52,7 +54,7 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     """A recipe at this comparison's levels and budget."""
     first, second = whole.stages
     assert isinstance(first, SftConfig)
-    if isinstance(second, DistillConfig):
+    if isinstance(second, DistillConfig | GrpoConfig):
         warmup = min(second.warmup_steps, STAGE2_STEPS)
         second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=warmup)
     second = replace(second, steps=STAGE2_STEPS)
@@ -130,6 +132,7 @@ METHODS = Study(
         _variant("OPSD, version 1", "opsd_v1", nano_opsd_v1),
         _variant("GKD", "gkd", nano_gkd),
         _variant("dense-feedback RL", "dense_rl", nano_dense_rl),
+        _variant("GRPO", "grpo", nano_grpo),
         _variant("SFT on reference answers", "visual_sft", nano_visual_sft),
         _variant("control without privilege", "control", nano_control_no_privilege),
     ),

@@ -78,7 +78,11 @@ def _curve(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
 def _rows_per_step(out: Path, seed: int, variant: Variant) -> int:
     settings = json.loads((run_folder(out, seed, variant.folder) / "config.json").read_text())
     stage = settings["recipe"]["stages"][-1]
-    return stage.get("prompts_per_step") or stage["batch_size"]
+    return (
+        stage["batch_size"]
+        if "batch_size" in stage
+        else stage["prompts_per_step"] * stage["samples_per_prompt"]
+    )
 
 
 def _fastest_s(study: Study, out: Path, seed: int) -> float:
