@@ -122,6 +122,10 @@ class Question:
     """PNG bytes of the picture; `b""` when the question was made without one."""
 
 
+Prompted = Example | Question
+"""What a model can be asked about: both have an id, a task, a level, a split and a picture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grade:
     """What the grader says of one answer to a question. A bad answer is data, never an exception."""

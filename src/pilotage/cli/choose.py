@@ -32,7 +32,8 @@ class RecipeOptions:
     seed: int = 0
     """Seed of the training levels, their order and the sampling."""
     data: Annotated[Path | None, _DATA] = None
-    """A data set from `pilotage data build` in place of freshly drawn levels."""
+    """A data set from `pilotage data build` in place of freshly drawn levels; for `distill` with a ViGOS recipe also a
+    set of questions."""
     threads: Annotated[int | None, _THREADS] = None
     """CPU threads."""
 
@@ -46,6 +47,25 @@ class RecipeOptions:
             raise PilotageError(f"the recipe {self.recipe} needs --model: a model directory or a hub id")
         recipe = RECIPES[self.recipe](self.seed, backbone=base or "nano")
         return recipe if self.threads is None else replace(recipe, num_threads=self.threads)
+
+    def holds_questions(self) -> bool:
+        """Whether `--data` is a set of questions about pictures, not of levels."""
+        from pilotage.data.vqa_store import QUESTIONS_FORMAT, read_questions_manifest
+
+        path = None if self.data is None else self.data / "manifest.json"
+        if path is None or not path.is_file() or QUESTIONS_FORMAT not in path.read_text(encoding="utf-8"):
+            return False
+        assert self.data is not None
+        read_questions_manifest(self.data)
+        return True
+
+    def load_prompted(self, recipe: Recipe, split: Split) -> list[Any]:
+        """The examples of `split`, or the questions where `--data` holds such."""
+        if self.data is not None and self.holds_questions():
+            from pilotage.data.vqa_store import load_questions
+
+            return load_questions(self.data, split)
+        return self.load_examples(recipe, split)
 
     def load_examples(self, recipe: Recipe, split: Split) -> list[Example]:
         """The examples of `split`: from `--data` as they are, else drawn."""

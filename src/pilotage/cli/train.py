@@ -166,7 +166,7 @@ class Distill(TrainingOptions):
         config = self._config(recipe)
         use_threads(recipe)
         student = student_of(recipe, self.run_folder, self.student)
-        examples = self.load_examples(recipe, "train")
+        examples = self.load_prompted(recipe, "train")
         note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("distill", unit="steps") as bar:
             directory = distill(
@@ -188,7 +188,7 @@ class Distill(TrainingOptions):
         asked = replace(self, recipe=name) if name in RECIPES and self.recipe == "nano" else self
         recipe = asked.make_recipe(self.model)
         config = asked._config(recipe)
-        examples = asked.load_examples(replace(recipe, num_train=2), "train")
+        examples = asked.load_prompted(replace(recipe, num_train=2), "train")
 
         def shape(path: str) -> Backbone:
             return load_shape(path, dtype=recipe.dtype)
@@ -207,6 +207,10 @@ class Distill(TrainingOptions):
         from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
         config = stage_of(recipe, DistillConfig)
+        if self.holds_questions():
+            from pilotage.recipes.methods import on_questions
+
+            config = on_questions(recipe.name, config)
         return replace(
             config,
             **given(

@@ -14,6 +14,8 @@ from pilotage.distill.estimators import Estimator, FullVocabulary
 from pilotage.distill.policy_gradient import AdvantageMix, ClipRange, PolicyGradient
 from pilotage.distill.routes import Append, Route, Router
 from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
+from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
+from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
 from pilotage.train.distill_config import DistillConfig, TeacherWeights
 
@@ -93,6 +95,72 @@ def vigos_stage(
     )
     layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
     return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")
+
+
+def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWeights) -> DistillConfig:
+    """ViGOS (arXiv 2606.19120) in its own domain: questions about pictures, answered in a box.
+
+    The student's turn begins with `<description>`. `paper`: the reasoning teacher reads the student's whole turn, and
+    no delimiter is taught. `released`: it is shown the reasoning alone, behind its own `<think>`; `</think>` and the
+    box's opening are taught, and rows are valid by the released checker. In both nothing teaches the end of the turn
+    of a valid row. Departure: the prompts are ours.
+    """
+    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
+    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
+    is_paper = form == "paper"
+    routes = (
+        Route(
+            name="perception",
+            view="vqa_perception",
+            weights=weights,
+            estimator=forward,
+            spans=("description",),
+            rows="valid",
+            append="upto_span",
+        ),
+        Route(
+            name="reasoning",
+            view="vqa_reasoning",
+            weights=weights,
+            estimator=forward,
+            spans=("reasoning", "answer"),
+            rows="valid",
+            append="full" if is_paper else "span_only",
+            prefill="<description>" if is_paper else "<think>",
+        ),
+        Route(
+            name="reference",
+            view="vqa_reference",
+            weights=weights,
+            estimator=reverse,
+            rows="invalid",
+            scale=2.0,
+        ),
+    )
+    layout = VigosLayout(
+        delimiters=PAPER_DELIMITERS if is_paper else RELEASED_DELIMITERS,
+        checker="paper" if is_paper else "released",
+    )
+    stage = replace(stage, perception_share=0.0, description=None)
+    return replace(
+        routed_stage(stage, router=Router(layout=layout, routes=routes)),
+        means="apart",
+        student_view="vqa_student",
+    )
+
+
+def on_questions(name: str, stage: DistillConfig) -> DistillConfig:
+    """A recipe's stage on questions about pictures in place of levels. Raises PilotageError where there is none."""
+    forms: dict[str, Form] = {
+        "vigos": "paper",
+        "vigos_released": "released",
+        "nano_vigos": "paper",
+        "nano_vigos_released": "released",
+    }
+    if name not in forms:
+        raise PilotageError(f"the recipe {name} is for levels; for questions there are {', '.join(forms)}")
+    weights = stage.routes[0].weights
+    return vigos_question_stage(stage, form=forms[name], weights=weights)  # pyright: ignore[reportArgumentType]
 
 
 def opsd_stage(stage: DistillConfig, *, version: Literal[1, 3], weights: TeacherWeights) -> DistillConfig:

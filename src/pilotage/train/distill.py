@@ -32,7 +32,7 @@ from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
 from pilotage.errors import PilotageError
-from pilotage.records import Example
+from pilotage.records import Example, Prompted
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
@@ -79,7 +79,7 @@ def distill(
     config: DistillConfig,
     *,
     student: Backbone,
-    examples: Sequence[Example],
+    examples: Sequence[Prompted],
     run_dir: Path,
     teacher: Backbone | None = None,
     engine: RolloutEngine | None = None,
@@ -116,7 +116,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         config: DistillConfig,
         *,
         student: Backbone,
-        examples: Sequence[Example],
+        examples: Sequence[Prompted],
         run_dir: Path,
         teacher: Backbone | None = None,
         engine: RolloutEngine | None = None,
@@ -166,11 +166,14 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         )
         self.leak_meter = None
         if config.palr_every:
+            levels = [example for example in examples if isinstance(example, Example)]
+            if len(levels) < len(examples):
+                raise PilotageError("palr_every needs levels: wrong answers are known of their plans only")
             self.leak_meter = leak_meter(
                 config,
                 student=student,
                 readers=self.readers,
-                examples=examples,
+                examples=levels,
                 num_examples=config.palr_examples,
                 num_wrong=config.palr_wrong_answers,
                 engine=self.engine,
@@ -359,9 +362,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 spans=known.spans,
                 judged=known.judged,
                 taught={route.name: taught[route.name][place] for route in self.router.router_of(row).routes},
-                content_T=self.router.spans.holds_content(
-                    row.rollout.token_ids, get_task(row.example.task).actions
-                ),
+                content_T=self.router.spans.holds_content(row.rollout.token_ids, _actions_of(row.example)),
             )
             for place, (row, known) in enumerate(rows)
         ]
@@ -431,6 +432,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     def write_beside_checkpoint(self, directory: Path) -> None:
         self.readers.save(directory)
         (directory / WATCH).write_text(json.dumps(self.watch.state()))
+
+
+def _actions_of(example: Prompted) -> Sequence[str]:
+    """The task's words of action; none for a question from elsewhere."""
+    return () if example.state is None else get_task(example.task).actions
 
 
 class _StepsLeft(torch.utils.data.Sampler[int]):

@@ -31,7 +31,7 @@ from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, from_settings
 from pilotage.train.teachers import EMA, Live, Remote
-from pilotage.views import PICTURE_VIEWS, PROMPT_SETS, VIEWS, PromptSet
+from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
 
 __all__ = [
     "EMA",
@@ -218,8 +218,8 @@ class DistillConfig:
                 if isinstance(source, FromTeacher)
             ),
         ]:
-            if view not in VIEWS:
-                raise PilotageError(f"{what} {view!r} is not a view: {', '.join(VIEWS)}")
+            if view not in view_names():
+                raise PilotageError(f"{what} {view!r} is not a view: {', '.join(view_names())}")
         for weights in self.all_weights:
             if not isinstance(weights, TeacherWeights):
                 raise PilotageError(
@@ -227,7 +227,7 @@ class DistillConfig:
                     f"{', '.join(kind.__name__ for kind in get_args(TeacherWeights))}"
                 )
         for route in self.routes:
-            if isinstance(route.weights, Remote) and route.view in PICTURE_VIEWS and route.images != "none":
+            if isinstance(route.weights, Remote) and shows_picture(route.view) and route.images != "none":
                 raise PilotageError(
                     f"route {route.name!r}: a remote teacher reads text only, and view {route.view!r} shows the "
                     "picture; use a text view or images='none'"

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from pilotage.backbones.encode import render
 from pilotage.backbones.load import Backbone, with_lora
-from pilotage.records import Example, View
+from pilotage.records import Prompted, View
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, as_settings
 from pilotage.train.distill_setup import memory_estimate
-from pilotage.views import VIEWS
+from pilotage.views import make_view
 from pilotage.views.variants import OtherImages, varied
 
 
@@ -21,7 +21,7 @@ def dry_run(
     *,
     student: Backbone,
     load_shape: Callable[[str], Backbone],
-    examples: list[Example],
+    examples: list[Prompted],
 ) -> str:
     """The text of a dry run, for the first example. `student` and what `load_shape` gives need no weights in memory."""
     if config.lora is not None and not hasattr(student.model, "disable_adapter"):
@@ -42,11 +42,11 @@ def dry_run(
     return "\n\n".join(sections)
 
 
-def _prompts(config: DistillConfig, backbone: Backbone, examples: list[Example]) -> list[tuple[str, str]]:
+def _prompts(config: DistillConfig, backbone: Backbone, examples: list[Prompted]) -> list[tuple[str, str]]:
     example = examples[0]
 
     def view(name: str) -> View:
-        return VIEWS[name](example, config.prompts)
+        return make_view(name, example, config.prompts)
 
     shown = [
         (

@@ -170,7 +170,7 @@ class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
         rows: dict[str, list[Any]] = {"prompt": [], "image": [], "example": []}
         for place in batch["place"]:
             step, index = divmod(place, self.stage_config.prompts_per_step)
-            example = self._order.slots(step)[index].example
+            example = self._example_of[self._order.slots(step)[index].example.id]
             view = student_view(example, self.stage_config.prompts)
             assert view.image is not None, "the student is shown a picture"
             rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])

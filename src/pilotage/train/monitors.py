@@ -21,10 +21,11 @@ from pilotage.distill.align import split_rows
 from pilotage.distill.estimators import TokenLoss
 from pilotage.distill.routes import RoutedRow
 from pilotage.distill.spans import SpanLayout, Spans, token_bytes
-from pilotage.records import Example, Rollout, Verdict
+from pilotage.records import Grade, Prompted, Question, Rollout, Verdict
 from pilotage.tasks import get_task
+from pilotage.tasks.grading import grade
 from pilotage.tasks.judge import judge
-from pilotage.views import reference_answer
+from pilotage.views import reference_of_view
 
 NUM_PARTS = 4
 """Into how many parts a rollout is cut to tell where along it the divergence lies."""
@@ -36,7 +37,7 @@ NGRAM = 4
 class Judged:
     """What became of one rollout."""
 
-    verdict: Verdict | None
+    verdict: Verdict | Grade | None
     """None for a rollout that was asked to describe, not to plan."""
     described: bool | None
     """Whether such a rollout is the reference description to the letter; None for a plan."""
@@ -47,10 +48,12 @@ class Judged:
         return float(self.described if self.verdict is None else self.verdict.success)  # pyright: ignore[reportArgumentType]
 
 
-def judged(example: Example, text: str, *, asks_perception: bool) -> Judged:
-    """The one judge's verdict on a plan; whether a description is the reference."""
+def judged(example: Prompted, text: str, *, asks_perception: bool) -> Judged:
+    """The one judge's verdict on a plan, the one grader's on an answer; whether a description is the reference."""
     if asks_perception:
-        return Judged(verdict=None, described=text == reference_answer(example, "perception"))
+        return Judged(verdict=None, described=text == reference_of_view(example, "perception"))
+    if isinstance(example, Question):
+        return Judged(verdict=grade(example, text), described=None)
     task = get_task(example.task)
     return Judged(verdict=judge(task, task.parse_state(example.state), text), described=None)
 
@@ -146,7 +149,7 @@ class SpanFinder:
 
 
 def row_record(
-    example: Example,
+    example: Prompted,
     rollout: Rollout,
     *,
     slot: int,

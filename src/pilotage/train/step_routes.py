@@ -14,6 +14,7 @@ from pilotage.distill.reduce import AllSum, count_routes, global_route_counts, r
 from pilotage.distill.routes import Route, RoutedRow, Router, num_tokens_of, route_rows
 from pilotage.distill.spans import Spans
 from pilotage.distill.token_weights import RowFacts
+from pilotage.records import Question
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.monitors import Judged, SpanFinder, judged
 from pilotage.train.step_rows import StepRow
@@ -72,7 +73,9 @@ class StepRouter:
     def facts(self, row: StepRow, signals: Mapping[str, np.ndarray]) -> StepFacts:
         layout = self.router_of(row).layout
         spans = self.spans.find(layout, row.rollout.token_ids, prefill=row.view.prefill)
-        text = layout.answer(row.rollout.text, prefill=row.view.prefill)
+        text = row.rollout.text
+        if not isinstance(row.example, Question):
+            text = layout.answer(text, prefill=row.view.prefill)
         return StepFacts(
             spans=spans,
             judged=judged(row.example, text, asks_perception=row.asks_perception),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.backbones.load import Backbone
-from pilotage.records import Example, Rollout, View
+from pilotage.records import Prompted, Rollout, View
 from pilotage.rollouts.engine import RolloutEngine
 from pilotage.rollouts.sources import (
     FromDataSet,
@@ -28,7 +28,7 @@ from pilotage.train.distill_config import DistillConfig
 from pilotage.train.distill_order import Slot
 from pilotage.train.readers import Readers
 from pilotage.train.seeds import mixed
-from pilotage.views import VIEWS, reference_answer
+from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import varied
 
 PERCEPTION = "perception"
@@ -43,7 +43,7 @@ class StepRow:
     """A number that no other row of the step has, on any rank."""
     prompt: int
     """The prompt's place in the step; its samples share it."""
-    example: Example
+    example: Prompted
     view: View
     """What the student is shown, with its prefill."""
     rollout: Rollout
@@ -97,17 +97,17 @@ class RolloutMaker:
             for place, row in enumerate(planned)
         ]
 
-    def _student_view(self, example: Example, *, asks_perception: bool) -> View:
+    def _student_view(self, example: Prompted, *, asks_perception: bool) -> View:
         if asks_perception:
-            return VIEWS[PERCEPTION](example, self.config.prompts)
-        view = VIEWS[self.config.student_view](example, self.config.prompts)
+            return make_view(PERCEPTION, example, self.config.prompts)
+        view = make_view(self.config.student_view, example, self.config.prompts)
         return varied(view, prefill=self.config.student_prefill)
 
     def _made(
         self,
         source: Source,
         prompts: Sequence[Row],
-        example_of: dict[int, Example],
+        example_of: dict[int, Prompted],
         view_of: dict[int, View],
         asks: dict[int, bool],
         *,
@@ -125,7 +125,7 @@ class RolloutMaker:
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
         described = [asks[row.slot] for row in prompts]
         views = [
-            VIEWS["description" if asked else source.view](example, self.config.prompts)
+            make_view("description" if asked else source.view, example, self.config.prompts)
             for example, asked in zip(examples, described, strict=True)
         ]
         with reader.reading(), self._autocast():
@@ -139,7 +139,7 @@ class RolloutMaker:
     def _sampled(
         self,
         engine: RolloutEngine,
-        examples: Sequence[Example],
+        examples: Sequence[Prompted],
         views: Sequence[View],
         sampling: Sampling,
         seed: int,
@@ -155,11 +155,11 @@ class RolloutMaker:
             num_return=sampling.num_samples,
         )
 
-    def _reference(self, example: Example, view: View) -> Rollout:
+    def _reference(self, example: Prompted, view: View) -> Rollout:
         tokenizer: Any = self._student.tokenizer
         end_id = tokenizer.eos_token_id
         return text_rollout(
-            reference_answer(example, view.name),
+            reference_of_view(example, view.name),
             example_id=example.id,
             encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
             decode=self._student.decode,

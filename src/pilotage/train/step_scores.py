@@ -28,7 +28,7 @@ from pilotage.train.seeds import mixed
 from pilotage.train.step_routes import StepFacts, StepRouter
 from pilotage.train.step_rows import StepRow
 from pilotage.train.teachers import remote_logprobs
-from pilotage.views import VIEWS
+from pilotage.views import make_view
 from pilotage.views.variants import OtherImages, varied
 
 
@@ -152,7 +152,7 @@ class StepScorer:
     def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
         seed = mixed(self.config.seed, step)
         return varied(
-            VIEWS[instead.get(route.view, route.view)](row.example, self.config.prompts),
+            make_view(instead.get(route.view, route.view), row.example, self.config.prompts),
             images=route.images,
             other=self._others.pick(row.example, seed=seed) if route.images == "other" else None,
             seed=seed,

@@ -1,6 +1,7 @@
 """Who sees what: student, symbolic, teachers, perception. No torch here."""
 
 from pilotage.views.prompts import PROMPT_SETS, PromptSet
+from pilotage.views.shown import make_view, reference_of_view, shows_picture, view_names
 from pilotage.views.views import (
     PICTURE_VIEWS,
     VIEWS,
@@ -25,14 +26,18 @@ __all__ = [
     "WITHOUT_PLAN",
     "PromptSet",
     "description_view",
+    "make_view",
     "perception_view",
     "picture_view",
     "reference_answer",
+    "reference_of_view",
     "register_view",
+    "shows_picture",
     "student_view",
     "student_view_with_plan",
     "student_view_with_state",
     "symbolic_view",
     "teacher_view",
     "teacher_view_without_plan",
+    "view_names",
 ]

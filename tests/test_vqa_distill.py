@@ -1,0 +1,113 @@
+"""ViGOS on questions about pictures: the trainer takes them, its three teachers share the turn, the grader rewards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from distill_run import rows_of, tiny_config, tiny_examples
+from pilotage.data.vqa_build import iter_questions
+from pilotage.errors import PilotageError
+from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
+from pilotage.records import Question, Rollout
+from pilotage.rollouts import ReplayEngine
+from pilotage.tasks import TASKS
+from pilotage.tasks.questions import KINDS
+from pilotage.train.distill import distill
+from pilotage.train.distill_config import FrozenCopy
+from pilotage.views.vqa import vqa_reference_response
+from tiny import tiny_backbone
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def questions() -> list[Question]:
+    """One of each kind about each world."""
+    worlds = [(task, task.levels[0]) for task in TASKS]
+    return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
+
+
+def answers(asked: list[Question]) -> ReplayEngine:
+    """Of the questions in turn: the right answer in full, a wrong one in full, and one that breaks the form."""
+    backbone = tiny_backbone()
+    prefill = "<description>"
+    rollouts = []
+    for number, question in enumerate(asked):
+        text = vqa_reference_response(question).removeprefix(prefill)
+        if number % 3 == 1:
+            text = text[: text.index(r"\boxed")] + r"\boxed{nowhere}"
+        if number % 3 == 2:
+            text = "no idea"
+        ids: Any = backbone.tokenizer(text + str(backbone.tokenizer.eos_token), add_special_tokens=False)
+        ids = tuple(ids["input_ids"])
+        rollouts.append(
+            Rollout(
+                example_id=question.id,
+                token_ids=ids,
+                text=backbone.decode(ids),
+                finished=True,
+                logprobs=(-1.0,) * len(ids),
+            )
+        )
+    return ReplayEngine(rollouts)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: Form, tmp_path):
+    asked = questions()
+    config = tiny_config(prompts_per_step=len(asked), micro_batch_size=4, max_new_tokens=300)
+    stage = vigos_question_stage(config, form=form, weights=FrozenCopy())
+    # Weights that differ, or teachers would say what the student says.
+    teacher = tiny_backbone()
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter.mul_(1.5)
+    foreign = asked[0].task
+    given = [
+        replace(question, task="vqa", level=0, state=None) if question.task == foreign else question
+        for question in asked
+    ]
+    distill(
+        stage,
+        student=tiny_backbone(),
+        teacher=teacher,
+        examples=given,
+        run_dir=tmp_path,
+        engine=answers(asked),
+    )
+    (row,) = rows_of(tmp_path)
+    assert row["rollout/success"] == pytest.approx(1 / 3)
+    assert row["rollout/parsed"] == row["rollout/valid"] == pytest.approx(2 / 3)
+    assert {f"rollout/success/{question.task}" for question in given} <= row.keys()
+    tokens = {name: row[f"route/{name}/tokens"] for name in ("perception", "reasoning", "reference")}
+    assert all(tokens.values()), tokens
+    # A broken row's tokens are all the reference teacher's; no other row has any.
+    backbone = tiny_backbone()
+    broken: Any = backbone.tokenizer("no idea" + str(backbone.tokenizer.eos_token), add_special_tokens=False)
+    assert tokens["reference"] == len(broken["input_ids"]) * len(asked) // 3
+    assert row["route/perception/kl"] > 0 and row["route/reasoning/kl"] > 0
+
+
+def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(tmp_path):
+    config = tiny_config()
+    stage = on_questions("nano_vigos_released", config)
+    assert stage.student_view == "vqa_student" and stage.routes[0].weights == FrozenCopy()
+    with pytest.raises(PilotageError, match="mgsd is for levels"):
+        on_questions("mgsd", config)
+
+
+def test_views_of_levels_and_of_questions_are_not_confused(tmp_path):
+    with pytest.raises(PilotageError, match="view 'student' is not of questions"):
+        distill(tiny_config(), student=tiny_backbone(), examples=questions(), run_dir=tmp_path / "a")
+    stage = vigos_question_stage(tiny_config(), form="paper", weights=FrozenCopy())
+    with pytest.raises(PilotageError, match="view 'vqa_student' is not of examples"):
+        distill(stage, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path / "b")
