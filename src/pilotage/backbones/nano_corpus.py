@@ -10,6 +10,7 @@ import numpy as np
 
 from pilotage.backbones.other_pictures import sample_question
 from pilotage.data.examples import split_of
+from pilotage.data.sampling import DIFFICULTIES
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split, View
 from pilotage.tasks import TASKS, Task
@@ -22,6 +23,7 @@ PROMPTS: PromptSet = "brief"
 VOCABULARY_VIEWS = ("student", "symbolic", "teacher", "teacher_no_plan", "perception")
 """Views whose words make the vocabulary. Fixed: another view would give the shipped weights' tokens other ids."""
 
+HARDEST = DIFFICULTIES[-1]
 MAX_DRAWS = 10_000
 """Every split has a tenth of the states or more: so many draws without one of them are a bug."""
 
@@ -44,7 +46,23 @@ def planning_lesson(task: Task[Any], level: int, rng: np.random.Generator, split
 
     The plan to follow is any shortest plan, not the one that the model would choose, so that it must be read.
     """
-    state = _draw(task, level, rng, split)
+    return _planning_lesson(task, _draw(task, level, rng, split), rng)
+
+
+def hard_planning_lesson(
+    task: Task[Any], level: int, rng: np.random.Generator, split: Split = "train"
+) -> Lesson:
+    """The same on a state of the highest difficulty: long ways round are rare among random states."""
+    for _ in range(MAX_DRAWS):
+        state = _draw(task, level, rng, split)
+        solution = task.solve(state)
+        assert solution is not None, "generators only give solvable states"
+        if task.difficulty(state, len(solution.plan)) == HARDEST:
+            return _planning_lesson(task, state, rng)
+    raise PilotageError(f"{task.name}: none of {MAX_DRAWS} states of level {level} is {HARDEST}")
+
+
+def _planning_lesson(task: Task[Any], state: Any, rng: np.random.Generator) -> Lesson:
     view_name = str(rng.choice(TEXT_VIEWS, p=TEXT_VIEW_SHARES))
     solution = task.solve(state, rng=rng if view_name == "teacher" else None)
     assert solution is not None, "generators only give solvable states"

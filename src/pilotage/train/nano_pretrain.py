@@ -28,6 +28,7 @@ from pilotage.backbones.nano_corpus import (
     Lesson,
     derivation_lesson,
     description_lesson,
+    hard_planning_lesson,
     picture_lesson,
     planning_lesson,
     vocabulary_texts,
@@ -54,19 +55,25 @@ class Stretch:
     """Task and its lessons, in words alone, of what follows from a state: legal moves, cells beside things."""
     num_derivations: tuple[tuple[str, int], ...] = ()
     """The same from the parts of the description that are already written, with no state before them."""
+    num_hard: tuple[tuple[str, int], ...] = ()
+    """Task and its planning lessons on states of the highest difficulty, which random ones seldom have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
-    steps: int = 4000
+    steps: int = 4300
     """Optimiser steps."""
     seed: int = 20261121
     peak_lr: float = 2e-3
-    """Reached after `warmup` steps, held, then lowered to zero over the last `decay_share` of the steps."""
+    """Reached after `warmup` steps, held, then lowered to zero over the last `decay_share` of all steps but the
+    polish."""
     warmup: int = 100
     decay_share: float = 0.3
+    polish_steps: int = 300
+    """Last steps, at most a tenth of all, at a rate of their own: `polish_lr`, lowered to zero."""
+    polish_lr: float = 4e-4
     weight_decay: float = 0.01
     eyes_from: int = 300
     """First step in which the vision tower learns to mean by a visual token what the words for its cell mean."""
@@ -93,6 +100,13 @@ class PretrainConfig:
             num_lessons=(("frozenlake", 26), ("maze", 10), ("minibehaviour", 16)),
             num_descriptions=(("frozenlake", 3), ("maze", 10), ("minibehaviour", 13)),
             num_derivations=(("minibehaviour", 24),),
+        ),
+        Stretch(
+            first_step=4000,
+            num_lessons=(("frozenlake", 12), ("maze", 8), ("minibehaviour", 10)),
+            num_descriptions=(("frozenlake", 2), ("maze", 6), ("minibehaviour", 8)),
+            num_derivations=(("minibehaviour", 12),),
+            num_hard=(("frozenlake", 24),),
         ),
     )
     """How many lessons of each task a step has; the last stretch that has begun holds."""
@@ -145,10 +159,14 @@ def pretrain(config: PretrainConfig, progress: ProgressFn | None = None) -> Path
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, constant, then linear to zero."""
-    decay_from = config.steps * (1 - config.decay_share)
+    """Linear warm-up, constant, then linear to zero; once more from `polish_lr` to zero in the last steps."""
+    polish_steps = min(config.polish_steps, config.steps // 10)
+    polish_from = config.steps - polish_steps
+    if step >= polish_from:
+        return config.polish_lr * (config.steps - step) / polish_steps
+    decay_from = polish_from * (1 - config.decay_share)
     if step >= decay_from:
-        return config.peak_lr * (config.steps - step) / (config.steps - decay_from)
+        return config.peak_lr * (polish_from - step) / (polish_from - decay_from)
     return config.peak_lr * min(1.0, (step + 1) / config.warmup)
 
 
@@ -256,6 +274,7 @@ def _planning_lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
     for stream, lesson, counts in (
         (4, description_lesson, stretch.num_descriptions),
         (5, derivation_lesson, stretch.num_derivations),
+        (6, hard_planning_lesson, stretch.num_hard),
     ):
         rng = np.random.default_rng([config.seed, stream, step])
         planning += [
