@@ -15,6 +15,7 @@ from pilotage.backbones.nano import NanoConfig, build_nano, place_waves
 from pilotage.backbones.nano_corpus import (
     derivation_lesson,
     description_lesson,
+    hard_planning_lesson,
     picture_lesson,
     planning_lesson,
 )
@@ -74,11 +75,18 @@ def test_a_folder_keeps_the_settings_it_began_with(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_rises_holds_and_falls_to_nothing(tmp_path):
-    config = PretrainConfig(out=tmp_path, steps=1000, warmup=10, decay_share=0.2, peak_lr=1.0)
+    config = PretrainConfig(
+        out=tmp_path, steps=1100, warmup=10, decay_share=0.2, peak_lr=1.0, polish_steps=100, polish_lr=0.5
+    )
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 9) == learning_rate(config, 799) == 1.0
     assert learning_rate(config, 900) == pytest.approx(0.5)
     assert learning_rate(config, 999) == pytest.approx(0.005)
+    assert [learning_rate(config, step) for step in (1000, 1050, 1099)] == pytest.approx([0.5, 0.25, 0.005])
+    short = replace(config, steps=50)
+    assert learning_rate(short, 44) < learning_rate(short, 45) == 0.5, (
+        "a polish is at most a tenth of the steps"
+    )
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -99,7 +107,9 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
         assert described.view.image is None and described.answer.startswith("1. Size: ")
 
 
-@pytest.mark.parametrize("make", [planning_lesson, description_lesson, derivation_lesson])
+@pytest.mark.parametrize(
+    "make", [planning_lesson, hard_planning_lesson, description_lesson, derivation_lesson]
+)
 def test_no_lesson_shows_a_state_that_is_kept_for_testing(make, monkeypatch):
     task = get_task("minibehaviour")
     drawn = []
@@ -112,6 +122,18 @@ def test_no_lesson_shows_a_state_that_is_kept_for_testing(make, monkeypatch):
         used.add(split_of(state_hash(task, drawn[-1])))
         splits |= {split_of(state_hash(task, state)) for state in drawn}
     assert used == {"train"} and splits == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_hard_lessons_are_on_states_of_the_highest_difficulty(task, monkeypatch):
+    drawn = []
+    generate = type(task).generate
+    monkeypatch.setattr(type(task), "generate", lambda *given: drawn.append(generate(*given)) or drawn[-1])
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        hard_planning_lesson(task, task.levels[0], rng)
+        solution = task.solve(drawn[-1])
+        assert task.difficulty(drawn[-1], len(solution.plan)) == "hard"
 
 
 def test_a_plan_to_follow_is_not_always_the_one_the_solver_prefers():
