@@ -29,6 +29,8 @@ from pilotage.views import reference_of_view
 
 NUM_PARTS = 4
 """Into how many parts a rollout is cut to tell where along it the divergence lies."""
+LEAST_NATS = 1e-5
+"""Per token: below it, what is left is rounding, and shares of it say nothing."""
 NGRAM = 4
 """Length of the runs of ids whose return counts as repetition."""
 
@@ -99,7 +101,9 @@ class RowRecord:
     """The same by quarter of the rollout, first to last."""
     part_tokens: tuple[int, ...]
     style_nats: float
-    """The same over tokens that hold nothing of the state or the plan: labels, punctuation, words of form."""
+    """Sum of its size over tokens that hold nothing of the state or the plan: labels, punctuation, words of form."""
+    content_nats: float
+    """The same over the others. A divergence known by samples alone may be negative, hence the size."""
     style_tokens: int
     route_nats: Mapping[str, float]
     """The same by route."""
@@ -183,7 +187,8 @@ def row_record(
         span_tokens={span: int(times_T[mask_T].sum()) for span, mask_T in masks.items()},
         part_nats=tuple(float(nats_T[part_T == part].sum()) for part in range(NUM_PARTS)),
         part_tokens=tuple(int(times_T[part_T == part].sum()) for part in range(NUM_PARTS)),
-        style_nats=float(nats_T[~content_T].sum()),
+        style_nats=float(np.abs(nats_T[~content_T]).sum()),
+        content_nats=float(np.abs(nats_T[content_T]).sum()),
         style_tokens=int(times_T[~content_T].sum()),
         route_nats={name: float(route.nats_M.sum()) for name, route in taught.items()},
         route_tokens={name: len(route.nats_M) for name, route in taught.items()},
@@ -250,8 +255,9 @@ def _taught_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
     num_taught = sum(row.span_tokens["all"] for row in rows)
     if num_taught:
         metrics["style/token_share"] = sum(row.style_tokens for row in rows) / num_taught
-        if nats := sum(row.kl_nats["all"] for row in rows):
-            metrics["style/kl_share"] = sum(row.style_nats for row in rows) / nats
+        style, content = sum(row.style_nats for row in rows), sum(row.content_nats for row in rows)
+        if style + content > LEAST_NATS * num_taught:
+            metrics["style/kl_share"] = style / (style + content)
         metrics["policy/entropy"] = sum(row.entropy_nats for row in rows) / num_taught
         if num_compared := sum(row.num_compared for row in rows):
             metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_compared
