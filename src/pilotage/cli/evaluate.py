@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from pilotage.records import View
     from pilotage.rollouts import RolloutEngine, StreamingEngine
 
-Kind = Literal["image", "text", "corrected", "perception", "description", "teacher", "teacher_no_plan"]
+Kind = Literal[
+    "image", "text", "corrected", "perception", "description", "teacher", "teacher_no_plan", "question"
+]
+USUAL_KINDS: tuple[Kind, ...] = ("image", "text", "perception")
 RATES = ("success", "optimal", "illegal", "parsed")
 MANY_CUT = 0.1
 """From this share of answers on, their being cut at the token limit is worth a notice."""
@@ -85,10 +88,10 @@ class Eval(RecipeOptions, EndpointOptions):
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: RUN; runs/NAME for a model)")
     ] = None
     """Run folder that the rows go to."""
-    kinds: tuple[Kind, ...] = ("image", "text", "perception")
+    kinds: tuple[Kind, ...] = USUAL_KINDS
     """What is measured; corrected is the image with the true state told at the head of the answer, description is the
     perception question with the state as text, and the two teachers see the state as text, with and without the
-    reference plan."""
+    reference plan. Of questions about pictures (--data) it is their answers: question."""
     split: Split = "test"
     """Which levels."""
     num: RecipeInt = None
@@ -145,6 +148,11 @@ class Eval(RecipeOptions, EndpointOptions):
 
     def measure(self) -> Measured:
         """Asks for the rows that are missing."""
+        if self.holds_questions():
+            return replace(self, kinds=("question",))._measure()
+        return self._measure()
+
+    def _measure(self) -> Measured:
         if bool(self.target) == (self.endpoint is not None):
             raise PilotageError(
                 "give a model: RUN|MODEL for one of this machine, or --endpoint URL --model NAME"
@@ -243,7 +251,7 @@ class Eval(RecipeOptions, EndpointOptions):
         return stage, weights, out, recipe
 
     def _examples(self, recipe: Recipe) -> list[Any]:
-        examples = self.load_examples(recipe, self.split)
+        examples = self.load_prompted(recipe, self.split)
         if self.num is None or self.data is None:
             return examples
         kept, taken = [], dict.fromkeys((example.task for example in examples), 0)

@@ -11,10 +11,13 @@ from typing import Any
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
 from pilotage.evaluate.score import score
-from pilotage.records import Example, View
+from pilotage.records import Example, Prompted, Question, View
 from pilotage.rollouts.stream import ASKED_AGAIN, Answer
 from pilotage.tasks import get_task
+from pilotage.tasks.grading import grade
 from pilotage.views.prompts import PromptSet
+
+QUESTION_KIND = "question"
 
 logger = logging.getLogger(__name__)
 
@@ -73,37 +76,64 @@ def resume(path: Path, settings: Settings) -> dict[tuple[str, int], dict[str, An
 
 
 def make_row(
-    example: Example, sample: int, kind: str, view: View, answer: Answer, settings: Settings
+    example: Prompted, sample: int, kind: str, view: View, answer: Answer, settings: Settings
 ) -> dict[str, Any]:
     rollout = answer.rollout
-    task = get_task(example.task)
     response = "" if rollout is None else view.prefill + rollout.text
     # What there is of a failed answer is kept to be looked at, and not scored.
     judged = "" if answer.error else response
-    scored = score(
-        task, task.parse_state(example.state), view.name, judged, strict_edges=settings.strict_edges
-    )
     return {
         "id": example.id,
         "sample": sample,
         "kind": kind,
         "task": example.task,
         "level": example.level,
-        "difficulty": example.difficulty,
         "split": example.split,
-        "state": dict(example.state),
-        "optimal_length": example.optimal_length,
         "view": view.name,
         "messages": [dict(message) for message in view.messages],
         "response": response,
         "num_tokens": 0 if rollout is None else len(rollout.token_ids),
         "finished": rollout is not None and rollout.finished,
-        "verdict": None if answer.error or scored.verdict is None else scored.verdict.as_dict(),
-        "fields": dict(scored.fields),
-        "right": dict(scored.right),
+        **(
+            _graded(example, judged)
+            if isinstance(example, Question)
+            else _scored(example, view, judged, settings, failed=bool(answer.error))
+        ),
         "error": answer.error,
         "error_kind": answer.error_kind,
         "seconds": round(answer.seconds, 4),
         **answer.notes,
         "settings": settings.as_dict(),
+    }
+
+
+def _scored(example: Example, view: View, judged: str, settings: Settings, *, failed: bool) -> dict[str, Any]:
+    """What a row holds of a level and of the judge's verdict."""
+    task = get_task(example.task)
+    scored = score(
+        task, task.parse_state(example.state), view.name, judged, strict_edges=settings.strict_edges
+    )
+    return {
+        "difficulty": example.difficulty,
+        "state": dict(example.state),
+        "optimal_length": example.optimal_length,
+        "verdict": None if failed or scored.verdict is None else scored.verdict.as_dict(),
+        "fields": dict(scored.fields),
+        "right": dict(scored.right),
+    }
+
+
+def _graded(question: Question, judged: str) -> dict[str, Any]:
+    """What a row holds of a question and of its grade; `right` says whether the answer is, as for perception."""
+    graded = grade(question, judged)
+    return {
+        "state": {} if question.state is None else dict(question.state),
+        "asked": question.kind,
+        "question": question.question,
+        "options": list(question.options),
+        "answer": question.answer,
+        "grade": asdict(graded),
+        "verdict": None,
+        "fields": {"answer": graded.read} if graded.parsed else {},
+        "right": {"answer": graded.success},
     }

@@ -16,12 +16,13 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import append_jsonl, locked
-from pilotage.evaluate.rows import Settings, kept_rows, make_row, resume, row_key
+from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume, row_key
 from pilotage.evaluate.summary import Summary, summarise
-from pilotage.records import Example, View
+from pilotage.records import Prompted, Question, View
 from pilotage.rollouts import RolloutEngine, StreamingEngine
 from pilotage.rollouts.stream import Answer, Request, answers
-from pilotage.views import VIEWS
+from pilotage.tasks.math_compare import require_math
+from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
 
 KIND_VIEWS = {
@@ -32,9 +33,10 @@ KIND_VIEWS = {
     "description": "description",
     "teacher": "teacher",
     "teacher_no_plan": "teacher_no_plan",
+    QUESTION_KIND: "vqa_student",
 }
 """What is measured -> the view that the model is shown for it. `image` and `text` make the modality gap;
-`corrected` is the image with its state told: what planning alone would reach."""
+`corrected` is the image with its state told: what planning alone would reach; `question` is for questions alone."""
 KINDS = ("image", "text", "perception")
 EVAL_FOLDER = "eval"
 
@@ -57,7 +59,7 @@ class Progress:
 class _Question:
     """An example's `sample`-th answer is to be asked for."""
 
-    example: Example
+    example: Prompted
     sample: int
 
     @property
@@ -74,7 +76,7 @@ def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
 
 def evaluate(
     engine: RolloutEngine | StreamingEngine,
-    examples: Sequence[Example],
+    examples: Sequence[Prompted],
     *,
     stage: str,
     prompts: PromptSet,
@@ -93,6 +95,8 @@ def evaluate(
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
+
+    Examples are levels, or questions about pictures, whose one kind is `question`.
 
     Greedy unless `temperature` (> 0) says otherwise; with one, `samples` answers are taken to each example, and
     a later call with more of them adds the rest. `model` names the weights, so that a resumed file is never
@@ -140,12 +144,21 @@ def evaluate(
     return summarise(measured)
 
 
-def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
+def _check(examples: Sequence[Prompted], kinds: Sequence[str]) -> None:
     if not examples:
         raise PilotageError("no examples to evaluate on")
     unknown = [kind for kind in kinds if kind not in KIND_VIEWS]
     if unknown:
         raise PilotageError(f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}")
+    for example in examples:
+        is_question = isinstance(example, Question)
+        if is_question != (set(kinds) == {QUESTION_KIND}):
+            raise PilotageError(
+                f"{example.id} is a {'question' if is_question else 'level'}, and what is measured is "
+                f"{', '.join(kinds)}: questions are measured by {QUESTION_KIND!r} alone, and levels by the others"
+            )
+        if is_question and example.state is None and not example.options:
+            require_math()
     ids = [example.id for example in examples]
     if len(set(ids)) < len(ids):
         twice = next(id_ for id_ in ids if ids.count(id_) > 1)
@@ -153,7 +166,7 @@ def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
 
 
 def _view(question: _Question, kind: str, settings: Settings) -> View:
-    return VIEWS[KIND_VIEWS[kind]](question.example, settings.prompts)
+    return make_view(KIND_VIEWS[kind], question.example, settings.prompts)
 
 
 def _first_view(paths: Mapping[str, Path], questions: Sequence[_Question], settings: Settings) -> View | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.rows import QUESTION_KIND
 from pilotage.evaluate.samples import Row, by_example, example_means
 
 RATES = ("success", "optimal", "illegal", "parsed", "state", "finished")
@@ -138,6 +139,7 @@ def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
     plans = any(row.get("verdict") is not None for row in rows) or rows[0]["kind"] not in (
         "perception",
         "description",
+        QUESTION_KIND,
     )
     names = [name for name in RATES if plans or name not in PLAN_RATES]
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))

@@ -17,6 +17,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import JsonlFile, read_jsonl
+from pilotage.evaluate.rows import QUESTION_KIND
 from pilotage.evaluate.run import EVAL_FOLDER, KINDS
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.report.text import visible
@@ -143,6 +144,9 @@ def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[R
     stages: dict[str, dict[str, list[Row]]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
+        if kind == QUESTION_KIND:
+            problems.append(f"{EVAL_FOLDER}/{path.name} holds answers to questions; the page shows plans")
+            continue
         if not stage or not kind:
             problems.append(f"{EVAL_FOLDER}/{path.name} is not named <stage>.<kind>.jsonl and is left out")
             continue

@@ -1,0 +1,113 @@
+"""Questions about pictures are measured like levels: every answer a row, graded by the one grader, gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.cli.main import main
+from pilotage.errors import PilotageError
+from pilotage.evaluate import evaluate, rows_path
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.records import Question
+from pilotage.report import write_report
+from test_vqa_distill import answers, questions
+
+
+def measured(asked: list[Question], out: Path, engine: Any = None) -> Any:
+    return evaluate(
+        engine or answers(asked),
+        asked,
+        stage="base",
+        prompts="brief",
+        max_new_tokens=200,
+        out=out,
+        kinds=("question",),
+    )
+
+
+def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path) -> None:
+    asked = questions()
+    summary = measured(asked, tmp_path)
+    rows = {row["id"]: row for row in read_jsonl(rows_path(tmp_path, "base", "question")).rows}
+    assert len(rows) == len(asked)
+    reasons: dict[str, int] = {}
+    for number, question in enumerate(asked):
+        row = rows[question.id]
+        assert row["right"] == {"answer": row["grade"]["success"]} == {"answer": number % 3 == 0}, row[
+            "response"
+        ]
+        assert row["response"].startswith("<description>") and row["answer"] == question.answer
+        reasons[row["grade"]["reason"]] = reasons.get(row["grade"]["reason"], 0) + 1
+    assert reasons["no_box"] == len(range(2, len(asked), 3))
+    cells = summary.kinds["question"].tasks
+    won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
+    assert won == pytest.approx(len(range(0, len(asked), 3)))
+    assert "optimal" not in cells["maze"].rates and "parsed" not in cells["maze"].rates
+
+
+def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
+    asked = questions()
+    measured(asked[:5], tmp_path)
+    before = rows_path(tmp_path, "base", "question").read_text().splitlines()
+
+    class Counting:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def generate(self, views: Any, *, example_ids: Any, **settings: Any) -> Any:
+            self.asked += example_ids
+            return answers(asked).generate(views, example_ids=example_ids, **settings)
+
+    engine = Counting()
+    measured(asked, tmp_path, engine)
+    after = rows_path(tmp_path, "base", "question").read_text().splitlines()
+    assert after[:5] == before and len(after) == len(asked)
+    assert sorted(engine.asked) == sorted(question.id for question in asked[5:])
+
+
+def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
+    question = replace(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
+
+    class Hostile:
+        def generate(self, views: Any, **settings: Any) -> Any:
+            from pilotage.records import Rollout
+
+            text = (
+                r"</description><think>" + "{" * 10_000 + r"</think>\boxed{__import__('os').system('true')}"
+            )
+            return [Rollout(example_id="q", token_ids=(1,), text=text, finished=True)]
+
+    measured([question], tmp_path, Hostile())
+    [row] = read_jsonl(rows_path(tmp_path, "base", "question")).rows
+    assert row["grade"]["success"] is False and row["error"] is None
+
+
+def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
+    asked = questions()
+    with pytest.raises(PilotageError, match="is a question, and what is measured is image"):
+        evaluate(
+            answers(asked),
+            asked,
+            stage="base",
+            prompts="brief",
+            max_new_tokens=9,
+            out=tmp_path,
+            kinds=("image",),
+        )
+
+
+def test_the_command_measures_a_set_of_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = tmp_path / "questions", tmp_path / "run"
+    build = ["data", "questions", "--out", str(data), "--tasks", "frozenlake", "--levels", "frozenlake", "3"]
+    assert main([*build, "--num-train", "1", "--num-val", "1", "--num-test", "6"]) == 0
+    assert main(["eval", "nano", "--data", str(data), "--num", "4", "--out", str(run)]) == 0
+    told = json.loads((run / "eval" / "base.summary.json").read_text())
+    assert told["kinds"]["question"]["tasks"]["frozenlake"]["n"] == 4
+    assert "question" in capsys.readouterr().out
+    write_report(run)
+    assert "answers to questions" in (run / "report.html").read_text()
