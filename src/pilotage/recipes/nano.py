@@ -3,7 +3,7 @@
 Departures from the paper, all for the model's size: every parameter trains at learning rates of 1e-3 and 5e-4 instead
 of LoRA at 1e-4 and 1e-6, a third of stage 1 is planning from words, and two fifths of stage 2's prompts ask to
 describe the picture, judged by the base that reads the state in words; at these rates the model would forget. Tasks
-count alike in stage 2: in a mean over tokens the maze's long recitals would have three times FrozenLake's share.
+count alike in stage 2: in a mean over tokens the maze's long recitals would have about three times FrozenLake's share.
 """
 
 from __future__ import annotations
