@@ -13,7 +13,7 @@ import pytest
 from pilotage.errors import PilotageError
 from pilotage.recipes.ablation import ABLATION, VARIANTS
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.study import cell, run_part, run_study, success_table
+from pilotage.recipes.study import cell, run_part, run_study, stages_table, success_table
 
 
 def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
@@ -62,6 +62,16 @@ def test_a_variant_is_held_against_the_whole_method_seed_by_seed_and_state_by_st
     mean, low, high = re.search(r"\| ([+-]\d+\.\d) \(([+-]\d+\.\d) to ([+-]\d+\.\d)\) \|$", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
     assert mean == "-10.0", "one state of ten fewer, on both seeds, although the seeds are 40 points apart"
     assert -25 < float(low) < -10 < float(high) <= 0
+
+
+def test_the_stages_of_the_whole_method_stand_side_by_side(tmp_path):
+    for seed, wins in ((0, 4), (1, 8)):
+        measured(tmp_path, seed, "mgsd", "base", 0)
+        measured(tmp_path, seed, "mgsd", "stage2", wins)
+    lines = stages_table(ABLATION, tmp_path, (0, 1)).splitlines()
+    assert lines[0] == "|  | base | stage1 | stage2 |" and len(lines) == 2 + 3 * 3
+    (line,) = [line for line in lines if line.startswith("| perception, maze")]
+    assert line.startswith("| perception, maze | 0.0 (0.0-30.8) | not run | 60.0 (")
 
 
 def test_the_interval_covers_both_seeds_when_they_disagree():

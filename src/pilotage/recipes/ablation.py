@@ -8,7 +8,7 @@ from pathlib import Path
 from pilotage.distill.estimators import Sampled
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
-from pilotage.recipes.study import Study, Variant
+from pilotage.recipes.study import Study, Variant, stages_table
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 
@@ -89,4 +89,5 @@ ABLATION = Study(
     trunk_folder=MAIN,
     variants=VARIANTS,
     reference="both (MGSD, full vocabulary)",
+    tables=(stages_table,),
 )

@@ -24,7 +24,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
-from pilotage.recipes.recipe import Recipe
+from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.runner import run_recipe
 
 logger = logging.getLogger(__name__)
@@ -163,6 +163,30 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
         against = "" if variant is reference else _against(out, seeds, reference, values["image"])
         lines.append([variant.title, *cells, against])
     return markdown(["variant", *head], lines) + f"\nReference: {study.reference}.\n"
+
+
+def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
+    """Markdown: the trunk's stages side by side, every kind and task; mean over seeds and 95 % interval."""
+    trunk = study.trunk(seeds[0])
+    stages = [
+        Variant(title=name, folder=study.trunk_folder, stage=name, make=None)
+        for name in (*([BASE_STAGE] if trunk.measure_base else []), *(stage.stage for stage in trunk.stages))
+    ]
+    lines = []
+    for kind in KINDS:
+        values = {
+            stage.title: [outcomes(out, seed, stage, kind) for seed in seeds]
+            if all(is_measured(out, seed, stage) for seed in seeds)
+            else None
+            for stage in stages
+        }
+        for task, _ in trunk.levels:
+            cells = [
+                "not run" if by_seed is None else cell([[seed[task]] for seed in by_seed])
+                for by_seed in values.values()
+            ]
+            lines.append([f"{kind}, {task}", *cells])
+    return markdown(["", *(stage.title for stage in stages)], lines)
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
