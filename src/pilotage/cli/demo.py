@@ -38,8 +38,8 @@ class Demo:
     """Folder of the run: report.html, summary.json, every answer, both trained models."""
     seed: int = 0
     """Seed of the training levels, their order and the rollouts; the test levels are always the same."""
-    threads: int = 2
-    """CPU threads."""
+    threads: int = 1
+    """CPU threads; for so small a model a second one slows the first down."""
     model: Annotated[str, tyro.conf.arg(metavar="DIR")] = "nano"
     """Another nano base to start from, e.g. one from `pilotage nano pretrain`."""
 

@@ -70,6 +70,7 @@ def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
         max_new_tokens=NANO_MAX_NEW_TOKENS,
         prompts="brief",
         attention="eager",
+        num_threads=1,
         seed=seed,
         stages=(
             nano_stage1(seed),
