@@ -75,8 +75,8 @@ def training_examples(count: int) -> list[Any]:
     return examples
 
 
-def save_model(directory: Path) -> None:
-    from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
+def benchmark_tokenizer() -> Any:
+    """A tokenizer whose words are those of every view of the benchmarks' levels and of its reference answer."""
     from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
     from pilotage.views import VIEWS, reference_answer
 
@@ -89,7 +89,13 @@ def save_model(directory: Path) -> None:
             reference_answer(example, name),
         )
     ]
-    save_backbone(*build_nano(NanoConfig(), build_nano_tokenizer(texts, min_count=1), seed=0), directory)
+    return build_nano_tokenizer(texts, min_count=1)
+
+
+def save_model(directory: Path) -> None:
+    from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
+
+    save_backbone(*build_nano(NanoConfig(), benchmark_tokenizer(), seed=0), directory)
 
 
 class Stopwatch:

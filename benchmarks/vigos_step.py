@@ -36,7 +36,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Freed memory goes back at once, so that the peak is what is alive.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
 
-from stage2_step import Stopwatch, training_examples
+from stage2_step import Stopwatch, benchmark_tokenizer, training_examples
 
 VOCABULARY = 151_936
 WIDTH = 64
@@ -46,23 +46,12 @@ SIDES = ("pilotage", "plain")
 
 def save_model(directory: Path) -> None:
     from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
-    from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
-    from pilotage.views import VIEWS, reference_answer
 
-    texts = [
-        text
-        for example in training_examples(60)
-        for name, view in VIEWS.items()
-        for text in (
-            str([m["content"] for m in view(example, "brief").messages]),
-            reference_answer(example, name),
-        )
-    ]
     config = NanoConfig(hidden=WIDTH, heads=2, kv_heads=2, mlp=2 * WIDTH)
-    model, processor = build_nano(config, build_nano_tokenizer(texts, min_count=1), seed=0)
+    model, processor = build_nano(config, benchmark_tokenizer(), seed=0)
     model.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     # Readers who see other things must disagree, or the two losses could not be told to be the same.
-    model.get_output_embeddings().weight.data.mul_(SHARPNESS)
+    model.lm_head.weight.data.mul_(SHARPNESS)
     save_backbone(model, processor, directory)
 
 
@@ -219,7 +208,7 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.train.distill import DistillTrainer
     from pilotage.train.distill_scoring import encode_rollouts, score_rows
     from pilotage.train.readers import Reader
-    from pilotage.views import VIEWS
+    from pilotage.views.shown import make_view
 
     student = load_backbone(model, attn_implementation="sdpa")
     examples = training_examples(options.rows)
@@ -243,7 +232,7 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             ours.append(time.process_time() - began)
             began = time.process_time()
             for route in trainer.router.routes:
-                views = [VIEWS[route.view](row.example, "brief") for row in rows]
+                views = [make_view(route.view, row.example, "brief") for row in rows]
                 encoded = encode_rollouts(
                     student,
                     views,
