@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.errors import PilotageError
+from pilotage.files import PARTIAL
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import AdapterOff
@@ -78,7 +79,7 @@ def test_killed_at_a_step_and_then_while_saving_the_run_goes_on_bit_for_bit(unin
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     written = [(run / "rollouts.jsonl").read_text() for run in (run_dir, uninterrupted)]
     assert written[0] == written[1]
-    assert not list((run_dir / "stage2").glob(f"*{checkpoints.PARTIAL}"))
+    assert not list((run_dir / "stage2").glob(f"*{PARTIAL}"))
 
 
 @pytest.mark.slow

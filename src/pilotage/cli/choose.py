@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 
 from pilotage import __version__
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
@@ -127,7 +127,4 @@ def note_settings(run: Path, stage: str, recipe: Recipe, settings: Mapping[str, 
     measured = {k: v for k, v in as_settings(recipe).items() if k not in ("stages", "num_threads")}
     # The first settings stay: a stage refuses to go on with others.
     stages = {stage: as_settings(settings)} | config.get("stages", {})
-    config = {"version": __version__, "recipe": measured, "stages": stages}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=1))
-    os.replace(partial, path)
+    write_json(path, {"version": __version__, "recipe": measured, "stages": stages})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.options import RecipeInt, given
 from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 from pilotage.records import Split
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Eval(RecipeOptions, EndpointOptions):
         summary = measured.summary.as_dict() | self._usage(measured)
         if estimates:
             summary["passk"] = {kind: estimate.as_dict() for kind, estimate in estimates.items()}
-        path.write_text(json.dumps(summary, indent=1))
+        write_json(path, summary)
         print_summary(measured.summary, by_level=self.by_level)
         if estimates:
             from pilotage.cli.passk import print_passk

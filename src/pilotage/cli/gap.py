@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 from rich import box
@@ -18,6 +14,7 @@ from rich.table import Table
 from pilotage.cli.evaluate import Eval, Kind
 from pilotage.cli.measured import find_rows, rows_of
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.evaluate.bootstrap import Interval
@@ -63,7 +60,8 @@ class GapCommand(Eval):
         from pilotage.evaluate.gap import gap
 
         found_gap = gap(rows)
-        path = write_json(beside.with_name(beside.name + ".gap.json"), found_gap.as_dict())
+        path = beside.with_name(beside.name + ".gap.json")
+        write_json(path, found_gap.as_dict())
         print_gap(found_gap, by_level=self.by_level)
         print(path)
         return 0
@@ -154,11 +152,3 @@ def points(interval: Interval | None) -> str:
     if interval is None:
         return ""
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Replaces `path`; at every moment the file is the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=1))
-    os.replace(partial, path)
-    return path

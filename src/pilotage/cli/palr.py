@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
-from pilotage.cli.gap import make_table, table_console, write_json
+from pilotage.cli.gap import make_table, table_console
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.train.answer_leak import Leak
@@ -59,7 +60,8 @@ class PalrCommand(RecipeOptions):
             num_examples=self.num,
             num_wrong=self.wrong_answers,
         )
-        path = write_json(self.run_folder / stage / PALR_FILE, leak.as_dict())
+        path = self.run_folder / stage / PALR_FILE
+        write_json(path, leak.as_dict())
         print_leak(leak)
         print(path)
         return 0

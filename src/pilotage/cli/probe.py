@@ -10,10 +10,11 @@ import tyro
 
 from pilotage.cli.compare import signed
 from pilotage.cli.evaluate import Eval, Kind
-from pilotage.cli.gap import SHOWN_FAULTS, make_table, points, table_console, write_json
+from pilotage.cli.gap import SHOWN_FAULTS, make_table, points, table_console
 from pilotage.cli.measured import find_rows, rows_of
 from pilotage.cli.options import RecipeInt
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.evaluate.prior_probe import PriorProbe
@@ -51,7 +52,8 @@ class Probe(Eval):
         from pilotage.evaluate.prior_probe import prior_conflict
 
         probe = prior_conflict(rows)
-        path = write_json(beside.with_name(beside.name + ".prior.json"), probe.as_dict())
+        path = beside.with_name(beside.name + ".prior.json")
+        write_json(path, probe.as_dict())
         print_probe(probe)
         print(path)
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest
 from pilotage.errors import PilotageError
+from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS
 
 
@@ -36,7 +36,7 @@ class Folder:
         self.finished[shard.file] = shard
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        _write_json(self.root / MANIFEST, manifest)
+        write_json(self.root / MANIFEST, manifest)
         self.leave()
 
     def leave(self) -> None:
@@ -60,7 +60,7 @@ class Folder:
         # In this order: killed anywhere between, the folder still tells what it holds.
         lines = (json.dumps(asdict(shard)) + "\n" for shard in self.finished.values())
         write_whole(self._journal, "".join(lines))
-        _write_json(self.root / BUILD_FOLDER / "arguments.json", self._arguments)
+        write_json(self.root / BUILD_FOLDER / "arguments.json", self._arguments)
         (self.root / MANIFEST).unlink(missing_ok=True)
         for split in SPLITS:
             for path in (self.root / split).glob("*.p*"):
@@ -130,17 +130,6 @@ def _lock(file: IO[str], root: Path) -> None:
         raise PilotageError(
             f"another build is writing to {root}: wait for it or give another folder"
         ) from None
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(data, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Under another name first, so that a kill leaves the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

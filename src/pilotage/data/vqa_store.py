@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pilotage import __version__
-from pilotage.data.folder import write_whole
 from pilotage.data.store import MANIFEST
 from pilotage.errors import PilotageError
+from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Question, Split
 
 QUESTIONS_FORMAT = "pilotage-questions"
@@ -101,7 +101,7 @@ def write_questions(
         }
         for name, text in files().items():
             write_whole(root / name, text)
-        write_whole(root / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_json(root / MANIFEST, manifest)
         (root / _BEGUN).unlink()
     except OSError as error:
         raise PilotageError(f"cannot write {root}: {error.strerror or error}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pilotage.errors import PilotageError
+from pilotage.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,7 @@ def read_jsonl(path: Path) -> JsonlFile:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replaces `path` with `rows`; at every moment the file is the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(map(dump_row, rows)), encoding="ascii")
-    os.replace(partial, path)
+    write_whole(path, "".join(map(dump_row, rows)))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pilotage.distill.estimators import Sampled
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.recipe import BASE_STAGE, Recipe
+from pilotage.recipes.nano_methods import nano_control_no_privilege, nano_visual_sft
+from pilotage.recipes.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.recipes.study import Study, Variant, stages_table
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.sft import SftConfig
+from pilotage.train.distill_config import DistillConfig
 
 MAIN = "mgsd"
 """Folder of the whole method; the other variants branch off it."""
@@ -22,7 +22,7 @@ def _stage2(seed: int) -> DistillConfig:
     return stage
 
 
-def _branch(seed: int, backbone: str, *stages: SftConfig | DistillConfig) -> Recipe:
+def _branch(seed: int, backbone: str, *stages: Stage) -> Recipe:
     whole = nano_mgsd(seed)
     name = f"ablation_{stages[-1].stage}"
     return replace(whole, name=name, backbone=backbone, stages=stages, measure_base=False)
@@ -45,25 +45,11 @@ def _sampled(seed: int, main: Path) -> Recipe:
 
 
 def _no_privilege(seed: int, main: Path) -> Recipe:
-    stage = replace(_stage2(seed), teacher_view="student", teacher_weights=FrozenCopy(source="nano"))
-    return _branch(seed, _stage1_model(main), stage)
+    return _branch(seed, _stage1_model(main), nano_control_no_privilege(seed).stages[1])
 
 
 def _sft_on_answers(seed: int, main: Path) -> Recipe:
-    """As many image rows as stage 2 has rollouts, at its learning rate, without retention rows."""
-    stage2 = _stage2(seed)
-    stage1 = nano_mgsd(seed).stages[0]
-    assert isinstance(stage1, SftConfig)
-    stage = replace(
-        stage1,
-        stage="sft_answers",
-        image_view="student",
-        retention_share=0.0,
-        steps=stage2.steps,
-        batch_size=stage2.prompts_per_step,
-        peak_lr=stage2.lr,
-    )
-    return _branch(seed, _stage1_model(main), stage)
+    return _branch(seed, _stage1_model(main), nano_visual_sft(seed).stages[1])
 
 
 VARIANTS = (

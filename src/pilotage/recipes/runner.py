@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
+from pilotage.files import write_json
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.validation import Validator
 from pilotage.records import Example, Split
@@ -68,13 +68,13 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
         if stage is not None:
             weights = str(_train(recipe, stage, weights, train, run_dir, watcher))
             entry["train_s"] += time.monotonic() - began_s
-            _write_summary(summary, run_dir)
+            write_json(run_dir / "summary.json", summary)
         if "tasks" not in entry:
             began_s = time.monotonic()
             entry["tasks"] = _measure(recipe, name, weights, test, run_dir, watcher)
             entry["eval_s"] += time.monotonic() - began_s
             entry["seconds"] = entry["train_s"] + entry["eval_s"]
-            _write_summary(summary, run_dir)
+            write_json(run_dir / "summary.json", summary)
         if watcher is not None:
             watcher.stage_ends(name, entry)
     write_report(run_dir)
@@ -184,7 +184,7 @@ def _claim(recipe: Recipe, run_dir: Path) -> None:
                 f"{run_dir} holds another run ({known['recipe'].get('name')}); name a new folder or remove it"
             )
         return
-    path.write_text(json.dumps(settings, indent=1))
+    write_json(path, settings)
 
 
 def _without_threads(settings: dict[str, Any]) -> dict[str, Any]:
@@ -196,9 +196,3 @@ def _read_summary(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text())
     return {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
-
-
-def _write_summary(summary: dict[str, Any], run_dir: Path) -> None:
-    partial = run_dir / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=1))
-    os.replace(partial, run_dir / "summary.json")

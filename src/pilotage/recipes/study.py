@@ -24,6 +24,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
+from pilotage.files import write_whole
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.runner import run_recipe
 
@@ -98,7 +99,7 @@ def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
     """The tables of what is there, also in `<study>.md`; returns them."""
     told = "\n".join(table(study, out, seeds) for table in (success_table, *study.tables))
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{study.name}.md").write_text(told)
+    write_whole(out / f"{study.name}.md", told)
     return told
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pilotage.data.prior import prior_of, prior_pairs
 from pilotage.evaluate import evaluate
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.evaluate.run import EVAL_FOLDER
+from pilotage.files import write_json
 from pilotage.recipes.recipe import Recipe
 from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -51,7 +50,7 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
         batch_size=EVAL_BATCH,
     )
     rows = read_jsonl(probe_dir / EVAL_FOLDER / f"{stage}.image.jsonl").rows
-    _write(path, prior_conflict(rows).as_dict())
+    write_json(path, prior_conflict(rows).as_dict())
 
 
 def measure_leak(recipe: Recipe, run_dir: Path) -> None:
@@ -70,10 +69,4 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
         num_examples=NUM_PROBED,
         num_wrong=NUM_WRONG,
     )
-    _write(path, leak.as_dict())
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(figures, indent=1))
-    partial_path.replace(path)
+    write_json(path, leak.as_dict())

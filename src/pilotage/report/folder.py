@@ -178,8 +178,6 @@ def row_problem(row: Row, kind: str) -> str:
     sample = row.get("sample", 0)
     if not isinstance(sample, int) or isinstance(sample, bool):
         return "has a malformed sample"
-    if not isinstance(row.get("sample", 0), int):
-        return "has a malformed sample"
     if row["kind"] != kind:
         return f"is of kind {row['kind']!r}"
     for key, type_ in _OPTIONAL_TYPES.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from pilotage import __version__
 from pilotage.errors import PilotageError
+from pilotage.files import write_whole
 from pilotage.report import charts, curves, numbers, overview
 from pilotage.report.assets import asset, embedded_json, environment, script
 from pilotage.report.charts import Cells
@@ -43,10 +43,8 @@ def write_report(
     page = render_report([read_run(path) for path in run_dirs], stage=stage, max_levels=max_levels)
     target = run_dirs[0] / REPORT_NAME if out is None else out
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
     # A file name that is not UTF-8 may have put a lone surrogate into the page.
-    partial.write_bytes(page.encode("utf-8", "replace"))
-    os.replace(partial, target)
+    write_whole(target, page.encode("utf-8", "replace"))
     return target
 
 

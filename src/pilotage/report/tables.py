@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.summary import RATES, Summary
+from pilotage.files import write_whole
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.folder import read_run
 from pilotage.report.numbers import MACRO, task_titles
@@ -60,9 +60,7 @@ def write_tables(
     for table in tables:
         for ending, form in FORMS.items():
             path = folder / f"{table.name}.{ending}"
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(form(table), encoding="utf-8", newline="")
-            os.replace(partial, path)
+            write_whole(path, form(table))
             paths.append(path)
     return paths, [visible(problem, 300) for run in runs for problem in run.problems]
 

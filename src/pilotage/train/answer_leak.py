@@ -117,6 +117,7 @@ class LeakProbe:
         told = {route.name: self._sees_answer(route) for route in router.plans.routes}
         seeing = {route.name: self._sees_image(route) for route in router.plans.routes}
         telling = _only(routed, told)
+        looking = _only(routed, seeing)
         places = list(range(len(rows)))
         student_logp = scorer.student_logprobs(student, rows, places, "same", 1.0)
         teacher_logp = _logps(scorer, rows, facts, routed)
@@ -124,7 +125,7 @@ class LeakProbe:
             _logps(scorer, self._with_plans(rows, number), facts, telling)
             for number in range(self.num_wrong if any(told.values()) else 0)
         ]
-        other_logp = _logps(scorer, self._with_other_images(rows), facts, _only(routed, seeing))
+        other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
         blind_logp = _logps(scorer, rows, facts, telling, instead=WITHOUT_PLAN)
         leak_rows, gaps = [], _Gaps()
         for place, row in enumerate(rows):
@@ -140,7 +141,7 @@ class LeakProbe:
                     wrong_answer_logp_KT=np.array([logp[place] for logp in wrong_logp]).reshape(
                         -1, len(taught_T)
                     ),
-                    sees_image_T=_union(_only(routed, seeing), place, row),
+                    sees_image_T=_union(looking, place, row),
                     other_image_logp_T=other_logp[place],
                 )
             )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
+from pilotage.files import PARTIAL, write_whole
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-PARTIAL = ".partial"
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -93,7 +93,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_whole(path, text)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -117,12 +117,5 @@ def trim_rows(path: Path, *, stage: str, last_step: int) -> list[dict[str, Any]]
                 continue
             own.append(row)
         kept.append(line)
-    write_atomically(path, "".join(line + "\n" for line in kept))
+    write_whole(path, "".join(line + "\n" for line in kept))
     return own
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file has its old text or the new, whatever happens."""
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

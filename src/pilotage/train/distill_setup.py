@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.nano import save_backbone
+from pilotage.files import PARTIAL
 from pilotage.records import Prompted
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
@@ -64,7 +65,7 @@ def save_whole(
 
     `state_dict` are the weights of a sharded model (`gathered_weights`).
     """
-    partial = directory.with_name(directory.name + checkpoints.PARTIAL)
+    partial = directory.with_name(directory.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     model = backbone.model
     if hasattr(model, "merge_and_unload"):

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
+from pilotage.train.distill_config import Schedule
 from pilotage.views import PROMPT_SETS, PromptSet
 
 GrpoLoss = Literal["grpo", "dapo", "dr_grpo", "bnpo"]
 """How token losses are averaged, by TRL's names: per sequence, over the batch's tokens, by the longest length, or over
 a micro-batch's tokens."""
-GrpoSchedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class GrpoConfig:
     """Trains an adapter, which the saved model has merged in. None trains all parameters."""
     micro_batch_size: int = 16
     """Answers that go through the model forward and backward at once."""
-    schedule: GrpoSchedule = "constant"
+    schedule: Schedule = "constant"
     """After the warm-up: constant, or down to zero along a line or half a cosine."""
     warmup_steps: int = 0
     weight_decay: float = 0.01
@@ -80,7 +80,7 @@ class GrpoConfig:
         for name, legal in (
             ("prompts", PROMPT_SETS),
             ("loss", get_args(GrpoLoss)),
-            ("schedule", get_args(GrpoSchedule)),
+            ("schedule", get_args(Schedule)),
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")

@@ -36,6 +36,7 @@ from pilotage.backbones.nano_corpus import (
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
+from pilotage.files import write_json
 from pilotage.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -350,7 +351,7 @@ def _claim(config: PretrainConfig) -> None:
         raise PilotageError(
             f"{path} holds a run with other settings; give another --out or remove the folder"
         )
-    path.write_text(json.dumps(settings, indent=1))
+    write_json(path, settings)
 
 
 def _keep(

@@ -20,6 +20,7 @@ import torch
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.backbones.nano import save_backbone
 from pilotage.errors import PilotageError
+from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
@@ -83,7 +84,7 @@ def run_sft(
         parameter.requires_grad_(was_trainable.get(id(parameter), True))
     trained.eval()
     if is_first:
-        partial = folder / f"model{checkpoints.PARTIAL}"
+        partial = folder / f"model{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         save_backbone(trained, backbone.processor, partial)
         checkpoints.publish(partial, directory)

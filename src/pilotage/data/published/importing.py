@@ -17,12 +17,13 @@ from typing import Any
 
 from pilotage import __version__
 from pilotage.data.examples import SPLIT_SHARES, make_example, split_of
-from pilotage.data.folder import open_folder, write_whole
+from pilotage.data.folder import open_folder
 from pilotage.data.published import PUBLISHED
 from pilotage.data.published.plain import level_row
 from pilotage.data.published.source import Level, Loader, Malformed, Place, Source
 from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, content_hash, counts_of, save_shard
 from pilotage.errors import PilotageError
+from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
 from pilotage.tasks.judge import Judged
 from pilotage.tasks.task import Solution, Task, state_hash, worked_state
@@ -219,7 +220,7 @@ def write_import(imported: Imported, out: Path, *, overwrite: bool = False) -> d
             if file not in folder.finished:
                 folder.record(save_shard(out, file, examples))
             shards.append(folder.finished[file])
-        write_whole(out / REPORT, json.dumps(report, indent=1) + "\n")
+        write_json(out / REPORT, report)
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
