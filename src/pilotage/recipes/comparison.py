@@ -40,9 +40,9 @@ from pilotage.train.sft import SftConfig
 TRUNK = "stage1"
 """Folder, and stage, that all variants begin with."""
 LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
-STAGE1_STEPS, STAGE2_STEPS = 120, 60
-"""Less than half of the demo's on its hardest levels and beyond: methods are told apart by what is left to learn."""
-NUM_TEST, NUM_VAL, VALIDATE_EVERY = 200, 30, 5
+STAGE1_STEPS, STAGE2_STEPS = 200, 40
+"""Less than the demo has, on its hardest levels and beyond: methods are told apart by what is left to learn."""
+NUM_TEST, NUM_VAL, VALIDATE_EVERY = 150, 30, 5
 MAX_NEW_TOKENS = 176
 """The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
 
