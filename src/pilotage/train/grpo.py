@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import math
 import os
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,16 +31,10 @@ from pilotage.train.monitors import judged
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import OnStep
+from pilotage.train.trl_stage import TrlStage, shared_arguments
 from pilotage.views import student_view
 
 logger = logging.getLogger(__name__)
-
-RECOMPUTE = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in GRPOConfig.__dataclass_fields__
-)
-"""What transformers calls recomputing activations in the backward; the older name warns where there is a newer."""
 
 FIGURES = {
     "rewards/success/mean": "rollout/success",
@@ -97,10 +89,8 @@ def run_grpo(
     return directory
 
 
-class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
-    """TRL's GRPOTrainer over our examples; a line per step goes to `metrics.jsonl`."""
-
-    model: Any
+class GrpoTrainer(TrlStage, GRPOTrainer):
+    """TRL's GRPOTrainer over our examples."""
 
     def __init__(
         self,
@@ -112,21 +102,14 @@ class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
         on_step: OnStep | None = None,
         engine: RolloutEngine | None = None,
     ) -> None:
-        self.stage_config = config
-        self.backbone = backbone
-        self.stage_dir = run_dir / config.stage
-        self.metrics_path = run_dir / "metrics.jsonl"
+        self.begin(config, backbone.model, run_dir=run_dir, on_step=on_step)
         self.num_checkpoints = config.num_checkpoints
-        self.on_step = on_step
-        self._began_s = time.monotonic()
+        self.backbone = backbone
         self._example_of = {example.id: example for example in examples}
         self._order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
         self._engine = engine or TransformersEngine(
             backbone, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
         )
-        self._had_own_forward = {
-            module for module in backbone.model.modules() if "forward" in module.__dict__
-        }
         rewards, weights = self._rewards()
         places = range(config.steps * config.prompts_per_step)
         # Its answers come from our engine, by a hook that TRL calls experimental.
@@ -146,24 +129,6 @@ class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
                 start = copy.deepcopy(backbone.model).eval().requires_grad_(False)
                 self.ref_model = self.accelerator.prepare_model(start, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
-
-    def run(self) -> None:
-        """Trains to the end, from the last checkpoint if there is one."""
-        done, resume = 0, None
-        if kept := checkpoints.checkpoints(self.stage_dir):
-            done, resume = kept[-1][0], str(kept[-1][1])
-            logger.info("going on from step %d", done)
-        self._began_s = time.monotonic()
-        if self.is_world_process_zero():
-            rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
-            self._began_s -= rows[-1]["time_s"] if rows else 0.0
-        try:
-            self.train(resume_from_checkpoint=resume)
-        finally:
-            # accelerate wraps the forward; a copy of a wrapped model would run the original's weights.
-            for module in set(self.model.modules()) - self._had_own_forward:
-                for name in ("forward", "_original_forward"):
-                    module.__dict__.pop(name, None)
 
     def _prompts(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """Rows as TRL wants them; the message carries its example's name to the engine and the judge."""
@@ -248,32 +213,16 @@ class GrpoTrainer(checkpoints.WholeCheckpoints, GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        figures = {"time_s": time.monotonic() - self._began_s}
         names = FIGURES | {
             f"rewards/success/{task}/mean": f"rollout/success/{task}" for task in self._order.tasks
         }
-        figures |= {
+        figures = {
             ours: float(logs[theirs]) for theirs, ours in names.items() if logs.get(theirs) is not None
         }
-        step = self.state.global_step
-        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-            raise PilotageError(f"the loss or its gradient is not a number at step {step}; lower lr")
-        if self.is_world_process_zero():
-            checkpoints.append_row(
-                self.metrics_path, {"stage": self.stage_config.stage, "step": step} | figures
-            )
-        if self.on_step is not None:
-            self.on_step(step, self.stage_config.steps, figures)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None is written: the page of a run says what was done."""
-
-    def _send_telemetry(self) -> None:
-        """None is sent."""
+        self.tell(figures)
 
 
 def _arguments(config: GrpoConfig, folder: Path, backbone: Backbone, weights: list[float]) -> GRPOConfig:
-    on_cpu = backbone.device.type == "cpu"
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if config.num_answers % (config.micro_batch_size * num_ranks):
         raise PilotageError(
@@ -281,7 +230,6 @@ def _arguments(config: GrpoConfig, folder: Path, backbone: Backbone, weights: li
             f"{config.micro_batch_size}"
         )
     parts = config.num_answers // (config.micro_batch_size * num_ranks)
-    recompute: dict[str, Any] = {RECOMPUTE: not on_cpu}
     schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
     return GRPOConfig(
         output_dir=str(folder),
@@ -306,18 +254,8 @@ def _arguments(config: GrpoConfig, folder: Path, backbone: Backbone, weights: li
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
         bf16=config.bf16,
-        **recompute,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
         save_steps=config.checkpoint_every,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         seed=config.seed,
+        **shared_arguments(backbone),
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
-from pilotage.train import checkpoints
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
-
-logger = logging.getLogger(__name__)
-
-RECOMPUTE = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in SFTConfig.__dataclass_fields__
-)
-"""What transformers calls recomputing activations in the backward; the older name warns where there is a newer."""
+from pilotage.train.trl_stage import TrlStage, shared_arguments
 
 MOST_LOGITS = 2**26
 """Above so many logits in a micro-batch (256 MiB), TRL's kernel works through them in chunks."""
@@ -44,7 +33,6 @@ def make_trainer(
     on_step: OnStep | None,
 ) -> StageTrainer:
     """The trainer of a run; its checkpoints are in `run_dir/<stage>`."""
-    on_cpu = backbone.device.type == "cpu"
     mixture = collator.mixture
     mixture.num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     for num_rows in filter(None, (config.num_image_rows, config.num_text_rows)):
@@ -53,7 +41,6 @@ def make_trainer(
                 f"{num_rows} rows of one modality in a step do not give each of {mixture.num_ranks} ranks one in each "
                 f"micro-batch; raise batch_size {config.batch_size} or micro_batch_size {config.micro_batch_size}"
             )
-    recompute: dict[str, Any] = {RECOMPUTE: not on_cpu}
     args = SFTConfig(
         output_dir=str(run_dir / config.stage),
         max_steps=config.steps,
@@ -64,33 +51,21 @@ def make_trainer(
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip,
-        optim="adamw_torch_fused",
         bf16=config.bf16,
-        **recompute,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
         save_steps=config.checkpoint_every,
         train_sampling_strategy="sequential",
-        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         completion_only_loss=True,
         average_tokens_across_devices=True,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         seed=config.seed,
+        **shared_arguments(backbone),
     )
     return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
 
 
-class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
-    """Runs the steps of one stage and writes a line per step to `metrics.jsonl`."""
-
-    model: Any
+class StageTrainer(TrlStage, SFTTrainer):
+    """Runs the steps of one stage of supervised fine-tuning."""
 
     def __init__(
         self,
@@ -102,16 +77,9 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         run_dir: Path,
         on_step: OnStep | None,
     ) -> None:
-        self.stage_config = config
-        self.metrics_path = run_dir / "metrics.jsonl"
-        self.stage_dir = run_dir / config.stage
-        self.on_step = on_step
-        self._began_s = time.monotonic()
+        self.begin(config, backbone.model, run_dir=run_dir, on_step=on_step)
         self._sums = torch.zeros(4, dtype=torch.float64)
         """Negative log-likelihood and tokens of the step so far: images, then text."""
-        self._had_own_forward = {
-            module for module in backbone.model.modules() if "forward" in module.__dict__
-        }
         super().__init__(
             model=backbone.model,
             args=args,
@@ -123,24 +91,6 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
         # it would then average the means of the micro-batches, in which a token of a short row weighs more.
         self.model_accepts_loss_kwargs = True
-
-    def run(self) -> None:
-        """Trains to the end, from the last checkpoint if there is one."""
-        done, resume = 0, None
-        if kept := checkpoints.checkpoints(self.stage_dir):
-            done, resume = kept[-1][0], str(kept[-1][1])
-            logger.info("going on from step %d", done)
-        self._began_s = time.monotonic()
-        if self.is_world_process_zero():
-            rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
-            self._began_s -= rows[-1]["time_s"] if rows else 0.0
-        try:
-            self.train(resume_from_checkpoint=resume)
-        finally:
-            # TRL and accelerate wrap the forward; a copy of a wrapped model would run the original's weights.
-            for module in set(self.model.modules()) - self._had_own_forward:
-                for name in ("forward", "_original_forward"):
-                    module.__dict__.pop(name, None)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -192,25 +142,11 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         total: Any = self.accelerator.reduce(self._sums.to(self.accelerator.device), "sum")
         sums = total.tolist()
         self._sums.zero_()
-        figures: dict[str, float] = {"time_s": time.monotonic() - self._began_s}
-        figures |= {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
+        figures = {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
         if sums[1]:
             figures["loss/image"] = sums[0] / sums[1]
         if sums[3]:
             figures["loss/text"] = sums[2] / sums[3]
         figures["lr"] = logs["learning_rate"]
         figures["grad_norm"] = logs["grad_norm"]
-        step = self.state.global_step
-        if figures["loss"] != figures["loss"] or figures["grad_norm"] != figures["grad_norm"]:
-            raise PilotageError(f"the loss or its gradient is not a number at step {step}; lower peak_lr")
-        if self.is_world_process_zero():
-            row: dict[str, Any] = {"stage": self.stage_config.stage, "step": step} | figures
-            checkpoints.append_row(self.metrics_path, row)
-        if self.on_step is not None:
-            self.on_step(step, self.stage_config.steps, figures)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None is written: the page of a run says what was done."""
-
-    def _send_telemetry(self) -> None:
-        """None is sent."""
+        self.tell(figures)
