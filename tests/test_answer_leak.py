@@ -16,14 +16,14 @@ from pilotage.distill.divergences import ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import opsd_stage, vigos_stage
-from pilotage.records import Rollout, View
+from pilotage.records import View
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
 from pilotage.train.readers import Readers
 from pilotage.views import VIEWS, reference_answer
-from tiny import tiny_backbone
+from tiny import tiny_backbone, written
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
 NUM_EXAMPLES, NUM_WRONG = 4, 3
@@ -40,21 +40,17 @@ def other_weights() -> Backbone:
 
 def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine:
     """The reference answers, the first without its last four tokens where that is asked for."""
-    rollouts = []
-    for number, example in enumerate(tiny_examples()):
-        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
-        ids: Any = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = tuple(ids[:-4] if break_first and number == 0 else ids)
-        rollouts.append(
-            Rollout(
-                example_id=example.id,
-                token_ids=ids,
-                text=backbone.decode(ids),
-                finished=True,
-                logprobs=(-1.0,) * len(ids),
+    return ReplayEngine(
+        [
+            written(
+                backbone,
+                example.id,
+                reference_answer(example, "student"),
+                keep=-4 if break_first and number == 0 else None,
             )
-        )
-    return ReplayEngine(rollouts)
+            for number, example in enumerate(tiny_examples())
+        ]
+    )
 
 
 def leak_of(config: DistillConfig, *, teacher: Backbone | None = None, break_first: bool = False) -> Leak:

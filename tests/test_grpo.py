@@ -18,7 +18,7 @@ from pilotage.train.distill_scoring import encode_rollouts, head_of, predicting_
 from pilotage.train.grpo import GrpoTrainer, run_grpo
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.views import reference_answer, student_view
-from tiny import tiny_backbone
+from tiny import tiny_backbone, written
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,17 +45,7 @@ def tiny(**changes: Any) -> GrpoConfig:
 
 
 def answer(example: Any, text: str) -> Rollout:
-    backbone = tiny_backbone()
-    ids: Any = backbone.tokenizer(text + str(backbone.tokenizer.eos_token), add_special_tokens=False)[
-        "input_ids"
-    ]
-    return Rollout(
-        example_id=example.id,
-        token_ids=tuple(ids),
-        text=backbone.decode(ids),
-        finished=True,
-        logprobs=(-1.0,) * len(ids),
-    )
+    return written(tiny_backbone(), example.id, text)
 
 
 def right_and_wrong() -> ReplayEngine:

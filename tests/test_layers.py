@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 # A layer may import its own and every layer on an earlier line; layers on one line are siblings.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "records"),
+    ("__init__", "errors", "files", "records"),
     ("tasks",),
     ("data",),
     ("views",),
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
-LEAVES = ("__init__", "errors", "records")
+LEAVES = ("__init__", "errors", "files", "records")
 """The first line's modules may import each other."""
 
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")

@@ -25,7 +25,7 @@ from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.readers import Reader
 from pilotage.views import reference_answer
-from tiny import tiny_backbone
+from tiny import tiny_backbone, written
 
 LORA = LoraSettings(rank=2, alpha=4)
 
@@ -132,21 +132,16 @@ def trainer_of(config: DistillConfig, run_dir: Path) -> DistillTrainer:
 def whole_and_broken_answers() -> list[Rollout]:
     """The reference answers; every other one of a task is cut before its plan."""
     backbone = tiny_backbone()
-    rollouts = []
-    for number, example in enumerate(tiny_examples()):
-        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
-        ids: Any = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = tuple(ids if number % 2 else ids[:12])
-        rollouts.append(
-            Rollout(
-                example_id=example.id,
-                token_ids=ids,
-                text=backbone.decode(ids),
-                finished=bool(number % 2),
-                logprobs=(-1.0,) * len(ids),
-            )
+    return [
+        written(
+            backbone,
+            example.id,
+            reference_answer(example, "student"),
+            keep=None if number % 2 else 12,
+            finished=bool(number % 2),
         )
-    return rollouts
+        for number, example in enumerate(tiny_examples())
+    ]
 
 
 @every_recipe

@@ -20,7 +20,6 @@ from pilotage.distill.routes import Route, Router
 from pilotage.distill.spans import MgsdLayout, WholeLayout
 from pilotage.distill.token_weights import ImportanceCap, RewardGate, VisualAdvantage
 from pilotage.errors import PilotageError
-from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share, only
 from pilotage.train.distill import DistillTrainer, distill
@@ -35,7 +34,7 @@ from pilotage.train.distill_config import (
 )
 from pilotage.train.readers import check_sharded
 from pilotage.views import reference_answer
-from tiny import LocalServer, tiny_backbone
+from tiny import LocalServer, tiny_backbone, written
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
 REVERSE = FullVocabulary(divergence=ReverseKL())
@@ -82,21 +81,18 @@ def lora() -> Backbone:
 def replay_references(length: int | None = None) -> ReplayEngine:
     """The reference answers, valid in their format; cut to a length when one is given."""
     backbone = tiny_backbone()
-    rollouts = []
-    for example in tiny_examples():
-        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
-        ids: Any = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = tuple(ids[:length])
-        rollouts.append(
-            Rollout(
-                example_id=example.id,
-                token_ids=ids,
-                text=backbone.decode(ids),
+    return ReplayEngine(
+        [
+            written(
+                backbone,
+                example.id,
+                reference_answer(example, "student"),
+                keep=length,
                 finished=length is None,
-                logprobs=(-1.0,) * len(ids),
             )
-        )
-    return ReplayEngine(rollouts)
+            for example in tiny_examples()
+        ]
+    )
 
 
 # -- one route is what the simple fields are ----------------------------------------------------------------------

@@ -12,14 +12,14 @@ from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.data.vqa_build import iter_questions
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
-from pilotage.records import Question, Rollout
+from pilotage.records import Question
 from pilotage.rollouts import ReplayEngine
 from pilotage.tasks import TASKS
 from pilotage.tasks.questions import KINDS
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
 from pilotage.views.vqa import vqa_reference_response
-from tiny import tiny_backbone
+from tiny import tiny_backbone, written
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,17 +47,7 @@ def answers(asked: list[Question]) -> ReplayEngine:
             text = text[: text.index(r"\boxed")] + r"\boxed{nowhere}"
         if number % 3 == 2:
             text = "no idea"
-        ids: Any = backbone.tokenizer(text + str(backbone.tokenizer.eos_token), add_special_tokens=False)
-        ids = tuple(ids["input_ids"])
-        rollouts.append(
-            Rollout(
-                example_id=question.id,
-                token_ids=ids,
-                text=backbone.decode(ids),
-                finished=True,
-                logprobs=(-1.0,) * len(ids),
-            )
-        )
+        rollouts.append(written(backbone, question.id, text))
     return ReplayEngine(rollouts)
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from pilotage.backbones.load import Backbone, make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
-from pilotage.records import View
+from pilotage.records import Rollout, View
 
 TINY = NanoConfig(
     hidden=32,
@@ -57,6 +57,23 @@ def tiny_backbone(seed: int = 0, *, layers: float = 12.0, head: float = 15.0) ->
     model, processor = build_nano(TINY, tiny_tokenizer(), seed=seed)
     enliven(model, layers=layers, head=head)
     return make_backbone(model, processor, name="tiny")
+
+
+def written(
+    backbone: Backbone, example_id: str, text: str, *, keep: int | None = None, finished: bool = True
+) -> Rollout:
+    """An answer as if the model had written `text` and its end token; `keep` cuts its tokens as a slice does."""
+    ids: Any = backbone.tokenizer(text + str(backbone.tokenizer.eos_token), add_special_tokens=False)[
+        "input_ids"
+    ]
+    ids = tuple(ids[:keep])
+    return Rollout(
+        example_id=example_id,
+        token_ids=ids,
+        text=backbone.decode(ids),
+        finished=finished,
+        logprobs=(-1.0,) * len(ids),
+    )
 
 
 def picture(rows: int, columns: int | None = None, *, seed: int = 0, cell: int = 32) -> np.ndarray:
