@@ -242,6 +242,44 @@ def test_options_for_one_teacher_are_refused_where_routes_say_who_teaches(tmp_pa
     assert "teacher_view 'student' has no effect" in capsys.readouterr().err
 
 
-def test_a_recipe_without_distillation_says_so(tmp_path, capsys):
-    assert main(["distill", "nano_visual_sft", "--dry-run"]) == 2
-    assert "has no DistillConfig stage" in capsys.readouterr().err
+def test_a_recipe_without_distillation_says_which_command_trains_it(tmp_path, capsys):
+    assert main(["distill", str(tmp_path), "--recipe", "nano_visual_sft"]) == 2
+    told = capsys.readouterr().err
+    assert "no stage for pilotage distill" in told
+    assert "stage1 (pilotage sft), sft_answers (pilotage sft)" in told
+
+
+def test_a_dry_run_of_grpo_tells_its_rewards(capsys):
+    assert main(["distill", "nano_grpo", "--dry-run", "--steps", "3"]) == 0
+    told = capsys.readouterr().out
+    assert '"steps": 3' in told and '"warmup_steps": 3' in told and "GiB" in told
+    assert "no teacher: 4 answers to each prompt" in told and "0.1 more" in told
+    assert main(["grpo", "nano_grpo", "--dry-run", "--kl-coef", "0.1"]) == 0
+    assert "first weights" in capsys.readouterr().out
+    assert "first weights" not in told
+
+
+def test_a_dry_run_of_supervised_stages_tells_what_rows_teach(capsys):
+    assert main(["distill", "nano_visual_sft", "--dry-run"]) == 0
+    answers = capsys.readouterr().out
+    assert "view student, is taught to answer 'Size: 3." in answers and "0 of text alone" in answers
+    assert main(["sft", "nano_visual_sft", "--dry-run", "--stage", "sft_answers"]) == 0
+    assert capsys.readouterr().out == answers
+    assert main(["sft", "nano_visual_sft", "--dry-run"]) == 0
+    first = capsys.readouterr().out
+    assert "view perception, is taught" in first and "view teacher, is taught" in first
+
+
+def test_a_dry_run_refuses_options_that_the_stage_has_not(capsys):
+    assert main(["distill", "nano_grpo", "--dry-run", "--perception-share", "0.5"]) == 2
+    assert "the last stage of the recipe nano_grpo has no perception_share" in capsys.readouterr().err
+
+
+def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, capsys):
+    few = ["--recipe", "nano_visual_sft", "--steps", "1", "--batch-size", "6", "--micro-batch-size", "3"]
+    assert main(["sft", str(tmp_path), *few]) == 0
+    assert main(["sft", str(tmp_path), *few, "--stage", "sft_answers"]) == 0
+    assert (tmp_path / "sft_answers" / "model" / "model.safetensors").is_file()
+    assert "next: pilotage eval" in capsys.readouterr().out
+    assert main(["sft", str(tmp_path), *few, "--stage", "stage3"]) == 2
+    assert "no stage 'stage3' for pilotage sft" in capsys.readouterr().err

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pilotage.cli.choose import TrainingOptions, note_settings, use_threads
 from pilotage.cli.options import RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
-from pilotage.cli.train import stage_of, student_of
+from pilotage.cli.train import DryRun, stage_of, student_of, tell
+
+if TYPE_CHECKING:
+    from pilotage.recipes import Recipe
+    from pilotage.train.grpo_config import GrpoConfig
 
 _RUN = tyro.conf.arg(metavar="RUN")
 
@@ -47,25 +51,16 @@ class Grpo(TrainingOptions):
     """Weight of the divergence from the first weights."""
     lr: RecipeFloat = None
     """Highest learning rate."""
+    dry_run: DryRun = False
 
     def run(self) -> int:
+        if self.dry_run:
+            return tell(self)
         from pilotage.recipes.runner import load
         from pilotage.train.grpo import run_grpo
-        from pilotage.train.grpo_config import GrpoConfig
 
         recipe = self.make_recipe(self.model)
-        config = replace(
-            stage_of(recipe, GrpoConfig),
-            **given(
-                steps=self.steps,
-                prompts_per_step=self.prompts_per_step,
-                samples_per_prompt=self.samples_per_prompt,
-                micro_batch_size=self.micro_batch_size,
-                max_new_tokens=self.max_new_tokens,
-                kl_coef=self.kl_coef,
-                lr=self.lr,
-            ),
-        )
+        config = self.stage_config(recipe)
         use_threads(recipe)
         student = student_of(recipe, self.run_folder, self.student)
         examples = self.load_examples(recipe, "train")
@@ -74,3 +69,22 @@ class Grpo(TrainingOptions):
             directory = run_grpo(config, load(recipe, student), examples, self.run_folder, on_step=bar)
         print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
         return 0
+
+    def stage_config(self, recipe: Recipe) -> GrpoConfig:
+        """The recipe's stage with the options that were given."""
+        from pilotage.train.grpo_config import GrpoConfig
+
+        config = stage_of(recipe, GrpoConfig)
+        return replace(
+            config,
+            **given(
+                steps=self.steps,
+                warmup_steps=None if self.steps is None else min(config.warmup_steps, self.steps),
+                prompts_per_step=self.prompts_per_step,
+                samples_per_prompt=self.samples_per_prompt,
+                micro_batch_size=self.micro_batch_size,
+                max_new_tokens=self.max_new_tokens,
+                kl_coef=self.kl_coef,
+                lr=self.lr,
+            ),
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -15,12 +15,26 @@ from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
     from pilotage.backbones.load import Backbone
+    from pilotage.cli.grpo import Grpo
     from pilotage.distill.divergences import Cap, Divergence
     from pilotage.distill.estimators import Estimator
     from pilotage.recipes import Recipe
+    from pilotage.recipes.recipe import Stage
     from pilotage.train.distill_config import DistillConfig
+    from pilotage.train.sft import SftConfig
 
 StageT = TypeVar("StageT")
+
+DryRun = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may "
+        "then be the name of a recipe."
+    ),
+]
+
+COMMANDS = {"SftConfig": "sft", "DistillConfig": "distill", "GrpoConfig": "grpo"}
+"""Which command trains a stage of these settings."""
 
 _RUN = tyro.conf.arg(metavar="RUN")
 _RECIPES = "(default: the recipe's)"
@@ -54,16 +68,43 @@ class Sft(TrainingOptions):
     """Share of the rows that are text only."""
     lora_rank: RecipeInt = None
     """Rank of the LoRA adapter, alpha being twice the rank; 0 trains all parameters."""
+    stage: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the first)")] = (
+        None
+    )
+    """Which of the recipe's stages. A later one, such as sft_answers of visual_sft, begins with RUN/stage1/model."""
+    dry_run: DryRun = False
 
     def run(self) -> int:
-        from pilotage.backbones.load import LoraSettings
+        if self.dry_run:
+            return tell(self)
         from pilotage.recipes.runner import load
-        from pilotage.train.sft import SftConfig, run_sft
+        from pilotage.train.sft import run_sft
 
         recipe = self.make_recipe(self.model)
-        config = stage_of(recipe, SftConfig)
+        config = self.stage_config(recipe)
+        use_threads(recipe)
+        student = self.begins_with(recipe)
+        examples = self.load_examples(recipe, "train")
+        note_settings(self.run_folder, config.stage, recipe, {"config": config})
+        with Bar("sft", unit="steps") as bar:
+            directory = run_sft(config, load(recipe, student), examples, self.run_folder, on_step=bar)
+        after = "eval" if config.stage != recipe.stages[0].stage else "distill"
+        print(f"{directory} holds the model; next: pilotage {after} {self.run_folder}")
+        return 0
+
+    def begins_with(self, recipe: Recipe) -> str:
+        """The weights to train: the base's, or for a later stage the first one's."""
+        if self.stage in (None, recipe.stages[0].stage):
+            return recipe.backbone
+        return student_of(recipe, self.run_folder, None)
+
+    def stage_config(self, recipe: Recipe) -> SftConfig:
+        """The recipe's stage with the options that were given."""
+        from pilotage.backbones.load import LoraSettings
+        from pilotage.train.sft import SftConfig
+
         config = replace(
-            config,
+            stage_of(recipe, SftConfig, self.stage),
             **given(
                 image_view=self.image_view,
                 steps=self.steps,
@@ -76,13 +117,7 @@ class Sft(TrainingOptions):
         if self.lora_rank is not None:
             rank = self.lora_rank
             config = replace(config, lora=LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None)
-        use_threads(recipe)
-        examples = self.load_examples(recipe, "train")
-        note_settings(self.run_folder, config.stage, recipe, {"config": config})
-        with Bar("sft", unit="steps") as bar:
-            directory = run_sft(config, load(recipe, recipe.backbone), examples, self.run_folder, on_step=bar)
-        print(f"{directory} holds the model; next: pilotage distill {self.run_folder}")
-        return 0
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +187,16 @@ class Distill(TrainingOptions):
     """Longest plan, in tokens."""
     lr: RecipeFloat = None
     """Highest learning rate."""
-    dry_run: bool = False
-    """Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may then be
-    the name of a recipe."""
+    dry_run: DryRun = False
 
     def run(self) -> int:
         if self.dry_run:
-            return self._tell()
+            return tell(self)
         from pilotage.recipes.runner import load
         from pilotage.train.distill import distill
 
         recipe = self.make_recipe(self.model)
-        config = self._config(recipe)
+        config = self.stage_config(recipe)
         use_threads(recipe)
         student = student_of(recipe, self.run_folder, self.student)
         examples = self.load_prompted(recipe, "train")
@@ -179,31 +212,8 @@ class Distill(TrainingOptions):
         print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
         return 0
 
-    def _tell(self) -> int:
-        from pilotage.backbones.load import load_shape
-        from pilotage.recipes import RECIPES
-        from pilotage.train.dry_run import dry_run
-
-        name = str(self.run_folder)
-        asked = replace(self, recipe=name) if name in RECIPES and self.recipe == "nano" else self
-        recipe = asked.make_recipe(self.model)
-        config = asked._config(recipe)
-        examples = asked.load_prompted(replace(recipe, num_train=2), "train")
-
-        def shape(path: str) -> Backbone:
-            return load_shape(path, dtype=recipe.dtype)
-
-        print(
-            dry_run(
-                config,
-                student=shape(student_of(recipe, self.run_folder, self.student)),
-                load_shape=shape,
-                examples=examples,
-            )
-        )
-        return 0
-
-    def _config(self, recipe: Recipe) -> DistillConfig:
+    def stage_config(self, recipe: Recipe) -> DistillConfig:
+        """The recipe's stage with the options that were given."""
         from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
         config = stage_of(recipe, DistillConfig)
@@ -280,9 +290,58 @@ def student_of(recipe: Recipe, run: Path, named: str | None) -> str:
     return recipe.backbone
 
 
-def stage_of(recipe: Recipe, kind: type[StageT]) -> StageT:
-    """The recipe's first stage of a kind."""
-    stage = next((stage for stage in recipe.stages if isinstance(stage, kind)), None)
-    if stage is None:
-        raise PilotageError(f"the recipe {recipe.name} has no {kind.__name__} stage")
-    return stage
+def stage_of(recipe: Recipe, kind: type[StageT], name: str | None = None) -> StageT:
+    """The recipe's first stage of a kind, or the one of that name."""
+    for stage in recipe.stages:
+        if isinstance(stage, kind) and name in (None, stage.stage):
+            return stage
+    named = "" if name is None else f" {name!r}"
+    there = ", ".join(f"{stage.stage} (pilotage {COMMANDS[type(stage).__name__]})" for stage in recipe.stages)
+    raise PilotageError(
+        f"the recipe {recipe.name} has no stage{named} for pilotage {COMMANDS[kind.__name__]}; it has {there}"
+    )
+
+
+def tell(options: Sft | Distill | Grpo) -> int:
+    """Prints what the command would train."""
+    from pilotage.backbones.load import load_shape
+    from pilotage.recipes import RECIPES
+    from pilotage.train.dry_run import dry_run
+
+    name = str(options.run_folder)
+    if name in RECIPES and options.recipe == type(options).recipe:
+        options = replace(options, recipe=name)
+    recipe = options.make_recipe(options.model)
+    config = _told_config(options, recipe)
+    examples = options.load_prompted(replace(recipe, num_train=2), "train")
+
+    def shape(path: str) -> Backbone:
+        return load_shape(path, dtype=recipe.dtype)
+
+    if isinstance(options, Sft):
+        begins = options.begins_with(recipe)
+    else:
+        begins = student_of(recipe, options.run_folder, options.student)
+    print(dry_run(config, student=shape(begins), load_shape=shape, examples=examples))
+    return 0
+
+
+def _told_config(options: Sft | Distill | Grpo, recipe: Recipe) -> Stage:
+    """The stage that the command trains; of a recipe without distillation, `distill` tells the last one."""
+    from pilotage.train.distill_config import DistillConfig
+    from pilotage.train.sft import SftConfig
+
+    if not isinstance(options, Distill) or any(isinstance(stage, DistillConfig) for stage in recipe.stages):
+        return options.stage_config(recipe)
+    last = recipe.stages[-1]
+    own = {field.name for field in fields(Distill)} - {field.name for field in fields(TrainingOptions)}
+    changed = {
+        name: getattr(options, name)
+        for name in own - {"run_folder", "student", "dry_run"}
+        if getattr(options, name) != getattr(Distill, name)
+    }
+    if foreign := sorted(changed.keys() - {field.name for field in fields(last)}):
+        raise PilotageError(f"the last stage of the recipe {recipe.name} has no {', '.join(foreign)}")
+    if "steps" in changed and not isinstance(last, SftConfig):
+        changed["warmup_steps"] = min(last.warmup_steps, changed["steps"])
+    return replace(last, **changed)

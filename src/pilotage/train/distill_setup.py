@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,43 @@ from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
 
 def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbone) -> dict[str, int]:
     """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
+    others = sum(weight_bytes(teacher) for teacher in teachers if teacher is not student)
+    num_moving = sum(isinstance(weights, EMA | GatedRefresh) for weights in config.all_weights)
+    parameters = [p for p in student.model.parameters() if p.requires_grad]
+    others += num_moving * sum(max(4, p.element_size()) * p.numel() for p in parameters)
+    return training_memory(
+        student,
+        num_tokens=config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens),
+        recompute=config.gradient_checkpointing,
+        bf16=config.bf16,
+        others={"teacher": others},
+    )
+
+
+def training_memory(
+    student: Backbone, *, num_tokens: int, recompute: bool, bf16: bool, others: Mapping[str, int]
+) -> dict[str, int]:
+    """About how many bytes one rank holds with `num_tokens` in a micro-batch; `others` are what stands beside."""
     parameters = list(student.model.parameters())
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     text = student.model.config.get_text_config()
-    tokens = config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens)
     # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
-    layers = 1 if config.gradient_checkpointing else text.num_hidden_layers
+    layers = 1 if recompute else text.num_hidden_layers
     numbers = layers * (16 * text.hidden_size + 4 * text.intermediate_size)
     numbers += text.num_hidden_layers * text.hidden_size
     parts = {
-        "student": sum(p.numel() * p.element_size() for p in parameters),
+        "student": weight_bytes(student),
         "gradients": trained,
         "optimiser": 2 * trained,
-        "activations": tokens * numbers * (2 if config.bf16 else 4),
+        "activations": num_tokens * numbers * (2 if bf16 else 4),
     }
-    num_moving = sum(isinstance(weights, EMA | GatedRefresh) for weights in config.all_weights)
-    held = num_moving * sum(max(4, p.element_size()) * p.numel() for p in parameters if p.requires_grad)
-    for teacher in teachers:
-        if teacher is not student:
-            held += sum(p.numel() * p.element_size() for p in teacher.model.parameters())
-    if held:
-        parts["teacher"] = held
+    parts |= {name: size for name, size in others.items() if size}
     return parts | {"together": sum(parts.values())}
+
+
+def weight_bytes(backbone: Backbone) -> int:
+    """What the weights take."""
+    return sum(p.numel() * p.element_size() for p in backbone.model.parameters())
 
 
 def gathered_weights(model: Any) -> dict[str, torch.Tensor] | None:

@@ -1,48 +1,116 @@
-"""A distillation run told instead of made: its settings, the memory it would hold, and the prompts of one example."""
+"""A stage of training told instead of made: its settings, the memory it would hold, the prompts of one example."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+import torch
 
 from pilotage.backbones.encode import render
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.records import Prompted, View
 from pilotage.rollouts.sources import FromTeacher
-from pilotage.train.distill_config import DistillConfig, FrozenCopy, as_settings
-from pilotage.train.distill_setup import memory_estimate
-from pilotage.views import make_view
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_setup import memory_estimate, training_memory, weight_bytes
+from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.settings import as_settings
+from pilotage.train.sft_config import SftConfig
+from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import OtherImages, varied
+
+USUAL_PROMPT_TOKENS, USUAL_ROW_TOKENS = 512, 1024
+"""Of a prompt, and of prompt and answer, where the settings have no limit."""
+
+Shown = tuple[str, View]
+"""Who is shown a view, in words."""
 
 
 def dry_run(
-    config: DistillConfig,
+    config: DistillConfig | GrpoConfig | SftConfig,
     *,
     student: Backbone,
     load_shape: Callable[[str], Backbone],
-    examples: list[Prompted],
+    examples: Sequence[Prompted],
 ) -> str:
     """The text of a dry run, for the first example. `student` and what `load_shape` gives need no weights in memory."""
     if config.lora is not None and not hasattr(student.model, "disable_adapter"):
         student = with_lora(student, config.lora)
+    if isinstance(config, DistillConfig):
+        parts, notes, shown = _of_distillation(config, student, load_shape, examples)
+    elif isinstance(config, GrpoConfig):
+        parts, notes, shown = _of_grpo(config, student, examples[0])
+    else:
+        parts, notes, shown = _of_sft(config, student, examples[0])
+    sections = [
+        "configuration\n" + json.dumps(as_settings(config), indent=1),
+        "memory on each rank, about\n"
+        + "\n".join(f"  {name:<12} {size / 2**30:9.3f} GiB" for name, size in parts.items()),
+        *(f"note: {note}" for note in notes),
+        *(
+            f"--- {title} ({'with' if seen.image is not None else 'without'} the picture)\n{render(student, seen)}"
+            for title, seen in shown
+        ),
+    ]
+    return "\n\n".join(sections)
+
+
+def _of_distillation(
+    config: DistillConfig,
+    student: Backbone,
+    load_shape: Callable[[str], Backbone],
+    examples: Sequence[Prompted],
+) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
     teachers = [
         replace(student) if weights.source is None else load_shape(weights.source)
         for weights in config.all_weights
         if isinstance(weights, FrozenCopy)
     ]
-    parts = memory_estimate(config, student, *teachers)
-    sections = [
-        "configuration\n" + json.dumps(as_settings(config), indent=1),
-        "memory on each rank, about\n"
-        + "\n".join(f"  {name:<12} {size / 2**30:9.3f} GiB" for name, size in parts.items()),
-        *(f"note: {note}" for note in config.notes()),
-        *(f"{title}\n{text}" for title, text in _prompts(config, student, examples)),
-    ]
-    return "\n\n".join(sections)
+    return memory_estimate(config, student, *teachers), config.notes(), _readers(config, examples)
 
 
-def _prompts(config: DistillConfig, backbone: Backbone, examples: list[Prompted]) -> list[tuple[str, str]]:
+def _of_grpo(
+    config: GrpoConfig, student: Backbone, example: Prompted
+) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
+    first_weights = weight_bytes(student) if config.kl_coef and config.lora is None else 0
+    parts = training_memory(
+        student,
+        num_tokens=config.micro_batch_size
+        * ((config.max_prompt_tokens or USUAL_PROMPT_TOKENS) + config.max_new_tokens),
+        recompute=torch.cuda.is_available(),
+        bf16=config.bf16,
+        others={"first weights": first_weights},
+    )
+    note = (
+        f"no teacher: {config.samples_per_prompt} answers to each prompt; the judge gives 1 to one that succeeds and "
+        f"{config.format_reward:g} more to one that it can read"
+    )
+    return parts, [note], [(f"the student of {example.id}", make_view("student", example, config.prompts))]
+
+
+def _of_sft(
+    config: SftConfig, student: Backbone, example: Prompted
+) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
+    parts = training_memory(
+        student,
+        num_tokens=config.micro_batch_size * (config.max_length or USUAL_ROW_TOKENS),
+        recompute=torch.cuda.is_available(),
+        bf16=config.bf16,
+        others={},
+    )
+    names = [config.image_view, *(name for name, _ in config.retention_views if config.num_text_rows)]
+    note = f"a step has {config.num_image_rows} rows with a picture and {config.num_text_rows} of text alone"
+    shown = []
+    for name in names:
+        view = make_view(name, example, config.prompts)
+        answer = reference_of_view(example, name).removeprefix(view.prefill or "")
+        shown.append((f"{example.id}, view {name}, is taught to answer {answer!r}", view))
+    return parts, [note], shown
+
+
+def _readers(config: DistillConfig, examples: Sequence[Prompted]) -> list[Shown]:
+    """The student, each route's reader, and the teachers that answer."""
     example = examples[0]
 
     def view(name: str) -> View:
@@ -69,10 +137,4 @@ def _prompts(config: DistillConfig, backbone: Backbone, examples: list[Prompted]
     for source in config.mixture.sources:
         if isinstance(source, FromTeacher):
             shown.append((f"a teacher that answers, view {source.view}", view(source.view)))
-    return [
-        (
-            f"--- {title} ({'with' if seen.image is not None else 'without'} the picture)",
-            render(backbone, seen),
-        )
-        for title, seen in shown
-    ]
+    return shown
