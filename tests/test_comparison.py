@@ -36,7 +36,7 @@ def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study
             continue
         recipe = variant.make(1, Path("trunk"))
         (stage,) = recipe.stages
-        assert recipe.backbone == "trunk/stage1/model" and stage.stage == variant.stage
+        assert recipe.backbone == f"trunk/{trunk.stages[-1].stage}/model" and stage.stage == variant.stage
         assert (recipe.levels, recipe.num_test, recipe.seed) == (trunk.levels, trunk.num_test, 1)
         assert recipe.train_prior == trunk.train_prior == (study is PRIOR)
         if isinstance(stage, DistillConfig):
@@ -99,6 +99,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (comparison, "LEVELS", (("frozenlake", (3,)), ("minibehaviour", (5,)))),
         (comparison, "STAGE1_STEPS", 1),
+        (comparison, "TOLD_STEPS", 1),
         (comparison, "STAGE2_STEPS", 2),
         (comparison, "NUM_TEST", 3),
         (comparison, "NUM_VAL", 2),
@@ -119,13 +120,30 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert "not run" in lines["OPSD"] and "not run" not in lines["ViGOS, paper"]
     told = [line for line in costs.splitlines() if line.startswith(("| ViGOS, paper", "| GKD", "| SFT"))]
     cells = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in told}
-    assert cells["SFT on reference answers"][6] == "-", "nobody teaches, so nothing leaks"
-    assert cells["GKD"][6].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
-    assert cells["ViGOS, paper"][6] == "-", "cut at 24 tokens, no answer is in the format"
+    assert cells["SFT on reference answers"][7] == "-", "nobody teaches, so nothing leaks"
+    assert cells["GKD"][7].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
+    assert cells["ViGOS, paper"][7] == "-", "cut at 24 tokens, no answer is in the format"
+    assert cells["GKD"][6] != "-" and cells["SFT on reference answers"][6] == "-"
+    reader = json.loads((run_folder(tmp_path, 0, "vigos") / "reader.json").read_text())
+    assert reader["view"] == "student_with_plan" and set(reader["success"]) == {"frozenlake", "minibehaviour"}
     prior = json.loads((run_folder(tmp_path, 0, "vigos") / "prior.json").read_text())
     assert prior["kinds"]["image"]["frozenlake"]["num_pairs"] == 2
     curve = [row["step"] for row in study_costs._curve(tmp_path, 0, METHODS.variant("ViGOS, paper"))]
     assert curve == [0, 1, 2]
+
+
+def test_behind_the_second_trunk_a_method_begins_with_a_model_that_was_told_plans(
+    small: None, tmp_path: Path
+) -> None:
+    run_part(VIGOS_PARTS, tmp_path, 0, "told")
+    run_part(VIGOS_PARTS, tmp_path, 0, "opsd")
+    trunk = json.loads((run_folder(tmp_path, 0, "told") / "summary.json").read_text())
+    assert list(trunk["stages"]) == ["base", "stage1", "told"]
+    settings = json.loads((run_folder(tmp_path, 0, "told") / "config.json").read_text())
+    assert settings["recipe"]["stages"][1]["image_view"] == "student_with_plan"
+    branch = json.loads((run_folder(tmp_path, 0, "opsd") / "config.json").read_text())
+    assert branch["recipe"]["backbone"].endswith("told/told/model")
+    assert "before distilling" in write_tables(VIGOS_PARTS, tmp_path, (0,))
 
 
 def test_the_goal_is_reached_where_validation_first_is_there() -> None:

@@ -1,8 +1,12 @@
 """The methods side by side on the nano model: one first stage, one budget of rollouts, the same test states.
 
-Three studies share their trunk, so that in one folder the first stage is trained once per seed: all methods;
-{full vocabulary, sampled} x {JSD 0.5, reverse KL} x {all rows the student's, half of them the data set's}; and
-ViGOS without one of its parts. A fourth trains on levels that follow their task's prior alone.
+Two studies share their trunk, so that in one folder the first stage is trained once per seed: all methods, and
+{full vocabulary, sampled} x {JSD 0.5, reverse KL} x {all rows the student's, half of them the data set's}.
+
+After that first stage the model describes pictures, and a plan that it is told beside a picture changes nothing of
+what it writes: a teacher that sees picture and plan then has nothing to teach. The other two studies, ViGOS without
+one of its parts and the leaning on a prior, therefore begin behind a second trunk, in which the model also learns
+to follow a plan that it is told beside a picture.
 """
 
 from __future__ import annotations
@@ -32,16 +36,17 @@ from pilotage.recipes.nano_methods import (
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.study import Study, Variant
 from pilotage.recipes.study_costs import cost_table
-from pilotage.recipes.study_extras import measure_leak, measure_prior
+from pilotage.recipes.study_extras import measure_leak, measure_prior, measure_reader
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
-TRUNK = "stage1"
-"""Folder, and stage, that all variants begin with."""
+TRUNK, TOLD_TRUNK = "stage1", "told"
+"""Folder, and last stage, that variants begin with."""
 LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
 STAGE1_STEPS, STAGE2_STEPS = 200, 40
 """Less than the demo has, on its hardest levels and beyond: methods are told apart by what is left to learn."""
+TOLD_STEPS = 20
 NUM_TEST, NUM_VAL, VALIDATE_EVERY = 150, 30, 5
 MAX_NEW_TOKENS = 176
 """The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
@@ -69,27 +74,43 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     )
 
 
-def _trunk(seed: int, *, train_prior: bool = False) -> Recipe:
-    whole = _sized(nano_mgsd(seed), train_prior=train_prior)
+def _trunk(seed: int) -> Recipe:
+    whole = _sized(nano_mgsd(seed), train_prior=False)
     return replace(whole, name="comparison", stages=whole.stages[:1])
 
 
-def _branch(method: Method, seed: int, trunk: Path, *, train_prior: bool = False) -> Recipe:
+def _told_trunk(seed: int, *, train_prior: bool = False) -> Recipe:
+    """The first stage, and a short one of pictures with the plan beside them, answered in full."""
+    whole = _sized(nano_mgsd(seed), train_prior=train_prior)
+    first = whole.stages[0]
+    assert isinstance(first, SftConfig)
+    told = replace(first, stage=TOLD_TRUNK, image_view="student_with_plan", steps=TOLD_STEPS)
+    return replace(whole, name="comparison_told", stages=(first, told))
+
+
+def _branch(
+    method: Method, seed: int, trunk: Path, *, after: str = TRUNK, train_prior: bool = False
+) -> Recipe:
     """The method's second stage, from the trunk's model; teachers keep the weights that the method gives them."""
     whole = _sized(method(seed), train_prior=train_prior)
     return replace(
         whole,
-        backbone=str(trunk / TRUNK / "model"),
+        backbone=str(trunk / after / "model"),
         stages=whole.stages[1:],
         measure_base=False,
         validate_every=VALIDATE_EVERY,
     )
 
 
-def _variant(title: str, folder: str, method: Method, *, train_prior: bool = False) -> Variant:
+def _variant(
+    title: str, folder: str, method: Method, *, after: str = TRUNK, train_prior: bool = False
+) -> Variant:
     stage = method(0).stages[1].stage
-    make = partial(_branch, method, train_prior=train_prior)
+    make = partial(_branch, method, after=after, train_prior=train_prior)
     return Variant(title=title, folder=folder, stage=stage, make=make)
+
+
+_told_variant = partial(_variant, after=TOLD_TRUNK)
 
 
 def _with_stage2(change: Callable[[DistillConfig], DistillConfig]) -> Method:
@@ -111,6 +132,11 @@ def _mgsd(estimator: Estimator) -> Method:
 SHARED = (
     Variant(title="base", folder=TRUNK, stage=BASE_STAGE, make=None),
     Variant(title="stage 1 alone", folder=TRUNK, stage=TRUNK, make=None),
+)
+SHARED_TOLD = (
+    Variant(title="base", folder=TOLD_TRUNK, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=TOLD_TRUNK, stage=TRUNK, make=None),
+    Variant(title="before distilling", folder=TOLD_TRUNK, stage=TOLD_TRUNK, make=None),
 )
 
 
@@ -137,7 +163,7 @@ METHODS = Study(
         _variant("control without privilege", "control", nano_control_no_privilege),
     ),
     reference=MGSD_FULL,
-    extras=(measure_prior, measure_leak),
+    extras=(measure_prior, measure_leak, measure_reader),
     tables=(cost_table,),
 )
 
@@ -220,36 +246,40 @@ def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:
 VIGOS_PARTS = Study(
     name="vigos",
     title="ViGOS without one of its parts, or with another",
-    trunk=_trunk,
-    trunk_folder=TRUNK,
+    trunk=_told_trunk,
+    trunk_folder=TOLD_TRUNK,
     variants=(
-        *SHARED,
-        _variant("ViGOS, paper", "vigos", nano_vigos),
-        _variant("no perception teacher", "vigos_no_perception", _without("perception")),
-        _variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
-        _variant("reference by forward KL", "vigos_forward_reference", _vigos_with(_forward_reference)),
-        _variant("no reference teacher", "vigos_no_reference", _without("reference")),
-        _variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
-        _variant("cap: rescale", "vigos_rescale", _each(cap=RescaleCap(tau=0.05))),
-        _variant("cap: none", "vigos_no_cap", _each(cap=NoCap())),
+        *SHARED_TOLD,
+        _told_variant("ViGOS, paper", "vigos", nano_vigos),
+        _told_variant("no perception teacher", "vigos_no_perception", _without("perception")),
+        _told_variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
+        _told_variant("reference by forward KL", "vigos_forward_reference", _vigos_with(_forward_reference)),
+        _told_variant("no reference teacher", "vigos_no_reference", _without("reference")),
+        _told_variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
+        _told_variant("cap: rescale", "vigos_rescale", _each(cap=RescaleCap(tau=0.05))),
+        _told_variant("cap: none", "vigos_no_cap", _each(cap=NoCap())),
+        _told_variant("OPSD", "opsd", nano_opsd),
+        _told_variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
     ),
     reference="ViGOS, paper",
-    extras=(measure_prior, measure_leak),
+    extras=(measure_leak, measure_reader),
     tables=(cost_table,),
 )
 
 PRIOR = Study(
     name="prior",
     title="trained on levels that follow their task's prior alone: who leans on it?",
-    trunk=partial(_trunk, train_prior=True),
-    trunk_folder=TRUNK,
+    trunk=partial(_told_trunk, train_prior=True),
+    trunk_folder=TOLD_TRUNK,
     variants=(
-        *SHARED,
-        _variant("OPSD", "opsd", nano_opsd, train_prior=True),
-        _variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
-        _variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True),
+        *SHARED_TOLD,
+        _told_variant("OPSD", "opsd", nano_opsd, train_prior=True),
+        _told_variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
+        _told_variant(
+            MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True
+        ),
     ),
     reference="OPSD",
-    extras=(measure_prior, measure_leak),
+    extras=(measure_prior, measure_leak, measure_reader),
     tables=(cost_table,),
 )

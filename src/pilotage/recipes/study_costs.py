@@ -12,7 +12,7 @@ import numpy as np
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.recipes.recipe import BASE_STAGE
 from pilotage.recipes.study import Study, Values, Variant, cell, is_measured, markdown, outcomes, run_folder
-from pilotage.recipes.study_extras import LEAK_FILE, PRIOR_FILE
+from pilotage.recipes.study_extras import LEAK_FILE, PRIOR_FILE, READER_FILE
 from pilotage.recipes.validation import VALIDATION
 
 GOAL_SHARE = 0.8
@@ -33,6 +33,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
         "seconds to goal",
         "seconds",
         "val at the same seconds",
+        "its teacher itself",
         "PALR",
         "prior",
     ]
@@ -60,13 +61,15 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
                 _told([None if at is None else at[1] for at in reached], "{:.0f}"),
                 _told([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
                 _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
+                _told([_reader(out, seed, variant) for seed in seeds], "{:.1f}"),
                 _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
                 _told([_prior_difference(out, seed, variant) for seed in seeds], "{:+.1f}"),
             ]
         )
     return markdown(["variant", *head], lines) + (
-        f"\nGoal: {GOAL_SHARE:.0%} of the base's success from words, on `val`. Per cent and percentage points; "
-        "PALR of all taught tokens; prior: success where it holds less success where it is reversed.\n"
+        f"\nGoal: {GOAL_SHARE:.0%} of the base's success from words, on `val`. Per cent and percentage points. Its "
+        "teacher itself: success on `val` of the reader that teaches the plan, shown what it is shown. PALR of all "
+        "taught tokens. Prior: success where it holds less success where it is reversed.\n"
     )
 
 
@@ -105,6 +108,11 @@ def _at(curve: Sequence[dict[str, Any]], seconds: float) -> float:
 
 def _macro(values: Values) -> float:
     return float(np.mean([task.mean() for task in values.values()]))
+
+
+def _reader(out: Path, seed: int, variant: Variant) -> float | None:
+    path = run_folder(out, seed, variant.folder) / READER_FILE
+    return 100 * json.loads(path.read_text())["macro"] if path.exists() else None
 
 
 def _leak(out: Path, seed: int, variant: Variant) -> float | None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pilotage.data.prior import prior_of, prior_pairs
-from pilotage.evaluate import evaluate
+from pilotage.distill.routes import Route
+from pilotage.evaluate import evaluate, score
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.evaluate.run import EVAL_FOLDER
@@ -16,10 +17,11 @@ from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.train.answer_leak import leak_of_trained
-from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh, Live
+from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedRefresh, Live
+from pilotage.views import VIEWS
 
 NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
-PRIOR_FILE, LEAK_FILE = "prior.json", "palr.json"
+PRIOR_FILE, LEAK_FILE, READER_FILE = "prior.json", "palr.json", "reader.json"
 
 
 def measure_prior(recipe: Recipe, run_dir: Path) -> None:
@@ -70,3 +72,37 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
         num_wrong=NUM_WRONG,
     )
     write_json(path, leak.as_dict())
+
+
+def measure_reader(recipe: Recipe, run_dir: Path) -> None:
+    """How well the reader that teaches the plan plans by itself, shown what it is shown, in `reader.json`.
+
+    A teacher that cannot use what it is told has nothing to teach. Of stages whose teachers move, nothing.
+    """
+    stage = recipe.stages[-1]
+    path = run_dir / READER_FILE
+    if path.exists() or not isinstance(stage, DistillConfig):
+        return
+    routes = [route for route in stage.routers[0].routes if _teaches_plans(route)]
+    if len(routes) != 1 or not isinstance(routes[0].weights, FrozenCopy):
+        return
+    examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
+    reader = load(recipe, routes[0].weights.source or recipe.backbone)
+    rollouts = TransformersEngine(reader, batch_size=EVAL_BATCH).generate(
+        [VIEWS[routes[0].view](example, recipe.prompts) for example in examples],
+        example_ids=[example.id for example in examples],
+        max_new_tokens=recipe.max_new_tokens,
+    )
+    by_task: dict[str, list[bool]] = {name: [] for name, _ in recipe.levels}
+    for example, rollout in zip(examples, rollouts, strict=True):
+        task = get_task(example.task)
+        verdict = score(task, task.parse_state(example.state), "student", rollout.text)
+        by_task[example.task].append(verdict.success)
+    success = {name: sum(won) / len(won) for name, won in by_task.items()}
+    write_json(
+        path, {"view": routes[0].view, "success": success, "macro": sum(success.values()) / len(success)}
+    )
+
+
+def _teaches_plans(route: Route) -> bool:
+    return route.rows != "invalid" and (route.spans == "all" or "answer" in route.spans)

@@ -20,8 +20,9 @@ class SftConfig:
 
     stage: str = "stage1"
     """Name in `metrics.jsonl`, and of the folder in the run that holds checkpoints and the model."""
-    image_view: Literal["perception", "student"] = "perception"
-    """What image rows ask for: the perception answer (stage 1), or the whole reference response (the baseline)."""
+    image_view: Literal["perception", "student", "student_with_plan"] = "perception"
+    """What image rows ask for: the perception answer (stage 1), or the whole reference response, with nothing but the
+    picture (the baseline) or with the plan told beside it."""
     prompts: PromptSet
     steps: int
     """Optimiser steps."""
