@@ -13,7 +13,8 @@ import pytest
 from pilotage.errors import PilotageError
 from pilotage.recipes.ablation import ABLATION, VARIANTS
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.study import cell, run_part, run_study, stages_table, success_table
+from pilotage.recipes.study_runs import run_part, run_study
+from pilotage.recipes.study_tables import cell, stages_table, success_table
 
 
 def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
@@ -42,7 +43,7 @@ def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
 def test_a_row_is_the_mean_over_seeds_and_a_missing_one_says_so(tmp_path):
     for seed, wins in ((0, 4), (1, 8)):
         measured(tmp_path, seed, "mgsd", "stage2", wins)
-    table = success_table(ABLATION, tmp_path, (0, 1)).splitlines()
+    table = success_table(ABLATION, tmp_path, (0, 1)).as_markdown().splitlines()
     assert len(table) == 2 + len(VARIANTS) + 2, "a head, the variants, and what they are held against"
     (both,) = [line for line in table if line.startswith("| both (MGSD")]
     assert both.count("| 60.0 (") == 6
@@ -56,7 +57,7 @@ def test_a_variant_is_held_against_the_whole_method_seed_by_seed_and_state_by_st
         measured(tmp_path, seed, "no_plan", "stage2", wins - 1)
     (line,) = [
         row
-        for row in success_table(ABLATION, tmp_path, (0, 1)).splitlines()
+        for row in success_table(ABLATION, tmp_path, (0, 1)).as_markdown().splitlines()
         if "without the reference" in row
     ]
     mean, low, high = re.search(r"\| ([+-]\d+\.\d) \(([+-]\d+\.\d) to ([+-]\d+\.\d)\) \|$", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -68,7 +69,7 @@ def test_the_stages_of_the_whole_method_stand_side_by_side(tmp_path):
     for seed, wins in ((0, 4), (1, 8)):
         measured(tmp_path, seed, "mgsd", "base", 0)
         measured(tmp_path, seed, "mgsd", "stage2", wins)
-    lines = stages_table(ABLATION, tmp_path, (0, 1)).splitlines()
+    lines = stages_table(ABLATION, tmp_path, (0, 1)).as_markdown().splitlines()
     assert lines[0] == "|  | base | stage1 | stage2 |" and len(lines) == 2 + 3 * 3
     (line,) = [line for line in lines if line.startswith("| perception, maze")]
     assert line.startswith("| perception, maze | 0.0 (0.0-30.8) | not run | 60.0 (")
@@ -115,7 +116,7 @@ def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path,
         done.append((seed, folder))
         return 1 if folder == "mgsd" and seed == 1 else 0
 
-    monkeypatch.setattr("pilotage.recipes.study._spawn", spawn)
+    monkeypatch.setattr("pilotage.recipes.study_runs._spawn", spawn)
     told: list[str] = []
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
         run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)

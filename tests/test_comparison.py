@@ -13,7 +13,8 @@ from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.recipes import comparison, study_costs, study_extras
 from pilotage.recipes.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
 from pilotage.recipes.runner import examples_of
-from pilotage.recipes.study import Study, run_folder, run_part, write_tables
+from pilotage.recipes.study import Study, run_folder
+from pilotage.recipes.study_runs import run_part, write_tables
 from pilotage.tasks import get_task
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.grpo_config import GrpoConfig
@@ -83,6 +84,7 @@ def test_vigos_rows_change_what_their_titles_say() -> None:
 
 
 def test_training_levels_of_the_prior_study_all_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "NUM_TRAIN", 200)
     recipe = PRIOR.trunk(0)
     train = [e for e in examples_of(recipe, "train") if e.task != "maze"]
     test = [e for e in examples_of(recipe, "test") if e.task != "maze"]
@@ -101,6 +103,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (comparison, "STAGE1_STEPS", 1),
         (comparison, "TOLD_STEPS", 1),
         (comparison, "STAGE2_STEPS", 2),
+        (comparison, "NUM_TRAIN", 20),
         (comparison, "NUM_TEST", 3),
         (comparison, "NUM_VAL", 2),
         (comparison, "VALIDATE_EVERY", 1),
@@ -126,9 +129,15 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert cells["GKD"][6] != "-" and cells["SFT on reference answers"][6] == "-"
     reader = json.loads((run_folder(tmp_path, 0, "vigos") / "reader.json").read_text())
     assert reader["view"] == "student_with_plan" and set(reader["success"]) == {"frozenlake", "minibehaviour"}
+    page = (tmp_path / "methods.html").read_text()
+    assert "<script" not in page and page.count('class="chart ways"') == 4
+    assert 'aria-label="ViGOS, paper: 0 % after 96 rollouts"' in page, "two steps of 48"
+    missing, ends = page.split('id="ends"')
+    assert "<li>OPSD</li>" in missing and "<li>GKD</li>" not in missing
+    assert ends.count('class="reach"') == 6, "base, stage 1 and the four that ran"
     prior = json.loads((run_folder(tmp_path, 0, "vigos") / "prior.json").read_text())
     assert prior["kinds"]["image"]["frozenlake"]["num_pairs"] == 2
-    curve = [row["step"] for row in study_costs._curve(tmp_path, 0, METHODS.variant("ViGOS, paper"))]
+    curve = [row["step"] for row in study_costs.curve_of(tmp_path, 0, METHODS.variant("ViGOS, paper"))]
     assert curve == [0, 1, 2]
 
 

@@ -19,10 +19,11 @@ class StudyCommand:
     reference plan, both with the sampled estimator, stage 1 and then reference answers, and a control
     whose teacher sees no more than the student.
 
-    methods: MGSD, ViGOS, OPSD, GKD, dense-feedback RL, SFT and the control after one first stage, on
-    larger levels. estimators: full vocabulary or sampled token, JSD or reverse KL, all rows the
-    student's or half of them the data set's. vigos: ViGOS without one of its parts. These three share
-    the first stage when OUT is the same folder. prior: trained on levels that follow a prior alone.
+    methods: MGSD, ViGOS, OPSD, GKD, dense-feedback RL, GRPO, SFT and the control after one first
+    stage, on larger levels. estimators: full vocabulary or sampled token, JSD or reverse KL, all rows
+    the student's or half of them the data set's. Both share the first stage when OUT is the same
+    folder. vigos: ViGOS without one of its parts, and prior: trained on levels that follow a prior
+    alone; both after a first stage that also teaches to follow a plan beside a picture.
 
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """
@@ -30,7 +31,7 @@ class StudyCommand:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
     """Which one."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """Folder for the runs and for <STUDY>.md."""
+    """Folder for the runs, for <STUDY>.md and for the page <STUDY>.html."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the training levels, their order and the rollouts."""
     jobs: int = 2
@@ -40,7 +41,7 @@ class StudyCommand:
 
     def run(self) -> int:
         from pilotage.recipes.studies import STUDIES
-        from pilotage.recipes.study import run_study, write_tables
+        from pilotage.recipes.study_runs import run_study, write_tables
 
         if self.name not in STUDIES:
             raise PilotageError(f"no study {self.name!r}; there are {', '.join(STUDIES)}")
@@ -49,4 +50,5 @@ class StudyCommand:
             print(write_tables(study, self.out, self.seeds))
         else:
             print(run_study(study, self.out, self.seeds, jobs=self.jobs, tell=print))
+        print(f"page {self.out / study.name}.html")
         return 0

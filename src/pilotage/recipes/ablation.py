@@ -9,7 +9,8 @@ from pilotage.distill.estimators import Sampled
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.nano_methods import nano_control_no_privilege, nano_visual_sft
 from pilotage.recipes.recipe import BASE_STAGE, Recipe, Stage
-from pilotage.recipes.study import Study, Variant, stages_table
+from pilotage.recipes.study import Study, Variant
+from pilotage.recipes.study_tables import stages_table
 from pilotage.train.distill_config import DistillConfig
 
 MAIN = "mgsd"

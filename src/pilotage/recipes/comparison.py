@@ -47,7 +47,7 @@ LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
 STAGE1_STEPS, STAGE2_STEPS = 200, 40
 """Less than the demo has, on its hardest levels and beyond: methods are told apart by what is left to learn."""
 TOLD_STEPS = 20
-NUM_TEST, NUM_VAL, VALIDATE_EVERY = 150, 30, 5
+NUM_TRAIN, NUM_TEST, NUM_VAL, VALIDATE_EVERY = 3000, 150, 30, 5
 MAX_NEW_TOKENS = 176
 """The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
 
@@ -66,6 +66,7 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     return replace(
         whole,
         levels=LEVELS,
+        num_train=NUM_TRAIN,
         num_test=NUM_TEST,
         num_val=NUM_VAL,
         max_new_tokens=MAX_NEW_TOKENS,

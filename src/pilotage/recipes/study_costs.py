@@ -11,15 +11,16 @@ import numpy as np
 
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.recipes.recipe import BASE_STAGE
-from pilotage.recipes.study import Study, Values, Variant, cell, is_measured, markdown, outcomes, run_folder
+from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
 from pilotage.recipes.study_extras import LEAK_FILE, PRIOR_FILE, READER_FILE
+from pilotage.recipes.study_tables import Values, cell, is_measured, outcomes
 from pilotage.recipes.validation import VALIDATION
 
 GOAL_SHARE = 0.8
 """Of the base's success from words: what rollouts and seconds are counted to."""
 
 
-def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
+def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """What it took, and what the answer and the prior have to do with it; means over seeds, each seed in brackets.
 
     Rollouts and seconds are those of the second stage until unseen pictures of the split `val` are solved as often as
@@ -45,11 +46,11 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
         if not all(is_measured(out, seed, each) for seed in seeds for each in (variant, base)):
             lines.append([variant.title, *(["not run"] * len(head))])
             continue
-        curves = {seed: _curve(out, seed, variant) for seed in seeds}
+        curves = {seed: curve_of(out, seed, variant) for seed in seeds}
         goals = {seed: GOAL_SHARE * _macro(outcomes(out, seed, base, "text")) for seed in seeds}
         reached = [_reached(curves[seed], goals[seed]) for seed in seeds]
         rollouts = [
-            None if at is None else at[0] * _rows_per_step(out, seed, variant)
+            None if at is None else at[0] * rows_per_step(out, seed, variant)
             for at, seed in zip(reached, seeds, strict=True)
         ]
         optimal = [list(outcomes(out, seed, variant, "image", "optimal").values()) for seed in seeds]
@@ -66,19 +67,22 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> str:
                 _told([_prior_difference(out, seed, variant) for seed in seeds], "{:+.1f}"),
             ]
         )
-    return markdown(["variant", *head], lines) + (
-        f"\nGoal: {GOAL_SHARE:.0%} of the base's success from words, on `val`. Per cent and percentage points. Its "
-        "teacher itself: success on `val` of the reader that teaches the plan, shown what it is shown. PALR of all "
-        "taught tokens. Prior: success where it holds less success where it is reversed.\n"
+    return StudyTable(
+        title="What it took, and what the answer and the prior have to do with it",
+        head=["variant", *head],
+        lines=lines,
+        note=f"Per cent and percentage points. Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split "
+        "val. Its teacher itself: success there of the reader that teaches the plan, shown what it is shown. PALR of "
+        "all taught tokens. Prior: success where it holds less success where it is reversed.",
     )
 
 
-def _curve(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
+def curve_of(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
     rows = read_jsonl(run_folder(out, seed, variant.folder) / VALIDATION).rows
     return [row for row in rows if row["stage"] == variant.stage]
 
 
-def _rows_per_step(out: Path, seed: int, variant: Variant) -> int:
+def rows_per_step(out: Path, seed: int, variant: Variant) -> int:
     settings = json.loads((run_folder(out, seed, variant.folder) / "config.json").read_text())
     stage = settings["recipe"]["stages"][-1]
     return (
@@ -90,7 +94,7 @@ def _rows_per_step(out: Path, seed: int, variant: Variant) -> int:
 
 def _fastest_s(study: Study, out: Path, seed: int) -> float:
     ends = [
-        _curve(out, seed, variant)[-1]["train_s"]
+        curve_of(out, seed, variant)[-1]["train_s"]
         for variant in study.variants
         if variant.make is not None and is_measured(out, seed, variant)
     ]

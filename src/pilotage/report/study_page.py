@@ -1,0 +1,180 @@
+"""The page of a study: where each variant ends, how it got there, and the tables. One file, no script, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from pilotage import __version__
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.report.assets import asset, environment
+from pilotage.report.charts import KIND_TITLES
+from pilotage.report.svg import Scale, group, nice_ticks, tag, tick_text, title
+from pilotage.report.text import percent
+
+Curve = Sequence[tuple[float, float]]
+"""(rollouts so far, success) of one seed, in order."""
+
+_TENTHS = tuple(i / 5 for i in range(6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownVariant:
+    """One variant, as far as it has been run."""
+
+    title: str
+    shares: Mapping[str, Interval]
+    """Kind (`image`, `text`, `perception`) -> success on test levels; empty for a variant that was not run."""
+    curves: Sequence[Curve] = ()
+    """By seed; empty for what has no steps of its own."""
+    is_reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownTable:
+    title: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    note: str
+
+
+def render_study(
+    *,
+    name: str,
+    what: str,
+    facts: Sequence[tuple[str, str]],
+    variants: Sequence[ShownVariant],
+    tables: Sequence[ShownTable],
+    goal: float | None,
+) -> str:
+    """The whole page. `goal` is a success in [0, 1] that the curves are held against."""
+    shown = [variant for variant in variants if variant.shares]
+    drawn = [variant for variant in variants if variant.curves]
+    most = max((curve[-1][0] for variant in drawn for curve in variant.curves), default=0.0)
+    return (
+        environment()
+        .get_template("study.html.j2")
+        .render(
+            name=name,
+            what=what,
+            facts=facts,
+            version=__version__,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            missing=[variant.title for variant in variants if not variant.shares],
+            legend={kind: KIND_TITLES[kind] for kind in KIND_TITLES},
+            ends=ends_chart(shown) if shown else None,
+            panels=[(variant, ways_chart(variant, drawn, most=most, goal=goal)) for variant in drawn],
+            goal=None if goal is None else percent(goal),
+            tables=tables,
+            style=Markup(asset("page.css") + asset("study.css")),
+        )
+    )
+
+
+def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
+    """A line a variant: success from pictures with its interval, from words and in perception as lighter marks."""
+    width, left, right, row, top = 980.0, 270.0, 52.0, 27.0, 24.0
+    bottom = top + row * len(variants)
+    x = Scale(low=0.0, high=1.0, start=left, stop=width - right)
+    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 6, y2=bottom, class_="grid") for v in _TENTHS]
+    parts += [
+        tag("text", f"{100 * v:.0f} %", x=x(v), y=12, class_="tick", text_anchor="middle") for v in _TENTHS
+    ]
+    for i, variant in enumerate(variants):
+        y = top + row * (i + 0.5)
+        label = tag(
+            "text",
+            variant.title,
+            x=left - 14,
+            y=y + 4.5,
+            text_anchor="end",
+            class_="name reference" if variant.is_reference else "name",
+        )
+        marks = [label]
+        for kind in ("text", "perception", "image"):
+            share = variant.shares.get(kind)
+            if share is None:
+                continue
+            told = (
+                f"{variant.title}, {KIND_TITLES[kind]}: {percent(share.mean)} % "
+                f"[{percent(share.low)}–{percent(share.high)}]"
+            )
+            mark = [title(told)]
+            if kind == "image":
+                mark.append(tag("path", d=f"M{x(share.low):.1f} {y:.1f}H{x(share.high):.1f}", class_="reach"))
+            mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if kind == "image" else 4.0))
+            marks.append(group(mark, class_=f"k-{kind}"))
+        if (image := variant.shares.get("image")) is not None:
+            value = tag(
+                "text", percent(image.mean), x=width - 6, y=y + 4.5, text_anchor="end", class_="value"
+            )
+            marks.append(value)
+        parts.append(group(marks))
+    spoken = "; ".join(
+        f"{variant.title} {percent(variant.shares['image'].mean)} %"
+        for variant in variants
+        if "image" in variant.shares
+    )
+    return _svg(f"Success from pictures by variant. {spoken}", width, bottom + 4, parts, "ends")
+
+
+def ways_chart(
+    variant: ShownVariant, all_variants: Sequence[ShownVariant], *, most: float, goal: float | None
+) -> Markup:
+    """The variant's seeds over rollouts, and the other variants' means in grey behind them."""
+    width, height, left, right, top, bottom = 330.0, 190.0, 38.0, 12.0, 8.0, 30.0
+    x = Scale(low=0.0, high=most or 1.0, start=left, stop=width - right)
+    y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
+    quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
+    parts = [tag("line", x1=left, x2=width - right, y1=y(v), y2=y(v), class_="grid") for v in quarters]
+    parts += [
+        tag("text", percent(v), x=left - 6, y=y(v) + 4, class_="tick", text_anchor="end") for v in quarters
+    ]
+    parts += [
+        tag("text", tick_text(v), x=x(v), y=height - bottom + 16, class_="tick", text_anchor="middle")
+        for v in nice_ticks(0.0, most or 1.0, 3)
+        if v <= (most or 1.0)
+    ]
+    if goal is not None:
+        parts.append(tag("line", x1=left, x2=width - right, y1=y(goal), y2=y(goal), class_="goal"))
+    for other in all_variants:
+        if other is not variant:
+            parts.append(tag("path", title(other.title), d=_path(_mean(other.curves), x, y), class_="other"))
+    parts += [tag("path", d=_path(curve, x, y), class_="seed") for curve in variant.curves]
+    parts.append(tag("path", d=_path(_mean(variant.curves), x, y), class_="own"))
+    last = _mean(variant.curves)[-1]
+    return _svg(
+        f"{variant.title}: {percent(last[1])} % after {last[0]:,.0f} rollouts", width, height, parts, "ways"
+    )
+
+
+def _mean(curves: Sequence[Curve]) -> list[tuple[float, float]]:
+    """The seeds' mean at the rollouts that all of them were measured at."""
+    by_rollouts: dict[float, list[float]] = {}
+    for curve in curves:
+        for rollouts, success in curve:
+            by_rollouts.setdefault(rollouts, []).append(success)
+    return [
+        (at, sum(found) / len(found))
+        for at, found in sorted(by_rollouts.items())
+        if len(found) == len(curves)
+    ]
+
+
+def _path(curve: Curve, x: Scale, y: Scale) -> str:
+    return "M" + "L".join(f"{x(rollouts):.1f} {y(success):.1f}" for rollouts, success in curve)
+
+
+def _svg(spoken: str, width: float, height: float, parts: Sequence[Markup], class_: str) -> Markup:
+    return tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:g} {height:g}",
+        class_=f"chart {class_}",
+        role="img",
+        aria_label=spoken,
+        xmlns="http://www.w3.org/2000/svg",
+    )

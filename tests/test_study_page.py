@@ -1,0 +1,48 @@
+"""The page of a study, from figures made up here."""
+
+from __future__ import annotations
+
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.report.study_page import ShownTable, ShownVariant, render_study, ways_chart
+
+
+def share(mean: float) -> Interval:
+    return Interval(mean=mean, low=mean - 0.05, high=mean + 0.05, n=100)
+
+
+def variant(title: str, *ends: float, reference: bool = False) -> ShownVariant:
+    return ShownVariant(
+        title=title,
+        shares={"image": share(0.5), "text": share(0.9)},
+        curves=[[(0, 0.1), (100, 0.2), (200, end)] for end in ends],
+        is_reference=reference,
+    )
+
+
+def page(*variants: ShownVariant, lines: list[list[str]] | None = None) -> str:
+    table = ShownTable(title="T", head=["variant", "figure"], lines=lines or [], note="")
+    return render_study(name="s", what="W", facts=[], variants=variants, tables=[table], goal=0.76)
+
+
+def test_what_was_not_run_is_named_and_drawn_nowhere() -> None:
+    told = page(variant("here", 0.6), ShownVariant(title="absent", shares={}))
+    assert told.count("absent") == 1 and "<li>absent</li>" in told
+    assert "Dashed: 76 %" in told
+
+
+def test_titles_and_cells_are_text_whatever_they_hold() -> None:
+    told = page(variant("<script>x</script>", 0.6), lines=[["<img src=x>", "1"]])
+    assert "<script" not in told and "<img" not in told
+    assert "&lt;script&gt;" in told and "&lt;img" in told
+
+
+def test_a_way_is_the_mean_of_its_seeds_before_the_others() -> None:
+    own, other = variant("own", 0.4, 0.6), variant("other", 0.9)
+    drawn = str(ways_chart(own, [own, other], most=200, goal=None))
+    assert 'aria-label="own: 50 % after 200 rollouts"' in drawn
+    assert drawn.count('class="seed"') == 2 and drawn.count('class="other"') == 1 and "goal" not in drawn
+
+
+def test_a_study_of_nothing_is_a_page_too() -> None:
+    told = page(ShownVariant(title="absent", shares={}))
+    assert "Where each ends" not in told and "Numbers" in told
