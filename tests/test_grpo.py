@@ -173,3 +173,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, lora):
 def test_settings_that_make_no_sense_are_named(changes, named):
     with pytest.raises(PilotageError, match=named):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_sharded_launch_is_refused_before_anything_is_written(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(PilotageError, match=f"{name} is set.*launch without FSDP"):
+        run(tiny(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

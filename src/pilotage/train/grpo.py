@@ -36,6 +36,9 @@ from pilotage.views import student_view
 
 logger = logging.getLogger(__name__)
 
+SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+"""What `accelerate launch` sets in the environment of ranks that share out the weights."""
+
 FIGURES = {
     "rewards/success/mean": "rollout/success",
     "rewards/parsed/mean": "rollout/parsed",
@@ -66,8 +69,14 @@ def run_grpo(
 
     Writes to `run_dir/metrics.jsonl` and `run_dir/<stage>/`; run again after a kill, it goes on from the last
     checkpoint. `engine` defaults to decoding with the model itself. Raises PilotageError when the folder holds a run
-    with other settings.
+    with other settings, or when accelerate is to shard the model.
     """
+    if sharding := [name for name in SHARDING if os.environ.get(name, "").lower() in ("1", "true", "yes")]:
+        # Ranks whose answers end at different lengths would wait for each other's shards for ever.
+        raise PilotageError(
+            f"GRPO samples with the model itself and cannot do so while its weights are sharded ({sharding[0]} is "
+            "set): launch without FSDP and DeepSpeed, every rank then holds the whole model"
+        )
     folder = Path(run_dir) / config.stage
     if os.environ.get("RANK", "0") == "0":
         settings = {"model": fingerprint(backbone), "examples": example_digest(examples)}
