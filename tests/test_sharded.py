@@ -15,8 +15,9 @@ from pilotage.distill.chunked import Head
 from pilotage.distill.divergences import JSD, RescaleCap
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.distill.reduce import count_step, global_counts, token_weights
+from ranks import NUM_RANKS, on_ranks
 
-NUM_RANKS, V, H = 2, 37, 8
+V, H = 37, 8
 ESTIMATORS = [
     FullVocabulary(divergence=JSD(beta=0.3), cap=RescaleCap(tau=0.5), chunk_size=3),
     Sampled(as_="advantage", chunk_size=3),
@@ -88,8 +89,7 @@ def run_rank(rank: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS)
+    dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (NUM_RANKS,))
 
     def all_sum(flat: torch.Tensor) -> torch.Tensor:
@@ -117,13 +117,12 @@ def run_rank(rank: int, folder: str) -> None:
             results[layout, index] = (all_sum(torch.tensor([loss])).item(), gradients)
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run_rank, args=(str(folder),), nprocs=NUM_RANKS, join=True)
+    on_ranks(run_rank, folder)
     return torch.load(folder / "results.pt")
 
 

@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,9 @@ from pilotage.backbones.load import load_backbone
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.train.distill import DistillTrainer
+from ranks import NUM_RANKS, on_ranks
 from tiny import tiny_backbone
 
-NUM_RANKS = 2
 ESTIMATORS = {"full": FullVocabulary(divergence=ReverseKL()), "sampled": Sampled(as_="advantage")}
 
 
@@ -46,15 +43,12 @@ def step_of(trainer: DistillTrainer) -> dict[str, float]:
     return {name: value for name, value in trainer._metrics.items() if "time" not in name}
 
 
-def run_rank(rank: int, folder: str, port: int) -> None:
+def run_rank(rank: int, folder: str) -> None:
     """One rank: shards every layer and the rest, makes a step, and writes the gathered gradients."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    torch.set_num_threads(1)
     results = {}
     for name in ESTIMATORS:
         trainer = trainer_of(name, Path(folder))
@@ -74,20 +68,12 @@ def run_rank(rank: int, folder: str, port: int) -> None:
         trainer._save_student(Path(folder) / name)
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    # gloo's threads may outlive the interpreter's own end, which then aborts a process that has done its work.
-    sys.stdout.flush()
-    os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_rank, args=(str(folder), port), nprocs=NUM_RANKS, join=True)
+    on_ranks(run_rank, folder)
     return torch.load(folder / "results.pt", weights_only=False) | {"folder": folder}
 
 

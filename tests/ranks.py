@@ -1,0 +1,35 @@
+"""Two gloo ranks in processes of their own, for tests that call `fully_shard` itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+NUM_RANKS = 2
+Rank = Callable[[int, str], None]
+"""What a rank does: (rank, folder) -> nothing; it writes what it has to say into the folder."""
+
+
+def on_ranks(run_rank: Rank, folder: Path) -> None:
+    """Runs `run_rank` on every rank; raises if one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_run, args=(run_rank, str(folder), port), nprocs=NUM_RANKS, join=True)
+
+
+def _run(rank: int, run_rank: Rank, folder: str, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    run_rank(rank, folder)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    # gloo's threads may outlive the interpreter's own end, which then aborts a process that has done its work.
+    sys.stdout.flush()
+    os._exit(0)
