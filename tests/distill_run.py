@@ -130,6 +130,8 @@ def main() -> None:
         run_dir=arguments.run_dir,
         on_step=on_step,
     )
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

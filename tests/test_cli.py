@@ -123,3 +123,26 @@ def test_nano_export_copies_an_ordinary_directory_once(tmp_path, capsys):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
     assert main(["nano", "export", str(folder)]) == 2
     assert f"{folder} exists already" in capsys.readouterr().err
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnRanks:
+    """A command that begins a launch's process group, of one rank."""
+
+    def run(self) -> int:
+        import torch
+
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
+        return 0
+
+
+def test_a_command_leaves_no_process_group_behind(monkeypatch):
+    import torch
+
+    entry = Entry(words=("ranks",), module="none", name="OnRanks", summary="")
+    monkeypatch.setattr(Entry, "load", lambda self: OnRanks)
+    monkeypatch.setattr(cli, "COMMANDS", (entry,))
+    assert main(["ranks"]) == 0
+    assert not torch.distributed.is_initialized()

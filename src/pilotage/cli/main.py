@@ -132,7 +132,16 @@ def _run(entry: Entry, arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("pilotage").setLevel(logging.INFO)
-    return command.run()
+    status = command.run()
+    _leave_ranks()
+    return status
+
+
+def _leave_ranks() -> None:
+    """Closes what a launch on several ranks opened; left to the interpreter's own end, a rank may be aborted there."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _description(command_type: type[Command]) -> str:
