@@ -10,10 +10,13 @@ import pytest
 
 from pilotage.distill.divergences import JSD, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.evaluate import rows_path
 from pilotage.recipes import comparison, study_costs, study_extras
 from pilotage.recipes.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
 from pilotage.recipes.runner import examples_of
 from pilotage.recipes.study import Study, run_folder
+from pilotage.recipes.study_costs import cost_table
+from pilotage.recipes.study_prior import prior_table
 from pilotage.recipes.study_runs import run_part, write_tables
 from pilotage.tasks import get_task
 from pilotage.train.distill_config import DistillConfig
@@ -118,11 +121,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> None:
     for folder in ("stage1", "vigos", "gkd", "grpo", "visual_sft"):
         run_part(METHODS, tmp_path, 0, folder)
-    success, costs = write_tables(METHODS, tmp_path, (0,)).split("Reference: ")
-    lines = {line.split(" | ")[0].strip("| "): line for line in (success + costs).splitlines() if "|" in line}
-    assert "not run" in lines["OPSD"] and "not run" not in lines["ViGOS, paper"]
-    told = [line for line in costs.splitlines() if line.startswith(("| ViGOS, paper", "| GKD", "| SFT"))]
-    cells = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in told}
+    write_tables(METHODS, tmp_path, (0,))
+    cells = {line[0]: line for line in cost_table(METHODS, tmp_path, (0,)).lines}
+    assert set(cells["OPSD"][1:]) == {"not run"} and "not run" not in cells["ViGOS, paper"]
     assert cells["SFT on reference answers"][7] == "-", "nobody teaches, so nothing leaks"
     assert cells["GKD"][7].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
     assert cells["ViGOS, paper"][7] == "-", "cut at 24 tokens, no answer is in the format"
@@ -164,3 +165,41 @@ def test_the_goal_is_reached_where_validation_first_is_there() -> None:
     assert study_costs._at(curve, 100.0) == pytest.approx(0.3)
     assert study_costs._told([1.0, 3.0], "{:.0f}") == "2 (1 3)"
     assert study_costs._told([1.0, None], "{:.0f}") == "- (1 -)"
+
+
+def write_probe(folder: Path, won: Any) -> None:
+    """Answers to two pairs of levels a task, of which `won` says which succeed: (task, holds, pair) -> bool."""
+    rows = []
+    for task, (holds, reversed_) in PROBED.items():
+        for is_holding, states in ((True, holds), (False, reversed_)):
+            for pair, state in enumerate(states):
+                rows.append(
+                    {
+                        "id": f"{task}-{is_holding}-{pair}",
+                        "kind": "image",
+                        "task": task,
+                        "level": 3,
+                        "optimal_length": pair,
+                        "state": state,
+                        "verdict": {"success": won(task, is_holding, pair)},
+                    }
+                )
+    path = rows_path(folder / "probe", "stage2", "image")
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+LOWER_RIGHT, UPPER_LEFT = {"map": ["SFF", "FFF", "FFG"]}, {"map": ["GFF", "FFF", "FFS"]}
+PROBED = {"frozenlake": ([LOWER_RIGHT] * 2, [UPPER_LEFT] * 2)}
+
+
+def test_who_leans_on_the_prior_is_compared_pair_by_pair(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_probe(run_folder(tmp_path, seed, "opsd"), lambda task, holds, pair: holds)
+        write_probe(run_folder(tmp_path, seed, "vigos"), lambda task, holds, pair: holds or pair == 0)
+    lines = {line[0]: line[1:] for line in prior_table(PRIOR, tmp_path, (0, 1)).lines}
+    assert lines["OPSD"][2].startswith("+100.0 (") and lines["OPSD"][3] == ""
+    assert lines["ViGOS, paper"][0].startswith("100.0 (") and lines["ViGOS, paper"][1].startswith("50.0 (")
+    assert lines["ViGOS, paper"][2].startswith("+50.0 (") and lines["ViGOS, paper"][3].startswith("-50.0 (")
+    assert lines["MGSD, full vocabulary"] == ["not run"] * 4
+    assert "before distilling" not in lines, "it was not probed here"

@@ -107,6 +107,19 @@ def prior_conflict(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = N
     )
 
 
+def paired_success(rows: Iterable[Row], kind: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Task -> success on its pairs where the prior holds, and where it is reversed: equally long, in one order.
+
+    Measurements of the same examples have the same pairs, so their values may be compared pair by pair.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["kind"] == kind and prior_of(get_task(row["task"])) is not None:
+            groups.setdefault(row["task"], []).append(row)
+    found = {task: _pair(group) for task, group in groups.items()}
+    return {task: (paired.values(0), paired.values(1)) for task, paired in found.items() if paired.pairs}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Paired:
     pairs: Sequence[tuple[Sequence[Row], Sequence[Row]]]

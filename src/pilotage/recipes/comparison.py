@@ -37,6 +37,7 @@ from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.study import Study, Variant
 from pilotage.recipes.study_costs import cost_table
 from pilotage.recipes.study_extras import measure_leak, measure_prior, measure_reader
+from pilotage.recipes.study_prior import prior_table
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
@@ -165,7 +166,7 @@ METHODS = Study(
     ),
     reference=MGSD_FULL,
     extras=(measure_prior, measure_leak, measure_reader),
-    tables=(cost_table,),
+    tables=(cost_table, prior_table),
 )
 
 
@@ -282,5 +283,5 @@ PRIOR = Study(
     ),
     reference="OPSD",
     extras=(measure_prior, measure_leak, measure_reader),
-    tables=(cost_table,),
+    tables=(cost_table, prior_table),
 )

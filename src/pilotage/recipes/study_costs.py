@@ -1,4 +1,4 @@
-"""What each variant of a study took to get where it got, and what the answer and the prior have to do with it."""
+"""What each variant of a study took to get where it got, and what the answer has to do with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.recipes.recipe import BASE_STAGE
 from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
-from pilotage.recipes.study_extras import LEAK_FILE, PRIOR_FILE, READER_FILE
+from pilotage.recipes.study_extras import LEAK_FILE, READER_FILE
 from pilotage.recipes.study_tables import Values, cell, is_measured, outcomes
 from pilotage.recipes.validation import VALIDATION
 
@@ -21,7 +21,7 @@ GOAL_SHARE = 0.8
 
 
 def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """What it took, and what the answer and the prior have to do with it; means over seeds, each seed in brackets.
+    """What it took, and what the answer has to do with it; means over seeds, each seed in brackets.
 
     Rollouts and seconds are those of the second stage until unseen pictures of the split `val` are solved as often as
     `GOAL_SHARE` of the base's success from words; `>` where that was not reached. The same seconds: `val` at the time
@@ -36,7 +36,6 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         "val at the same seconds",
         "its teacher itself",
         "PALR",
-        "prior",
     ]
     lines = []
     fastest_s = {seed: _fastest_s(study, out, seed) for seed in seeds}
@@ -64,16 +63,15 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
                 _told([_reader(out, seed, variant) for seed in seeds], "{:.1f}"),
                 _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
-                _told([_prior_difference(out, seed, variant) for seed in seeds], "{:+.1f}"),
             ]
         )
     return StudyTable(
-        title="What it took, and what the answer and the prior have to do with it",
+        title="What it took, and what the answer has to do with it",
         head=["variant", *head],
         lines=lines,
         note=f"Per cent and percentage points. Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split "
         "val. Its teacher itself: success there of the reader that teaches the plan, shown what it is shown. PALR of "
-        "all taught tokens. Prior: success where it holds less success where it is reversed.",
+        "all taught tokens.",
     )
 
 
@@ -123,11 +121,6 @@ def _leak(out: Path, seed: int, variant: Variant) -> float | None:
     path = run_folder(out, seed, variant.folder) / LEAK_FILE
     figures = json.loads(path.read_text()) if path.exists() else {}
     return 100 * figures["palr/all"] if "palr/all" in figures else None
-
-
-def _prior_difference(out: Path, seed: int, variant: Variant) -> float | None:
-    path = run_folder(out, seed, variant.folder) / PRIOR_FILE
-    return 100 * json.loads(path.read_text())["macro"]["image"]["mean"] if path.exists() else None
 
 
 def _told(values: Sequence[float | None], form: str) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pilotage.data.prior import prior_of, prior_pairs
 from pilotage.distill.routes import Route
-from pilotage.evaluate import evaluate, score
+from pilotage.evaluate import evaluate, rows_path, score
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
-from pilotage.evaluate.run import EVAL_FOLDER
 from pilotage.files import write_json
 from pilotage.recipes.recipe import Recipe
 from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
@@ -22,6 +21,8 @@ from pilotage.views import VIEWS
 
 NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
 PRIOR_FILE, LEAK_FILE, READER_FILE = "prior.json", "palr.json", "reader.json"
+PROBE_FOLDER = "probe"
+"""Folder of a run: the answers that `PRIOR_FILE` was counted from."""
 
 
 def measure_prior(recipe: Recipe, run_dir: Path) -> None:
@@ -39,7 +40,7 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
         )
         for example in pair
     ]
-    probe_dir = run_dir / "probe"
+    probe_dir = run_dir / PROBE_FOLDER
     evaluate(
         TransformersEngine(load(recipe, str(run_dir / stage / "model"))),
         examples,
@@ -51,7 +52,7 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
         kinds=("image",),
         batch_size=EVAL_BATCH,
     )
-    rows = read_jsonl(probe_dir / EVAL_FOLDER / f"{stage}.image.jsonl").rows
+    rows = read_jsonl(rows_path(probe_dir, stage, "image")).rows
     write_json(path, prior_conflict(rows).as_dict())
 
 

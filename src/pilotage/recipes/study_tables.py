@@ -101,8 +101,15 @@ def _against(out: Path, seeds: Sequence[int], reference: Variant, image: Sequenc
             image, [outcomes(out, seed, reference, "image") for seed in seeds], strict=True
         )
     ]
-    low, high = bounds(differences)
-    mean = np.mean([[task.mean() for task in seed] for seed in differences])
+    return difference_cell(differences)
+
+
+def difference_cell(per_seed: Sequence[Sequence[np.ndarray]]) -> str:
+    """Mean over seeds of the mean over tasks of values in [-1, 1], in points, signed, with its interval."""
+    mean = float(np.mean([[task.mean() for task in seed] for seed in per_seed]))
+    low, high = bounds(per_seed)
+    if all((values == mean).all() for seed in per_seed for values in seed):
+        low, high = max(-1.0, mean - _reach(per_seed)), min(1.0, mean + _reach(per_seed))
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
@@ -118,10 +125,15 @@ def interval_of(per_seed: Sequence[Sequence[np.ndarray]]) -> Interval:
     n = sum(len(values) for values in per_seed[0])
     if mean in (0.0, 1.0):
         # Resampling sees no spread where all agree: the exact binomial bound for the states of one seed stands in.
-        reach = 1 - (0.05 / 2) ** (1 / min(len(values) for values in per_seed[0]))
+        reach = _reach(per_seed)
         return Interval(mean=mean, low=max(0.0, mean - reach), high=min(1.0, mean + reach), n=n)
     low, high = bounds(per_seed)
     return Interval(mean=mean, low=low, high=high, n=n)
+
+
+def _reach(per_seed: Sequence[Sequence[np.ndarray]]) -> float:
+    """Exact binomial 95 % bound of a share that was never seen, for the states of one seed and task."""
+    return 1 - (0.05 / 2) ** (1 / min(len(values) for values in per_seed[0]))
 
 
 def bounds(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -> tuple[float, float]:
