@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pilotage.cli.evaluate import Kind
-from pilotage.cli.gap import make_table, table_console
 from pilotage.cli.measured import find_rows
+from pilotage.cli.tables import make_table, table_console
 
 if TYPE_CHECKING:
     from pilotage.evaluate.bootstrap import Interval

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tyro
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from pilotage.cli.evaluate import Eval, Kind
 from pilotage.cli.measured import find_rows, rows_of
+from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
 
 if TYPE_CHECKING:
-    from pilotage.evaluate.bootstrap import Interval
     from pilotage.evaluate.gap import Gap, GapCell
 
 SHOWN_FAULTS = {
@@ -133,22 +129,3 @@ def _lines(gap: Gap, by_level: bool) -> list[tuple[str, GapCell]]:
         if by_level:
             lines += [(f"  level {level}", at_level) for level, at_level in gap.levels[task].items()]
     return [*lines, ("macro", gap.macro)] if len(gap.tasks) > 1 else lines
-
-
-def make_table(caption: str, *titles: str) -> Table:
-    table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
-    for title in titles:
-        left = title in ("task", "field", "kind")
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
-    return table
-
-
-def table_console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=110)
-
-
-def points(interval: Interval | None) -> str:
-    """`93.3 [90, 96]` in per cent; empty for None."""
-    if interval is None:
-        return ""
-    return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pilotage.cli.choose import TrainingOptions, note_settings, use_threads
+from pilotage.cli.choose import note_settings, use_threads
 from pilotage.cli.options import RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
-from pilotage.cli.train import DryRun, stage_of, student_of, tell
+from pilotage.cli.stages import DryRun, StageOptions, stage_of, student_of
 
 if TYPE_CHECKING:
     from pilotage.recipes import Recipe
     from pilotage.train.grpo_config import GrpoConfig
 
-_RUN = tyro.conf.arg(metavar="RUN")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Grpo(TrainingOptions):
+class Grpo(StageOptions):
     """GRPO: several plans for each picture, each rewarded by the judge and held against its group.
 
     The peer of stage 2 that has no teacher. The model goes to RUN/grpo/model, the figures of every
     step to RUN/metrics.jsonl. Killed and run again, it goes on where it was.
     """
 
-    run_folder: Annotated[Path, tyro.conf.Positional, _RUN]
-    """Folder of the run."""
     recipe: str = "nano_grpo"
     """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
     student: Annotated[
@@ -55,20 +50,23 @@ class Grpo(TrainingOptions):
 
     def run(self) -> int:
         if self.dry_run:
-            return tell(self)
+            return self.tell()
         from pilotage.recipes.runner import load
         from pilotage.train.grpo import run_grpo
 
         recipe = self.make_recipe(self.model)
         config = self.stage_config(recipe)
         use_threads(recipe)
-        student = student_of(recipe, self.run_folder, self.student)
+        student = self.begins_with(recipe)
         examples = self.load_examples(recipe, "train")
         note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("grpo", unit="steps") as bar:
             directory = run_grpo(config, load(recipe, student), examples, self.run_folder, on_step=bar)
         print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
         return 0
+
+    def begins_with(self, recipe: Recipe) -> str:
+        return student_of(recipe, self.run_folder, self.student)
 
     def stage_config(self, recipe: Recipe) -> GrpoConfig:
         """The recipe's stage with the options that were given."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
-from pilotage.cli.gap import make_table, table_console
+from pilotage.cli.tables import make_table, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pilotage.cli.gap import make_table, points, table_console
+from pilotage.cli.tables import make_table, points, table_console
 
 if TYPE_CHECKING:
     from pilotage.evaluate.passk import PassK

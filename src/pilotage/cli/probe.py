@@ -10,9 +10,10 @@ import tyro
 
 from pilotage.cli.compare import signed
 from pilotage.cli.evaluate import Eval, Kind
-from pilotage.cli.gap import SHOWN_FAULTS, make_table, points, table_console
+from pilotage.cli.gap import SHOWN_FAULTS
 from pilotage.cli.measured import find_rows, rows_of
 from pilotage.cli.options import RecipeInt
+from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
 

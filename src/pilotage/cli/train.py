@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pilotage.cli.choose import TrainingOptions, latest_model, note_settings, use_threads
+from pilotage.cli.choose import note_settings, use_threads
 from pilotage.cli.options import RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
+from pilotage.cli.stages import DryRun, StageOptions, stage_of, student_of
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
-    from pilotage.backbones.load import Backbone
-    from pilotage.cli.grpo import Grpo
     from pilotage.distill.divergences import Cap, Divergence
     from pilotage.distill.estimators import Estimator
     from pilotage.recipes import Recipe
@@ -23,25 +21,11 @@ if TYPE_CHECKING:
     from pilotage.train.distill_config import DistillConfig
     from pilotage.train.sft import SftConfig
 
-StageT = TypeVar("StageT")
-
-DryRun = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may "
-        "then be the name of a recipe."
-    ),
-]
-
-COMMANDS = {"SftConfig": "sft", "DistillConfig": "distill", "GrpoConfig": "grpo"}
-"""Which command trains a stage of these settings."""
-
-_RUN = tyro.conf.arg(metavar="RUN")
 _RECIPES = "(default: the recipe's)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sft(TrainingOptions):
+class Sft(StageOptions):
     """Stage 1: teach a model to read pictures, by supervised fine-tuning on perception questions.
 
     Some rows of every step are text only, so that planning from text is not forgotten. The model
@@ -49,8 +33,6 @@ class Sft(TrainingOptions):
     it goes on where it was.
     """
 
-    run_folder: Annotated[Path, tyro.conf.Positional, _RUN]
-    """Folder of the run."""
     image_view: Annotated[
         Literal["perception", "student"] | None,
         tyro.conf.arg(metavar="{perception,student}", help_behavior_hint=_RECIPES),
@@ -76,7 +58,7 @@ class Sft(TrainingOptions):
 
     def run(self) -> int:
         if self.dry_run:
-            return tell(self)
+            return self.tell()
         from pilotage.recipes.runner import load
         from pilotage.train.sft import run_sft
 
@@ -121,7 +103,7 @@ class Sft(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(TrainingOptions):
+class Distill(StageOptions):
     """Stage 2: the model's own visual plans, supervised token by token by a reader of the symbolic state.
 
     Each step samples plans from pictures, scores them under the teacher's view with the frozen
@@ -130,8 +112,6 @@ class Distill(TrainingOptions):
     on as if nothing had happened.
     """
 
-    run_folder: Annotated[Path, tyro.conf.Positional, _RUN]
-    """Folder of the run."""
     student: Annotated[
         str | None,
         tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: RUN/stage1/model, else the base)"),
@@ -191,14 +171,14 @@ class Distill(TrainingOptions):
 
     def run(self) -> int:
         if self.dry_run:
-            return tell(self)
+            return self.tell()
         from pilotage.recipes.runner import load
         from pilotage.train.distill import distill
 
         recipe = self.make_recipe(self.model)
         config = self.stage_config(recipe)
         use_threads(recipe)
-        student = student_of(recipe, self.run_folder, self.student)
+        student = self.begins_with(recipe)
         examples = self.load_prompted(recipe, "train")
         note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("distill", unit="steps") as bar:
@@ -211,6 +191,29 @@ class Distill(TrainingOptions):
             )
         print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
         return 0
+
+    def begins_with(self, recipe: Recipe) -> str:
+        return student_of(recipe, self.run_folder, self.student)
+
+    def told_config(self, recipe: Recipe) -> Stage:
+        """The stage that the command trains; of a recipe without distillation, the last one."""
+        from pilotage.train.distill_config import DistillConfig
+        from pilotage.train.sft import SftConfig
+
+        if any(isinstance(stage, DistillConfig) for stage in recipe.stages):
+            return self.stage_config(recipe)
+        last = recipe.stages[-1]
+        own = {field.name for field in fields(Distill)} - {field.name for field in fields(StageOptions)}
+        changed = {
+            name: getattr(self, name)
+            for name in own - {"student", "dry_run"}
+            if getattr(self, name) != getattr(Distill, name)
+        }
+        if foreign := sorted(changed.keys() - {field.name for field in fields(last)}):
+            raise PilotageError(f"the last stage of the recipe {recipe.name} has no {', '.join(foreign)}")
+        if "steps" in changed and not isinstance(last, SftConfig):
+            changed["warmup_steps"] = min(last.warmup_steps, changed["steps"])
+        return replace(last, **changed)
 
     def stage_config(self, recipe: Recipe) -> DistillConfig:
         """The recipe's stage with the options that were given."""
@@ -276,72 +279,3 @@ class Distill(TrainingOptions):
         if self.divergence == "jsd":
             return JSD(beta=self.beta)
         return ForwardKL() if self.divergence == "forward" else ReverseKL()
-
-
-def student_of(recipe: Recipe, run: Path, named: str | None) -> str:
-    """The weights that a second stage begins with: those named, the first stage's, or the base."""
-    if named is not None:
-        return named
-    stage1 = run / "stage1" / "model"
-    if stage1.is_dir():
-        return str(stage1)
-    if latest_model(run) is None and (run / "stage1").is_dir():
-        raise PilotageError(f"{stage1} is not there: let pilotage sft end first, or name --student")
-    return recipe.backbone
-
-
-def stage_of(recipe: Recipe, kind: type[StageT], name: str | None = None) -> StageT:
-    """The recipe's first stage of a kind, or the one of that name."""
-    for stage in recipe.stages:
-        if isinstance(stage, kind) and name in (None, stage.stage):
-            return stage
-    named = "" if name is None else f" {name!r}"
-    there = ", ".join(f"{stage.stage} (pilotage {COMMANDS[type(stage).__name__]})" for stage in recipe.stages)
-    raise PilotageError(
-        f"the recipe {recipe.name} has no stage{named} for pilotage {COMMANDS[kind.__name__]}; it has {there}"
-    )
-
-
-def tell(options: Sft | Distill | Grpo) -> int:
-    """Prints what the command would train."""
-    from pilotage.backbones.load import load_shape
-    from pilotage.recipes import RECIPES
-    from pilotage.train.dry_run import dry_run
-
-    name = str(options.run_folder)
-    if name in RECIPES and options.recipe == type(options).recipe:
-        options = replace(options, recipe=name)
-    recipe = options.make_recipe(options.model)
-    config = _told_config(options, recipe)
-    examples = options.load_prompted(replace(recipe, num_train=2), "train")
-
-    def shape(path: str) -> Backbone:
-        return load_shape(path, dtype=recipe.dtype)
-
-    if isinstance(options, Sft):
-        begins = options.begins_with(recipe)
-    else:
-        begins = student_of(recipe, options.run_folder, options.student)
-    print(dry_run(config, student=shape(begins), load_shape=shape, examples=examples))
-    return 0
-
-
-def _told_config(options: Sft | Distill | Grpo, recipe: Recipe) -> Stage:
-    """The stage that the command trains; of a recipe without distillation, `distill` tells the last one."""
-    from pilotage.train.distill_config import DistillConfig
-    from pilotage.train.sft import SftConfig
-
-    if not isinstance(options, Distill) or any(isinstance(stage, DistillConfig) for stage in recipe.stages):
-        return options.stage_config(recipe)
-    last = recipe.stages[-1]
-    own = {field.name for field in fields(Distill)} - {field.name for field in fields(TrainingOptions)}
-    changed = {
-        name: getattr(options, name)
-        for name in own - {"run_folder", "student", "dry_run"}
-        if getattr(options, name) != getattr(Distill, name)
-    }
-    if foreign := sorted(changed.keys() - {field.name for field in fields(last)}):
-        raise PilotageError(f"the last stage of the recipe {recipe.name} has no {', '.join(foreign)}")
-    if "steps" in changed and not isinstance(last, SftConfig):
-        changed["warmup_steps"] = min(last.warmup_steps, changed["steps"])
-    return replace(last, **changed)

@@ -1,0 +1,32 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pilotage.evaluate.bootstrap import Interval
+
+
+def make_table(caption: str, *titles: str) -> Table:
+    table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
+    for title in titles:
+        left = title in ("task", "field", "kind")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def table_console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=110)
+
+
+def points(interval: Interval | None) -> str:
+    """`93.3 [90, 96]` in per cent; empty for None."""
+    if interval is None:
+        return ""
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
