@@ -163,8 +163,10 @@ def test_the_goal_is_reached_where_validation_first_is_there() -> None:
     assert study_costs._reached(curve, 0.45) == (20, 200.0)
     assert study_costs._reached(curve, 0.95) is None
     assert study_costs._at(curve, 100.0) == pytest.approx(0.3)
-    assert study_costs._told([1.0, 3.0], "{:.0f}") == "2 (1 3)"
-    assert study_costs._told([1.0, None], "{:.0f}") == "- (1 -)"
+    assert study_costs._told([1.0, 3.0], "{:.0f}") == "2 (1 to 3)"
+    assert study_costs._told([1.0, 1.0], "{:.0f}") == "1"
+    assert study_costs._told([1.0, None, 4.0], "{:.0f}") == "2 of 3 seeds: 1 to 4"
+    assert study_costs._told([None, None], "{:.0f}") == "-"
 
 
 def write_probe(folder: Path, won: Any) -> None:

@@ -21,11 +21,11 @@ GOAL_SHARE = 0.8
 
 
 def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """What it took, and what the answer has to do with it; means over seeds, each seed in brackets.
+    """What it took, and what the answer has to do with it; means over seeds, lowest and highest in brackets.
 
     Rollouts and seconds are those of the second stage until unseen pictures of the split `val` are solved as often as
-    `GOAL_SHARE` of the base's success from words; `>` where that was not reached. The same seconds: `val` at the time
-    at which the fastest variant of the seed had finished.
+    `GOAL_SHARE` of the base's success from words; a dash where that was not reached. The same seconds: `val` at the
+    time at which the fastest variant of the seed had finished.
     """
     base = next(variant for variant in study.variants if variant.stage == BASE_STAGE)
     head = [
@@ -69,7 +69,8 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         title="What it took, and what the answer has to do with it",
         head=["variant", *head],
         lines=lines,
-        note=f"Per cent and percentage points. Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split "
+        note="Per cent, rollouts, seconds; in brackets the lowest and the highest seed. "
+        f"Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split "
         "val. Its teacher itself: success there of the reader that teaches the plan, shown what it is shown. PALR of "
         "all taught tokens.",
     )
@@ -124,9 +125,12 @@ def _leak(out: Path, seed: int, variant: Variant) -> float | None:
 
 
 def _told(values: Sequence[float | None], form: str) -> str:
-    """The mean and, in brackets, each seed's value; a dash for a seed that has none, and no mean then."""
-    each = " ".join("-" if value is None else form.format(value) for value in values)
+    """The mean and, in brackets, the lowest and the highest; of values that some seeds lack, how many have one."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return f"{form.format(np.mean(known))} ({each})" if len(known) == len(values) else f"- ({each})"
+    low, high = (form.format(end(known)) for end in (min, max))
+    reach = low if low == high else f"{low} to {high}"
+    if len(known) < len(values):
+        return f"{len(known)} of {len(values)} seeds: {reach}"
+    return low if low == high else f"{form.format(np.mean(known))} ({reach})"
