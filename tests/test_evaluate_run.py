@@ -17,7 +17,7 @@ from pilotage.records import Example, Rollout, View
 from pilotage.rollouts import Answer, Request
 from synthetic_run import ScriptedEngine, make_examples
 
-PERFECT = {"image": (1.0, 0.0), "text": (1.0, 0.0), "perception": (1.0, 0.0)}
+PERFECT = dict.fromkeys((*KINDS, "teacher", "teacher_no_plan", "student_with_plan"), (1.0, 0.0))
 EXAMPLES = make_examples(3)
 
 
@@ -62,6 +62,19 @@ def test_every_kind_has_one_row_for_every_example(tmp_path: Path) -> None:
     assert image["settings"]["temperature"] == 0.0
     assert image["error"] is None and image["seconds"] >= 0
     assert read(tmp_path, "perception")[0]["verdict"] is None
+
+
+def test_every_teacher_can_be_asked_to_plan_itself(tmp_path: Path) -> None:
+    kinds = ("teacher", "teacher_no_plan", "teacher_with_picture")
+    summary = run(Spy(EXAMPLES), tmp_path, kinds=kinds)
+    told = read(tmp_path, "teacher_with_picture")[0]
+    assert told["view"] == "student_with_plan"
+    example = next(example for example in EXAMPLES if example.id == told["id"])
+    (message,) = told["messages"]
+    assert {"type": "image"} in message["content"]
+    assert " ".join(example.plan) in str(message["content"])
+    for kind in kinds:
+        assert summary.kinds[kind].macro["success"].mean == 1.0
 
 
 def test_rows_can_be_judged_again_from_what_they_hold(tmp_path: Path) -> None:

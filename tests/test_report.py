@@ -220,7 +220,7 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     assert not reader.ids & set(SECTIONS)
 
 
-@pytest.mark.parametrize("kind", ["corrected", "description", "teacher"])
+@pytest.mark.parametrize("kind", ["corrected", "description", "teacher", "teacher_with_picture"])
 def test_a_kind_without_a_bar_of_its_own_is_shown_in_the_gallery(copy: Path, kind: str) -> None:
     rows = [json.loads(line) for line in (copy / "eval" / "stage2.image.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"kind": kind}) + "\n" for row in rows]

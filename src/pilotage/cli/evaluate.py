@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from pilotage.rollouts import RolloutEngine, StreamingEngine
 
 Kind = Literal[
-    "image", "text", "corrected", "perception", "description", "teacher", "teacher_no_plan", "question"
+    "image",
+    "text",
+    "corrected",
+    "perception",
+    "description",
+    "teacher",
+    "teacher_no_plan",
+    "teacher_with_picture",
+    "question",
 ]
 USUAL_KINDS: tuple[Kind, ...] = ("image", "text", "perception")
 RATES = ("success", "optimal", "illegal", "parsed")
@@ -90,8 +98,9 @@ class Eval(RecipeOptions, EndpointOptions):
     """Run folder that the rows go to."""
     kinds: tuple[Kind, ...] = USUAL_KINDS
     """What is measured; corrected is the image with the true state told at the head of the answer, description is the
-    perception question with the state as text, and the two teachers see the state as text, with and without the
-    reference plan. Of questions about pictures (--data) it is their answers: question."""
+    perception question with the state as text, and the teachers are told the reference plan: beside the state
+    as text, not at all (no_plan), or beside the picture. Of questions about pictures (--data) it is their answers:
+    question."""
     split: Split = "test"
     """Which levels."""
     num: RecipeInt = None

@@ -33,6 +33,7 @@ KIND_VIEWS = {
     "description": "description",
     "teacher": "teacher",
     "teacher_no_plan": "teacher_no_plan",
+    "teacher_with_picture": "student_with_plan",
     QUESTION_KIND: "vqa_student",
 }
 """What is measured -> the view that the model is shown for it. `image` and `text` make the modality gap;
