@@ -17,7 +17,9 @@ from pilotage.records import Example, Rollout, View
 from pilotage.rollouts import Answer, Request
 from synthetic_run import ScriptedEngine, make_examples
 
-PERFECT = dict.fromkeys((*KINDS, "teacher", "teacher_no_plan", "student_with_plan"), (1.0, 0.0))
+PERFECT: dict[str, tuple[float, float]] = dict.fromkeys(
+    (*KINDS, "teacher", "teacher_no_plan", "student_with_plan"), (1.0, 0.0)
+)
 EXAMPLES = make_examples(3)
 
 
