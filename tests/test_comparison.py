@@ -12,12 +12,13 @@ from pilotage.distill.divergences import JSD, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.evaluate import rows_path
 from pilotage.recipes import comparison, study_costs, study_extras
-from pilotage.recipes.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
+from pilotage.recipes.comparison import ESTIMATOR_SWITCHES, ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
 from pilotage.recipes.runner import examples_of
 from pilotage.recipes.study import Study, run_folder
 from pilotage.recipes.study_costs import cost_table
 from pilotage.recipes.study_prior import prior_table
 from pilotage.recipes.study_runs import run_part, write_tables
+from pilotage.recipes.study_switches import switch_table
 from pilotage.tasks import get_task
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.grpo_config import GrpoConfig
@@ -167,6 +168,42 @@ def test_the_goal_is_reached_where_validation_first_is_there() -> None:
     assert study_costs._told([1.0, 1.0], "{:.0f}") == "1"
     assert study_costs._told([1.0, None, 4.0], "{:.0f}") == "2 of 3 seeds: 1 to 4"
     assert study_costs._told([None, None], "{:.0f}") == "-"
+
+
+def write_run(folder: Path, successes: Any) -> None:
+    """A measured run of two levels a task: kind -> success of each."""
+    for kind in ("image", "text", "perception"):
+        path = rows_path(folder, "stage2", kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"task": task, "id": str(i), "kind": kind, "verdict": {"success": successes(task, i)}}
+            for task in ("frozenlake", "maze", "minibehaviour")
+            for i in (0, 1)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "summary.json").write_text(json.dumps({"stages": {"stage2": {"tasks": {}}}}))
+
+
+def test_a_switch_is_worth_what_it_changes_with_the_others_held_still(tmp_path: Path) -> None:
+    folders = {folder for pairs in ESTIMATOR_SWITCHES.values() for pair in pairs for folder in pair}
+    assert len(folders) == 8
+    for pairs in ESTIMATOR_SWITCHES.values():
+        assert len(pairs) == 4
+        for on, off in pairs:
+            assert sum(a != b for a, b in zip(on.split("_"), off.split("_"), strict=True)) == 1
+    for folder in folders:
+        # The vocabulary is worth one level of two, and half the rows one of six.
+        write_run(
+            run_folder(tmp_path, 0, folder),
+            lambda task, i, name=folder: (
+                name.startswith("full") if i else name.endswith("_50") and task == "maze"
+            ),
+        )
+    lines = {line[0]: line[1] for line in switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines}
+    assert [cell.split(" ")[0] for cell in lines.values()] == ["+50.0", "+0.0", "+16.7"]
+    (run_folder(tmp_path, 0, "full_jsd_50") / "summary.json").unlink()
+    lines = switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines
+    assert {cell for line in lines for cell in line[1:]} == {"not run"}
 
 
 def write_probe(folder: Path, won: Any) -> None:

@@ -38,6 +38,7 @@ from pilotage.recipes.study import Study, Variant
 from pilotage.recipes.study_costs import cost_table
 from pilotage.recipes.study_extras import measure_leak, measure_prior, measure_reader
 from pilotage.recipes.study_prior import prior_table
+from pilotage.recipes.study_switches import switch_table
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
@@ -198,6 +199,16 @@ _ESTIMATORS = tuple(
     for on_policy in (1.0, 0.5)
 )
 
+_ESTIMATOR_FOLDERS = [variant.folder for variant in _ESTIMATORS]
+ESTIMATOR_SWITCHES = {
+    what: [(folder, folder.replace(on, off)) for folder in _ESTIMATOR_FOLDERS if on in folder]
+    for what, on, off in (
+        ("full vocabulary, not the sampled token", "full", "sampled"),
+        ("JSD 0.5, not reverse KL", "jsd", "reverse"),
+        ("half of the rows the data set's, not none", "_50", "_100"),
+    )
+}
+
 ESTIMATORS = Study(
     name="estimators",
     title="full vocabulary or the sampled token, JSD or reverse KL, all rows the student's or half of them",
@@ -205,7 +216,7 @@ ESTIMATORS = Study(
     trunk_folder=TRUNK,
     variants=(*SHARED, *_ESTIMATORS),
     reference=next(v.title for v in _ESTIMATORS if v.folder == "sampled_reverse_100"),
-    tables=(cost_table,),
+    tables=(partial(switch_table, ESTIMATOR_SWITCHES), cost_table),
 )
 
 

@@ -18,6 +18,12 @@ from pilotage.recipes.validation import VALIDATION
 
 GOAL_SHARE = 0.8
 """Of the base's success from words: what rollouts and seconds are counted to."""
+READER, PALR = "its teacher itself", "PALR"
+NOTES = {
+    READER: "Its teacher itself: success on val of the reader that teaches the plan, shown what it is shown.",
+    PALR: "PALR of all taught tokens.",
+}
+"""Columns that a study need not measure, and what they are."""
 
 
 def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -34,8 +40,8 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         "seconds to goal",
         "seconds",
         "val at the same seconds",
-        "its teacher itself",
-        "PALR",
+        READER,
+        PALR,
     ]
     lines = []
     fastest_s = {seed: _fastest_s(study, out, seed) for seed in seeds}
@@ -65,15 +71,22 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
             ]
         )
+    measured = [name for i, name in enumerate(head, start=1) if name not in NOTES or _is_told(lines, i)]
+    kept = [0, *(head.index(name) + 1 for name in measured)]
+    note = (
+        "Per cent, rollouts, seconds; in brackets the lowest and the highest seed. "
+        f"Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split val."
+    )
     return StudyTable(
         title="What it took, and what the answer has to do with it",
-        head=["variant", *head],
-        lines=lines,
-        note="Per cent, rollouts, seconds; in brackets the lowest and the highest seed. "
-        f"Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split "
-        "val. Its teacher itself: success there of the reader that teaches the plan, shown what it is shown. PALR of "
-        "all taught tokens.",
+        head=[["variant", *head][i] for i in kept],
+        lines=[[line[i] for i in kept] for line in lines],
+        note=" ".join([note, *(NOTES[name] for name in measured if name in NOTES)]),
     )
+
+
+def _is_told(lines: Sequence[Sequence[str]], column: int) -> bool:
+    return any(line[column] not in ("-", "not run") for line in lines)
 
 
 def curve_of(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
