@@ -182,7 +182,7 @@ def test_missing_halves_files_that_are_none_and_odd_names_are_listed(tmp_path: P
         piece.place.file.split("level3/")[1]: piece.problem for piece in found if isinstance(piece, Malformed)
     }
     assert problems == {
-        "table/notes.txt": "the name is not a number and .txt: no map is read",
+        "table/notes.txt": "the name is not a number from 0 to 999999 and .txt: no map is read",
         "table/0.txt": "the file is missing",
         "pure_text/1.txt": "the file is missing",
         "table/2.txt": "not UTF-8: invalid start byte at byte 0",

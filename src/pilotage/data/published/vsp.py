@@ -91,7 +91,7 @@ class Vsp:
                     elif not path.name.startswith("."):
                         yield Malformed(
                             place=_place(path, root),
-                            problem=f"the name is not a number and {suffix}: no map is read",
+                            problem=f"the name is not a number from 0 to 999999 and {suffix}: no map is read",
                         )
             for number in sorted(numbers):
                 yield self._read_map(root, folder, level, number)
