@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pilotage.distill.divergences import JSD, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
+from pilotage.distill.divergences import JSD, Cap, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
 from pilotage.distill.routes import Route
 from pilotage.recipes.methods import gkd_stage, routed_stage
@@ -220,30 +219,29 @@ ESTIMATORS = Study(
 )
 
 
-def _vigos_with(change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
-    """Nano ViGOS with other routes."""
+def _with_routes(whole: Method, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
+    """A nano method with other routes."""
 
     def method(seed: int) -> Recipe:
-        whole = nano_vigos(seed)
-        stage = whole.stages[1]
+        recipe = whole(seed)
+        stage = recipe.stages[1]
         assert isinstance(stage, DistillConfig) and stage.router is not None
         router = replace(stage.router, routes=change(stage.router.routes))
         stage = replace(routed_stage(stage, router=router), means=stage.means)
-        return replace(whole, stages=(whole.stages[0], stage))
+        return replace(recipe, stages=(recipe.stages[0], stage))
 
     return method
 
 
 def _without(name: str) -> Method:
-    return _vigos_with(lambda routes: tuple(route for route in routes if route.name != name))
+    return _with_routes(nano_vigos, lambda routes: tuple(route for route in routes if route.name != name))
 
 
-def _each(**changes: Any) -> Method:
-    """Every route's estimator changed."""
-    return _vigos_with(
-        lambda routes: tuple(
-            replace(route, estimator=replace(route.estimator, **changes)) for route in routes
-        )
+def _with_cap(whole: Method, cap: Cap) -> Method:
+    """Every route's estimator with another cap."""
+    return _with_routes(
+        whole,
+        lambda routes: tuple(replace(route, estimator=replace(route.estimator, cap=cap)) for route in routes),
     )
 
 
@@ -266,11 +264,13 @@ VIGOS_PARTS = Study(
         _told_variant("ViGOS, paper", "vigos", nano_vigos),
         _told_variant("no perception teacher", "vigos_no_perception", _without("perception")),
         _told_variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
-        _told_variant("reference by forward KL", "vigos_forward_reference", _vigos_with(_forward_reference)),
+        _told_variant(
+            "reference by forward KL", "vigos_forward_reference", _with_routes(nano_vigos, _forward_reference)
+        ),
         _told_variant("no reference teacher", "vigos_no_reference", _without("reference")),
         _told_variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
-        _told_variant("cap: rescale", "vigos_rescale", _each(cap=RescaleCap(tau=0.05))),
-        _told_variant("cap: none", "vigos_no_cap", _each(cap=NoCap())),
+        _told_variant("cap: rescale", "vigos_rescale", _with_cap(nano_vigos, RescaleCap(tau=0.05))),
+        _told_variant("cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap())),
         _told_variant("OPSD", "opsd", nano_opsd),
         _told_variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
     ),
@@ -288,6 +288,8 @@ PRIOR = Study(
         *SHARED_TOLD,
         _told_variant("OPSD", "opsd", nano_opsd, train_prior=True),
         _told_variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
+        _told_variant("OPSD, cap: none", "opsd_no_cap", _with_cap(nano_opsd, NoCap()), train_prior=True),
+        _told_variant("ViGOS, cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap()), train_prior=True),
         _told_variant(
             MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True
         ),
