@@ -79,9 +79,16 @@ def test_vigos_rows_change_what_their_titles_say() -> None:
     ):
         left = [route.name for route in stage_of(VIGOS_PARTS, folder).router.routes]
         assert left == [name for name in names if name != gone]
-    for folder, cap in (("vigos_rescale", RescaleCap), ("vigos_no_cap", NoCap)):
-        changed = stage_of(VIGOS_PARTS, folder).router.routes
+    for study, folder, cap in (
+        (VIGOS_PARTS, "vigos_rescale", RescaleCap),
+        (VIGOS_PARTS, "vigos_no_cap", NoCap),
+        (PRIOR, "vigos_no_cap", NoCap),
+        (PRIOR, "opsd_no_cap", NoCap),
+    ):
+        changed = stage_of(study, folder).router.routes
         assert {type(route.estimator.cap) for route in changed} == {cap}
+        if study is VIGOS_PARTS:
+            assert [route.name for route in changed] == names
     forward = stage_of(VIGOS_PARTS, "vigos_forward_reference").router.routes[-1]
     assert type(forward.estimator.divergence).__name__ == "ForwardKL" and forward.scale == 2.0
     assert stage_of(VIGOS_PARTS, "vigos_released").router.routes[1].append == "span_only"
