@@ -76,7 +76,7 @@ def render_study(
 
 def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
     """A line a variant: success from pictures with its interval, from words and in perception as lighter marks."""
-    width, left, right, row, top = 980.0, 270.0, 52.0, 27.0, 24.0
+    width, left, right, row, top = 980.0, 292.0, 52.0, 27.0, 24.0
     bottom = top + row * len(variants)
     x = Scale(low=0.0, high=1.0, start=left, stop=width - right)
     parts = [tag("line", x1=x(v), x2=x(v), y1=top - 6, y2=bottom, class_="grid") for v in _TENTHS]
