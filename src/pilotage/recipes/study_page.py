@@ -29,7 +29,7 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
     ]
     return render_study(
         name=study.name,
-        what=study.title[:1].upper() + study.title[1:] + ".",
+        what=study.title[:1].upper() + study.title[1:] + ("" if study.title.endswith("?") else "."),
         facts=facts,
         variants=[_shown(study, out, seeds, variant) for variant in study.variants],
         tables=[
