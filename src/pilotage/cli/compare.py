@@ -10,7 +10,7 @@ import tyro
 
 from pilotage.cli.evaluate import Kind
 from pilotage.cli.measured import find_rows
-from pilotage.cli.tables import make_table, table_console
+from pilotage.cli.tables import make_table, signed, table_console
 
 if TYPE_CHECKING:
     from pilotage.evaluate.bootstrap import Interval
@@ -107,12 +107,6 @@ def _sentence(what: str, difference: Interval, distinguishable: bool) -> str:
 
 def _percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.1f}"
-
-
-def signed(difference: Interval) -> str:
-    """`+2.7 [+0, +5]` in points."""
-    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
-    return f"{mean:+.1f} [{low:+.0f}, {high:+.0f}]"
 
 
 def p_text(p_value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.options import RecipeInt, given
 from pilotage.cli.progress import Bar
+from pilotage.cli.tables import points, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
 from pilotage.records import Split
@@ -98,9 +97,9 @@ class Eval(RecipeOptions, EndpointOptions):
     """Run folder that the rows go to."""
     kinds: tuple[Kind, ...] = USUAL_KINDS
     """What is measured; corrected is the image with the true state told at the head of the answer, description is the
-    perception question with the state as text, and the teachers are told the reference plan: beside the state
-    as text, not at all (no_plan), or beside the picture. Of questions about pictures (--data) it is their answers:
-    question."""
+    perception question with the state as text, and the teachers are shown the state as text with the reference plan,
+    without it (no_plan), or the picture with the plan (with_picture). Of questions about pictures (--data) it is
+    their answers: question."""
     split: Split = "test"
     """Which levels."""
     num: RecipeInt = None
@@ -342,18 +341,14 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
                 for level, at_level in rates.levels[task].items():
                     table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates))
         table.add_row(kind, "macro", "", *_cells(rates.macro), end_section=True)
-    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console = table_console()
     console.print(table)
     gaps = [(task, gap) for task, gap in summary.gap.items()]
     if summary.gap_macro is not None:
         gaps.append(("macro", summary.gap_macro))
     for task, gap in gaps:
-        console.print(f"modality gap, {task}: {_points(gap)}", highlight=False)
+        console.print(f"modality gap, {task}: {points(gap)}", highlight=False)
 
 
 def _cells(rates: Mapping[str, Interval]) -> list[str]:
-    return [_points(rates[name]) if name in rates else "" for name in RATES]
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+    return [points(rates.get(name)) for name in RATES]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from pilotage.cli.compare import signed
 from pilotage.cli.evaluate import Eval, Kind
 from pilotage.cli.gap import SHOWN_FAULTS
 from pilotage.cli.measured import find_rows, rows_of
 from pilotage.cli.options import RecipeInt
-from pilotage.cli.tables import make_table, points, table_console
+from pilotage.cli.tables import make_table, points, signed, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
 

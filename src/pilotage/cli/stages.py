@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -31,7 +31,7 @@ DryRun = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions(TrainingOptions):
+class StageOptions(TrainingOptions, ABC):
     """Options of a command that trains one stage."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

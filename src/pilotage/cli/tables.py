@@ -30,3 +30,9 @@ def points(interval: Interval | None) -> str:
     if interval is None:
         return ""
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def signed(difference: Interval) -> str:
+    """`+2.7 [+0, +5]` in points."""
+    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} [{low:+.0f}, {high:+.0f}]"

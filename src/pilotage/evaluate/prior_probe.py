@@ -82,27 +82,24 @@ def prior_conflict(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = N
 
     Raises PilotageError where no two examples can be paired.
     """
-    groups: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        if prior_of(get_task(row["task"])) is not None:
-            groups.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
-    kinds: dict[str, dict[str, PriorCell]] = {}
-    differences: dict[str, list[list[float]]] = {}
-    for kind, by_task in groups.items():
-        for task, group in by_task.items():
-            paired = _pair(group)
-            if paired.pairs:
-                kinds.setdefault(kind, {})[task] = _cell(paired, kind, task, seed, num_resamples)
-                differences.setdefault(kind, []).append(paired.differences)
+    kinds = _pairs_by_kind(rows)
     if not kinds:
         raise PilotageError(
             "no two examples can be paired, one with a task's prior and one against it, at one level and length"
         )
     return PriorProbe(
-        kinds=kinds,
+        kinds={
+            kind: {task: _cell(paired, kind, task, seed, num_resamples) for task, paired in by_task.items()}
+            for kind, by_task in kinds.items()
+        },
         macro={
-            kind: bootstrap_macro_mean(values, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0))
-            for kind, values in differences.items()
+            kind: bootstrap_macro_mean(
+                [paired.differences for paired in by_task.values()],
+                seed=seed,
+                num_resamples=num_resamples,
+                bounds=(-1.0, 1.0),
+            )
+            for kind, by_task in kinds.items()
         },
     )
 
@@ -112,12 +109,8 @@ def paired_success(rows: Iterable[Row], kind: str) -> dict[str, tuple[list[float
 
     Measurements of the same examples have the same pairs, so their values may be compared pair by pair.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["kind"] == kind and prior_of(get_task(row["task"])) is not None:
-            groups.setdefault(row["task"], []).append(row)
-    found = {task: _pair(group) for task, group in groups.items()}
-    return {task: (paired.values(0), paired.values(1)) for task, paired in found.items() if paired.pairs}
+    by_task = _pairs_by_kind(rows).get(kind, {})
+    return {task: (paired.values(0), paired.values(1)) for task, paired in by_task.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +125,20 @@ class _Paired:
     @property
     def differences(self) -> list[float]:
         return [a - b for a, b in zip(self.values(0), self.values(1), strict=True)]
+
+
+def _pairs_by_kind(rows: Iterable[Row]) -> dict[str, dict[str, _Paired]]:
+    """Kind -> task -> pairs, where there are any; tasks without a prior take no part."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if prior_of(get_task(row["task"])) is not None:
+            groups.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
+    found: dict[str, dict[str, _Paired]] = {}
+    for kind, by_task in groups.items():
+        for task, group in by_task.items():
+            if (paired := _pair(group)).pairs:
+                found.setdefault(kind, {})[task] = paired
+    return found
 
 
 def _pair(rows: Sequence[Row]) -> _Paired:

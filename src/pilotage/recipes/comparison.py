@@ -115,20 +115,20 @@ def _variant(
 _told_variant = partial(_variant, after=TOLD_TRUNK)
 
 
-def _with_stage2(change: Callable[[DistillConfig], DistillConfig]) -> Method:
-    """Nano MGSD with another second stage."""
+def _with_stage2(whole: Method, change: Callable[[DistillConfig], DistillConfig]) -> Method:
+    """A nano method with another second stage."""
 
     def method(seed: int) -> Recipe:
-        whole = nano_mgsd(seed)
-        second = whole.stages[1]
+        recipe = whole(seed)
+        second = recipe.stages[1]
         assert isinstance(second, DistillConfig)
-        return replace(whole, stages=(whole.stages[0], change(second)))
+        return replace(recipe, stages=(recipe.stages[0], change(second)))
 
     return method
 
 
 def _mgsd(estimator: Estimator) -> Method:
-    return _with_stage2(lambda stage: replace(stage, estimator=estimator))
+    return _with_stage2(nano_mgsd, lambda stage: replace(stage, estimator=estimator))
 
 
 SHARED = (
@@ -188,7 +188,7 @@ def _estimator_variant(sampled: bool, divergence: Divergence, on_policy: float) 
 
     how = "sampled token" if sampled else "full vocabulary"
     title = f"{how}, {'JSD 0.5' if kind == 'jsd' else 'reverse KL'}, lambda {on_policy:g}"
-    return _variant(title, folder, _with_stage2(stage))
+    return _variant(title, folder, _with_stage2(nano_mgsd, stage))
 
 
 _ESTIMATORS = tuple(
@@ -222,15 +222,12 @@ ESTIMATORS = Study(
 def _with_routes(whole: Method, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
     """A nano method with other routes."""
 
-    def method(seed: int) -> Recipe:
-        recipe = whole(seed)
-        stage = recipe.stages[1]
-        assert isinstance(stage, DistillConfig) and stage.router is not None
+    def rerouted(stage: DistillConfig) -> DistillConfig:
+        assert stage.router is not None
         router = replace(stage.router, routes=change(stage.router.routes))
-        stage = replace(routed_stage(stage, router=router), means=stage.means)
-        return replace(recipe, stages=(recipe.stages[0], stage))
+        return replace(routed_stage(stage, router=router), means=stage.means)
 
-    return method
+    return _with_stage2(whole, rerouted)
 
 
 def _without(name: str) -> Method:

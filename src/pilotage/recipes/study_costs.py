@@ -35,6 +35,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """
     base = next(variant for variant in study.variants if variant.stage == BASE_STAGE)
     head = [
+        "variant",
         "optimal",
         "rollouts to goal",
         "seconds to goal",
@@ -49,7 +50,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         if variant.make is None:
             continue
         if not all(is_measured(out, seed, each) for seed in seeds for each in (variant, base)):
-            lines.append([variant.title, *(["not run"] * len(head))])
+            lines.append([variant.title, *(["not run"] * (len(head) - 1))])
             continue
         curves = {seed: curve_of(out, seed, variant) for seed in seeds}
         goals = {seed: GOAL_SHARE * _macro(outcomes(out, seed, base, "text")) for seed in seeds}
@@ -71,22 +72,21 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
             ]
         )
-    measured = [name for i, name in enumerate(head, start=1) if name not in NOTES or _is_told(lines, i)]
-    kept = [0, *(head.index(name) + 1 for name in measured)]
+    kept = [
+        i
+        for i, name in enumerate(head)
+        if name not in NOTES or any(line[i] not in ("-", "not run") for line in lines)
+    ]
     note = (
         "Per cent, rollouts, seconds; in brackets the lowest and the highest seed. "
         f"Goal: {GOAL_SHARE:.0%} of the base's success from words, on the split val."
     )
     return StudyTable(
         title="What it took, and what the answer has to do with it",
-        head=[["variant", *head][i] for i in kept],
+        head=[head[i] for i in kept],
         lines=[[line[i] for i in kept] for line in lines],
-        note=" ".join([note, *(NOTES[name] for name in measured if name in NOTES)]),
+        note=" ".join([note, *(NOTES[head[i]] for i in kept if head[i] in NOTES)]),
     )
-
-
-def _is_told(lines: Sequence[Sequence[str]], column: int) -> bool:
-    return any(line[column] not in ("-", "not run") for line in lines)
 
 
 def curve_of(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:

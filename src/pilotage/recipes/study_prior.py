@@ -12,10 +12,7 @@ from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import paired_success
 from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
 from pilotage.recipes.study_extras import PROBE_FOLDER
-from pilotage.recipes.study_tables import cell, difference_cell
-
-Pairs = list[tuple[np.ndarray, np.ndarray]]
-"""Of each task, by name: success where the prior holds, and where it is reversed; one value a pair."""
+from pilotage.recipes.study_tables import PerSeed, cell, difference_cell, less
 
 
 def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -30,23 +27,15 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             if variant.make is not None:
                 lines.append([variant.title, *(["not run"] * len(head))])
             continue
-        cells = [cell([[task[side] for task in seed] for seed in by_seed]) for side in (0, 1)]
-        leaning = [_leaning(seed) for seed in by_seed]
-        cells.append(difference_cell(leaning))
+        holds, reversed_ = by_seed
+        leaning = less(holds, reversed_)
+        cells = [cell(holds), cell(reversed_), difference_cell(leaning)]
         if variant.title == study.reference:
             cells.append("")
         elif reference is None:
             cells.append("not run")
         else:
-            theirs = [_leaning(seed) for seed in reference]
-            cells.append(
-                difference_cell(
-                    [
-                        [a - b for a, b in zip(ours, other, strict=True)]
-                        for ours, other in zip(leaning, theirs, strict=True)
-                    ]
-                )
-            )
+            cells.append(difference_cell(less(leaning, less(*reference))))
         lines.append([variant.title, *cells])
     return StudyTable(
         title="Who leans on the prior",
@@ -57,19 +46,14 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     )
 
 
-def _all_pairs(variant: Variant, out: Path, seeds: Sequence[int]) -> list[Pairs] | None:
-    """By seed; None where a seed has none."""
-    found = []
+def _all_pairs(variant: Variant, out: Path, seeds: Sequence[int]) -> tuple[PerSeed, PerSeed] | None:
+    """Success where the prior holds, and where it is reversed, one value a pair; None where a seed has none."""
+    holds, reversed_ = [], []
     for seed in seeds:
         path = rows_path(run_folder(out, seed, variant.folder) / PROBE_FOLDER, variant.stage, "image")
         if not path.exists():
             return None
-        by_task = paired_success(read_jsonl(path).rows, "image")
-        found.append(
-            [(np.array(holds), np.array(reversed_)) for _, (holds, reversed_) in sorted(by_task.items())]
-        )
-    return found
-
-
-def _leaning(pairs: Pairs) -> list[np.ndarray]:
-    return [holds - reversed_ for holds, reversed_ in pairs]
+        by_task = sorted(paired_success(read_jsonl(path).rows, "image").items())
+        holds.append([np.array(values) for _, (values, _) in by_task])
+        reversed_.append([np.array(values) for _, (_, values) in by_task])
+    return holds, reversed_

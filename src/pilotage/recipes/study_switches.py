@@ -9,7 +9,7 @@ import numpy as np
 
 from pilotage.evaluate import KINDS
 from pilotage.recipes.study import Study, StudyTable
-from pilotage.recipes.study_tables import difference_cell, is_measured, outcomes
+from pilotage.recipes.study_tables import PerSeed, difference_cell, is_measured, less, outcomes
 
 Switches = Mapping[str, Sequence[tuple[str, str]]]
 """What is switched, in words -> pairs of variants' folders: switched, and not, all else being equal."""
@@ -17,28 +17,22 @@ Switches = Mapping[str, Sequence[tuple[str, str]]]
 
 def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """Macro of each kind, switched less not, a mean over the pairs; 95 % intervals over seeds and states."""
-    variants = {variant.folder: variant for variant in study.variants}
+    values = {
+        variant.folder: {
+            kind: [list(outcomes(out, seed, variant, kind).values()) for seed in seeds] for kind in KINDS
+        }
+        for variant in study.variants
+        if all(is_measured(out, seed, variant) for seed in seeds)
+    }
     lines = []
     for what, pairs in switches.items():
-        named = [(variants[on], variants[off]) for on, off in pairs]
-        if not all(is_measured(out, seed, each) for seed in seeds for pair in named for each in pair):
-            lines.append([what, *(["not run"] * len(KINDS))])
-            continue
-        cells = []
-        for kind in KINDS:
-            by_seed = []
-            for seed in seeds:
-                differences = [
-                    [
-                        on - off
-                        for on, off in zip(
-                            *(outcomes(out, seed, each, kind).values() for each in pair), strict=True
-                        )
-                    ]
-                    for pair in named
-                ]
-                by_seed.append([np.mean(task, axis=0) for task in zip(*differences, strict=True)])
-            cells.append(difference_cell(by_seed))
+        if all(folder in values for pair in pairs for folder in pair):
+            cells = [
+                difference_cell(_mean([less(values[on][kind], values[off][kind]) for on, off in pairs]))
+                for kind in KINDS
+            ]
+        else:
+            cells = ["not run"] * len(KINDS)
         lines.append([what, *cells])
     return StudyTable(
         title="What each switch is worth",
@@ -47,3 +41,10 @@ def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[in
         note=f"Points, means over the {len(next(iter(switches.values())))} pairs of variants that differ in the switch "
         "alone.",
     )
+
+
+def _mean(differences: Sequence[PerSeed]) -> PerSeed:
+    """State by state, the mean over the pairs of variants."""
+    return [
+        [np.mean(task, axis=0) for task in zip(*seed, strict=True)] for seed in zip(*differences, strict=True)
+    ]

@@ -17,6 +17,8 @@ from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
 
 Values = Mapping[str, np.ndarray]
 """Task -> one value per test state, in the order of the states' ids, which all runs share."""
+PerSeed = Sequence[Sequence[np.ndarray]]
+"""Seed -> task -> one value per state."""
 
 
 def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -95,31 +97,34 @@ def _against(out: Path, seeds: Sequence[int], reference: Variant, image: Sequenc
     """The variant's image success less the reference's, in points, or `not run` where that is not there."""
     if not all(is_measured(out, seed, reference) for seed in seeds):
         return "not run"
-    differences = [
-        [values - theirs[task] for task, values in ours.items()]
-        for ours, theirs in zip(
-            image, [outcomes(out, seed, reference, "image") for seed in seeds], strict=True
-        )
-    ]
-    return difference_cell(differences)
+    theirs = [outcomes(out, seed, reference, "image") for seed in seeds]
+    return difference_cell(
+        less([list(seed.values()) for seed in image], [list(seed.values()) for seed in theirs])
+    )
 
 
-def difference_cell(per_seed: Sequence[Sequence[np.ndarray]]) -> str:
+def less(ours: PerSeed, theirs: PerSeed) -> PerSeed:
+    """State by state, `ours` less `theirs`."""
+    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ours, theirs, strict=True)]
+
+
+def difference_cell(per_seed: PerSeed) -> str:
     """Mean over seeds of the mean over tasks of values in [-1, 1], in points, signed, with its interval."""
     mean = float(np.mean([[task.mean() for task in seed] for seed in per_seed]))
-    low, high = bounds(per_seed)
     if all((values == mean).all() for seed in per_seed for values in seed):
         low, high = max(-1.0, mean - _reach(per_seed)), min(1.0, mean + _reach(per_seed))
+    else:
+        low, high = bounds(per_seed)
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def cell(per_seed: Sequence[Sequence[np.ndarray]]) -> str:
+def cell(per_seed: PerSeed) -> str:
     """`interval_of` in per cent, in words."""
     found = interval_of(per_seed)
     return f"{100 * found.mean:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f})"
 
 
-def interval_of(per_seed: Sequence[Sequence[np.ndarray]]) -> Interval:
+def interval_of(per_seed: PerSeed) -> Interval:
     """Mean over seeds of the mean over tasks, with a bootstrap over seeds and over states."""
     mean = float(np.mean([[values.mean() for values in seed] for seed in per_seed]))
     n = sum(len(values) for values in per_seed[0])
@@ -131,12 +136,12 @@ def interval_of(per_seed: Sequence[Sequence[np.ndarray]]) -> Interval:
     return Interval(mean=mean, low=low, high=high, n=n)
 
 
-def _reach(per_seed: Sequence[Sequence[np.ndarray]]) -> float:
+def _reach(per_seed: PerSeed) -> float:
     """Exact binomial 95 % bound of a share that was never seen, for the states of one seed and task."""
     return 1 - (0.05 / 2) ** (1 / min(len(values) for values in per_seed[0]))
 
 
-def bounds(per_seed: Sequence[Sequence[np.ndarray]], num_resamples: int = 2000) -> tuple[float, float]:
+def bounds(per_seed: PerSeed, num_resamples: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over seeds of the mean over tasks of values by state.
 
     Both sources of chance: which seeds were run, and which states were drawn (the same ones for every seed).
