@@ -1,23 +1,113 @@
-"""Files that survive being killed: the old content or the new, never half of either."""
+"""Files that survive being killed, and folders that have one writer.
+
+What is written is the old content or the new, never half of either. What is read is whole, or one line says what is
+wrong with it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pilotage.errors import PilotageError
+
 PARTIAL = ".partial"
 """Ending of what is not whole yet."""
+STALE_S = 60.0
+"""A partial file this old whose writer is dead was left by a kill. Not sooner: its writer may be on another machine."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name of our own to write to, which becomes `path` when the block ends, and is removed when it fails.
+
+    Its folder must exist. Several writers of one path do not meet: the last one to end wins, with its whole content.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)  # the name that a user knows
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    _sweep(path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces `path`, text as UTF-8; its folder must exist."""
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Replaces `path` with indented JSON, whose keys stay in their order."""
     write_whole(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises PilotageError, which ends with `remedy`, where it is not there, cannot be opened or holds anything else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise PilotageError(f"{path} is not there: {remedy}") from None
+    except OSError as error:
+        raise PilotageError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, RecursionError):
+        raise PilotageError(f"{path} is damaged (it is not JSON): {remedy}") from None
+    if not isinstance(data, dict):
+        raise PilotageError(f"{path} is damaged (it is no JSON object): {remedy}")
+    return data
+
+
+@contextmanager
+def locked(lock: Path, *, busy: str) -> Iterator[None]:
+    """Holds the file `lock`, made where it is not there, until the block ends; a lock does not outlive its process.
+
+    Raises PilotageError with `busy` where another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two writers to one folder are then the user's care.
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PilotageError(busy) from None
+        yield
+
+
+def _sweep(path: Path) -> None:
+    """Removes what kills left of earlier writes to `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*{PARTIAL}"):
+        pid = left.name.removeprefix(f".{path.name}.").partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and not _lives(int(pid)) and time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

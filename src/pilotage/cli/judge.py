@@ -25,6 +25,7 @@ import tyro
 from pilotage.cli.progress import Bar
 from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_lines, parse_object
 from pilotage.errors import PilotageError
+from pilotage.files import whole
 from pilotage.records import Verdict
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.judge import Judged
@@ -234,15 +235,9 @@ def _open_out(out: Path | None, *, source: str) -> Iterator[IO[str]]:
         return
     if source != "-" and out.exists() and out.samefile(source):
         raise PilotageError(f"--out {out} is the file that is being read; name another")
-    if out.exists() and not out.is_file():
-        partial = out  # a device or a pipe: nothing to rename
-    else:
-        partial = out.with_name(out.name + ".partial")
-    try:
-        lines = open(partial, "w", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise PilotageError(f"cannot write {out}: {error.strerror}") from None
-    with lines:
+    is_device = out.exists() and not out.is_file()  # or a pipe: nothing to rename
+    with (
+        contextlib.nullcontext(out) if is_device else whole(out) as target,
+        open(target, "w", encoding="ascii") as lines,
+    ):
         yield lines
-    if partial is not out:
-        os.replace(partial, out)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pilotage import __version__
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, told_of_disk, told_of_missing
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -87,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except PilotageError as error:
-        print(f"pilotage: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE_STATUS
+        return _refuse(str(error))
     except KeyboardInterrupt:
         print("pilotage: interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
@@ -96,6 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader went away (`| head`). Without this, the interpreter would complain while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_STATUS
+    except OSError as error:
+        if (told := told_of_disk(error)) is None:
+            raise
+        return _refuse(told)
+    except ImportError as error:
+        if (told := told_of_missing(error)) is None:
+            raise
+        return _refuse(told)
+
+
+def _refuse(told: str) -> int:
+    print(f"pilotage: error: {' '.join(told.split())}", file=sys.stderr)
+    return USAGE_STATUS
 
 
 def _dispatch(arguments: list[str]) -> int:

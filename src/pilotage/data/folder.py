@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest
 from pilotage.errors import PilotageError
-from pilotage.files import write_json, write_whole
+from pilotage.files import locked, write_json, write_whole
 from pilotage.records import SPLITS
 
 
@@ -106,9 +106,8 @@ def open_folder(
         and not any((root / x).exists() for x in (MANIFEST, BUILD_FOLDER))
     ):
         raise PilotageError(f"{root} holds other files and no data set: give a new or an empty folder")
-    (root / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
-    with (root / BUILD_FOLDER / "lock").open("w") as lock:
-        _lock(lock, root)
+    busy = f"another build is writing to {root}: wait for it or give another folder"
+    with locked(root / BUILD_FOLDER / "lock", busy=busy):
         folder = Folder(root, arguments, files)
         try:
             folder.resume(overwrite=overwrite)
@@ -116,20 +115,6 @@ def open_folder(
         finally:
             if folder.complete or (root / MANIFEST).exists():
                 shutil.rmtree(root / BUILD_FOLDER, ignore_errors=True)
-
-
-def _lock(file: IO[str], root: Path) -> None:
-    """Held until the file is closed, by death too."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two builds in one folder are then the user's care.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PilotageError(
-            f"another build is writing to {root}: wait for it or give another folder"
-        ) from None
 
 
 def _difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

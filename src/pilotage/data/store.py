@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 from pilotage.data.examples import make_example
 from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
+from pilotage.files import whole
 from pilotage.records import Example, Split
 from pilotage.tasks.task import Task
 
@@ -161,14 +161,12 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
     table = pa.Table.from_pydict(columns, schema=features.arrow_schema)
     had_bars = not datasets.are_progress_bars_disabled()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     datasets.disable_progress_bars()
     try:
-        # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
-        datasets.Dataset(table, fingerprint=path.stem).to_parquet(partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
+            datasets.Dataset(table, fingerprint=path.stem).to_parquet(partial)
     finally:
-        partial.unlink(missing_ok=True)
         if had_bars:
             datasets.enable_progress_bars()
 

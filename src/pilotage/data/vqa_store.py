@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any
 from pilotage import __version__
 from pilotage.data.store import MANIFEST
 from pilotage.errors import PilotageError
-from pilotage.files import write_json, write_whole
+from pilotage.files import whole, write_json, write_whole
 from pilotage.records import SPLITS, Question, Split
 
 QUESTIONS_FORMAT = "pilotage-questions"
@@ -229,12 +228,8 @@ def _write_parquet(path: Path, questions: list[Question]) -> None:
     schema = features.arrow_schema
     table = pa.Table.from_pydict({name: [row[name] for row in rows] for name in COLUMNS}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole(path) as partial:
         pq.write_table(table, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 
 
@@ -55,28 +53,3 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def dump_row(row: Mapping[str, Any]) -> str:
     """One line of ASCII, so that a lone surrogate in a model's text survives any encoding."""
     return json.dumps(row) + "\n"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it until the block ends; a lock does not outlive its process.
-
-    Raises PilotageError where another process holds it: two writers would leave rows twice.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        _lock(lock, folder)
-        yield
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two writers to one folder are then the user's care.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PilotageError(
-            f"another evaluation is writing to {folder}: wait for it or give another folder (--out)"
-        ) from None

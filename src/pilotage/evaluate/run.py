@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.jsonl import append_jsonl, locked
+from pilotage.evaluate.jsonl import append_jsonl
 from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume, row_key
 from pilotage.evaluate.summary import Summary, summarise
+from pilotage.files import locked
 from pilotage.records import Prompted, Question, View
 from pilotage.rollouts import RolloutEngine, StreamingEngine
 from pilotage.rollouts.stream import Answer, Request, answers
@@ -138,7 +139,9 @@ def evaluate(
         if first is not None:
             before_work(first)
     measured: list[dict[str, Any]] = []
-    with locked(out / EVAL_FOLDER):
+    folder = out / EVAL_FOLDER
+    busy = f"another evaluation is writing to {folder}: wait for it or give another folder (--out)"
+    with locked(folder / ".lock", busy=busy):
         for kind, path in paths.items():
             for row in _measure(engine, questions, kind, path, settings, batch_size, progress):
                 measured.append(row)

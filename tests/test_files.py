@@ -1,0 +1,91 @@
+"""Files are whole or untouched, folders have one writer, and a disk that fails is one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pilotage.errors import PilotageError, told_of_disk, told_of_missing
+from pilotage.files import STALE_S, locked, read_json, whole, write_whole
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "page.html"
+    write_whole(path, "old")
+    with pytest.raises(RuntimeError), whole(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "page.html"
+    with whole(path) as first, whole(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first != second
+    assert path.read_text() == "first"  # the outer block ends last
+
+
+def test_what_a_kill_left_goes_with_the_next_write_and_a_living_writers_file_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, living = (tmp_path / f".page.html.{pid}-0a0b0c0d.partial" for pid in (dead.pid, os.getppid()))
+    long_ago = time.time() - 2 * STALE_S
+    for partial in (left, living):
+        partial.write_text("half")
+        os.utime(partial, (long_ago, long_ago))
+    write_whole(tmp_path / "page.html", "new")
+    assert not left.exists()
+    assert living.exists()
+
+
+def test_an_error_names_the_file_that_the_user_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "gone" / "page.html", "x")
+    told = told_of_disk(caught.value)
+    assert told is not None
+    assert told.startswith(f"{tmp_path / 'gone' / 'page.html'}: No such file")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_damaged_json_is_one_line_with_the_remedy(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(PilotageError, match=r"config\.json is damaged .*: remove it$"):
+        read_json(path, remedy="remove it")
+
+
+def test_json_that_is_missing_or_a_folder_is_one_line(tmp_path):
+    with pytest.raises(PilotageError, match=r"x\.json is not there: make it$"):
+        read_json(tmp_path / "x.json", remedy="make it")
+    with pytest.raises(PilotageError, match=r"cannot be read \(Is a directory\): make it$"):
+        read_json(tmp_path, remedy="make it")
+
+
+def test_a_lock_refuses_a_second_holder_and_is_free_after_the_first(tmp_path):
+    lock = tmp_path / "folder" / ".lock"
+    with locked(lock, busy="busy"), pytest.raises(PilotageError, match="^busy$"), locked(lock, busy="busy"):
+        raise AssertionError("held twice")
+    with locked(lock, busy="busy"):
+        pass
+
+
+def test_a_full_disk_has_a_remedy_and_an_unknown_failure_has_none():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/rows.jsonl")
+    told = "/data/rows.jsonl: No space left on device: make room and run the same command again"
+    assert told_of_disk(full) == told
+    assert told_of_disk(OSError("what?")) is None
+
+
+def test_a_missing_extra_is_named_and_our_own_broken_import_is_not():
+    assert told_of_missing(ModuleNotFoundError("", name="torch.nn")) == (
+        "this needs torch, which is not installed: pip install 'pilotage[train]'"
+    )
+    assert told_of_missing(ModuleNotFoundError("", name="pilotage.nothing")) is None
