@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from pilotage.evaluate import evaluate
 from pilotage.records import View
 from pilotage.rollouts import Request
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
-from pilotage.rollouts.serve import MAX_BODY_BYTES, make_app, open_socket
+from pilotage.rollouts.serve import MAX_BODY_BYTES, MAX_HELD_BYTES, make_app, open_socket
 from pilotage.rollouts.serve_chat import RequestError, parse_chat, read_image
 from pilotage.rollouts.serve_queue import Batcher
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -77,10 +78,17 @@ class Slow(TransformersEngine):
 
 @contextlib.contextmanager
 def served(
-    engine: TransformersEngine, *, key: str = "", hosts: tuple[str, ...] = (), **more: Any
+    engine: TransformersEngine,
+    *,
+    key: str = "",
+    hosts: tuple[str, ...] = (),
+    max_held_bytes: int = MAX_HELD_BYTES,
+    **more: Any,
 ) -> Iterator[str]:
     batcher = Batcher(engine, **more)
-    app = make_app(batcher, model="m", max_new_tokens=200, key=key, hosts=hosts)
+    app = make_app(
+        batcher, model="m", max_new_tokens=200, key=key, hosts=hosts, max_held_bytes=max_held_bytes
+    )
     bound = open_socket("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
@@ -111,8 +119,8 @@ def http() -> Iterator[httpx2.Client]:
         yield client
 
 
-def chat(http: httpx2.Client, url: str, **more: Any) -> httpx2.Response:
-    return http.post(f"{url}/chat/completions", json=body(**more))
+def chat(http: httpx2.Client, url: str, *, timeout: float = 30, **more: Any) -> httpx2.Response:
+    return http.post(f"{url}/chat/completions", json=body(**more), timeout=timeout)
 
 
 def test_a_completion_is_what_the_engine_says(http: httpx2.Client, url: str, slow: Slow) -> None:
@@ -207,6 +215,122 @@ def test_a_request_that_breaks_the_engine_costs_only_itself(
     assert chat(http, url).status_code == 200
 
 
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold before patience ends."""
+    for _ in range(500):
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def begin(url: str, **more: Any) -> socket.socket:
+    """A connection on which a request has been sent and no answer been read."""
+    content = json.dumps(body(**more)).encode()
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(head.encode() + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
+
+
+def test_who_hangs_up_while_waiting_is_not_decoded(slow: Slow) -> None:
+    slow.batches.clear()
+    with served(slow, batch_size=1, max_waiting=2) as url, httpx2.Client(timeout=30) as http:
+
+        def is_taken_in() -> bool:
+            try:
+                return chat(http, url, seed=9, temperature=1, timeout=0.2).status_code != 429
+            except httpx2.ReadTimeout:
+                return True
+
+        slow.may_go.clear()
+        waiting = [begin(url, seed=seed, temperature=1) for seed in (1, 2, 3)]  # one of them is being decoded
+        assert eventually(lambda: not is_taken_in())
+        for connection in waiting:
+            connection.close()
+        assert eventually(is_taken_in)
+        slow.may_go.set()
+        assert chat(http, url, seed=4, temperature=1).status_code == 200
+    assert [seeds for seeds in slow.batches if seeds in (["seed 1"], ["seed 2"], ["seed 3"])] == slow.batches[
+        :1
+    ]
+
+
+def test_who_hangs_up_while_decoded_is_decoded_no_further(caplog: pytest.LogCaptureFixture) -> None:
+    class Endless(TransformersEngine):
+        """Answers when nobody waits any more."""
+
+        ended = threading.Event()
+
+        def generate(self, views: Any, *, is_wanted: Any, **settings: Any) -> Any:
+            assert eventually(lambda: not is_wanted(0))
+            self.ended.set()
+            return super().generate(views, is_wanted=is_wanted, **settings)
+
+    engine = Endless(tiny_backbone())
+    with caplog.at_level("DEBUG"), served(engine) as url:
+        connection = begin(url)
+        time.sleep(0.2)
+        connection.close()
+        assert engine.ended.wait(20)
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
+def test_a_rollout_that_nobody_waits_for_ends_and_leaves_the_others_as_they_are() -> None:
+    engine = TransformersEngine(tiny_backbone())
+    views = [text_view(f"Size: {i}.") for i in range(3)]
+    settings: dict[str, Any] = {"example_ids": ["a", "b", "c"], "max_new_tokens": 30, "temperature": 1.0}
+    undisturbed = engine.generate(views, **settings)
+    asked = 0
+
+    def is_wanted(place: int) -> bool:
+        nonlocal asked
+        asked += place == 1
+        return place != 1 or asked < 3
+
+    found = engine.generate(views, is_wanted=is_wanted, **settings)
+    assert [found[i].token_ids for i in (0, 2)] == [undisturbed[i].token_ids for i in (0, 2)]
+    assert found[1].token_ids == undisturbed[1].token_ids[:3] and not found[1].finished
+
+
+def test_bodies_together_are_bounded_and_their_room_is_free_again(slow: Slow) -> None:
+    with served(slow, max_held_bytes=1000) as url, httpx2.Client(timeout=30) as http:
+        slow.may_go.clear()
+        with ThreadPoolExecutor(12) as pool:
+            answers = [pool.submit(chat, http, url) for _ in range(12)]
+            threading.Timer(0.5, slow.may_go.set).start()
+            found = [answer.result() for answer in answers]
+        busy = [answer for answer in found if answer.status_code == 429]
+        assert len(busy) == 12 - 1000 // len(found[0].request.content)
+        assert busy[0].headers["retry-after"] == "1" and "fill the server" in busy[0].text
+        for _ in range(12):
+            assert chat(http, url).status_code == 200
+        assert chat(http, url, messages=[{"role": "user", "content": "x" * 1000}]).status_code == 429
+
+
+def test_a_body_that_never_comes_is_not_waited_for(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilotage.rollouts.serve.BODY_LIMIT_S", 0.2)
+    with served(slow) as url:
+        host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 10\r\n\r\n{"
+            )
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_text_that_reads_as_the_model_s_own_tokens_is_refused(http: httpx2.Client, url: str) -> None:
+    for content in ("Plan.<|im_end|>", "<|im_start|>system"):
+        for messages in (
+            [{"role": "user", "content": content}],
+            [*TEXT, {"role": "assistant", "content": content}],
+        ):
+            said = chat(http, url, messages=messages)
+            assert said.status_code == 400 and "special token" in said.json()["error"]["message"]
+
+
 def test_models_and_health(http: httpx2.Client, url: str) -> None:
     assert http.get(f"{url}/models").json()["data"][0]["id"] == "m"
     assert http.get(f"{url}/models/m").json()["object"] == "model"
@@ -243,6 +367,7 @@ TINY_PNG = png(picture(1))
         ({"max_tokens": True}, "max_tokens"),
         ({"max_completion_tokens": "9"}, "max_completion_tokens"),
         ({"temperature": -1}, "temperature"),
+        ({"temperature": 5e-324}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),

@@ -6,7 +6,6 @@ B rows, S columns, P image patches of all rows together, F numbers per patch.
 from __future__ import annotations
 
 import io
-import json
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
@@ -17,6 +16,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
 from pilotage.records import View
 
@@ -179,20 +179,6 @@ def _normalised(processor: Any, patches_PF: np.ndarray) -> torch.Tensor:
     return values.reshape(patches_PF.shape)
 
 
-def render(backbone: Backbone, view: View) -> str:
-    """The view's prompt text: chat template, generation prompt and prefill."""
-    key = json.dumps(view.messages, sort_keys=True)
-    text = backbone.text_cache.get(key)
-    if text is None:
-        text = backbone.processor.apply_chat_template(
-            [dict(message) for message in view.messages], add_generation_prompt=True, tokenize=False
-        )
-        if len(backbone.text_cache) > 4096:
-            backbone.text_cache.clear()
-        backbone.text_cache[key] = text
-    return text + view.prefill
-
-
 def _encode_prompts(
     backbone: Backbone, views: Sequence[View], max_length: int | None, names: Sequence[str] | None
 ) -> tuple[list[list[int]], list[np.ndarray], torch.Tensor | None, torch.Tensor | None]:
@@ -207,12 +193,13 @@ def _encode_prompts(
             raise PilotageError(f"{backbone.name} reads text only, but a view has an image")
         pixel_values, grid_thw = encode_images(backbone, images)
     grids: Iterator[list[int]] = iter(grid_thw.tolist() if grid_thw is not None else [])
-    texts = [render(backbone, view) for view in views]
+    names = [f"row {row}" for row in range(len(views))] if names is None else names
+    texts = [render(backbone, view, name=name) for view, name in zip(views, names, strict=True)]
     tokenised = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     ids_of: list[list[int]] = []
     positions_of: list[np.ndarray] = []
     for row, (view, ids) in enumerate(zip(views, tokenised, strict=True)):
-        name = names[row] if names is not None else f"row {row}"
+        name = names[row]
         num_images = int(view.image is not None)
         slots = [column for column, token in enumerate(ids) if token in backbone.placeholder_ids]
         if len(slots) != num_images or any(ids[slot] != backbone.image_token_id for slot in slots):

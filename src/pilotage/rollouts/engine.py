@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from pilotage.records import Rollout, View
 
 ProgressCallback = Callable[[int], None]
 """Called with the number of rollouts that have just been completed."""
+
+MIN_TEMPERATURE = 1e-3
+"""Below it, and above 0, a logit divided by the temperature leaves float32's range, and nothing can be drawn."""
 
 
 class RolloutEngine(Protocol):
@@ -57,8 +61,10 @@ def check_request(
         raise PilotageError(f"{len(views)} views but {len(example_ids)} example ids")
     if max_new_tokens < 1:
         raise PilotageError(f"max_new_tokens {max_new_tokens} must be at least 1")
-    if not temperature >= 0:
-        raise PilotageError(f"temperature {temperature} must be 0 (greedy) or more")
+    if temperature != 0 and not MIN_TEMPERATURE <= temperature < math.inf:
+        raise PilotageError(
+            f"temperature {temperature} must be 0 (greedy) or a number from {MIN_TEMPERATURE} on"
+        )
     if not 0 < top_p <= 1:
         raise PilotageError(f"top_p {top_p} must be above 0 and at most 1 (1 keeps the whole vocabulary)")
     if top_k < 0:

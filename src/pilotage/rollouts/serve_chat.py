@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from pilotage.records import Rollout, View
+from pilotage.rollouts.engine import MIN_TEMPERATURE
 
 MAX_PIXELS = 4096 * 4096
 MAX_ASPECT = 200
@@ -109,6 +110,10 @@ def parse_chat(body: Any, *, model: str, max_new_tokens: int) -> ChatRequest:
     if (body.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise RequestError("response_format is not supported by this server", param="response_format")
     temperature = _number(body, "temperature", 1.0, low=0.0, high=100.0)
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise RequestError(
+            f"temperature {temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}", param="temperature"
+        )
     n = _whole(body, "n", 1, low=1, high=MAX_CHOICES)
     if temperature == 0 and n > 1:
         raise RequestError(f"n {n} at temperature 0 would repeat the same answer", param="n")

@@ -24,10 +24,14 @@ class Answered:
 
 
 @dataclass(kw_only=True, eq=False)
-class _Job:
+class Job:
+    """A request that waits or is being decoded."""
+
     request: ChatRequest
     future: Future[Answered] = field(default_factory=Future)
     num_prompt_tokens: int = 0
+    abandoned: bool = False
+    """Its client is gone: nobody reads the answer."""
 
     @property
     def key(self) -> str:
@@ -51,7 +55,7 @@ class Batcher:
         self._batch_size = batch_size
         self._max_waiting = max_waiting
         self._linger_s = linger_s
-        self._waiting: list[_Job] = []
+        self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
         config = engine.backbone.model.config.get_text_config()
@@ -59,9 +63,9 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, request: ChatRequest) -> Future[Answered]:
-        """The answer to come. Raises RequestError (429) when too many are waiting."""
-        job = _Job(request=request)
+    def submit(self, request: ChatRequest) -> Job:
+        """The job whose `future` is the answer to come. Raises RequestError (429) when too many are waiting."""
+        job = Job(request=request)
         with self._changed:
             if self._closed:
                 raise RequestError("the server is closing", status=503)
@@ -71,7 +75,15 @@ class Batcher:
                 )
             self._waiting.append(job)
             self._changed.notify()
-        return job.future
+        return job
+
+    def abandon(self, job: Job) -> None:
+        """Nobody waits for the job any more: it gives up its place, and what is being decoded of it ends there."""
+        with self._changed:
+            job.abandoned = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.future.cancel()
 
     def close(self) -> None:
         """Answers what is being decoded, drops what waits."""
@@ -98,11 +110,11 @@ class Batcher:
                 jobs = self._take()
             self._answer([job for job in jobs if self._fits(job)])
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """The oldest job and those behind it that can share its batch."""
         first = self._waiting[0]
         num_jobs = max(1, self._batch_size // first.request.n)
-        taken: dict[str, _Job] = {}
+        taken: dict[str, Job] = {}
         for index, job in enumerate(self._waiting):
             if len(taken) == num_jobs:
                 break
@@ -114,7 +126,7 @@ class Batcher:
         self._waiting = [job for job in self._waiting if job not in jobs]
         return jobs
 
-    def _fits(self, job: _Job) -> bool:
+    def _fits(self, job: Job) -> bool:
         """Whether the prompt can be put before the model; if not, its client is told."""
         if not job.future.set_running_or_notify_cancel():
             return False
@@ -141,7 +153,7 @@ class Batcher:
             return True
         return False
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def _answer(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
         request = jobs[0].request
@@ -154,6 +166,7 @@ class Batcher:
                 top_p=request.top_p,
                 top_k=request.top_k,
                 num_return=request.n,
+                is_wanted=lambda index: not jobs[index].abandoned,
             )
         except Exception as error:
             if len(jobs) > 1:

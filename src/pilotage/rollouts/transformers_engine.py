@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import ModelInputs, encode_views, render
+from pilotage.backbones.encode import ModelInputs, encode_views
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import first_image_column, shared_prefix
+from pilotage.backbones.render import render
 from pilotage.records import Rollout, View
 from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.engine import ProgressCallback, check_request, sampling_noise
@@ -50,6 +51,13 @@ class _Row:
     vision_mass: float = 0.0
     num_vision_attempts: int = 0
     finished: bool = False
+    """It ended with an end-of-turn token of its own."""
+    dropped: bool = False
+    """Nobody waits for it any more."""
+
+    @property
+    def ended(self) -> bool:
+        return self.finished or self.dropped
 
 
 class TransformersEngine:
@@ -87,8 +95,13 @@ class TransformersEngine:
         seed: int = 0,
         num_return: int = 1,
         progress: ProgressCallback | None = None,
+        is_wanted: Callable[[int], bool] | None = None,
     ) -> list[Rollout]:
-        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`."""
+        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`.
+
+        `is_wanted` is asked before every token whether anybody still waits for the view at that place; the rollouts
+        of one that nobody waits for end there, unfinished.
+        """
         check_request(
             views,
             example_ids=example_ids,
@@ -104,7 +117,7 @@ class TransformersEngine:
         noise = None
         if temperature > 0:
             noise = sampling_noise(example_ids, seed=seed, num_return=num_return, num_tokens=max_new_tokens)
-        order = sorted(range(len(views)), key=lambda index: self._size(views[index]))
+        order = sorted(range(len(views)), key=lambda index: self._size(views[index], example_ids[index]))
         views_per_batch = max(1, self.batch_size // num_return)
         answers: list[Rollout | None] = [None] * (len(views) * num_return)
         # Parameters that are gathered in inference mode could not be trained afterwards.
@@ -119,6 +132,7 @@ class TransformersEngine:
                     max_new_tokens=max_new_tokens,
                     chooser=chooser,
                     noise=noise,
+                    is_wanted=is_wanted,
                 )
                 for row in rows:
                     answers[row.index] = self._rollout(row, example_ids[row.index // num_return])
@@ -127,13 +141,13 @@ class TransformersEngine:
         self.stats.seconds = time.perf_counter() - began_s
         return [answer for answer in answers if answer is not None]
 
-    def _size(self, view: View) -> tuple[int, int]:
+    def _size(self, view: View, name: str) -> tuple[int, int]:
         """Rows of one size share a batch: (image pixels, characters)."""
         num_pixels = 0
         if view.image is not None:
             width, height = struct.unpack(">II", view.image[16:24])  # the PNG header
             num_pixels = width * height
-        return num_pixels, len(render(self.backbone, view))
+        return num_pixels, len(render(self.backbone, view, name=name))
 
     def _decode(
         self,
@@ -144,6 +158,7 @@ class TransformersEngine:
         max_new_tokens: int,
         chooser: Chooser,
         noise: np.ndarray | None,
+        is_wanted: Callable[[int], bool] | None,
     ) -> list[_Row]:
         model = self.backbone.model
         inputs = encode_views(
@@ -175,7 +190,7 @@ class TransformersEngine:
             dtype=logits_BV.dtype,
         )
 
-        finished_rows: list[_Row] = []
+        ended_rows: list[_Row] = []
         rows = [_Row(index=place, token_ids=[], logprobs=[]) for place in places]
         eos_ids = frozenset(self.backbone.eos_ids)
         sharded = is_sharded(model)
@@ -185,20 +200,21 @@ class TransformersEngine:
                 uniforms = torch.from_numpy(noise[[row.index for row in rows], step]).to(device)
             choice = chooser(logits_BV, uniforms)
             for row, token, logprob, vision_mass, attempt in zip(rows, *choice.as_lists(), strict=True):
-                if row.finished:
+                if row.ended:
                     continue
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
                 row.vision_mass += vision_mass
                 row.num_vision_attempts += attempt
-                if token in eos_ids:
-                    row.finished = True
-                    finished_rows.append(row)
-            finished = all(row.finished for row in rows)
-            if step + 1 == max_new_tokens or (_on_all_ranks(finished, device) if sharded else finished):
+                row.finished = token in eos_ids
+                row.dropped = is_wanted is not None and not is_wanted(row.index // num_return)
+                if row.ended:
+                    ended_rows.append(row)
+            ended = all(row.ended for row in rows)
+            if step + 1 == max_new_tokens or (_on_all_ranks(ended, device) if sharded else ended):
                 break
             tokens_B = choice.tokens_B
-            kept = _rows_to_keep([row.finished for row in rows])
+            kept = _rows_to_keep([row.ended for row in rows])
             if kept is not None:
                 rows = [rows[index] for index in kept]
                 kept_rows = torch.tensor(kept, device=device)
@@ -215,7 +231,7 @@ class TransformersEngine:
                 ).logits[:, -1]
             next_position_B = next_position_B + 1
             self.stats.num_forwards += 1
-        return finished_rows + [row for row in rows if not row.finished]
+        return ended_rows + [row for row in rows if not row.ended]
 
     def _read_prompts(self, inputs: ModelInputs, cache: DecodingCache) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the first response token [B, V], and which of the cache's columns a row may look at [B, S].
@@ -275,22 +291,22 @@ class TransformersEngine:
         )
 
 
-def _rows_to_keep(finished: Sequence[bool]) -> list[int] | None:
-    """Rows of the smaller batch, or None while too few rows have finished to be worth the copy.
+def _rows_to_keep(ended: Sequence[bool]) -> list[int] | None:
+    """Rows of the smaller batch, or None while too few rows have ended to be worth the copy.
 
-    Batch sizes are multiples of 8 where they can be (some finished rows stay): each new size has a price.
+    Batch sizes are multiples of 8 where they can be (some ended rows stay): each new size has a price.
     """
-    alive = [index for index, done in enumerate(finished) if not done]
-    wanted = max(1, len(alive)) if len(alive) <= 8 else min(len(finished), -(-len(alive) // 8) * 8)
-    if wanted > 0.8 * len(finished):
+    alive = [index for index, done in enumerate(ended) if not done]
+    wanted = max(1, len(alive)) if len(alive) <= 8 else min(len(ended), -(-len(alive) // 8) * 8)
+    if wanted > 0.8 * len(ended):
         return None
-    idle = [index for index, done in enumerate(finished) if done]
+    idle = [index for index, done in enumerate(ended) if done]
     return sorted(alive + idle[: wanted - len(alive)])
 
 
-def _on_all_ranks(finished: bool, device: torch.device) -> bool:
+def _on_all_ranks(ended: bool, device: torch.device) -> bool:
     """Whether all ranks are done: until then each makes every forward, since the others wait for its parameters."""
-    flag = torch.tensor(int(finished), device=device)
+    flag = torch.tensor(int(ended), device=device)
     torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
     return bool(flag)
 

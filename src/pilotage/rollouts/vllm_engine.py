@@ -6,8 +6,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pilotage.backbones.encode import render
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
 from pilotage.rollouts.engine import ProgressCallback, check_request

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from pilotage.backbones.encode import render
 from pilotage.backbones.load import Backbone, with_lora
+from pilotage.backbones.render import render
 from pilotage.records import Prompted, View
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy

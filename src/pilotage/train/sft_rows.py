@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import encode_with_response, render
+from pilotage.backbones.encode import encode_with_response
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.train.sft_config import SftConfig
 from pilotage.views import VIEWS, reference_answer

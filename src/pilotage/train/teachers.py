@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pilotage.backbones.encode import render
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
 from pilotage.rollouts.remote_scores import RemoteScorer, Style
