@@ -55,7 +55,7 @@ class PlantedEngine:
         task = get_task(example.task)
         state = task.parse_state(example.state)
         misreads, misplans, garbles = (bool(x) for x in self.rng.random(3) < self.rates)
-        misreads = misreads and view.image is not None and not view.prefill
+        misreads = misreads and bool(view.images) and not view.prefill
         believed = misread_goal(task, state, self.rng) if misreads else state
         if view.name == "perception":
             return numbered(task.facts(believed))

@@ -48,7 +48,7 @@ def test_it_is_short(coach: ModuleType) -> None:
 def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
     hint, told = VIEWS["hint"](example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
-    assert hint.image is None and hint.name == "hint"
+    assert not hint.images and hint.name == "hint"
     assert (
         hint.messages[-1]["content"]
         == f"{told.messages[-1]['content']}\nA shortest plan begins with {example.plan[0]}."

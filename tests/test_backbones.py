@@ -155,10 +155,17 @@ def test_positions_are_the_models_own(stock):
 
 
 def test_rope_positions_by_hand():
-    assert rope_positions(9, 2, (2, 3)).tolist() == [
+    assert rope_positions(9, [(2, 2, 3)]).tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5],
         [0, 1, 2, 2, 2, 3, 3, 3, 5],
         [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
+    assert rope_positions(3, []).tolist() == [[0, 1, 2]] * 3
+    # Two images: one begins the sequence, the other follows a token of text.
+    assert rope_positions(7, [(0, 1, 2), (3, 2, 1)]).tolist() == [
+        [0, 0, 2, 3, 3, 5, 6],
+        [0, 0, 2, 3, 4, 5, 6],
+        [0, 1, 2, 3, 3, 5, 6],
     ]
 
 
@@ -241,8 +248,8 @@ def test_an_over_long_prompt_is_an_error_that_names_the_example(backbone):
 @pytest.mark.parametrize(
     "view",
     [
-        replace(text_view("Look."), image=png(picture(2))),
-        replace(image_view(png(picture(2))), image=None),
+        replace(text_view("Look."), images=(png(picture(2)),)),
+        replace(image_view(png(picture(2))), images=()),
     ],
 )
 def test_image_places_and_images_must_agree(backbone, view):

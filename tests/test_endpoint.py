@@ -91,7 +91,7 @@ def test_the_request_is_openai_s_and_the_answer_carries_tokens_and_model() -> No
     text, image = sent["messages"][0]["content"]
     assert text == PICTURE.messages[0]["content"][0]
     head, _, encoded = image["image_url"]["url"].partition(",")
-    assert head == "data:image/png;base64" and base64.b64decode(encoded) == PICTURE.image
+    assert head == "data:image/png;base64" and base64.b64decode(encoded) == PICTURE.images[0]
 
 
 def test_a_begun_answer_is_sent_as_one_to_go_on_with() -> None:

@@ -314,7 +314,7 @@ def test_before_work_sees_a_view_with_a_picture_and_may_stop_everything(tmp_path
 
     with pytest.raises(PilotageError, match="nobody there"):
         run(Spy(EXAMPLES), tmp_path / "run", kinds=("text", "image"), before_work=refuse)
-    assert seen[0].image is not None and not (tmp_path / "run").exists()
+    assert seen[0].images and not (tmp_path / "run").exists()
 
 
 def test_before_work_is_not_called_when_nothing_is_missing(tmp_path: Path) -> None:

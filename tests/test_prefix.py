@@ -40,7 +40,7 @@ def two_tasks(*, images: bool) -> list[View]:
             View(
                 name="student",
                 messages=[{"role": "user", "content": [shown[0] | {"text": rules[seed % 2]}, shown[1]]}],
-                image=view.image,
+                images=view.images,
             )
             for seed, view in enumerate(views)
         ]

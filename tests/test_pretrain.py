@@ -94,17 +94,17 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
     rng = np.random.default_rng(3)
     for _ in range(20):
         lesson = planning_lesson(task, task.levels[0], rng)
-        assert lesson.view.image is None
+        assert not lesson.view.images
         told = str(lesson.view.messages)
         assert lesson.answer.splitlines()[0] in told, "the state is copied from the prompt"
         derived = derivation_lesson(task, task.levels[0], rng)
-        assert derived.view.image is None and "Size:" not in str(derived.view.messages)
+        assert not derived.view.images and "Size:" not in str(derived.view.messages)
         assert derived.view.prefill.startswith("1. Size: ")
         assert all(
             f" {name}:" not in derived.answer for name in task.recital(task.generate(task.levels[0], rng))
         )
         described = description_lesson(task, task.levels[0], rng)
-        assert described.view.image is None and described.answer.startswith("1. Size: ")
+        assert not described.view.images and described.answer.startswith("1. Size: ")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Habitual:
             task = get_task(example.task)
             against = follows(task, dict(example.state)) is False
             text = reference_answer(example, "student")
-            if against and view.image is not None and self.rng.random() < self.habit:
+            if against and view.images and self.rng.random() < self.habit:
                 text = text[: text.index("<answer>")] + "<answer>D R D R D R D R</answer>"
             rollouts.append(Rollout(example_id=id_, token_ids=(1,), text=text, finished=True))
         return rollouts

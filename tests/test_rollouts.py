@@ -75,7 +75,7 @@ def test_greedy_agrees_token_by_token_with_generate(any_backbone):
     views = mixed_views()
     rollouts = TransformersEngine(any_backbone).generate(views, example_ids=IDS, max_new_tokens=80)
     for text_only in (True, False):
-        indices = [index for index, view in enumerate(views) if (view.image is None) == text_only]
+        indices = [index for index, view in enumerate(views) if (not view.images) == text_only]
         inputs: dict[str, Any] = {**encode_views(any_backbone, [views[index] for index in indices])}
         ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("position_ids")  # generate makes its own, from the token types
@@ -348,7 +348,8 @@ def test_vllm_requests_and_answers_are_translated(backbone, monkeypatch):
     rollouts = engine.generate(views, example_ids=["a", "b"], max_new_tokens=5, temperature=1.0)
     assert asked["options"]["dtype"] == "bfloat16"
     assert "multi_modal_data" not in asked["prompts"][0]
-    assert asked["prompts"][1]["multi_modal_data"]["image"].size == (64, 64)
+    (shown,) = asked["prompts"][1]["multi_modal_data"]["image"]
+    assert shown.size == (64, 64) and asked["options"]["limit_mm_per_prompt"] == {"image": 1}
     assert asked["prompts"][1]["prompt"].count("<|image_pad|>") == 1  # vLLM itself repeats it
     assert set(asked["settings"][0].logit_bias) == set(backbone.vision_token_ids)
     assert [rollout.example_id for rollout in rollouts] == ["a", "b"]

@@ -83,7 +83,7 @@ def test_a_reader_of_its_span_alone_does_not_know_what_came_before(backbone):
 
 @pytest.mark.parametrize("images", ["same", "none", "crop", "other"])
 def test_the_picture_decides_the_scores(backbone, images):
-    view = varied(VIEW, images=images, other=png(picture(2, seed=5)), seed=1)
+    view = varied(VIEW, images=images, other=(png(picture(2, seed=5)),), seed=1)
     changed = (logps(backbone, view, IDS) - logps(backbone, VIEW, IDS)).abs().max()
     assert (changed > 0.01) == (images != "same")
 

@@ -36,7 +36,7 @@ CONTENT = [{"type": "text", "text": "Plan."}, {"type": "image"}]
 VIEW = View(
     name="student",
     messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": CONTENT}],
-    image=PICTURE,
+    images=(PICTURE,),
 )
 
 
@@ -49,7 +49,7 @@ def test_same_is_the_view_itself():
 
 def test_without_the_picture_its_place_goes_too():
     blind = varied(VIEW, images="none")
-    assert blind.image is None
+    assert not blind.images
     assert list(blind.messages) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Plan."}]},
@@ -59,9 +59,10 @@ def test_without_the_picture_its_place_goes_too():
 
 def test_another_picture_takes_its_place():
     other = png(numbered(8, 12, first=9))
-    assert varied(VIEW, images="other", other=other) == replace(VIEW, image=other)
-    with pytest.raises(PilotageError, match="OtherImages"):
-        varied(VIEW, images="other")
+    assert varied(VIEW, images="other", other=(other,)) == replace(VIEW, images=(other,))
+    for too_few in (None, ()):
+        with pytest.raises(PilotageError, match="OtherImages"):
+            varied(VIEW, images="other", other=too_few)
 
 
 @pytest.mark.parametrize("images", ["none", "crop", "other"])
@@ -82,7 +83,7 @@ def test_the_seed_decides_the_place_of_a_crop():
     crops = {cropped(PICTURE, share=0.5, seed=seed) for seed in range(20)}
     assert len(crops) > 5
     assert cropped(PICTURE, share=0.5, seed=3) == cropped(PICTURE, share=0.5, seed=3)
-    assert varied(VIEW, images="crop", seed=3).image == cropped(PICTURE, share=0.5, seed=3)
+    assert varied(VIEW, images="crop", seed=3).images == (cropped(PICTURE, share=0.5, seed=3),)
     assert np.array_equal(pixels(cropped(PICTURE, share=1.0, seed=0)), pixels(PICTURE))
 
 
@@ -109,10 +110,10 @@ def test_other_pictures_are_of_the_same_task_and_level():
     others = OtherImages(pool)
     own = pool[0]
     found = {others.pick(own, seed=seed) for seed in range(40)}
-    assert found == {one.image for one in pool[1:5]}
+    assert found == {(one.image,) for one in pool[1:5]}
     assert others.pick(own, seed=7) == others.pick(own, seed=7)
     assert others.pick(pool[5], seed=0) in {
-        one.image for one in pool[:5]
+        (one.image,) for one in pool[:5]
     }  # no second level-4 maze: the task's
     with pytest.raises(PilotageError, match="lake: no other example of 'frozenlake'"):
         others.pick(pool[6], seed=0)

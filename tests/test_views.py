@@ -87,7 +87,7 @@ def test_no_state_changes_a_word_of_what_the_student_reads(
         first, second = view(one, prompts), view(two, prompts)
         assert first.messages == second.messages
         assert first.prefill == second.prefill == ""
-        assert first.image == one.image and second.image == two.image
+        assert first.images == (one.image,) and second.images == (two.image,)
 
 
 @every_task
@@ -126,7 +126,7 @@ def test_the_corrected_view_is_the_student_s_with_the_true_state_at_the_head_of_
 ) -> None:
     example = example_of(task, seed)
     seen, corrected = student_view(example, prompts), student_view_with_state(example, prompts)
-    assert (corrected.messages, corrected.image) == (seen.messages, seen.image)
+    assert (corrected.messages, corrected.images) == (seen.messages, seen.images)
     recital = state_text(task.recital(task.parse_state(example.state)))
     assert corrected.prefill == recital + "\n"
     whole = reference_answer(example, corrected.name)
@@ -176,7 +176,7 @@ def test_text_views_hold_the_recital_and_no_picture(task: Task[Any], prompts: An
     for view in (symbolic_view, teacher_view, teacher_view_without_plan):
         shown = view(example, prompts)
         assert recital in texts(shown)
-        assert shown.image is None and not list(images(shown))
+        assert not shown.images and not list(images(shown))
     assert f"{' '.join(example.plan)}" in texts(teacher_view(example, prompts))
 
 
@@ -214,7 +214,7 @@ def test_every_view_is_a_valid_chat(task: Task[Any], prompts: Any, name: str) ->
                 assert part["text"].strip() and "$" not in part["text"]
                 assert not re.search(r"<\|.*?\|>", part["text"]), "a special token in a prompt"
     assert len(list(images(view))) == (name in PICTURE_VIEWS)
-    assert (view.image == example.image) == (name in PICTURE_VIEWS)
+    assert view.images == ((example.image,) if name in PICTURE_VIEWS else ())
 
 
 @every_task
@@ -270,7 +270,7 @@ def test_an_example_without_a_picture_is_an_error_for_picture_views_alone(task: 
     for view in (student_view, perception_view):
         with pytest.raises(PilotageError, match=f"{example.id} has no picture"):
             view(example, "brief")
-    assert symbolic_view(example, "brief").image is None
+    assert symbolic_view(example, "brief").images == ()
 
 
 def test_unknown_names_are_errors_that_name_the_known_ones() -> None:

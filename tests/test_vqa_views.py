@@ -100,7 +100,7 @@ def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
     asked_other = replace(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
     view = vqa_perception_view(FOREIGN, prompts)
     assert view == vqa_perception_view(asked_other, prompts)
-    assert view.image == b"png" and view.prefill == "" and "island" not in texts(view)
+    assert view.images == (b"png",) and view.prefill == "" and "island" not in texts(view)
 
 
 @every_set
@@ -115,7 +115,7 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
     }
     for name, view in views.items():
         seen = texts(view)
-        assert view.name == name and view.image == b"png"
+        assert view.name == name and view.images == (b"png",)
         assert [part["type"] for part in view.messages[0]["content"]] == ["image", "text"]
         assert (FOREIGN.question in seen) == (name != "vqa_perception")
         assert (ANSWER in seen) == ("reference" in SEES[name])

@@ -94,7 +94,9 @@ def text_view(text: str, *, prefill: str = "") -> View:
 
 def image_view(image: bytes, text: str = "Plan a way over the ice.", *, prefill: str = "") -> View:
     content = [{"type": "image"}, {"type": "text", "text": text}]
-    return View(name="student", messages=[{"role": "user", "content": content}], image=image, prefill=prefill)
+    return View(
+        name="student", messages=[{"role": "user", "content": content}], images=(image,), prefill=prefill
+    )
 
 
 def mixed_views() -> list[View]:

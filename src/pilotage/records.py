@@ -68,8 +68,8 @@ class View:
     """`student`, `symbolic`, `teacher`, `teacher_no_plan`, `perception`, …"""
     messages: Sequence[Mapping[str, Any]]
     """Chat messages in the transformers form; an image is `{"type": "image"}` inside a content list."""
-    image: bytes | None = None
-    """PNG bytes shown in place of the single `{"type": "image"}`, or None for a text-only view."""
+    images: tuple[bytes, ...] = ()
+    """PNG bytes of each picture, in the order of the `{"type": "image"}` parts; none for a text-only view."""
     prefill: str = ""
     """Text that already begins the assistant's turn."""
 

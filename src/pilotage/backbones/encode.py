@@ -49,6 +49,8 @@ class EncodedResponses(TypedDict):
     inputs: ModelInputs
     response_mask: torch.Tensor
     """[B, S] bool: True on the columns that hold response ids."""
+    num_images: torch.Tensor
+    """[B] int64; the images of all rows stand one after another in `inputs`."""
     prompt_lengths: torch.Tensor
     """[B] int64; row b's response begins at column prompt_lengths[b]."""
     response_lengths: torch.Tensor
@@ -187,7 +189,7 @@ def _encode_prompts(
         raise PilotageError("no views to encode")
     merge = backbone.processor.image_processor.merge_size
     pixel_values, grid_thw = None, None
-    images = [view.image for view in views if view.image is not None]
+    images = [image for view in views for image in view.images]
     if images:
         if not backbone.supports_images:
             raise PilotageError(f"{backbone.name} reads text only, but a view has an image")
@@ -200,44 +202,55 @@ def _encode_prompts(
     positions_of: list[np.ndarray] = []
     for row, (view, ids) in enumerate(zip(views, tokenised, strict=True)):
         name = names[row]
-        num_images = int(view.image is not None)
+        num_images = len(view.images)
         slots = [column for column, token in enumerate(ids) if token in backbone.placeholder_ids]
         if len(slots) != num_images or any(ids[slot] != backbone.image_token_id for slot in slots):
             raise PilotageError(
                 f"{name}, view {view.name!r}: its text has {len(slots)} image or video places but the view carries "
-                f'{num_images} image(s); put one {{"type": "image"}} where the image goes'
+                f'{num_images} image(s); put one {{"type": "image"}} where each image goes'
             )
-        grid = None
-        if slots:
+        stretches: list[tuple[int, int, int]] = []
+        # From the left, so that each place is where the pictures before it have moved it.
+        for number, slot in enumerate(slots):
             _, grid_rows, grid_columns = next(grids)
-            grid = (grid_rows // merge, grid_columns // merge)
-            ids = ids[: slots[0]] + [backbone.image_token_id] * (grid[0] * grid[1]) + ids[slots[0] + 1 :]
+            start = slot + sum(rows * columns - 1 for _, rows, columns in stretches)
+            stretches.append((start, grid_rows // merge, grid_columns // merge))
+            num_tokens = stretches[number][1] * stretches[number][2]
+            ids = ids[:start] + [backbone.image_token_id] * num_tokens + ids[start + 1 :]
         if max_length is not None and len(ids) > max_length:
             raise PromptTooLongError(
                 f"{name}, view {view.name!r}: the prompt has {len(ids)} tokens, more than {max_length}; raise the "
                 "limit, use smaller images or the brief prompts (prompts are never cut)"
             )
         ids_of.append(ids)
-        positions_of.append(rope_positions(len(ids), slots[0] if slots else None, grid))
+        positions_of.append(rope_positions(len(ids), stretches))
     return ids_of, positions_of, pixel_values, grid_thw
 
 
-def rope_positions(length: int, image_start: int | None, grid: tuple[int, int] | None) -> np.ndarray:
-    """[3, length] time, height and width positions of a sequence with at most one still image.
+def rope_positions(length: int, images: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """[3, length] time, height and width positions of a sequence with still images at (start, rows, columns).
 
-    Text counts up on all three axes. The image's tokens keep the time at which it starts and count rows and columns
-    from there; the text after it goes on from the larger side (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    Text counts up on all three axes. An image's tokens keep the time at which it starts and count rows and columns
+    from there; what follows goes on from its larger side (Qwen2-VL, arXiv 2409.12191, section 2.1). One image of 2 x 3
+    tokens behind two of text, and one token of text after it:
+
+        time   0 1  2 2 2 2 2 2  5
+        height 0 1  2 2 2 3 3 3  5
+        width  0 1  2 3 4 2 3 4  5
     """
-    if image_start is None or grid is None:
+    if not images:
         return np.broadcast_to(np.arange(length), (3, length))
-    rows, columns = grid
-    image_end = image_start + rows * columns
     positions = np.empty((3, length), dtype=np.int64)
-    positions[:, :image_start] = np.arange(image_start)
-    positions[0, image_start:image_end] = image_start
-    positions[1, image_start:image_end] = image_start + np.repeat(np.arange(rows), columns)
-    positions[2, image_start:image_end] = image_start + np.tile(np.arange(columns), rows)
-    positions[:, image_end:] = image_start + max(rows, columns) + np.arange(length - image_end)
+    column = position = 0
+    for start, rows, columns in images:
+        positions[:, column:start] = position + np.arange(start - column)
+        position += start - column
+        column = start + rows * columns
+        positions[0, start:column] = position
+        positions[1, start:column] = position + np.repeat(np.arange(rows), columns)
+        positions[2, start:column] = position + np.tile(np.arange(columns), rows)
+        position += max(rows, columns)
+    positions[:, column:] = position + np.arange(length - column)
     return positions
 
 
@@ -341,6 +354,16 @@ def encode_with_response(
     return EncodedResponses(
         inputs=inputs,
         response_mask=response_mask.to(device),
+        num_images=torch.tensor([len(view.images) for view in views], device=device),
         prompt_lengths=prompt_lengths.to(device),
         response_lengths=response_lengths.to(device),
     )
+
+
+def patches_of_rows(encoded: EncodedResponses) -> list[torch.Tensor]:
+    """Each row's part of `pixel_values`, [patches of its images, F]; none of a row without images. Not copies."""
+    inputs = encoded["inputs"]
+    assert "pixel_values" in inputs and "image_grid_thw" in inputs, "the batch has images"
+    per_image = inputs["image_grid_thw"].prod(-1)
+    per_row = [int(counts.sum()) for counts in per_image.split(encoded["num_images"].tolist())]
+    return list(inputs["pixel_values"].split(per_row))

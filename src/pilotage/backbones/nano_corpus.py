@@ -106,7 +106,9 @@ def picture_lesson(rng: np.random.Generator, levels: tuple[int, ...]) -> Lesson:
     asked = sample_question(rng, levels)
     content = [{"type": "text", "text": asked.question}, {"type": "image"}]
     view = View(
-        name="other_picture", messages=[{"role": "user", "content": content}], image=encode_png(asked.pixels)
+        name="other_picture",
+        messages=[{"role": "user", "content": content}],
+        images=(encode_png(asked.pixels),),
     )
     return Lesson(view=view, answer=asked.answer, cells=asked.cells)
 

@@ -181,7 +181,7 @@ def _first_view(paths: Mapping[str, Path], questions: Sequence[_Question], setti
         missing = next((question for question in questions if question.key not in done), None)
         if missing is not None:
             views.append(_view(missing, kind, settings))
-    return next((view for view in views if view.image is not None), views[0] if views else None)
+    return next((view for view in views if view.images), views[0] if views else None)
 
 
 def _measure(

@@ -6,7 +6,7 @@ import base64
 import email.utils
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,12 +61,13 @@ def base_url(url: str) -> str:
 
 
 def chat_messages(view: View) -> list[dict[str, Any]]:
-    """The view's messages in the form of the chat API; the picture as a data URL, a prefill as a begun answer."""
+    """The view's messages in the form of the chat API; pictures as data URLs, a prefill as a begun answer."""
     messages: list[dict[str, Any]] = []
+    images = iter(view.images)
     for message in view.messages:
         content = message["content"]
         if not isinstance(content, str):
-            content = [_part(part, view) for part in content]
+            content = [_part(part, images) for part in content]
         messages.append({"role": message["role"], "content": content})
     if view.prefill:
         messages.append({"role": "assistant", "content": view.prefill})
@@ -77,11 +78,11 @@ PREFILLED: Mapping[str, Any] = {"add_generation_prompt": False, "continue_final_
 """What asks vLLM, SGLang and `pilotage serve` to go on with a begun answer."""
 
 
-def _part(part: Mapping[str, Any], view: View) -> dict[str, Any]:
+def _part(part: Mapping[str, Any], images: Iterator[bytes]) -> dict[str, Any]:
     if part["type"] == "text":
         return {"type": "text", "text": part["text"]}
-    assert part["type"] == "image" and view.image is not None, "a view's image stands behind its place"
-    encoded = base64.b64encode(view.image).decode("ascii")
+    assert part["type"] == "image", "views have texts and images"
+    encoded = base64.b64encode(next(images)).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
 
 

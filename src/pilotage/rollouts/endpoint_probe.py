@@ -100,7 +100,7 @@ async def _explained(
                 f"{config.url} is no chat endpoint or has no model {config.model!r} ({trouble}): the address "
                 "usually ends in /v1"
             )
-    if view.image is not None and not trouble.is_final:
+    if view.images and not trouble.is_final:
         words = View(name="probe", messages=[{"role": "user", "content": "Say yes."}])
         if await _trouble(client, words, decoding, dialect) is None:
             return f"{config.model} at {config.url} answers text but takes no images ({trouble})"

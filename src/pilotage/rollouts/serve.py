@@ -93,7 +93,7 @@ def make_app(
             content = await _read_body(request, hold)
             # Not in the event loop: a large picture takes a while. Not many at once: it takes memory as well.
             chat_request = await anyio.to_thread.run_sync(parse, content, limiter=parsers)
-            hold(len(chat_request.view.image or b""))
+            hold(sum(map(len, chat_request.view.images)))
             job = batcher.submit(chat_request)
             try:
                 answered = await _while_connected(request, asyncio.wrap_future(job.future))

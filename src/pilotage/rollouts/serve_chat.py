@@ -21,6 +21,7 @@ MAX_PIXELS = 4096 * 4096
 MAX_ASPECT = 200
 """The longest side over the shortest that Qwen-VL's image processor takes."""
 MAX_MESSAGES = 256
+MAX_IMAGES = 16
 MAX_CHOICES = 64
 DEFAULT_NEW_TOKENS = 512
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -161,8 +162,10 @@ def _view(body: Mapping[str, Any]) -> View:
         raise RequestError(f"messages must be a list of 1 to {MAX_MESSAGES} messages", param="messages")
     images: list[bytes] = []
     messages = [_message(message, f"messages[{i}]", images) for i, message in enumerate(given)]
-    if len(images) > 1:
-        raise RequestError(f"{len(images)} images; this server takes one in a request", param="messages")
+    if len(images) > MAX_IMAGES:
+        raise RequestError(
+            f"{len(images)} images; this server takes {MAX_IMAGES} in a request", param="messages"
+        )
     prefill = ""
     if body.get("continue_final_message"):
         last = messages.pop()
@@ -177,7 +180,7 @@ def _view(body: Mapping[str, Any]) -> View:
                 param="add_generation_prompt",
             )
         prefill = last["content"]
-    return View(name="chat", messages=messages, image=images[0] if images else None, prefill=prefill)
+    return View(name="chat", messages=messages, images=tuple(images), prefill=prefill)
 
 
 def _message(message: Any, place: str, images: list[bytes]) -> dict[str, Any]:

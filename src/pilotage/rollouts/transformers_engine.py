@@ -144,9 +144,9 @@ class TransformersEngine:
     def _size(self, view: View, name: str) -> tuple[int, int]:
         """Rows of one size share a batch: (image pixels, characters)."""
         num_pixels = 0
-        if view.image is not None:
-            width, height = struct.unpack(">II", view.image[16:24])  # the PNG header
-            num_pixels = width * height
+        for image in view.images:
+            width, height = struct.unpack(">II", image[16:24])  # the PNG header
+            num_pixels += width * height
         return num_pixels, len(render(self.backbone, view, name=name))
 
     def _decode(

@@ -26,8 +26,12 @@ class VllmEngine:
     temperatures 0 and 1 only, because vLLM reports them before the temperature is applied.
     """
 
-    def __init__(self, backbone: Backbone, *, origin: str = "student", **llm_options: Any) -> None:
+    def __init__(
+        self, backbone: Backbone, *, origin: str = "student", max_images: int = 1, **llm_options: Any
+    ) -> None:
         """`backbone` gives tokenizer and chat template; `llm_options` go to `vllm.LLM` as they are.
+
+        vLLM sets memory aside for `max_images` images in a prompt, and refuses more.
 
         Raises PilotageError when vLLM is not installed.
         """
@@ -41,7 +45,7 @@ class VllmEngine:
         self.backbone = backbone
         self.origin = origin
         self._vllm = vllm
-        self._llm = vllm.LLM(model=backbone.name, limit_mm_per_prompt={"image": 1}, **llm_options)
+        self._llm = vllm.LLM(model=backbone.name, limit_mm_per_prompt={"image": max_images}, **llm_options)
 
     def generate(
         self,
@@ -94,10 +98,11 @@ class VllmEngine:
 
     def _request(self, view: View) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": render(self.backbone, view)}
-        if view.image is not None:
+        if view.images:
             from PIL import Image
 
-            request["multi_modal_data"] = {"image": Image.open(io.BytesIO(view.image)).convert("RGB")}
+            pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in view.images]
+            request["multi_modal_data"] = {"image": pictures}
         return request
 
     def _rollout(self, example_id: str, answer: Any) -> Rollout:

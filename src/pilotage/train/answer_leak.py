@@ -93,7 +93,7 @@ class LeakProbe:
             except ImpossibleRequestError:
                 self.num_passed_over += 1
                 continue
-            other = self.others.pick(example, seed=PROBE_SEED)
+            (other,) = self.others.pick(example, seed=PROBE_SEED)
             self.probed.append(_Probed(example=example, wrong_plans=wrong, other_image=other))
         if not self.probed:
             raise PilotageError(
@@ -170,7 +170,7 @@ class LeakProbe:
 
     def _sees_image(self, route: Route) -> bool:
         view = VIEWS[route.view](self.probed[0].example, self.config.prompts)
-        return view.image is not None and route.images in SEES_IMAGE
+        return bool(view.images) and route.images in SEES_IMAGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response
+from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response, patches_of_rows
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
 from pilotage.distill.align import predicting_positions, response_tokens
@@ -60,15 +60,17 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
         position_ids=inputs["position_ids"][:, index, :width],
     )
     if "pixel_values" in inputs and "image_grid_thw" in inputs:
-        # One image per row: encoding refuses views with more, and a view set has pictures or has none.
-        counts = inputs["image_grid_thw"].prod(-1).tolist()
-        assert len(counts) == len(prompt_lengths), "each row of a picture batch has one picture"
-        pieces = torch.split(inputs["pixel_values"], counts)
-        taken["pixel_values"] = torch.cat([pieces[row] for row in rows])
-        taken["image_grid_thw"] = inputs["image_grid_thw"][index]
+        grids, patches = (
+            inputs["image_grid_thw"].split(encoded["num_images"].tolist()),
+            patches_of_rows(encoded),
+        )
+        if any(len(grids[row]) for row in rows):
+            taken["pixel_values"] = torch.cat([patches[row] for row in rows])
+            taken["image_grid_thw"] = torch.cat([grids[row] for row in rows])
     return EncodedResponses(
         inputs=taken,
         response_mask=encoded["response_mask"][index, :width],
+        num_images=encoded["num_images"][index],
         prompt_lengths=prompt_lengths[index],
         response_lengths=response_lengths[index],
     )

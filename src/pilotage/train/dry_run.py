@@ -49,7 +49,7 @@ def dry_run(
         + "\n".join(f"  {name:<12} {size / 2**30:9.3f} GiB" for name, size in parts.items()),
         *(f"note: {note}" for note in notes),
         *(
-            f"--- {title} ({'with' if seen.image is not None else 'without'} the picture)\n{render(student, seen)}"
+            f"--- {title} ({'with' if seen.images else 'without'} the picture)\n{render(student, seen)}"
             for title, seen in shown
         ),
     ]

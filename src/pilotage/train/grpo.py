@@ -146,9 +146,9 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
             step, index = divmod(place, self.stage_config.prompts_per_step)
             example = self._example_of[self._order.slots(step)[index].example.id]
             view = student_view(example, self.stage_config.prompts)
-            assert view.image is not None, "the student is shown a picture"
+            (image,) = view.images
             rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])
-            rows["image"].append(Image.open(io.BytesIO(view.image)).convert("RGB"))
+            rows["image"].append(Image.open(io.BytesIO(image)).convert("RGB"))
             rows["example"].append(example.id)
         return rows
 

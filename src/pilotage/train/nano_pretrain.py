@@ -206,7 +206,9 @@ def _picture_step(config: PretrainConfig, backbone: Backbone, step: int) -> dict
             loss = F.cross_entropy(logits_MV.float(), targets_M)
             figures["loss/pictures"] = loss.item()
         else:
-            pixels, grids = encode_images(backbone, [lesson.view.image or b"" for lesson in lessons])
+            pixels, grids = encode_images(
+                backbone, [image for lesson in lessons for image in lesson.view.images]
+            )
             backbone.model.model.visual(pixels, grid_thw=grids)
             loss = torch.zeros(())
         naming = naming_loss(backbone, seen[-1], [words for lesson in lessons for words in lesson.cells])

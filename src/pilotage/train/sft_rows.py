@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import encode_with_response
+from pilotage.backbones.encode import encode_with_response, patches_of_rows
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
@@ -136,15 +136,15 @@ class Mixture:
 
 
 def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
-    """Columns that the view, its answer and the end of turn take; an image by its size before any resizing."""
+    """Columns that the view, its answer and the end of turn take; images by their size before any resizing."""
     text = render(backbone, view) + answer
     num_tokens = len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-    if view.image is None:
-        return num_tokens
     processor = backbone.processor.image_processor
-    # A PNG says its width and height, 4 bytes each, at byte 16. The text has one token for the image already.
-    width, height = (int.from_bytes(view.image[at : at + 4], "big") for at in (16, 20))
-    return num_tokens - 1 + width * height // (processor.patch_size * processor.merge_size) ** 2
+    for image in view.images:
+        # A PNG says its width and height, 4 bytes each, at byte 16. The text has one token for the image already.
+        width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
+        num_tokens += width * height // (processor.patch_size * processor.merge_size) ** 2 - 1
+    return num_tokens
 
 
 def cut_where_padding_is_least(
@@ -185,22 +185,17 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
     batch.pop("attention_mask")
     batch["labels"] = batch["input_ids"].masked_fill(~encoded["response_mask"], IGNORED)
     if config.pixel_noise and "pixel_values" in batch:
-        _add_noise(batch["pixel_values"], batch["image_grid_thw"], rows, config)
+        _add_noise(patches_of_rows(encoded), rows, config)
     return batch
 
 
-def _add_noise(
-    pixels_PF: torch.Tensor, grid_thw: torch.Tensor, rows: Sequence[Row], config: SftConfig
-) -> None:
+def _add_noise(patches_of_row: Sequence[torch.Tensor], rows: Sequence[Row], config: SftConfig) -> None:
     """Adds each row's own noise, which depends on its place alone: neither on ranks nor on micro-batches."""
-    first = 0
-    for row, num_patches in zip(rows, grid_thw.prod(dim=1).tolist(), strict=True):
+    for row, patches_PF in zip(rows, patches_of_row, strict=True):
         seed = int(np.random.SeedSequence([config.seed, TEXT + 2, row.place]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(seed % 2**63)
-        patches = pixels_PF[first : first + num_patches]
-        noise = torch.randn(patches.shape, generator=generator)
-        patches.add_(noise.to(patches.device), alpha=config.pixel_noise)
-        first += num_patches
+        noise = torch.randn(patches_PF.shape, generator=generator)
+        patches_PF.add_(noise.to(patches_PF.device), alpha=config.pixel_noise)
 
 
 class RowCollator:

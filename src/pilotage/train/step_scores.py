@@ -143,7 +143,7 @@ class StepScorer:
                     if not _length(shown):
                         continue
                     view = self._view(group[0], row, step, instead)
-                    key = (group[0].weights, view.image is not None)
+                    key = (group[0].weights, bool(view.images))
                     batches.setdefault(key, []).append(
                         _Reading(row=place, view=view, shown=shown, routes=group)
                     )

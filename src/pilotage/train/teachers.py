@@ -89,7 +89,7 @@ def remote_logprobs(
     Raises PilotageError for a view with a picture.
     """
     for view, rollout in zip(views, rollouts, strict=True):
-        if view.image is not None:
+        if view.images:
             raise PilotageError(
                 f"{rollout.example_id}, view {view.name!r}: a remote teacher reads text only; use images='none' or a "
                 "text view"

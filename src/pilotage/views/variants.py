@@ -25,7 +25,7 @@ def varied(
     view: View,
     *,
     images: Images = "same",
-    other: bytes | None = None,
+    other: tuple[bytes, ...] | None = None,
     crop_share: float = 0.5,
     seed: int = 0,
     prefill: str | None = None,
@@ -34,22 +34,26 @@ def varied(
 
     `none` takes the picture and its place in the text away; `crop` shows a part of it, `crop_share` of each side, at a
     place that the seed and the picture decide, enlarged to the picture's own size, so that it takes as many tokens;
-    `other` shows the picture `other`. A view without a picture stays without. `prefill` None keeps the view's own.
-    Raises PilotageError for settings that make no sense.
+    `other` shows the pictures `other`, as many as there are. All pictures of a view are treated alike; one without a
+    picture stays without. `prefill` None keeps the view's own. Raises PilotageError for settings that make no sense.
     """
     if images not in IMAGES:
         raise PilotageError(f"images {images!r} must be one of {', '.join(IMAGES)}")
     if prefill is not None:
         view = replace(view, prefill=prefill)
-    if view.image is None or images == "same":
+    if not view.images or images == "same":
         return view
     if images == "none":
-        return replace(view, image=None, messages=[_without_image(message) for message in view.messages])
+        return replace(view, images=(), messages=[_without_image(message) for message in view.messages])
     if images == "crop":
-        return replace(view, image=cropped(view.image, share=crop_share, seed=seed))
-    if other is None:
-        raise PilotageError(f"view {view.name!r}: images 'other' needs the other picture (see OtherImages)")
-    return replace(view, image=other)
+        parts = tuple(cropped(image, share=crop_share, seed=seed) for image in view.images)
+        return replace(view, images=parts)
+    if other is None or len(other) != len(view.images):
+        raise PilotageError(
+            f"view {view.name!r}: images 'other' needs {len(view.images)} other picture(s) (see OtherImages), got "
+            f"{0 if other is None else len(other)}"
+        )
+    return replace(view, images=other)
 
 
 def cropped(image: bytes, *, share: float, seed: int) -> bytes:
@@ -87,8 +91,8 @@ class OtherImages:
                 self._of.setdefault((example.task, example.level), []).append(example)
                 self._of.setdefault((example.task, None), []).append(example)
 
-    def pick(self, example: Prompted, *, seed: int) -> bytes:
-        """A picture that is not the example's, by the seed and the example's id. Raises PilotageError without one."""
+    def pick(self, example: Prompted, *, seed: int) -> tuple[bytes, ...]:
+        """Pictures that are not the example's, by the seed and the example's id. Raises PilotageError without any."""
         rng = np.random.default_rng([seed & (2**64 - 1), zlib.crc32(example.id.encode())])
         for level in (example.level, None):
             pool = self._of.get((example.task, level), [])
@@ -96,5 +100,5 @@ class OtherImages:
             for step in range(len(pool)):
                 found = pool[(start + step) % len(pool)]
                 if found.id != example.id and found.image != example.image:
-                    return found.image
+                    return (found.image,)
         raise PilotageError(f"{example.id}: no other example of {example.task!r} has another picture to show")

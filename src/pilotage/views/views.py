@@ -125,7 +125,7 @@ def _picture_view(name: str, example: Example, prompts: PromptSet, **privileged:
             f"example {example.id} has no picture for the {name} view to show; build it with one"
         )
     content = [{"type": "text", "text": _fill(name, example, prompts, **privileged)}, {"type": "image"}]
-    return View(name=name, messages=[{"role": "user", "content": content}], image=example.image)
+    return View(name=name, messages=[{"role": "user", "content": content}], images=(example.image,))
 
 
 def _teacher_view(user_file: str, name: str, example: Example, prompts: PromptSet) -> View:

@@ -115,5 +115,5 @@ def _view(
     text = prompt_template(prompts, name).substitute(shown)
     content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": text}]
     return View(
-        name=name, messages=[{"role": "user", "content": content}], image=question.image, prefill=prefill
+        name=name, messages=[{"role": "user", "content": content}], images=(question.image,), prefill=prefill
     )
