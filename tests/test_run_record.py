@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,9 @@ def test_a_stages_options_stand_in_the_record_and_bind_what_goes_on_with_it(
     told = refused(f"distill {run} --student nano", capsys)
     assert "--student nano" in told and str(other) in told
     assert record_of(run).first_weights("stage2", run) == str(other)
+    shutil.rmtree(run / "stage2")
+    assert command(f"distill {run} --student nano --lr 0.5") == 0
+    assert record_of(run).first_weights("stage2", run) == "nano"
 
 
 def test_a_run_that_is_moved_finds_its_own_stages(tmp_path: Path, trained: dict[str, Any]) -> None:

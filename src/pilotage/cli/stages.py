@@ -58,7 +58,7 @@ class StageOptions(TrainingOptions, ABC):
 
         run, named = self.run_folder, self.named_student
         record = read_record(run) or RunRecord(recipe=recipe)
-        if config.stage in record.began_with:
+        if config.stage in record.began_with and (run / config.stage).is_dir():
             began = record.first_weights(config.stage, run)
             self._check(run / config.stage, student=(named and lasting_name(named), lasting_name(began)))
             return began
