@@ -28,7 +28,9 @@ NANO_WORDS = 4096
 _RECIPE = tyro.conf.arg(
     metavar="NAME", help_behavior_hint=f"(default: the run's; else nano, {REAL_RECIPE} for other models)"
 )
-_BEGUN = tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the run's; nano for a new one)")
+_BEGUN = tyro.conf.arg(
+    metavar="NAME", help_behavior_hint="(default: the run's; for a new one nano, of grpo nano_grpo)"
+)
 _SEED = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the run's, else 0)")
 _DATA = tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: levels drawn as the recipe says)")
 _MODEL = tyro.conf.arg(
