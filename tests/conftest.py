@@ -55,3 +55,61 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands set the process's thread count; other tests want theirs back."""
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda num_threads: None)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, Any]:
+    """What the trainer was last asked to do; nothing is loaded, drawn or trained, and a stage ends at once.
+
+    `asked["refuses"]`, where it is set, is raised in place of the beginning, and `asked["killed"]` after it.
+    """
+    from pilotage.recipes import runner
+    from pilotage.train import distill, grpo, sft
+
+    asked: dict[str, Any] = {}
+
+    def train(config: Any, backbone: Any, examples: Any, run_dir: Path, on_begin: Any) -> Path:
+        if "refuses" in asked:
+            raise asked["refuses"]
+        on_begin()
+        if "killed" in asked:
+            (run_dir / config.stage).mkdir(exist_ok=True)
+            raise asked["killed"]
+        asked.update(config=config, backbone=backbone, examples=examples)
+        model = run_dir / config.stage / "model"
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "config.json").write_text("{}")
+        return model
+
+    def run_trl(
+        config: Any, backbone: Any, examples: Any, run_dir: Path, on_step: Any, *, on_begin: Any
+    ) -> Path:
+        model = train(config, backbone, examples, run_dir, on_begin)
+        on_step(1, 2, {"loss": 0.5})
+        return model
+
+    def run_distill(
+        config: Any, *, student: Any, examples: Any, run_dir: Path, on_step: Any, on_begin: Any
+    ) -> Path:
+        model = train(config, student, examples, run_dir, on_begin)
+        on_step({"step": 1, "loss": 0.5})
+        return model
+
+    def examples_of(recipe: Any, split: str) -> str:
+        asked["recipe"] = recipe
+        return f"{split} levels"
+
+    monkeypatch.setattr(sft, "run_sft", run_trl)
+    monkeypatch.setattr(grpo, "run_grpo", run_trl)
+    monkeypatch.setattr(distill, "distill", run_distill)
+    monkeypatch.setattr(runner, "examples_of", examples_of)
+    monkeypatch.setattr(runner, "load", lambda recipe, weights: weights)
+    return asked

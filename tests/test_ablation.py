@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes.ablation import ABLATION, VARIANTS
 from pilotage.recipes.nano import nano_mgsd
@@ -125,3 +126,14 @@ def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path,
     )
     assert "seed 2: no_privilege is there" in told and "seed 1: no_plan failed" in told
     assert (tmp_path / "mgsd.md").exists(), "what is there is still told"
+
+
+def test_a_damaged_summary_of_a_study_is_one_line_with_its_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(tmp_path, 0, "mgsd", "stage2", wins=5)
+    path = tmp_path / "seed0" / "mgsd" / "summary.json"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert main(["study", "mgsd", str(tmp_path), "--seeds", "0", "--tables-only"]) == 2
+    err = capsys.readouterr().err
+    assert f"{path} is damaged" in err and "remove it" in err and err.count("\n") == 1

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from pilotage.cli.choose import latest_model, note_settings, recipe_of_run
 from pilotage.cli.evaluate import print_summary
 from pilotage.cli.main import main
 from pilotage.distill.divergences import JSD, ForwardKL
@@ -22,40 +17,7 @@ from pilotage.recipes.nano import nano_mgsd
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 
-
-@pytest.fixture(autouse=True)
-def same_threads(monkeypatch) -> None:
-    """The commands set the process's thread count; other tests want theirs back."""
-    monkeypatch.setattr(torch, "set_num_threads", lambda num_threads: None)
-
-
-@pytest.fixture
-def trained(monkeypatch) -> dict[str, Any]:
-    """What `run_sft` or `distill` was asked to do; nothing is loaded, drawn or trained."""
-    from pilotage.recipes import runner
-    from pilotage.train import distill, sft
-
-    asked: dict[str, Any] = {}
-
-    def run_sft(config: Any, backbone: Any, examples: Any, run_dir: Path, on_step: Any) -> Path:
-        on_step(1, 2, {"loss": 0.5})
-        asked.update(config=config, backbone=backbone, examples=examples)
-        return run_dir / config.stage / "model"
-
-    def run_distill(config: Any, *, student: Any, examples: Any, run_dir: Path, on_step: Any) -> Path:
-        on_step({"step": 1, "loss": 0.5})
-        asked.update(config=config, backbone=student, examples=examples)
-        return run_dir / config.stage / "model"
-
-    def examples_of(recipe: Any, split: str) -> str:
-        asked["recipe"] = recipe
-        return f"{split} levels"
-
-    monkeypatch.setattr(sft, "run_sft", run_sft)
-    monkeypatch.setattr(distill, "distill", run_distill)
-    monkeypatch.setattr(runner, "examples_of", examples_of)
-    monkeypatch.setattr(runner, "load", lambda recipe, weights: weights)
-    return asked
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def test_sft_without_options_is_the_recipes_stage_1(tmp_path, trained, capsys):
@@ -66,7 +28,7 @@ def test_sft_without_options_is_the_recipes_stage_1(tmp_path, trained, capsys):
 
 
 def test_options_of_sft_replace_the_recipes_settings(tmp_path, trained):
-    options = "--steps 7 --batch-size 9 --peak-lr 0.5 --lora-rank 4 --seed 3 --model somewhere"
+    options = "--steps 7 --batch-size 9 --peak-lr 0.5 --lora-rank 4 --seed 3 --model somewhere --recipe nano"
     assert main(["sft", str(tmp_path), *options.split()]) == 0
     config = trained["config"]
     assert isinstance(config, SftConfig)
@@ -93,7 +55,8 @@ def test_the_estimator_is_what_the_options_say(tmp_path, trained, options, estim
 
 def test_distill_goes_on_from_the_runs_stage_1_and_is_taught_by_the_base(tmp_path, trained):
     (tmp_path / "stage1" / "model").mkdir(parents=True)
-    options = "--model base --teacher-view teacher_no_plan --steps 3"
+    (tmp_path / "stage1" / "model" / "config.json").write_text("{}")
+    options = "--model base --recipe nano --teacher-view teacher_no_plan --steps 3"
     assert main(["distill", str(tmp_path), *options.split()]) == 0
     config = trained["config"]
     assert isinstance(config, DistillConfig)
@@ -110,24 +73,7 @@ def test_distill_begins_with_the_base_where_no_stage_1_was_run(tmp_path, trained
 def test_distill_does_not_skip_a_stage_1_that_has_not_ended(tmp_path, trained, capsys):
     (tmp_path / "stage1").mkdir()
     assert main(["distill", str(tmp_path)]) == 2
-    assert "let pilotage sft end first" in capsys.readouterr().err
-
-
-def test_both_stages_keep_their_settings_in_the_runs_config(tmp_path, trained):
-    main(["sft", str(tmp_path), "--steps", "7"])
-    (tmp_path / "stage1" / "model").mkdir(parents=True)
-    main(["distill", str(tmp_path), "--steps", "8"])
-    main(["distill", str(tmp_path), "--steps", "9"])
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["stages"]["stage1"]["config"]["steps"] == 7
-    assert config["stages"]["stage2"]["config"]["steps"] == 8
-    assert config["recipe"]["prompts"] == "brief"
-
-
-def test_the_config_of_a_whole_recipe_is_left_alone(tmp_path):
-    (tmp_path / "config.json").write_text('{"recipe": {"name": "whole"}}')
-    note_settings(tmp_path, "stage1", nano_mgsd(0), {})
-    assert json.loads((tmp_path / "config.json").read_text()) == {"recipe": {"name": "whole"}}
+    assert f"let pilotage sft {tmp_path} end first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -148,6 +94,18 @@ def test_the_config_of_a_whole_recipe_is_left_alone(tmp_path):
         ("study mgsd RUN --jobs 0", "jobs 0"),
         ("study tea RUN", "no study 'tea'; there are mgsd"),
         ("data build --out RUN/d --num-train -1", "num_train is -1"),
+        ("eval nano --num -3", "--num -3 must be at least 1"),
+        ("eval nano --samples 0", "--samples 0 must be at least 1"),
+        ("eval nano --batch-size -2", "--batch-size -2 must be at least 1"),
+        ("probe nano --num -3", "--num -3 must be at least 1"),
+        ("palr RUN --num 0", "--num 0 must be at least 1"),
+        ("sft RUN --threads -4", "--threads -4 must be at least 1"),
+        ("grpo RUN --samples-per-prompt -2", "--samples-per-prompt -2 must be at least 1"),
+        ("nano pretrain RUN --threads 0", "--threads 0 must be at least 1"),
+        ("demo RUN --threads -1", "--threads -1 must be at least 1"),
+        ("serve nano --max-new-tokens -1", "--max-new-tokens -1 must be at least 1"),
+        ("eval --endpoint http://127.0.0.1:9/v1 --model m --retries -1", "--retries -1 must be at least 0"),
+        ("eval --endpoint http://127.0.0.1:9/v1", "--endpoint needs --model NAME"),
     ],
 )
 def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, arguments, complaint):
@@ -160,26 +118,6 @@ def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, argu
     err = capsys.readouterr().err
     assert err.startswith("pilotage: error: ") and err.count("\n") == 1
     assert complaint in err
-
-
-def test_the_latest_model_of_a_run_is_the_one_written_last(tmp_path):
-    assert latest_model(tmp_path) is None
-    for age, stage in enumerate(("stage2", "stage1", "unfinished")):
-        model = tmp_path / stage / "model"
-        model.mkdir(parents=True)
-        if stage != "unfinished":
-            (model / "config.json").write_text("{}")
-        os.utime(model, (1000 - age, 1000 - age))
-    assert latest_model(tmp_path) == ("stage2", tmp_path / "stage2" / "model")
-
-
-def test_a_run_is_measured_as_its_own_recipe_says(tmp_path):
-    assert recipe_of_run(tmp_path, nano_mgsd(0)) == nano_mgsd(0)
-    own = {"prompts": "full", "num_test": 7, "levels": [["maze", [3]]], "cell_px": None}
-    (tmp_path / "config.json").write_text(json.dumps({"recipe": own}))
-    recipe = recipe_of_run(tmp_path, nano_mgsd(0))
-    assert (recipe.prompts, recipe.num_test, recipe.levels) == ("full", 7, (("maze", (3,)),))
-    assert recipe.cell_px is None
 
 
 def row(kind: str, number: int, success: bool) -> dict[str, Any]:
@@ -240,6 +178,25 @@ def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path,
 def test_options_for_one_teacher_are_refused_where_routes_say_who_teaches(tmp_path, trained, capsys):
     assert main(["distill", str(tmp_path), "--recipe", "nano_vigos", "--teacher-view", "student"]) == 2
     assert "teacher_view 'student' has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["gkd", "dense_rl", "nano_gkd", "mgsd"])
+def test_a_named_teacher_is_the_one_that_teaches(tmp_path, trained, recipe):
+    assert main(["distill", str(tmp_path), "--recipe", recipe, "--model", "base", "--teacher", "large"]) == 0
+    assert trained["config"].all_weights == (FrozenCopy(source="large"),)
+
+
+@pytest.mark.parametrize("recipe", ["vigos", "opsd", "nano_vigos"])
+def test_a_named_teacher_is_refused_where_the_student_teaches_itself(tmp_path, trained, capsys, recipe):
+    options = ["--recipe", recipe, "--model", "nano", "--teacher", "large"]
+    assert main(["distill", str(tmp_path), *options]) == 2
+    assert "teacher 'large' has no effect here" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_gkd_takes_its_teacher(capsys):
+    options = ["--model", "nano", "--teacher", "nano", "--steps", "3"]
+    assert main(["distill", "gkd", "--dry-run", *options]) == 0
+    assert "route teacher, view student" in capsys.readouterr().out
 
 
 def test_a_recipe_without_distillation_says_which_command_trains_it(tmp_path, capsys):

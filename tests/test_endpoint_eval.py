@@ -136,7 +136,7 @@ def test_the_probe_learns_how_a_server_wants_to_be_asked(tmp_path: Path) -> None
     with serving(fussy) as server:
         assert eval_(server.url, tmp_path, "--kinds", "text", "--temperature", "0.5", "--samples", "2") == 0
     assert [bool(row["error"]) for row in rows(tmp_path, "text")] == [False] * 12
-    assert server.requests[-1]["max_completion_tokens"] == 144
+    assert server.requests[-1]["max_completion_tokens"] == 2048
 
 
 def test_a_finished_run_needs_no_server(tmp_path: Path) -> None:

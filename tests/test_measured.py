@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pilotage.cli.main import main
+from pilotage.cli.measured import find_rows
+from pilotage.report.folder import read_run
 from synthetic_run import write_run
 
 HOSTILE = (
@@ -40,3 +42,23 @@ def test_a_hostile_row_costs_only_itself(rows, damage, tmp_path: Path, capsys):
     assert main(["gap", str(path), "--rows-only"]) == 0
     assert "misplanned" in capsys.readouterr().out
     assert main(["compare", str(path), str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "last"),
+    [
+        (["warm", "main"], "main"),
+        (["main", "warm"], "warm"),
+        ([], "warm"),
+        (3, "warm"),
+        ([3, [], {}, {"stage": []}], "warm"),
+    ],
+)
+def test_the_last_stage_with_rows_is_the_last_of_the_runs_recipe(rows, recorded, last, tmp_path: Path):
+    (tmp_path / "eval").mkdir()
+    stages = [{"stage": name} if isinstance(name, str) else name for name in recorded] if recorded != 3 else 3
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": {"stages": stages}}))
+    for stage in ("base", "main", "warm"):
+        (tmp_path / "eval" / f"{stage}.image.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert find_rows(str(tmp_path)).name == f"{tmp_path} {last}"
+    assert read_run(tmp_path).stages[-1] == last

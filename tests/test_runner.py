@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes import Recipe, run_recipe
 from pilotage.recipes.nano import nano_mgsd
+from pilotage.recipes.record import begin_run
 from pilotage.recipes.runner import examples_of
+from pilotage.train.checkpoints import claim
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.sft import SftConfig
 
 pytest.importorskip("torch")
 
@@ -106,8 +111,72 @@ def test_a_run_that_is_broken_off_goes_on_and_validates_each_step_once(plain: Pa
 
 
 def test_a_folder_of_another_run_is_refused(plain: Path) -> None:
-    with pytest.raises(PilotageError, match="holds another run"):
+    with pytest.raises(PilotageError, match=r"holds another run \(recipe.validate_every 0, now 1\)"):
         run_recipe(small_recipe(validate_every=1), plain)
+
+
+def test_a_base_that_is_none_is_refused_before_the_folder_is_its_runs(tmp_path: Path) -> None:
+    with pytest.raises(PilotageError, match="is not a model directory"):
+        run_recipe(small_recipe(backbone="./nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"stages": {"base": {"train',
+        b"[]",
+        b'{"stages": 3}',
+        b'{"stages": {"base": {"train_s": "long"}}}',
+        b'{"stages": {"base": {"tasks": {"maze": {"image": 3}}}}}',
+    ],
+)
+def test_a_damaged_summary_is_one_line_with_its_remedy(plain: Path, tmp_path: Path, damage: bytes) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    (run / "summary.json").write_bytes(damage)
+    with pytest.raises(PilotageError, match=r"summary.json is damaged .*: remove it"):
+        run_recipe(small_recipe(validate_every=0), run)
+    (run / "summary.json").unlink()
+    summary = run_recipe(small_recipe(validate_every=0), run)
+    whole = json.loads((plain / "summary.json").read_text())
+    assert {stage: entry["tasks"] for stage, entry in summary["stages"].items()} == {
+        stage: entry["tasks"] for stage, entry in whole["stages"].items()
+    }
+
+
+def test_a_stages_own_settings_are_named_where_they_differ_and_where_they_are_damaged(
+    plain: Path, tmp_path: Path
+) -> None:
+    settings = json.loads((plain / "stage2" / "settings.json").read_text())
+    shutil.copytree(plain / "stage2", tmp_path / "stage2")
+    told = (
+        r"stage2 holds a run with other settings \(lr 0.0005, now 0.5; steps 3, now 4\): give another folder"
+    )
+    with pytest.raises(PilotageError, match=told):
+        claim(tmp_path / "stage2", settings | {"lr": 0.5, "steps": 4})
+    for damage in (b"{", b"[]", b"\xff"):
+        (tmp_path / "stage2" / "settings.json").write_bytes(damage)
+        with pytest.raises(PilotageError, match=r"settings.json is damaged .*: remove .*stage2 to train"):
+            claim(tmp_path / "stage2", settings)
+
+
+def test_a_trainer_that_refuses_has_not_touched_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage1, stage2 = small_recipe().stages
+    assert isinstance(stage1, SftConfig) and isinstance(stage2, DistillConfig)
+    stages = (
+        replace(stage1, max_length=5),
+        replace(stage2, teacher_weights=FrozenCopy(source="./nowhere")),
+    )
+    begin_run(replace(small_recipe(), stages=stages), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    for command, told in (("sft", "27 tokens, more than 5"), ("distill", "./nowhere is not a model")):
+        assert main([command, str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_palr_of_a_finished_run_is_told_and_kept(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from pilotage import __version__
+from pilotage.cli.options import AtLeast
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
     from pilotage.recipes import Recipe
+    from pilotage.recipes.record import RunRecord
 
+logger = logging.getLogger(__name__)
+
+REAL_RECIPE = "mgsd"
+"""How a model that is no nano is measured where no recipe is named: the paper's levels, prompts and answer length."""
+NANO_WORDS = 4096
+"""A smaller vocabulary is a nano model's: it knows the words of the brief prompts and no others."""
+
+_RECIPE = tyro.conf.arg(
+    metavar="NAME", help_behavior_hint=f"(default: the run's; else nano, {REAL_RECIPE} for other models)"
+)
+_BEGUN = tyro.conf.arg(
+    metavar="NAME", help_behavior_hint="(default: the run's; for a new one nano, of grpo nano_grpo)"
+)
+_SEED = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the run's, else 0)")
 _DATA = tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: levels drawn as the recipe says)")
-_MODEL = tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: nano, for the nano recipes)")
+_MODEL = tyro.conf.arg(
+    metavar="MODEL", help_behavior_hint="(default: the run's; nano for a new one of a nano recipe)"
+)
 _THREADS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")
 
 
@@ -27,25 +43,43 @@ _THREADS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's
 class RecipeOptions:
     """Which recipe, with which examples."""
 
-    recipe: str = "nano"
+    recipe: Annotated[str | None, _RECIPE] = None
     """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
-    seed: int = 0
+    seed: Annotated[int | None, _SEED] = None
     """Seed of the training levels, their order and the sampling."""
     data: Annotated[Path | None, _DATA] = None
     """A data set from `pilotage data build` in place of freshly drawn levels; for `distill` with a ViGOS recipe also a
     set of questions."""
-    threads: Annotated[int | None, _THREADS] = None
+    threads: Annotated[int | None, _THREADS, AtLeast(1)] = None
     """CPU threads."""
 
-    def make_recipe(self, base: str | None) -> Recipe:
-        """The recipe on a base; only the nano recipes know their own."""
-        from pilotage.recipes import RECIPES, knows_its_backbone
+    def of_model(self, model: str) -> Recipe:
+        """The recipe that a model which is no run's is measured by. Without --recipe, the log says which and why."""
+        name = self.recipe
+        if name is None:
+            name = "nano" if is_nano(model) else REAL_RECIPE
+        recipe = self._with_threads(make_recipe(name, self.seed, model))
+        if self.recipe is None and name == REAL_RECIPE:
+            logger.info(
+                "no --recipe is given and %s is no nano model: measured as %s says, with %s prompts, %d tokens, %s",
+                *(model, name, recipe.prompts, recipe.max_new_tokens, recipe.dtype),
+            )
+        return recipe
 
-        if self.recipe not in RECIPES:
-            raise PilotageError(f"unknown recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
-        if base is None and not knows_its_backbone(self.recipe):
-            raise PilotageError(f"the recipe {self.recipe} needs --model: a model directory or a hub id")
-        recipe = RECIPES[self.recipe](self.seed, backbone=base or "nano")
+    def of_run(self, run: Path, record: RunRecord) -> Recipe:
+        """The recipe of a run. Raises PilotageError for options that contradict it."""
+        self._check(run, recipe=(self.recipe, command_name(record.recipe)))
+        return self._with_threads(record.recipe)
+
+    def _check(self, run: Path, **pairs: tuple[Any, Any]) -> None:
+        """Option -> what was given (None: nothing), and what the run's record holds."""
+        for option, (now, kept) in pairs.items():
+            if now not in (None, kept):
+                raise PilotageError(
+                    f"--{option} {now}: {run} was begun with {kept}; leave the option out, or name a new folder"
+                )
+
+    def _with_threads(self, recipe: Recipe) -> Recipe:
         return recipe if self.threads is None else replace(recipe, num_threads=self.threads)
 
     def holds_questions(self) -> bool:
@@ -80,10 +114,92 @@ class RecipeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(RecipeOptions):
-    """The same, for a command that begins with a base."""
+    """The same, for a command that begins a run or goes on with one."""
 
+    first_recipe: ClassVar[str] = "nano"
+    """That of a new run, where nothing says another."""
+    recipe: Annotated[str | None, _BEGUN] = None
+    """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
     model: Annotated[str | None, _MODEL] = None
     """The base: a model directory, a hub id, or nano."""
+
+    def recipe_in(self, run: Path) -> Recipe:
+        """The recipe of the run in a folder, or of one that is to begin there.
+
+        Raises PilotageError for options that contradict a run's record, and for a new run's base without a recipe.
+        """
+        from pilotage.recipes.record import lasting_name, read_record
+
+        record = read_record(run)
+        if record is not None:
+            recipe = self.of_run(run, record)
+            model = None if self.model is None else lasting_name(self.model)
+            self._check(run, model=(model, recipe.backbone), seed=(self.seed, recipe.seed))
+            return recipe
+        if self.recipe is None and self.model is not None and not is_nano(self.model):
+            raise PilotageError(
+                f"--model {self.model} is no nano model: name its --recipe, as in --recipe {REAL_RECIPE} "
+                "(pilotage recipes lists them)"
+            )
+        base = None if self.model is None else lasting_name(self.model)
+        return self._with_threads(make_recipe(self.recipe or self.first_recipe, self.seed, base))
+
+
+def make_recipe(name: str, seed: int | None, base: str | None) -> Recipe:
+    """The recipe of that name on a base; only the nano recipes know their own."""
+    from pilotage.recipes import RECIPES, knows_its_backbone
+
+    if name not in RECIPES:
+        raise PilotageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    if base is None and not knows_its_backbone(name):
+        raise PilotageError(f"the recipe {name} needs --model: a model directory or a hub id")
+    return RECIPES[name](seed or 0, backbone=base or "nano")
+
+
+def command_name(recipe: Recipe) -> str:
+    """A recipe's name on the command line; its own where the command line does not know it."""
+    from pilotage.recipes import RECIPES
+
+    known = (name for name, make in RECIPES.items() if make(0, backbone="nano").name == recipe.name)
+    return next(known, recipe.name)
+
+
+def is_nano(model: str) -> bool:
+    """Whether a model is `nano` or a directory with one of its kind."""
+    if model == "nano":
+        return True
+    config = _config_of(Path(model).expanduser()).get("text_config")
+    words = config.get("vocab_size") if isinstance(config, dict) else None
+    return isinstance(words, int) and words <= NANO_WORDS
+
+
+def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tuple[str, str, Recipe]:
+    """(stage, model directory or id, recipe) of RUN|MODEL: of a run, its last finished stage or the one named.
+
+    Raises PilotageError where there is no such stage.
+    """
+    run = Path(target)
+    if not run.is_dir() or any(run.glob("*.safetensors")) or "model_type" in _config_of(run):
+        return stage or "base", target, options.of_model(target)
+    from pilotage.recipes.record import is_finished, model_of, read_record
+
+    record = read_record(run)
+    if stage is None:
+        if record is not None:
+            finished = record.finished(run)
+        else:
+            finished = sorted(path.name for path in run.iterdir() if is_finished(run, path.name))
+        if not finished:
+            raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
+        if record is None and len(finished) > 1:
+            raise PilotageError(
+                f"{run} has no record of which stage was the last of {', '.join(finished)}: name it with --stage"
+            )
+        stage = finished[-1]
+    elif not model_of(run, stage).is_dir():
+        raise PilotageError(f"{run} has no finished stage {stage!r}: {model_of(run, stage)} is not there")
+    model = str(model_of(run, stage))
+    return stage, model, options.of_model(model) if record is None else options.of_run(run, record)
 
 
 def use_threads(recipe: Recipe) -> None:
@@ -92,39 +208,10 @@ def use_threads(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.num_threads)
 
 
-def latest_model(run: Path) -> tuple[str, Path] | None:
-    """(stage, model directory) of the stage of a run that was finished last, or None."""
-    models = [path for path in run.glob("*/model") if (path / "config.json").is_file()]
-    if not models:
-        return None
-    latest = max(models, key=lambda path: (path.stat().st_mtime, path.parent.name))
-    return latest.parent.name, latest
-
-
-def recipe_of_run(run: Path, recipe: Recipe) -> Recipe:
-    """`recipe` with what the run's own `config.json` says of how it is measured, if it says so."""
-    path = run / "config.json"
+def _config_of(directory: Path) -> dict[str, Any]:
+    """The `config.json` of what may be a model directory; nothing where it cannot be read."""
     try:
-        settings = json.loads(path.read_bytes())["recipe"] if path.is_file() else {}
-    except (ValueError, KeyError, TypeError):
-        return recipe
-    names = ("backbone", "num_test", "max_new_tokens", "prompts", "cell_px", "dtype", "attention")
-    known = {name: settings[name] for name in names if name in settings}
-    if "levels" in settings:
-        known["levels"] = tuple((task, tuple(levels)) for task, levels in settings["levels"])
-    return replace(recipe, **known)
-
-
-def note_settings(run: Path, stage: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:
-    """Keeps a stage's settings in the run's `config.json`. A folder made by one whole recipe has them already."""
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "config.json"
-    config: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    if config and "stages" not in config:
-        return
-    from pilotage.train.distill_config import as_settings
-
-    measured = {k: v for k, v in as_settings(recipe).items() if k not in ("stages", "num_threads")}
-    # The first settings stay: a stage refuses to go on with others.
-    stages = {stage: as_settings(settings)} | config.get("stages", {})
-    write_json(path, {"version": __version__, "recipe": measured, "stages": stages})
+        config = json.loads((directory / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}

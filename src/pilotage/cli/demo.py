@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from pilotage.cli.options import Count
 from pilotage.cli.progress import figures_text, make_progress
 from pilotage.tasks import TASKS
 
@@ -38,7 +39,7 @@ class Demo:
     """Folder of the run: report.html, summary.json, every answer, both trained models."""
     seed: int = 0
     """Seed of the training levels, their order and the rollouts; the test levels are always the same."""
-    threads: int = 1
+    threads: Count = 1
     """CPU threads; for so small a model a second one slows the first down."""
     model: Annotated[str, tyro.conf.arg(metavar="DIR")] = "nano"
     """Another nano base to start from, e.g. one from `pilotage nano pretrain`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pilotage.cli.options import AtLeast, Count
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ class EndpointOptions:
     """With --endpoint: the model's name there."""
     key_env: Annotated[str | None, _none("VARIABLE", USUAL_KEY)] = None
     """Environment variable that holds the key. Keys are never taken from options, never logged, never written."""
-    concurrency: int = 8
+    concurrency: Count = 8
     """Requests under way at once."""
     requests_per_minute: Annotated[float | None, _none("N", "no limit")] = None
     """Requests sent in a minute, retries included, evenly spaced."""
     timeout: float = 180.0
     """Seconds for one request, from sending to the last byte."""
-    retries: int = 6
+    retries: Annotated[int, AtLeast(0)] = 6
     """Further tries after a cut connection, a timeout, a 429 or a 5xx, with growing waits."""
     extra_body: Annotated[str | None, _none("JSON", "nothing")] = None
     """An object to add to every request and row, e.g. '{"chat_template_kwargs": {"enable_thinking": false}}'."""
@@ -48,18 +49,23 @@ class EndpointOptions:
     price_out: Annotated[float | None, _none("PRICE", "no cost is given")] = None
     """Price of a million answer tokens."""
 
+    @property
+    def served_model(self) -> str:
+        """The model's name at --endpoint."""
+        if not self.model:
+            raise PilotageError("--endpoint needs --model NAME: the model's name at the endpoint")
+        return self.model
+
     def endpoint_engine(self) -> EndpointEngine:
         """The engine for --endpoint. Raises PilotageError for options that do not fit together."""
         assert self.endpoint is not None
         from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
         from pilotage.rollouts.endpoint_http import base_url
 
-        if not self.model:
-            raise PilotageError("--endpoint needs --model NAME: the model's name at the endpoint")
         return EndpointEngine(
             EndpointConfig(
                 url=base_url(self.endpoint),
-                model=self.model,
+                model=self.served_model,
                 key=self._key(),
                 extra_body=self._extra(),
                 concurrency=self.concurrency,

@@ -11,9 +11,9 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
-from pilotage.cli.options import RecipeInt, given
+from pilotage.cli.options import AtLeast, Count, RecipeCount, given
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, table_console
 from pilotage.errors import PilotageError
@@ -102,23 +102,25 @@ class Eval(RecipeOptions, EndpointOptions):
     their answers: question."""
     split: Split = "test"
     """Which levels."""
-    num: RecipeInt = None
+    seed: int = 0
+    """Seed of the sampling; of a model that is no run's, also of the levels of --split train."""
+    num: RecipeCount = None
     """Levels of each task."""
     prompts: Annotated[
         Literal["full", "brief"] | None,
         tyro.conf.arg(metavar="{full,brief}", help_behavior_hint="(default: the recipe's)"),
     ] = None
     """Prompt set."""
-    max_new_tokens: RecipeInt = None
+    max_new_tokens: RecipeCount = None
     """Longest answer, in tokens."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
     """With a temperature: the share of the probability that is sampled from."""
-    samples: int = 1
+    samples: Count = 1
     """Answers to each level, with a temperature; run again with more, the rest is added."""
     batch_size: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 64; 512 for vllm)")
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 64; 512 for vllm)"), AtLeast(1)
     ] = None
     """Rows decoded at once by a model of this machine."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -251,8 +253,8 @@ class Eval(RecipeOptions, EndpointOptions):
     def _choose(self) -> tuple[str, str, Path, Recipe]:
         """Stage, weights (the name, at an endpoint), folder for the rows, recipe."""
         if self.endpoint is not None:
-            model = self.model or ""
-            return self.stage or "base", model, self.out or folder_for(model), self.make_recipe(model or None)
+            model = self.served_model
+            return self.stage or "base", model, self.out or folder_for(model), self.of_model(model)
         stage, weights, recipe = choose_model(self.target, self.stage, self)
         is_run = weights != self.target
         out = self.out or (Path(self.target) if is_run else Path("runs") / Path(self.target).name)
@@ -268,26 +270,6 @@ class Eval(RecipeOptions, EndpointOptions):
                 taken[example.task] += 1
                 kept.append(example)
         return kept
-
-
-def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tuple[str, str, Recipe]:
-    """(stage, model directory or id, recipe) of RUN|MODEL: of a run, its last finished stage or the one named.
-
-    Raises PilotageError where there is no such stage.
-    """
-    run = Path(target)
-    if not run.is_dir() or any(run.glob("*.safetensors")):
-        return stage or "base", target, options.make_recipe(target)
-    if stage is None:
-        latest = latest_model(run)
-        if latest is None:
-            raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
-        stage, model = latest
-    else:
-        model = run / stage / "model"
-        if not model.is_dir():
-            raise PilotageError(f"{run} has no finished stage {stage!r}: {model} is not there")
-    return stage, str(model), recipe_of_run(run, options.make_recipe(str(model)))
 
 
 def _show(bar: Bar, kinds: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:

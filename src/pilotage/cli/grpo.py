@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, ClassVar
 
-import tyro
-
-from pilotage.cli.choose import note_settings, use_threads
-from pilotage.cli.options import RecipeFloat, RecipeInt, given
+from pilotage.cli.choose import use_threads
+from pilotage.cli.options import RecipeCount, RecipeFloat, given
 from pilotage.cli.progress import Bar
-from pilotage.cli.stages import DryRun, StageOptions, stage_of, student_of
+from pilotage.cli.stages import DryRun, LaterStageOptions, stage_of
 
 if TYPE_CHECKING:
     from pilotage.recipes import Recipe
@@ -18,29 +16,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grpo(StageOptions):
+class Grpo(LaterStageOptions):
     """GRPO: several plans for each picture, each rewarded by the judge and held against its group.
 
     The peer of stage 2 that has no teacher. The model goes to RUN/grpo/model, the figures of every
     step to RUN/metrics.jsonl. Killed and run again, it goes on where it was.
     """
 
-    recipe: str = "nano_grpo"
-    """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
-    student: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: RUN/stage1/model, else the base)"),
-    ] = None
-    """Weights that the student begins with."""
-    steps: RecipeInt = None
+    first_recipe: ClassVar[str] = "nano_grpo"
+    steps: RecipeCount = None
     """Optimiser steps."""
-    prompts_per_step: RecipeInt = None
+    prompts_per_step: RecipeCount = None
     """Pictures in a step."""
-    samples_per_prompt: RecipeInt = None
+    samples_per_prompt: RecipeCount = None
     """Plans for each picture: a group."""
-    micro_batch_size: RecipeInt = None
+    micro_batch_size: RecipeCount = None
     """Plans in one forward; lower it when memory runs out."""
-    max_new_tokens: RecipeInt = None
+    max_new_tokens: RecipeCount = None
     """Longest plan, in tokens."""
     kl_coef: RecipeFloat = None
     """Weight of the divergence from the first weights."""
@@ -54,19 +46,22 @@ class Grpo(StageOptions):
         from pilotage.recipes.runner import load
         from pilotage.train.grpo import run_grpo
 
-        recipe = self.make_recipe(self.model)
+        recipe = self.recipe_in(self.run_folder)
         config = self.stage_config(recipe)
         use_threads(recipe)
-        student = self.begins_with(recipe)
+        student = self.begins_with(recipe, config)
         examples = self.load_examples(recipe, "train")
-        note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("grpo", unit="steps") as bar:
-            directory = run_grpo(config, load(recipe, student), examples, self.run_folder, on_step=bar)
-        print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
+            directory = run_grpo(
+                config,
+                load(recipe, student),
+                examples,
+                self.run_folder,
+                on_step=bar,
+                on_begin=self.on_begin(recipe, config, student),
+            )
+        print(f"{directory} holds the model; next: {self.next_command(recipe, config)}")
         return 0
-
-    def begins_with(self, recipe: Recipe) -> str:
-        return student_of(recipe, self.run_folder, self.student)
 
     def stage_config(self, recipe: Recipe) -> GrpoConfig:
         """The recipe's stage with the options that were given."""

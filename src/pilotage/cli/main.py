@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pilotage import __version__
+from pilotage.cli.options import check_counts
 from pilotage.errors import PilotageError, told_of_disk, told_of_missing
 
 USAGE_STATUS = 2
@@ -140,6 +141,7 @@ def _run(entry: Entry, arguments: list[str]) -> int:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    check_counts(command)
     # Notices to the authors of the libraries' callers; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

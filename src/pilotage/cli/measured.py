@@ -52,9 +52,10 @@ def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
 
 def stages_of(run: Path) -> list[str]:
     """Stages with rows, the one that ran last at the end."""
-    from pilotage.report.folder import order_stages
+    from pilotage.report.folder import order_stages, read_config
 
-    return order_stages([file.name.split(".")[0] for file in (run / EVAL_FOLDER).glob("*.*.jsonl")])
+    names = [file.name.split(".")[0] for file in (run / EVAL_FOLDER).glob("*.*.jsonl")]
+    return order_stages(names, read_config(run))
 
 
 def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from pilotage.cli.options import RecipeFloat, RecipeInt, given
+from pilotage.cli.options import AtLeast, RecipeCount, RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
 
@@ -25,13 +25,13 @@ class Pretrain:
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder for model/ (an ordinary transformers directory), the checkpoint and metrics.jsonl."""
-    steps: RecipeInt = None
+    steps: RecipeCount = None
     """Optimiser steps."""
     seed: RecipeInt = None
     """Seed of the weights and of every lesson."""
     peak_lr: RecipeFloat = None
     """Highest learning rate."""
-    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    threads: Annotated[int, tyro.conf.arg(metavar="N"), AtLeast(1)] = 1
     """CPU threads."""
 
     def run(self) -> int:

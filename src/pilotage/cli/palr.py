@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
+from pilotage.cli.options import Count
 from pilotage.cli.tables import make_table, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
@@ -39,7 +39,7 @@ class PalrCommand(RecipeOptions):
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the run's last)")
     ] = None
     """Which one."""
-    num: int = 60
+    num: Count = 60
     """Pictures, of the split val: tasks take turns."""
     wrong_answers: int = 4
     """Wrong plans for each: K."""
@@ -48,14 +48,14 @@ class PalrCommand(RecipeOptions):
         from pilotage.recipes.runner import load
         from pilotage.train.answer_leak import leak_of_trained
 
-        stage, config, start, backbone = self._stage()
-        recipe = recipe_of_run(self.run_folder, self.make_recipe(backbone))
+        stage, weights, recipe = choose_model(str(self.run_folder), self.stage, self)
+        config, start = self._taught(stage)
         use_threads(recipe)
         examples = self.load_examples(replace(recipe, num_val=self.num), "val")
         leak = leak_of_trained(
             config,
             start=load(recipe, start),
-            trained=load(recipe, str(self.run_folder / stage / "model")),
+            trained=load(recipe, weights),
             examples=examples,
             num_examples=self.num,
             num_wrong=self.wrong_answers,
@@ -66,41 +66,21 @@ class PalrCommand(RecipeOptions):
         print(path)
         return 0
 
-    def _stage(self) -> tuple[str, DistillConfig, str, str]:
-        """The stage, its configuration, the weights that it began with, and the run's base."""
-        from pilotage.train.distill_config import PARTS, DistillConfig, from_settings
+    def _taught(self, stage: str) -> tuple[DistillConfig, str]:
+        """How a stage of the run was trained, and the weights that it began with."""
+        from pilotage.recipes.record import read_record
+        from pilotage.train.distill_config import DistillConfig
 
-        latest = latest_model(self.run_folder)
-        if latest is None:
-            raise PilotageError(f"{self.run_folder} holds no finished stage of a run")
-        stage = self.stage or latest[0]
-        if not (self.run_folder / stage / "model").is_dir():
-            raise PilotageError(f"{self.run_folder} has no finished stage {stage!r}")
-        path = self.run_folder / "config.json"
-        try:
-            settings: dict[str, Any] = json.loads(path.read_bytes())
-            backbone = settings["recipe"]["backbone"]
-            told, start = _stage_settings(settings, stage, self.run_folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PilotageError(
-                f"{path} does not tell how the stage {stage!r} was trained: {error!r}"
-            ) from None
-        if not isinstance(told, dict) or told.get("class") != DistillConfig.__name__:
+        record = read_record(self.run_folder)
+        configs = {} if record is None else {each.stage: each for each in record.recipe.stages}
+        if record is None or stage not in configs:
+            raise PilotageError(f"{self.run_folder} has no record of how the stage {stage!r} was trained")
+        config = configs[stage]
+        if not isinstance(config, DistillConfig):
             raise PilotageError(
                 f"the stage {stage!r} of {self.run_folder} has no teacher: it is no distillation"
             )
-        return stage, from_settings(told, PARTS), start, backbone
-
-
-def _stage_settings(settings: dict[str, Any], stage: str, run: Path) -> tuple[Any, str]:
-    """A stage's settings and the weights that it began with, of a whole recipe's run or of single stages."""
-    if "stages" in settings:
-        alone = settings["stages"][stage]
-        return alone["config"], alone.get("student", settings["recipe"]["backbone"])
-    stages = settings["recipe"]["stages"]
-    names = [each["stage"] for each in stages]
-    at = names.index(stage)
-    return stages[at], str(run / names[at - 1] / "model") if at else settings["recipe"]["backbone"]
+        return config, record.first_weights(stage, self.run_folder)
 
 
 def print_leak(leak: Leak) -> None:

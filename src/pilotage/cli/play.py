@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 import webbrowser
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
-from pilotage.cli.options import RecipeInt, given
-from pilotage.errors import PilotageError
+from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
+from pilotage.cli.options import RecipeCount, given
 
 if TYPE_CHECKING:
     from pilotage.play import Reply
@@ -39,7 +37,7 @@ class Play(RecipeOptions):
     """Only print the address."""
     prompts: Annotated[Literal["full", "brief"] | None, _PROMPTS] = None
     """Prompt set for the model."""
-    max_new_tokens: RecipeInt = None
+    max_new_tokens: RecipeCount = None
     """The model's longest answer, in tokens."""
 
     def run(self) -> int:
@@ -60,14 +58,7 @@ class Play(RecipeOptions):
         from pilotage.recipes.runner import load
         from pilotage.rollouts.transformers_engine import TransformersEngine
 
-        run, weights = Path(target), target
-        recipe = self.make_recipe(target)
-        if run.is_dir() and not any(run.glob("*.safetensors")):
-            latest = latest_model(run)
-            if latest is None:
-                raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")
-            weights = str(latest[1])
-            recipe = recipe_of_run(run, self.make_recipe(weights))
+        _, weights, recipe = choose_model(target, None, self)
         recipe = replace(recipe, **given(prompts=self.prompts, max_new_tokens=self.max_new_tokens))
         use_threads(recipe)
         engine = TransformersEngine(load(recipe, weights), batch_size=1)

@@ -11,7 +11,7 @@ import tyro
 from pilotage.cli.evaluate import Eval, Kind
 from pilotage.cli.gap import SHOWN_FAULTS
 from pilotage.cli.measured import find_rows, rows_of
-from pilotage.cli.options import RecipeInt
+from pilotage.cli.options import RecipeCount
 from pilotage.cli.tables import make_table, points, signed, table_console
 from pilotage.errors import PilotageError
 from pilotage.files import write_json
@@ -36,7 +36,7 @@ class Probe(Eval):
 
     kinds: tuple[Kind, ...] = ("image", "text")
     """What is measured: a habit in the image view alone is one of seeing."""
-    num: RecipeInt = None
+    num: RecipeCount = None
     """Pairs of levels of each task (default: 100)."""
     rows_only: tyro.conf.FlagCreatePairsOff[bool] = False
     """Ask no model: pair the rows that are there, of a run, RUN/STAGE or FILE.jsonl, whatever they were made for."""

@@ -15,8 +15,8 @@ from pilotage.errors import PilotageError
 class Recipes:
     """List the recipes, or tell all about one: its source, its settings and where it departs.
 
-    Train one with pilotage sft RUN --recipe NAME and pilotage distill RUN --recipe NAME; look before
-    with pilotage distill NAME --dry-run.
+    Train one with pilotage sft RUN --recipe NAME; each stage says the command of the next one. Look
+    before with pilotage distill NAME --dry-run.
     """
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from pilotage.cli.options import AtLeast
+
 _OUT = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html; needed for several runs)")
 _STAGE = tyro.conf.arg(
     metavar="NAME", help_behavior_hint="(default: all of one run, the last of each of several)"
@@ -32,7 +34,7 @@ class Report:
     """The stage to show, or all."""
     tables: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
     """Write the numbers there, too, as CSV, Markdown and LaTeX."""
-    max_levels: Annotated[int | None, _LEVELS] = None
+    max_levels: Annotated[int | None, _LEVELS, AtLeast(1)] = None
     """Levels of each task in the gallery."""
 
     def run(self) -> int:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from pilotage.cli.choose import RecipeOptions, use_threads
-from pilotage.cli.evaluate import choose_model
+from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
+from pilotage.cli.options import Count
 from pilotage.errors import PilotageError
 
 
@@ -41,9 +41,9 @@ class Serve(RecipeOptions):
         str | None, tyro.conf.arg(metavar="VARIABLE", help_behavior_hint="(default: no key is needed)")
     ] = None
     """Environment variable with the key that clients must send."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Requests decoded at once."""
-    max_new_tokens: int = 4096
+    max_new_tokens: Count = 4096
     """The most that a request may ask for."""
 
     def run(self) -> int:
@@ -51,10 +51,6 @@ class Serve(RecipeOptions):
         if self.key_env and not key:
             raise PilotageError(
                 f"--key-env {self.key_env}: the environment has no such variable, or it is empty"
-            )
-        if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise PilotageError(
-                f"--batch-size {self.batch_size} and --max-new-tokens {self.max_new_tokens} must be at least 1"
             )
         _, weights, recipe = choose_model(self.target, self.stage, self)
         from pilotage.recipes.runner import load

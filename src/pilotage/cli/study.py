@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from pilotage.cli.options import Count
 from pilotage.errors import PilotageError
 
 
@@ -34,7 +35,7 @@ class StudyCommand:
     """Folder for the runs, for <STUDY>.md and for the page <STUDY>.html."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the training levels, their order and the rollouts."""
-    jobs: int = 2
+    jobs: Count = 2
     """Runs at a time, of one CPU thread each."""
     tables_only: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing: the tables of what is there."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pilotage.cli.choose import note_settings, use_threads
-from pilotage.cli.options import RecipeFloat, RecipeInt, given
+from pilotage.cli.choose import use_threads
+from pilotage.cli.options import Count, RecipeCount, RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
-from pilotage.cli.stages import DryRun, StageOptions, stage_of, student_of
+from pilotage.cli.stages import DryRun, LaterStageOptions, StageOptions, stage_of
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class Sft(StageOptions):
         tyro.conf.arg(metavar="{perception,student}", help_behavior_hint=_RECIPES),
     ] = None
     """What pictures are answered with: what stands in them (stage 1), or the whole plan (the visual baseline)."""
-    steps: RecipeInt = None
+    steps: RecipeCount = None
     """Optimiser steps."""
-    batch_size: RecipeInt = None
+    batch_size: RecipeCount = None
     """Rows in a step."""
-    micro_batch_size: RecipeInt = None
+    micro_batch_size: RecipeCount = None
     """Rows in one forward; lower it when memory runs out."""
     peak_lr: RecipeFloat = None
     """Highest learning rate."""
@@ -62,23 +62,22 @@ class Sft(StageOptions):
         from pilotage.recipes.runner import load
         from pilotage.train.sft import run_sft
 
-        recipe = self.make_recipe(self.model)
+        recipe = self.recipe_in(self.run_folder)
         config = self.stage_config(recipe)
         use_threads(recipe)
-        student = self.begins_with(recipe)
+        student = self.begins_with(recipe, config)
         examples = self.load_examples(recipe, "train")
-        note_settings(self.run_folder, config.stage, recipe, {"config": config})
         with Bar("sft", unit="steps") as bar:
-            directory = run_sft(config, load(recipe, student), examples, self.run_folder, on_step=bar)
-        after = "eval" if config.stage != recipe.stages[0].stage else "distill"
-        print(f"{directory} holds the model; next: pilotage {after} {self.run_folder}")
+            directory = run_sft(
+                config,
+                load(recipe, student),
+                examples,
+                self.run_folder,
+                on_step=bar,
+                on_begin=self.on_begin(recipe, config, student),
+            )
+        print(f"{directory} holds the model; next: {self.next_command(recipe, config)}")
         return 0
-
-    def begins_with(self, recipe: Recipe) -> str:
-        """The weights to train: the base's, or for a later stage the first one's."""
-        if self.stage in (None, recipe.stages[0].stage):
-            return recipe.backbone
-        return student_of(recipe, self.run_folder, None)
 
     def stage_config(self, recipe: Recipe) -> SftConfig:
         """The recipe's stage with the options that were given."""
@@ -103,7 +102,7 @@ class Sft(StageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(StageOptions):
+class Distill(LaterStageOptions):
     """Stage 2: the model's own visual plans, supervised token by token by a reader of the symbolic state.
 
     Each step samples plans from pictures, scores them under the teacher's view with the frozen
@@ -112,15 +111,10 @@ class Distill(StageOptions):
     on as if nothing had happened.
     """
 
-    student: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: RUN/stage1/model, else the base)"),
-    ] = None
-    """Weights that the student begins with."""
     teacher: Annotated[
         str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the base, frozen)")
     ] = None
-    """Weights of the teacher."""
+    """Weights of the teacher; for gkd and dense_rl, the larger model."""
     teacher_view: Annotated[
         Literal["teacher", "teacher_no_plan", "student"] | None,
         tyro.conf.arg(metavar="{teacher,teacher_no_plan,student}", help_behavior_hint=_RECIPES),
@@ -139,7 +133,7 @@ class Distill(StageOptions):
     """With --estimator full or topk: KL(teacher || student), KL(student || teacher), or JSD."""
     beta: float = 0.5
     """With --divergence jsd: the teacher's share of the mixture."""
-    k: int = 64
+    k: Count = 64
     """With --estimator topk: entries kept."""
     cap: Literal["none", "rescale", "drop", "element"] = "none"
     """With --estimator: what happens to tokens whose divergence is above --tau: nothing; scaled down to it; left
@@ -151,19 +145,19 @@ class Distill(StageOptions):
         tyro.conf.arg(metavar="{token,sequence,task}", help_behavior_hint=_RECIPES),
     ] = None
     """What counts alike in a step: each token, each plan, or each task."""
-    steps: RecipeInt = None
+    steps: RecipeCount = None
     """Optimiser steps."""
-    prompts_per_step: RecipeInt = None
+    prompts_per_step: RecipeCount = None
     """Examples in a step."""
-    samples_per_prompt: RecipeInt = None
+    samples_per_prompt: RecipeCount = None
     """Plans sampled for each example."""
     temperature: RecipeFloat = None
     """Of sampling."""
     perception_share: RecipeFloat = None
     """Share of the prompts that ask to describe the picture, scored by a teacher that describes it from words."""
-    micro_batch_size: RecipeInt = None
+    micro_batch_size: RecipeCount = None
     """Rows in one forward and backward; lower it when memory runs out."""
-    max_new_tokens: RecipeInt = None
+    max_new_tokens: RecipeCount = None
     """Longest plan, in tokens."""
     lr: RecipeFloat = None
     """Highest learning rate."""
@@ -175,12 +169,11 @@ class Distill(StageOptions):
         from pilotage.recipes.runner import load
         from pilotage.train.distill import distill
 
-        recipe = self.make_recipe(self.model)
+        recipe = self.recipe_in(self.run_folder)
         config = self.stage_config(recipe)
         use_threads(recipe)
-        student = self.begins_with(recipe)
+        student = self.begins_with(recipe, config)
         examples = self.load_prompted(recipe, "train")
-        note_settings(self.run_folder, config.stage, recipe, {"student": student, "config": config})
         with Bar("distill", unit="steps") as bar:
             directory = distill(
                 config,
@@ -188,12 +181,10 @@ class Distill(StageOptions):
                 examples=examples,
                 run_dir=self.run_folder,
                 on_step=lambda row: bar(row["step"], config.steps, row),
+                on_begin=self.on_begin(recipe, config, student),
             )
-        print(f"{directory} holds the model; next: pilotage eval {self.run_folder}")
+        print(f"{directory} holds the model; next: {self.next_command(recipe, config)}")
         return 0
-
-    def begins_with(self, recipe: Recipe) -> str:
-        return student_of(recipe, self.run_folder, self.student)
 
     def told_config(self, recipe: Recipe) -> Stage:
         """The stage that the command trains; of a recipe without distillation, the last one."""
@@ -217,18 +208,19 @@ class Distill(StageOptions):
 
     def stage_config(self, recipe: Recipe) -> DistillConfig:
         """The recipe's stage with the options that were given."""
-        from pilotage.train.distill_config import DistillConfig, FrozenCopy
+        from pilotage.recipes.methods import on_questions, taught_by
+        from pilotage.recipes.record import lasting_name
+        from pilotage.train.distill_config import DistillConfig
 
         config = stage_of(recipe, DistillConfig)
         if self.holds_questions():
-            from pilotage.recipes.methods import on_questions
-
             config = on_questions(recipe.name, config)
+        if self.teacher is not None:
+            config = taught_by(config, lasting_name(self.teacher))
         return replace(
             config,
             **given(
                 estimator=self._estimator(),
-                teacher_weights=None if self.teacher is None else FrozenCopy(source=self.teacher),
                 teacher_view=self.teacher_view,
                 reduction=self.reduction,
                 steps=self.steps,

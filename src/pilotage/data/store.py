@@ -116,6 +116,8 @@ def sample_examples(
         raise PilotageError(
             f"{task.name}: levels {list(levels)} must name at least one level, and none twice"
         )
+    if count < 0:
+        raise PilotageError(f"{task.name}: {count} examples cannot be drawn: ask for 0 or more")
     for level in levels:
         check_request(task, level, -(-count // len(levels)), split, seed, exclude)
     shares = [len(range(i, count, len(levels))) for i in range(len(levels))]

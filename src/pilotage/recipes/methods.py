@@ -17,7 +17,7 @@ from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
 from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
-from pilotage.train.distill_config import DistillConfig, TeacherWeights
+from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
 
 Form = Literal["paper", "released"]
 
@@ -55,6 +55,30 @@ def sampled_by(stage: DistillConfig, sampling: Sampling) -> DistillConfig:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
     )
+
+
+def taught_by(stage: DistillConfig, teacher: str) -> DistillConfig:
+    """A stage with another model for its teacher: in place of every frozen copy of a model that it names.
+
+    Raises PilotageError where there is none, because the student's own weights teach.
+    """
+    weights = FrozenCopy(source=teacher)
+    if stage.router is None:
+        return replace(stage, teacher_weights=weights)
+
+    def taught(route: Route) -> Route:
+        return replace(route, weights=weights) if _names_a_model(route) else route
+
+    if not any(map(_names_a_model, stage.routes)):
+        raise PilotageError(
+            f"teacher {teacher!r} has no effect here: what teaches are the student's own first weights"
+        )
+    router = replace(stage.router, routes=tuple(map(taught, stage.router.routes)))
+    return replace(stage, router=router, description=stage.description and taught(stage.description))
+
+
+def _names_a_model(route: Route) -> bool:
+    return isinstance(route.weights, FrozenCopy) and route.weights.source is not None
 
 
 def vigos_stage(

@@ -5,7 +5,6 @@ Killed at any moment and run again, it goes on: finished stages and finished row
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -14,21 +13,20 @@ from typing import Any, Protocol
 
 import torch
 
-from pilotage import __version__
-from pilotage.backbones.load import Backbone, load_backbone
+from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
 from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
-from pilotage.files import write_json
+from pilotage.files import read_json, write_json
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
+from pilotage.recipes.record import begin_run, check_whole_run
 from pilotage.recipes.validation import Validator
 from pilotage.records import Example, Split
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.train.distill import distill
-from pilotage.train.distill_config import as_settings
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig, run_sft
 
@@ -54,10 +52,13 @@ class Watcher(Protocol):
 def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
     """Everything the recipe says, in `run_dir`; returns what `summary.json` holds."""
     torch.set_num_threads(recipe.num_threads)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _claim(recipe, run_dir)
+    check_whole_run(recipe, run_dir)
     train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
-    summary = _read_summary(recipe, run_dir)
+    summary = read_summary(run_dir) or {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
+    load_without_weights(
+        recipe.backbone
+    )  # a base that is none is refused here, before the folder is the run's
+    begin_run(recipe, run_dir)
     weights = recipe.backbone
     for stage in (*([None] if recipe.measure_base else []), *recipe.stages):
         name = BASE_STAGE if stage is None else stage.stage
@@ -173,26 +174,24 @@ def _measure(
     ).headline()
 
 
-def _claim(recipe: Recipe, run_dir: Path) -> None:
-    """Ties the folder to the recipe, threads apart; a folder of another run is an error."""
-    settings = {"version": __version__, "recipe": as_settings(recipe)}
-    path = run_dir / "config.json"
-    if path.exists():
-        known = json.loads(path.read_text())
-        if _without_threads(known) != _without_threads(settings):
-            raise PilotageError(
-                f"{run_dir} holds another run ({known['recipe'].get('name')}); name a new folder or remove it"
-            )
-        return
-    write_json(path, settings)
-
-
-def _without_threads(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings | {"recipe": {k: v for k, v in settings["recipe"].items() if k != "num_threads"}}
-
-
-def _read_summary(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What `summary.json` of a whole run holds; None where it is not there, PilotageError where it is damaged."""
     path = run_dir / "summary.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    return {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
+    if not path.exists():
+        return None
+    remedy = "remove it; what was measured is kept in eval/, and only the seconds are lost"
+    summary = read_json(path, remedy=remedy)
+    stages = summary.get("stages")
+    if not isinstance(stages, dict) or not all(map(_is_entry, stages.values())):
+        raise PilotageError(f"{path} is damaged (it has no stages with seconds and rates): {remedy}")
+    return summary
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether `summary.json` can hold this of a stage: its seconds, and once it was measured its rates."""
+    try:
+        numbers = [entry[name] for name in ("train_s", "eval_s", "seconds") if name in entry]
+        numbers += [rate["success"] for kinds in entry.get("tasks", {}).values() for rate in kinds.values()]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return all(isinstance(number, int | float) for number in numbers)

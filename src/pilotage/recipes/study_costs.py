@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.files import read_json
 from pilotage.recipes.recipe import BASE_STAGE
+from pilotage.recipes.record import read_record
 from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
 from pilotage.recipes.study_extras import LEAK_FILE, READER_FILE
 from pilotage.recipes.study_tables import Values, cell, is_measured, outcomes
 from pilotage.recipes.validation import VALIDATION
+from pilotage.train.sft import SftConfig
 
 GOAL_SHARE = 0.8
 """Of the base's success from words: what rollouts and seconds are counted to."""
+_REMEDY = "remove it and run the study again, which measures it once more"
 READER, PALR = "its teacher itself", "PALR"
 NOTES = {
     READER: "Its teacher itself: success on val of the reader that teaches the plan, shown what it is shown.",
@@ -95,12 +98,13 @@ def curve_of(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
 
 
 def rows_per_step(out: Path, seed: int, variant: Variant) -> int:
-    settings = json.loads((run_folder(out, seed, variant.folder) / "config.json").read_text())
-    stage = settings["recipe"]["stages"][-1]
+    record = read_record(run_folder(out, seed, variant.folder))
+    assert record is not None, "a run that was measured has its record"
+    stage = record.recipe.stages[-1]
     return (
-        stage["batch_size"]
-        if "batch_size" in stage
-        else stage["prompts_per_step"] * stage["samples_per_prompt"]
+        stage.batch_size
+        if isinstance(stage, SftConfig)
+        else stage.prompts_per_step * stage.samples_per_prompt
     )
 
 
@@ -128,12 +132,12 @@ def _macro(values: Values) -> float:
 
 def _reader(out: Path, seed: int, variant: Variant) -> float | None:
     path = run_folder(out, seed, variant.folder) / READER_FILE
-    return 100 * json.loads(path.read_text())["macro"] if path.exists() else None
+    return 100 * read_json(path, remedy=_REMEDY)["macro"] if path.exists() else None
 
 
 def _leak(out: Path, seed: int, variant: Variant) -> float | None:
     path = run_folder(out, seed, variant.folder) / LEAK_FILE
-    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures = read_json(path, remedy=_REMEDY) if path.exists() else {}
     return 100 * figures["palr/all"] if "palr/all" in figures else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
 from pilotage.recipes.recipe import BASE_STAGE
+from pilotage.recipes.runner import read_summary
 from pilotage.recipes.study import Study, StudyTable, Variant, run_folder
 
 Values = Mapping[str, np.ndarray]
@@ -79,8 +79,8 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
 
 
 def is_measured(out: Path, seed: int, variant: Variant) -> bool:
-    path = run_folder(out, seed, variant.folder) / "summary.json"
-    return path.exists() and "tasks" in json.loads(path.read_text())["stages"].get(variant.stage, {})
+    summary = read_summary(run_folder(out, seed, variant.folder))
+    return summary is not None and "tasks" in summary["stages"].get(variant.stage, {})
 
 
 def outcomes(out: Path, seed: int, variant: Variant, kind: str, rate: str = "success") -> Values:

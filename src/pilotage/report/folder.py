@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class RunFolder:
     @property
     def stages(self) -> list[str]:
         """Stages that were evaluated, by their rows or by `summary.json`, in order."""
-        return order_stages([*self.rows, *self.reported])
+        return order_stages([*self.rows, *self.reported], self.config)
 
     @property
     def reported(self) -> Mapping[str, Mapping[str, Any]]:
@@ -81,10 +81,23 @@ class RunFolder:
         }
 
 
-def order_stages(names: list[str]) -> list[str]:
-    """Without repetition: the known stages in their order, then the others by name."""
-    known = [name for name in STAGE_ORDER if name in names]
+def order_stages(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Without repetition: in the order of the recipe that the run's settings hold, then the usual, then by name."""
+    recipe = config.get("recipe")
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    told = (
+        [stage.get("stage") for stage in stages if isinstance(stage, dict)]
+        if isinstance(stages, list)
+        else []
+    )
+    own = [name for name in told if isinstance(name, str)]
+    known = [name for name in dict.fromkeys((STAGE_ORDER[0], *own, *STAGE_ORDER)) if name in names]
     return known + sorted(set(names) - set(known))
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The settings of the run in a folder, as far as they can be read."""
+    return _read_object(path / "config.json", "", [])
 
 
 def stage_title(stage: str) -> str:
@@ -96,12 +109,13 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise PilotageError(f"{path} is no run folder: there is no such directory")
     problems: list[str] = []
+    config = _read_object(path / "config.json", "the run's settings", problems)
     return RunFolder(
         path=path,
-        config=_read_object(path / "config.json", "the run's settings", problems),
+        config=config,
         summary=_read_object(path / "summary.json", "the seconds of each stage", problems),
         metrics=_read_metrics(path / "metrics.jsonl", problems),
-        rows=_read_evals(path / EVAL_FOLDER, problems),
+        rows=_read_evals(path / EVAL_FOLDER, config, problems),
         problems=tuple(problems),
     )
 
@@ -140,7 +154,9 @@ def _read_metrics(path: Path, problems: list[str]) -> dict[str, list[Row]]:
     return {stage: [rows[step] for step in sorted(rows)] for stage, rows in steps.items()}
 
 
-def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[Row]]]:
+def _read_evals(
+    folder: Path, config: Mapping[str, Any], problems: list[str]
+) -> dict[str, dict[str, list[Row]]]:
     stages: dict[str, dict[str, list[Row]]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
@@ -163,11 +179,12 @@ def _read_evals(folder: Path, problems: list[str]) -> dict[str, dict[str, list[R
             stages.setdefault(stage, {})[kind] = list(rows.values())
     if not stages:
         problems.append(f"{EVAL_FOLDER}/ holds no evaluation rows: no gallery, no table by level")
-    for stage in order_stages(list(stages)):
+    ordered = order_stages(list(stages), config)
+    for stage in ordered:
         lacking = [kind for kind in KINDS if kind not in stages[stage]]
         if lacking:
             problems.append(f"{stage_title(stage)} was not evaluated on: {', '.join(lacking)}")
-    return {stage: stages[stage] for stage in order_stages(list(stages))}
+    return {stage: stages[stage] for stage in ordered}
 
 
 def row_problem(row: Row, kind: str) -> str:

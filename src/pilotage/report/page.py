@@ -130,7 +130,7 @@ def _panels(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, 
     """(run and stage, its panels of curves)."""
     panels = []
     for run, name in zip(runs, names, strict=True):
-        for stage in order_stages(list(run.metrics)):
+        for stage in order_stages(list(run.metrics), run.config):
             made = curves.panels(run.metrics[stage])
             if made:
                 title = stage_title(stage) if len(runs) == 1 else f"{name} · {stage_title(stage)}"

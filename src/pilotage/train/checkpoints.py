@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL, write_whole
+from pilotage.files import PARTIAL, read_json, write_whole
+from pilotage.train.settings import differences
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -84,12 +85,10 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1, sort_keys=True)
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(text)
-        if kept != now:
-            changed = sorted(name for name in kept.keys() | now.keys() if kept.get(name) != now.get(name))
+        kept = read_json(path, remedy=f"remove {folder} to train the stage again")
+        if changed := list(differences(kept, json.loads(text))):
             raise PilotageError(
-                f"{folder} holds a run with other settings ({', '.join(changed)}); give another folder, or remove it"
+                f"{folder} holds a run with other settings ({'; '.join(changed)}): give another folder, or remove it"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

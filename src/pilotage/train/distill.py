@@ -61,6 +61,7 @@ from pilotage.train.distill_setup import (
 from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
 from pilotage.train.readers import Reader, Readers, check_sharded
 from pilotage.train.seeds import mixed
+from pilotage.train.sft_config import OnBegin
 from pilotage.train.step_routes import RoutedStep, StepFacts, StepRouter
 from pilotage.train.step_rows import RolloutMaker, StepRow
 from pilotage.train.step_scores import RowScores, StepScorer
@@ -84,13 +85,15 @@ def distill(
     teacher: Backbone | None = None,
     engine: RolloutEngine | None = None,
     on_step: OnStep | None = None,
+    on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains the student (its weights in memory too) and returns the directory of the trained model.
 
     Called again after a kill, with the same arguments and the student as it was at first, it goes on from the last
     checkpoint and ends in the same weights. It trains where the student is, on the ranks that torchrun or accelerate
     started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
-    decoding with the student's own model. Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
+    decoding with the student's own model; `on_begin` is called once nothing can be refused, before the first step.
+    Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
     if config.lora is not None and not hasattr(student.model, "disable_adapter"):
         with torch.random.fork_rng(devices=[]):
@@ -105,7 +108,7 @@ def distill(
         run_dir=Path(run_dir),
         on_step=on_step,
     )
-    return trainer.run()
+    return trainer.run(on_begin)
 
 
 class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
@@ -197,12 +200,14 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Path:
+    def run(self, on_begin: OnBegin | None = None) -> Path:
         """Trains from the last checkpoint, or from the start, to the end; returns the model's directory."""
         metrics_path, rollouts_path = self.run_dir / "metrics.jsonl", self.run_dir / "rollouts.jsonl"
         done, resume = 0, None
         if self.is_world_process_zero():
             checkpoints.claim(self.stage_dir, self._settings)
+            if on_begin is not None:
+                on_begin()
         self.accelerator.wait_for_everyone()
         if kept := checkpoints.checkpoints(self.stage_dir):
             done, resume = kept[-1][0], str(kept[-1][1])

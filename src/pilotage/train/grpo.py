@@ -30,7 +30,7 @@ from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.monitors import judged
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import as_settings
-from pilotage.train.sft_config import OnStep
+from pilotage.train.sft_config import OnBegin, OnStep
 from pilotage.train.trl_stage import TrlStage, shared_arguments
 from pilotage.views import student_view
 
@@ -64,12 +64,14 @@ def run_grpo(
     on_step: OnStep | None = None,
     *,
     engine: RolloutEngine | None = None,
+    on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains the backbone's model (its weights in memory too) and returns the folder of the saved model.
 
     Writes to `run_dir/metrics.jsonl` and `run_dir/<stage>/`; run again after a kill, it goes on from the last
-    checkpoint. `engine` defaults to decoding with the model itself. Raises PilotageError when the folder holds a run
-    with other settings, or when accelerate is to shard the model.
+    checkpoint. `engine` defaults to decoding with the model itself; `on_begin` is called once nothing can be refused,
+    before the first step. Raises PilotageError when the folder holds a run with other settings, or when
+    accelerate is to shard the model.
     """
     if sharding := [name for name in SHARDING if os.environ.get(name, "").lower() in ("1", "true", "yes")]:
         # Ranks whose answers end at different lengths would wait for each other's shards for ever.
@@ -78,11 +80,14 @@ def run_grpo(
             "set): launch without FSDP and DeepSpeed, every rank then holds the whole model"
         )
     folder = Path(run_dir) / config.stage
-    if os.environ.get("RANK", "0") == "0":
-        settings = {"model": fingerprint(backbone), "examples": example_digest(examples)}
-        checkpoints.claim(folder, as_settings(config) | settings)
+    is_first = os.environ.get("RANK", "0") == "0"
+    # Before the adapter, under which parameters have other names.
+    whence = {"model": fingerprint(backbone), "examples": example_digest(examples)}
+    settings = as_settings(config) | whence
     directory = folder / "model"
     if directory.is_dir():
+        if is_first:
+            checkpoints.claim(folder, settings)
         logger.info("%s is finished already", directory)
         return directory
     if config.lora is not None:
@@ -90,6 +95,10 @@ def run_grpo(
             torch.manual_seed(config.seed)
             backbone = with_lora(backbone, config.lora)
     trainer = GrpoTrainer(config, backbone, examples, run_dir=Path(run_dir), on_step=on_step, engine=engine)
+    if is_first:
+        checkpoints.claim(folder, settings)
+        if on_begin is not None:
+            on_begin()
     trainer.run()
     backbone.model.eval()
     if trainer.is_world_process_zero():

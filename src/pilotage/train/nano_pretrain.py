@@ -36,7 +36,7 @@ from pilotage.backbones.nano_corpus import (
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
+from pilotage.files import read_json, write_json
 from pilotage.tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -349,7 +349,8 @@ def _claim(config: PretrainConfig) -> None:
     """Ties the folder to these settings; a folder with others is an error."""
     settings = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "out"}, default=str))
     path = config.out / "pretrain.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
+    remedy = f"remove {config.out} to train again"
+    if path.exists() and read_json(path, remedy=remedy) != settings:
         raise PilotageError(
             f"{path} holds a run with other settings; give another --out or remove the folder"
         )

@@ -23,7 +23,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
-from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
+from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, lr_factor
 
 __all__ = ["OnStep", "SftConfig", "lr_factor", "run_sft", "vision_parameters"]
 
@@ -39,13 +39,14 @@ def run_sft(
     *,
     retention: Sequence[Example] | None = None,
     answers: Mapping[tuple[str, str], str] | None = None,
+    on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains the backbone's model in place and returns the folder of the saved model.
 
     `retention` are the examples of the text rows (the same ones by default); `answers` replaces the reference answer
-    of `(example id, view name)`, e.g. by the base model's own. Writes to `run_dir/metrics.jsonl` and
-    `run_dir/<stage>/`; run again after a kill, it goes on from the last checkpoint and ends the same.
-    Raises PilotageError when the folder holds a run with other settings.
+    of `(example id, view name)`, e.g. by the base model's own; `on_begin` is called once nothing can be refused,
+    before the first step. Writes to `run_dir/metrics.jsonl` and `run_dir/<stage>/`; run again after a kill, it goes on
+    from the last checkpoint and ends the same. Raises PilotageError when the folder holds a run with other settings.
     """
     if not examples or (retention is not None and not retention):
         raise PilotageError("there are no examples to train on")
@@ -54,16 +55,22 @@ def run_sft(
     from pilotage.train.sft_trainer import make_trainer
 
     folder = Path(run_dir) / config.stage
-    if os.environ.get("RANK", "0") == "0":
-        checkpoints.claim(folder, _settings(config, backbone, [*examples, *(retention or ())], answers or {}))
+    is_first = os.environ.get("RANK", "0") == "0"
+    settings = _settings(config, backbone, [*examples, *(retention or ())], answers or {})
     directory = folder / "model"
     if directory.is_dir():
+        if is_first:
+            checkpoints.claim(folder, settings)
         logger.info("%s is finished already", directory)
         return directory
     mixture = Mixture(
         config, backbone, examples, retention if retention is not None else examples, answers or {}
     )
     mixture.check_lengths()
+    if is_first:
+        checkpoints.claim(folder, settings)
+        if on_begin is not None:
+            on_begin()
     was_trainable = {id(parameter): parameter.requires_grad for parameter in backbone.model.parameters()}
     if config.lora is not None:
         with torch.random.fork_rng(devices=[]):
@@ -74,7 +81,6 @@ def run_sft(
             parameter.requires_grad_(False)
     trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=Path(run_dir), on_step=on_step)
     trainer.run()
-    is_first = trainer.is_world_process_zero()
     trained = backbone.model
     if config.lora is not None:
         if is_first:

@@ -102,5 +102,7 @@ def lr_factor(config: SftConfig, step: int) -> float:
     return (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
+OnBegin = Callable[[], None]
+"""Called on the first rank when everything was checked and the stage has claimed its folder, before its first step."""
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with steps done, steps in all and the step's figures."""
