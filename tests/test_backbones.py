@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -404,6 +405,6 @@ def test_another_architecture_and_pickle_weights_are_refused(tmp_path, directory
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(BackboneError, match="pytorch_model.bin are pickle files, which can run code"):
         load_backbone(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    shutil.copy(directory / "model.safetensors", tmp_path)
     with pytest.raises(BackboneError, match="is a 'qwen3' model; backbones are 'qwen3_vl' or 'qwen2_5_vl'"):
         load_backbone(tmp_path)

@@ -112,7 +112,10 @@ def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, argu
     from pilotage.backbones import load
 
     (tmp_path / "nano").mkdir()
-    monkeypatch.setattr(load, "resolve", lambda name: str(tmp_path / "nano") if name == "nano" else name)
+    resolve = load.resolve
+    monkeypatch.setattr(
+        load, "resolve", lambda name, **more: tmp_path / "nano" if name == "nano" else resolve(name, **more)
+    )
     arguments, complaint = (text.replace("RUN", str(tmp_path)) for text in (arguments, complaint))
     assert main(arguments.split()) == 2
     err = capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_vllm_loads_the_weights_itself_and_is_given_whole_batches(
     fake.LLM, fake.SamplingParams = LLM, SimpleNamespace  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "vllm", fake)
     assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
-    assert asked["options"]["model"] == resolve("nano") and asked["batches"] == [6, 6]
+    assert asked["options"]["model"] == str(resolve("nano")) and asked["batches"] == [6, 6]
     lines = (tmp_path / "eval" / "base.image.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
     assert len(lines) == 6 and row["response"] == "<answer>R</answer>"
@@ -56,6 +56,6 @@ def test_vllm_loads_the_weights_itself_and_is_given_whole_batches(
 
 def test_a_backbone_without_weights_is_the_same_but_for_them() -> None:
     whole, without = load_backbone("nano"), load_without_weights("nano")
-    assert without.model is None and without.name == resolve("nano")
+    assert without.model is None and without.name == str(resolve("nano"))
     for name in ("eos_ids", "pad_id", "image_token_id", "vision_token_ids", "placeholder_ids"):
         assert getattr(whole, name) == getattr(without, name)

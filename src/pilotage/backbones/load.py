@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 
+from pilotage.backbones.checkpoint import (
+    ADAPTER,
+    BackboneError,
+    check_attention,
+    check_loading,
+    check_parameters,
+    read_config,
+    weight_files,
+)
 from pilotage.backbones.processor import ImageTextProcessor
-from pilotage.errors import PilotageError
 
 NANO_DIRECTORY = Path(__file__).parent / "nano_base"
 """Where the shipped base weights of `nano` are."""
 
-MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
+_CLASS_OF = {
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+}
+MODEL_TYPES = tuple(_CLASS_OF)
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that only a prompt may hold; a sampled one makes the forward look for an image that is not there."""
 
 LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The language model's linear layers; the vision tower and its merger stay frozen under LoRA."""
-
-
-class BackboneError(PilotageError):
-    """A model directory cannot be used; the message says what is missing and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,31 +137,56 @@ def load_without_weights(path_or_id: str | Path, *, trust_remote_code: bool = Fa
 
     `name` is the directory or hub id that such an engine can load. Raises BackboneError as `load_backbone` does.
     """
-    from types import SimpleNamespace
-
-    from transformers import GenerationConfig
-
-    path = resolve(path_or_id)
-    try:
-        generation = GenerationConfig.from_pretrained(path)
-    except OSError:
-        generation = None
-    processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
-    stand_in = SimpleNamespace(modules=list, generation_config=generation)
-    return replace(make_backbone(stand_in, processor, name=path), model=None)
+    return _without_weights(path_or_id, trust_remote_code=trust_remote_code)[0]
 
 
 def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
     """A backbone whose parameters have shapes and no numbers: to count and to render with. Raises BackboneError."""
-    shape = load_without_weights(path_or_id)
-    config = AutoConfig.from_pretrained(shape.name)
-    if config.model_type not in MODEL_TYPES:
-        raise BackboneError(
-            f"{shape.name} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
-        )
+    shape, config = _without_weights(path_or_id)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="eager")
     return replace(shape, model=model)
+
+
+def _without_weights(path_or_id: str | Path, *, trust_remote_code: bool = False) -> tuple[Backbone, Any]:
+    """The backbone and its configuration."""
+    from types import SimpleNamespace
+
+    directory = resolve(path_or_id, with_weights=False)
+    config, processor, generation = _read_small_files(directory, trust_remote_code=trust_remote_code)
+    stand_in = SimpleNamespace(modules=list, generation_config=generation)
+    name = str(directory) if Path(path_or_id).is_dir() or str(path_or_id) == "nano" else str(path_or_id)
+    return replace(make_backbone(stand_in, processor, name=name), model=None), config
+
+
+def _read_small_files(directory: Path, *, trust_remote_code: bool) -> tuple[Any, ImageTextProcessor, Any]:
+    """Configuration, processor and generation settings of a directory. Raises BackboneError, and nothing else."""
+    kind = read_config(directory)["model_type"]
+    if kind not in MODEL_TYPES:
+        raise BackboneError(
+            f"{directory} is a {kind!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
+        )
+    with _as_backbone_error(directory, "config.json"):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    with _as_backbone_error(directory, "its tokenizer and preprocessor_config.json"):
+        processor = ImageTextProcessor.load(str(directory), trust_remote_code=trust_remote_code)
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        with _as_backbone_error(directory, "generation_config.json"):
+            generation = GenerationConfig.from_pretrained(directory)
+    return config, processor, generation
+
+
+@contextmanager
+def _as_backbone_error(directory: Path, what: str) -> Iterator[None]:
+    """A border: what the libraries raise on files of strangers, and on libraries that are not there, in one line."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BackboneError(f"{directory} cannot be loaded: {what}: {told}") from error
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
@@ -171,67 +213,79 @@ def is_sharded(model: Any) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def resolve(path_or_id: str | Path) -> str:
-    """The directory or hub id behind a name; `nano` is the base that ships with the package."""
+def resolve(path_or_id: str | Path, *, with_weights: bool = True) -> Path:
+    """The directory behind a name; `nano` is the base that ships with the package, a hub id is downloaded first.
+
+    Raises BackboneError where there is none, or none with safetensors weights.
+    """
     name = str(path_or_id)
     if name == "nano":
         if not (NANO_DIRECTORY / "config.json").is_file():
             raise BackboneError(
                 f"the weights of `nano` are not in {NANO_DIRECTORY}; make them with `pilotage nano pretrain`"
             )
-        return str(NANO_DIRECTORY)
+        return NANO_DIRECTORY
     looks_like_path = isinstance(path_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
     directory = Path(name).expanduser()
-    if directory.exists() or looks_like_path:
-        if not (directory / "config.json").is_file():
-            known = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else None
-            found = (
-                f"it holds {', '.join(known[:8]) or 'nothing'}" if known is not None else "no such directory"
-            )
-            raise BackboneError(
-                f"{name} is not a model directory ({found}); give a directory with config.json and safetensors, a "
-                "hub id such as Qwen/Qwen3-VL-4B-Instruct, or `nano`"
-            )
-        weights = list(directory.glob("*.safetensors"))
-        if not weights:
-            pickled = [entry.name for entry in directory.iterdir() if entry.suffix in (".bin", ".pt", ".pth")]
-            found = f"; {', '.join(sorted(pickled))} are pickle files, which can run code" if pickled else ""
-            raise BackboneError(
-                f"{name} has no *.safetensors weights{found}. Save the model again with save_pretrained"
-            )
-        return str(directory)
-    return name
+    if not (directory.exists() or looks_like_path):
+        directory = _downloaded(name, with_weights=with_weights)
+    if (directory / ADAPTER).is_file():
+        weight_files(directory)  # which says what it is
+    if not (directory / "config.json").is_file():
+        known = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else None
+        found = "no such directory" if known is None else f"it holds {', '.join(known[:8]) or 'nothing'}"
+        found = "it is a file" if directory.is_file() else found
+        raise BackboneError(
+            f"{name} is not a model directory ({found}); give a directory with config.json and safetensors, a "
+            "hub id such as Qwen/Qwen3-VL-4B-Instruct, or `nano`"
+        )
+    return directory
+
+
+def _downloaded(hub_id: str, *, with_weights: bool) -> Path:
+    """A snapshot of what is read of a model: small files of text and, if wanted, safetensors. Never a pickle."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.jinja", "*.txt", *(["*.safetensors"] if with_weights else [])]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except Exception as error:  # noqa: BLE001 - a border: the hub's client raises a dozen kinds
+        told = " ".join(str(error).split())[:300]
+        raise BackboneError(
+            f"{hub_id} is not a directory here, and the hub does not give it ({type(error).__name__}: {told})"
+        ) from None
 
 
 def load_backbone(
     path_or_id: str | Path,
     *,
     dtype: torch.dtype | str = torch.float32,
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | str = "sdpa",
+    attn_implementation: str = "sdpa",
     device: torch.device | str = "cpu",
     lora: LoraSettings | None = None,
     trust_remote_code: bool = False,
 ) -> Backbone:
-    """A backbone in eval mode on `device`. Only safetensors weights are read.
+    """A backbone in eval mode on `device`. Only safetensors weights are read, and every parameter is among them.
 
-    Raises BackboneError for a missing directory, another architecture, or pickle weights.
+    Raises BackboneError, which names file and remedy, for anything else.
     """
-    path = resolve(path_or_id)
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise BackboneError(f"{path} cannot be loaded as a directory or from the hub: {error}") from error
-    if config.model_type not in MODEL_TYPES:
-        raise BackboneError(
-            f"{path} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
+    check_attention(attn_implementation, "attn_implementation")
+    directory = resolve(path_or_id)
+    files = weight_files(directory)
+    config, processor, _ = _read_small_files(directory, trust_remote_code=trust_remote_code)
+    with _as_backbone_error(directory, "its weights"):
+        # Quantised weights have names of their own, which only their own loader knows.
+        if getattr(config, "quantization_config", None) is None:
+            check_parameters(_CLASS_OF[config.model_type], config, files)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            directory,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        path,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-    )
+        model, info = loaded
+        check_loading(info, directory)
     backbone = make_backbone(model.to(device).eval(), processor, name=str(path_or_id))
     return backbone if lora is None else with_lora(backbone, lora)
