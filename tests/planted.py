@@ -10,6 +10,7 @@ import numpy as np
 
 from pilotage.errors import BadStateError
 from pilotage.records import Example, Rollout, View
+from pilotage.rollouts import Decoding, Request
 from pilotage.tasks import Task, get_task
 from pilotage.tasks.task import state_text
 from pilotage.views.prompts import numbered
@@ -40,14 +41,11 @@ class PlantedEngine:
         self.rng = np.random.default_rng(seed)
         self.planted: dict[tuple[str, str], str] = {}
 
-    def generate(
-        self, views: Sequence[View], *, example_ids: Sequence[str], num_return: int = 1, **settings: Any
-    ) -> list[Rollout]:
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
         rollouts = []
-        for view, id_ in zip(views, example_ids, strict=True):
-            for _ in range(num_return):
-                text = self._answer(self.examples[id_], view)
-                rollouts.append(Rollout(example_id=id_, token_ids=(1,), text=text, finished=True))
+        for request in requests:
+            text = self._answer(self.examples[request.example_id], request.view)
+            rollouts.append(Rollout(example_id=request.example_id, token_ids=(1,), text=text, finished=True))
         return rollouts
 
     def _answer(self, example: Example, view: View) -> str:

@@ -17,7 +17,8 @@ import numpy as np
 
 from pilotage.evaluate import evaluate
 from pilotage.evaluate.score import score
-from pilotage.records import Example, Rollout, View
+from pilotage.records import Example, Rollout
+from pilotage.rollouts import Decoding, Request
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.drawing import encode_png
 from pilotage.tasks.task import reference_response, state_hash
@@ -75,21 +76,14 @@ class ScriptedEngine:
         self.skill = skill
         self.rng = np.random.default_rng(seed)
 
-    def generate(
-        self,
-        views: Sequence[View],
-        *,
-        example_ids: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        **_: Any,
-    ) -> list[Rollout]:
-        rollouts = []
-        for view, id_ in zip(views, example_ids, strict=True):
-            text = self.answer(self.examples[id_], view.name)
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        rollouts: list[Rollout] = []
+        max_new_tokens = decoding.max_new_tokens
+        for request in requests:
+            text = self.answer(self.examples[request.example_id], request.view.name)
             rollouts.append(
                 Rollout(
-                    example_id=id_,
+                    example_id=request.example_id,
                     token_ids=tuple(range(min(max_new_tokens, len(text) // 3))),
                     text=text[: 4 * max_new_tokens],
                     finished=len(text) <= 4 * max_new_tokens,

@@ -25,7 +25,7 @@ from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_scoring import encode_rollouts, head_of, score_rows
 from pilotage.train.distill_setup import memory_estimate
 from pilotage.views import VIEWS, reference_answer
-from tiny import tiny_backbone
+from tiny import generate, tiny_backbone
 
 ESTIMATORS = {
     "forward": FullVocabulary(divergence=ForwardKL()),
@@ -110,8 +110,13 @@ def test_the_same_view_and_weights_give_the_rollouts_own_logprobs():
     backbone = tiny_backbone()
     examples = tiny_examples()[::3]
     views = [VIEWS["student"](example, "brief") for example in examples]
-    rollouts = TransformersEngine(backbone).generate(
-        views, example_ids=[example.id for example in examples], max_new_tokens=9, temperature=1.0, seed=3
+    rollouts = generate(
+        TransformersEngine(backbone),
+        views,
+        example_ids=[example.id for example in examples],
+        max_new_tokens=9,
+        temperature=1.0,
+        seed=3,
     )
     encoded = encode_rollouts(backbone, views, rollouts, max_prompt_tokens=None, pad_to_multiple=16)
     for batch_size in (1, 3):
@@ -236,8 +241,8 @@ def test_vision_tokens_are_never_in_rollouts(tmp_path):
     student = tiny_backbone()
 
     class Spy(TransformersEngine):
-        def generate(self, *args: Any, **settings: Any) -> list[Rollout]:
-            rollouts = super().generate(*args, **settings)
+        def generate(self, requests: Any, decoding: Any, **more: Any) -> list[Rollout]:
+            rollouts = super().generate(requests, decoding, **more)
             seen.extend(rollouts)
             return rollouts
 
@@ -344,13 +349,11 @@ def test_a_share_of_the_prompts_asks_for_a_description(tmp_path):
     asked: list[str] = []
 
     class Engine(ReplayEngine):
-        def generate(self, views: Any, *, example_ids: Any, **settings: Any) -> list[Rollout]:
-            asked.extend(view.name for view in views)
+        def generate(self, requests: Any, decoding: Any) -> list[Rollout]:
+            asked.extend(request.view.name for request in requests)
             return [
-                replay(words if view.name == "perception" else plans).generate(
-                    [view], example_ids=[name], **settings
-                )[0]
-                for view, name in zip(views, example_ids, strict=True)
+                replay(words if request.view.name == "perception" else plans).generate([request], decoding)[0]
+                for request in requests
             ]
 
     row = metrics_of(

@@ -32,11 +32,12 @@ from misbehaving import (
 )
 from pilotage.errors import PilotageError
 from pilotage.records import View
-from pilotage.rollouts import Answer, Request
+from pilotage.rollouts import Answer, Decoding, Request
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.rollouts.endpoint_http import base_url, one_line, read_completion, retry_after_s
 from pilotage.views import VIEWS
 from synthetic_run import make_examples
+from tiny import generate
 
 GOOD = "<answer>R</answer>"
 WORDS = View(name="symbolic", messages=[{"role": "user", "content": "Plan."}])
@@ -51,7 +52,7 @@ def engine(url: str, **more: Any) -> EndpointEngine:
 
 def ask(url: str, num: int = 1, *, view: View = WORDS, temperature: float = 0.0, **more: Any) -> list[Answer]:
     requests = [Request(view=view, example_id=f"e{i}", seed=0) for i in range(num)]
-    found = list(engine(url, **more).stream(requests, max_new_tokens=50, temperature=temperature))
+    found = list(engine(url, **more).stream(requests, Decoding(max_new_tokens=50, temperature=temperature)))
     return sorted(found, key=lambda answer: answer.index)
 
 
@@ -65,7 +66,7 @@ def test_it_works_where_an_event_loop_runs_already_as_in_a_notebook() -> None:
     async def cell(url: str) -> str:
         asked = engine(url)
         asked.probe(WORDS)
-        (answer,) = asked.stream([Request(view=WORDS, example_id="e", seed=0)], max_new_tokens=50)
+        (answer,) = asked.stream([Request(view=WORDS, example_id="e", seed=0)], Decoding(max_new_tokens=50))
         return text_of(answer)
 
     with serving(well(GOOD)) as server:
@@ -106,13 +107,21 @@ def test_a_begun_answer_is_sent_as_one_to_go_on_with() -> None:
 def test_sampling_sends_a_seed_of_its_own_for_every_example_and_sample() -> None:
     requests = [Request(view=WORDS, example_id=f"e{i}", seed=seed) for i in range(3) for seed in (0, 7)]
     with serving(well(GOOD)) as server:
-        list(engine(server.url).stream(requests, max_new_tokens=5, temperature=0.7, top_p=0.9, top_k=20))
+        list(
+            engine(server.url).stream(
+                requests, Decoding(max_new_tokens=5, temperature=0.7, top_p=0.9, top_k=20)
+            )
+        )
         first = sorted(sent["seed"] for sent in server.requests)
         server.requests.clear()
-        list(engine(server.url).stream(requests, max_new_tokens=5, temperature=0.7))
+        list(engine(server.url).stream(requests, Decoding(max_new_tokens=5, temperature=0.7)))
     assert len(set(first)) == 6 and first == sorted(sent["seed"] for sent in server.requests)
     with serving(well(GOOD)) as server:
-        list(engine(server.url).stream(requests[:1], max_new_tokens=5, temperature=0.7, top_p=0.9, top_k=20))
+        list(
+            engine(server.url).stream(
+                requests[:1], Decoding(max_new_tokens=5, temperature=0.7, top_p=0.9, top_k=20)
+            )
+        )
     assert (server.requests[0]["top_p"], server.requests[0]["top_k"]) == (0.9, 20)
 
 
@@ -221,7 +230,7 @@ def test_all_of_a_noisy_server_s_answers_arrive_exactly_once() -> None:
     views = [View(name="x", messages=[{"role": "user", "content": f"text {i}"}]) for i in range(40)]
     requests = [Request(view=view, example_id=str(i), seed=0) for i, view in enumerate(views)]
     with serving(choose=choose) as server:
-        answers = list(engine(server.url, retries=20).stream(requests, max_new_tokens=5))
+        answers = list(engine(server.url, retries=20).stream(requests, Decoding(max_new_tokens=5)))
     assert sorted(answer.index for answer in answers) == list(range(40))
     for answer in answers:
         assert text_of(answer) == f"text {answer.index}"
@@ -280,7 +289,7 @@ def test_a_key_that_stops_working_ends_the_work_and_keeps_what_is_done(refusal: 
     found = []
 
     def collect(url: str) -> None:
-        for answer in engine(url, concurrency=1).stream(requests, max_new_tokens=5):
+        for answer in engine(url, concurrency=1).stream(requests, Decoding(max_new_tokens=5)):
             found.append(answer.index)
 
     with serving(choose=in_turn(well(GOOD), well(GOOD), well(GOOD), refusal)) as server:
@@ -292,7 +301,7 @@ def test_leaving_the_stream_early_drops_what_is_under_way() -> None:
     before = threading.active_count()
     requests = [Request(view=WORDS, example_id=str(i), seed=0) for i in range(50)]
     with serving(choose=in_turn(well(GOOD), stalls(5))) as server:
-        stream = engine(server.url, concurrency=4).stream(requests, max_new_tokens=5)
+        stream = engine(server.url, concurrency=4).stream(requests, Decoding(max_new_tokens=5))
         next(stream)
         stream.close()  # pyright: ignore[reportAttributeAccessIssue]
         assert len(server.requests) <= 5
@@ -313,7 +322,9 @@ def test_the_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptureFi
     with serving(choose=in_turn(echoes_the_key, echo, says(500, KEY), echo)) as server:
         config = engine(server.url, key=KEY, concurrency=1)
         answers = list(
-            config.stream([Request(view=WORDS, example_id=str(i)) for i in range(3)], max_new_tokens=5)
+            config.stream(
+                [Request(view=WORDS, example_id=str(i)) for i in range(3)], Decoding(max_new_tokens=5)
+            )
         )
     assert all(headers["authorization"] == f"Bearer {KEY}" for headers in server.headers)
     assert "your key is [key]" in text_of(answers[0]) and "[key]" in (answers[1].error or "")
@@ -323,12 +334,17 @@ def test_the_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptureFi
 def test_generate_gives_rollouts_in_order_or_an_error() -> None:
     with serving(choose=lambda number, body: well(body["messages"][0]["content"])) as server:
         views = [View(name="x", messages=[{"role": "user", "content": t}]) for t in "abc"]
-        rollouts = engine(server.url).generate(
-            views, example_ids=["1", "2", "3"], max_new_tokens=5, temperature=1.0, num_return=2
+        rollouts = generate(
+            engine(server.url),
+            views,
+            example_ids=["1", "2", "3"],
+            max_new_tokens=5,
+            temperature=1.0,
+            num_return=2,
         )
     assert [rollout.text for rollout in rollouts] == ["a", "a", "b", "b", "c", "c"]
     with serving(says(400)) as server, pytest.raises(PilotageError, match="example 1"):
-        engine(server.url).generate(views[:1], example_ids=["1"], max_new_tokens=5)
+        generate(engine(server.url), views[:1], example_ids=["1"], max_new_tokens=5)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.asked: list[str] = []
 
-        def generate(self, views: Any, *, example_ids: Any, **settings: Any) -> Any:
-            self.asked += example_ids
-            return answers(asked).generate(views, example_ids=example_ids, **settings)
+        def generate(self, requests: Any, decoding: Any) -> Any:
+            self.asked += [request.example_id for request in requests]
+            return answers(asked).generate(requests, decoding)
 
     engine = Counting()
     measured(asked, tmp_path, engine)
@@ -74,7 +74,7 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
     question = replace(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
 
     class Hostile:
-        def generate(self, views: Any, **settings: Any) -> Any:
+        def generate(self, requests: Any, decoding: Any) -> Any:
             from pilotage.records import Rollout
 
             text = (

@@ -14,7 +14,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate, rows_path
 from pilotage.evaluate.run import sample_seed
 from pilotage.records import Example, Rollout, View
-from pilotage.rollouts import Answer, Request
+from pilotage.rollouts import Answer, Decoding, Request
 from synthetic_run import ScriptedEngine, make_examples
 
 PERFECT: dict[str, tuple[float, float]] = dict.fromkeys(
@@ -30,16 +30,14 @@ class Spy(ScriptedEngine):
         super().__init__(examples, PERFECT)
         self.bad, self.batches, self.asked = set(bad), batches, []
 
-    def generate(
-        self, views: Sequence[View], *, example_ids: Sequence[str], **settings: Any
-    ) -> list[Rollout]:
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
         if self.batches == 0:
             raise KeyboardInterrupt
         self.batches -= 1
-        if self.bad & set(example_ids):
+        if self.bad & {request.example_id for request in requests}:
             raise TimeoutError("no answer")
-        self.asked.extend((view.name, id_) for view, id_ in zip(views, example_ids, strict=True))
-        return super().generate(views, example_ids=example_ids, **settings)
+        self.asked.extend((request.view.name, request.example_id) for request in requests)
+        return super().generate(requests, decoding)
 
 
 def run(engine: Any, out: Path, examples: Sequence[Example] = EXAMPLES, **more: Any) -> Any:
@@ -188,12 +186,13 @@ class Sampler(Spy):
         super().__init__(examples, **more)
         self.seeds: list[tuple[str, int]] = []
 
-    def generate(
-        self, views: Sequence[View], *, example_ids: Sequence[str], **settings: Any
-    ) -> list[Rollout]:
-        rollouts = super().generate(views, example_ids=example_ids, **settings)
-        self.seeds.extend((id_, settings["seed"]) for id_ in example_ids)
-        return [replace(r, text=f"{settings['seed']} {r.text}") for r in rollouts]
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        rollouts = super().generate(requests, decoding)
+        self.seeds.extend((request.example_id, request.seed) for request in requests)
+        return [
+            replace(rollout, text=f"{request.seed} {rollout.text}")
+            for request, rollout in zip(requests, rollouts, strict=True)
+        ]
 
 
 def keys(out: Path, kind: str = "image") -> list[tuple[str, int]]:
@@ -266,7 +265,7 @@ class Streamer:
         self.scripted = ScriptedEngine(EXAMPLES, PERFECT)
         self.failing, self.stop_after, self.asked = failing, stop_after, []
 
-    def stream(self, requests: Sequence[Request], **settings: Any) -> Iterator[Answer]:
+    def stream(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[Answer]:
         for index in reversed(range(len(requests))):
             if len(self.asked) == self.stop_after:
                 raise PilotageError("the key was refused")
@@ -275,7 +274,7 @@ class Streamer:
             error, kind = self.failing.get(id_, (None, None))
             rollout = None
             if error is None or kind == "too_large":
-                (rollout,) = self.scripted.generate([requests[index].view], example_ids=[id_], **settings)
+                (rollout,) = self.scripted.generate([requests[index]], decoding)
             yield Answer(index=index, rollout=rollout, error=error, error_kind=kind, seconds=0.5)
 
 

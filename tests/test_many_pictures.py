@@ -19,7 +19,7 @@ from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_scoring import encode_rollouts, predicting_states, score_rows, take_rows
 from pilotage.views.variants import cropped, varied
 from test_backbones import stock_directory
-from tiny import enliven, image_view, picture, png, text_view, tiny_backbone
+from tiny import enliven, generate, image_view, picture, png, text_view, tiny_backbone
 
 NAMES = ["none", "one", "three"]
 
@@ -81,9 +81,9 @@ def test_rollouts_and_their_scores_are_those_of_one_at_a_time(
 ) -> None:
     engine = TransformersEngine(backbone)
     settings: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "seed": 3}
-    together = engine.generate(views, example_ids=NAMES, **settings)
+    together = generate(engine, views, example_ids=NAMES, **settings)
     for view, name, rollout in zip(views, NAMES, together, strict=True):
-        (alone,) = engine.generate([view], example_ids=[name], **settings)
+        (alone,) = generate(engine, [view], example_ids=[name], **settings)
         assert alone.token_ids == rollout.token_ids
         assert alone.logprobs == pytest.approx(rollout.logprobs, abs=1e-4)
     encoded = encode_rollouts(backbone, views, together, max_prompt_tokens=None, pad_to_multiple=16)

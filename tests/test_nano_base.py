@@ -13,6 +13,7 @@ from pilotage.recipes.nano import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.views import teacher_view
+from tiny import generate
 
 NUM_STATES = 40
 
@@ -73,7 +74,8 @@ def test_it_follows_the_reference_plan_that_it_is_shown(engine, examples):
                 chosen.append(replace(example, plan=solution.plan))
                 break
     assert len(chosen) >= 10
-    rollouts = engine.generate(
+    rollouts = generate(
+        engine,
         [teacher_view(example, "brief") for example in chosen],
         example_ids=[example.id for example in chosen],
         max_new_tokens=NANO_MAX_NEW_TOKENS,

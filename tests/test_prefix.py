@@ -17,7 +17,7 @@ from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_scoring import can_share_prefix, encode_rollouts, predicting_states
 from pilotage.train.distill_setup import checkpoint_activations
 from test_backbones import stock_directory
-from tiny import enliven, image_view, picture, png, text_view, tiny_backbone
+from tiny import enliven, generate, image_view, picture, png, text_view, tiny_backbone
 
 
 @pytest.fixture(scope="module", params=["nano", "qwen3_vl", "qwen2_5_vl"])
@@ -167,10 +167,10 @@ def test_rollouts_are_those_of_whole_prompts(backbone, images, num_return, monke
         "num_return": num_return,
     }
     engine, views = TransformersEngine(backbone), two_tasks(images=images)
-    shared = engine.generate(views, **settings)
+    shared = generate(engine, views, **settings)
     num_forwards = engine.stats.num_forwards
     monkeypatch.setattr(prefix, "WORTH_IT", 2)
-    whole = engine.generate(views, **settings)
+    whole = generate(engine, views, **settings)
     assert num_forwards == engine.stats.num_forwards + 1, "the beginnings are a forward of their own"
     assert [rollout.token_ids for rollout in shared] == [rollout.token_ids for rollout in whole]
     for one, other in zip(shared, whole, strict=True):

@@ -141,16 +141,16 @@ class Habitual:
         self.habit = habit
         self.rng = np.random.default_rng(0)
 
-    def generate(self, views: Any, *, example_ids: Any, **settings: Any) -> list[Rollout]:
+    def generate(self, requests: Any, decoding: Any) -> list[Rollout]:
         rollouts = []
-        for view, id_ in zip(views, example_ids, strict=True):
-            example = self.examples[id_]
+        for request in requests:
+            view, example = request.view, self.examples[request.example_id]
             task = get_task(example.task)
             against = follows(task, dict(example.state)) is False
             text = reference_answer(example, "student")
             if against and view.images and self.rng.random() < self.habit:
                 text = text[: text.index("<answer>")] + "<answer>D R D R D R D R</answer>"
-            rollouts.append(Rollout(example_id=id_, token_ids=(1,), text=text, finished=True))
+            rollouts.append(Rollout(example_id=example.id, token_ids=(1,), text=text, finished=True))
         return rollouts
 
 

@@ -19,7 +19,7 @@ from pilotage.distill.routes import Route, times_taught
 from pilotage.recipes import RECIPES
 from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
@@ -104,7 +104,7 @@ def given_teacher(config: DistillConfig) -> Backbone | None:
 
 
 def run(
-    config: DistillConfig, run_dir: Path, on_step: Any = None, engine: RolloutEngine | None = None
+    config: DistillConfig, run_dir: Path, on_step: Any = None, engine: Engine | None = None
 ) -> list[dict[str, Any]]:
     distill(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections import Counter
@@ -13,16 +14,18 @@ import torch
 
 from pilotage.backbones.encode import PromptTooLongError, encode_views, encode_with_response
 from pilotage.backbones.load import LoraSettings, load_backbone, with_lora
+from pilotage.backbones.weights import whole_parameters
 from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
-from pilotage.rollouts import ReplayEngine
+from pilotage.rollouts import Decoding, ReplayEngine, samples_of
 from pilotage.rollouts.chooser import Chooser
+from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.rollouts.engine import sampling_noise
 from pilotage.rollouts.transformers_engine import TransformersEngine, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
 from test_backbones import stock_directory
-from tiny import enliven, image_view, mixed_views, picture, png, text_view, tiny_backbone
+from tiny import enliven, generate, image_view, mixed_views, picture, png, text_view, tiny_backbone
 
 IDS = ["a", "b", "c", "d", "e"]
 
@@ -46,10 +49,10 @@ def test_the_models_under_test_heed_context_and_picture(any_backbone):
     """Else the agreements below would mean little."""
     views = [image_view(png(picture(3, seed=seed))) for seed in range(6)]
     settings: dict[str, Any] = {"example_ids": list("abcdef"), "max_new_tokens": 30}
-    rollouts = TransformersEngine(any_backbone).generate(views, **settings)
+    rollouts = generate(TransformersEngine(any_backbone), views, **settings)
     assert len({rollout.token_ids for rollout in rollouts}) >= 4
     assert len({token for rollout in rollouts for token in rollout.token_ids}) >= 12
-    sampled = TransformersEngine(any_backbone).generate(views, temperature=1.0, **settings)
+    sampled = generate(TransformersEngine(any_backbone), views, temperature=1.0, **settings)
     logprobs = [logprob for rollout in sampled for logprob in rollout.logprobs]
     assert -5.5 < sum(logprobs) / len(logprobs) < -0.5
 
@@ -73,7 +76,7 @@ def assert_logprobs_agree(backbone, views, rollouts, temperature: float = 1.0) -
 def test_greedy_agrees_token_by_token_with_generate(any_backbone):
     """With and without pictures, with padding, past the point where the cache has to grow."""
     views = mixed_views()
-    rollouts = TransformersEngine(any_backbone).generate(views, example_ids=IDS, max_new_tokens=80)
+    rollouts = generate(TransformersEngine(any_backbone), views, example_ids=IDS, max_new_tokens=80)
     for text_only in (True, False):
         indices = [index for index, view in enumerate(views) if (not view.images) == text_only]
         inputs: dict[str, Any] = {**encode_views(any_backbone, [views[index] for index in indices])}
@@ -97,8 +100,13 @@ def test_greedy_agrees_token_by_token_with_generate(any_backbone):
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
 def test_scoring_the_same_ids_gives_the_engines_own_logprobs(any_backbone, temperature):
     views = mixed_views()
-    rollouts = TransformersEngine(any_backbone, batch_size=2).generate(
-        views, example_ids=IDS, max_new_tokens=45, temperature=temperature, seed=4
+    rollouts = generate(
+        TransformersEngine(any_backbone, batch_size=2),
+        views,
+        example_ids=IDS,
+        max_new_tokens=45,
+        temperature=temperature,
+        seed=4,
     )
     assert_logprobs_agree(any_backbone, views, rollouts, temperature or 1.0)
 
@@ -106,13 +114,13 @@ def test_scoring_the_same_ids_gives_the_engines_own_logprobs(any_backbone, tempe
 def test_rollouts_do_not_depend_on_padding_order_or_company(backbone):
     views = mixed_views()
     settings = {"max_new_tokens": 40, "temperature": 1.0, "seed": 2}
-    together = TransformersEngine(backbone).generate(views, example_ids=IDS, **settings)
-    padded = TransformersEngine(backbone, pad_to_multiple=64).generate(views, example_ids=IDS, **settings)
-    backwards = TransformersEngine(backbone, batch_size=3).generate(
-        views[::-1], example_ids=IDS[::-1], **settings
+    together = generate(TransformersEngine(backbone), views, example_ids=IDS, **settings)
+    padded = generate(TransformersEngine(backbone, pad_to_multiple=64), views, example_ids=IDS, **settings)
+    backwards = generate(
+        TransformersEngine(backbone, batch_size=3), views[::-1], example_ids=IDS[::-1], **settings
     )[::-1]
     alone = [
-        TransformersEngine(backbone).generate([view], example_ids=[name], **settings)[0]
+        generate(TransformersEngine(backbone), [view], example_ids=[name], **settings)[0]
         for view, name in zip(views, IDS, strict=True)
     ]
     for others in (padded, backwards, alone):
@@ -126,10 +134,10 @@ def test_rollouts_do_not_depend_on_padding_order_or_company(backbone):
 def test_the_seed_decides(backbone):
     engine = TransformersEngine(backbone)
     settings = {"example_ids": IDS, "max_new_tokens": 12, "temperature": 1.0}
-    first = engine.generate(mixed_views(), seed=1, **settings)
+    first = generate(engine, mixed_views(), seed=1, **settings)
     torch.rand(7)
-    assert engine.generate(mixed_views(), seed=1, **settings) == first
-    assert engine.generate(mixed_views(), seed=2, **settings) != first
+    assert generate(engine, mixed_views(), seed=1, **settings) == first
+    assert generate(engine, mixed_views(), seed=2, **settings) != first
 
 
 def eos_prone(backbone_seed: int = 0):
@@ -151,11 +159,8 @@ def test_finished_rows_leave_the_batch_and_the_others_are_not_disturbed():
     views = [text_view(f"Size: {index % 9}." + " (1,1)" * (index % 4)) for index in range(40)]
     names = [f"x{index}" for index in range(40)]
     engine = TransformersEngine(backbone, batch_size=40)
-    done: list[int] = []
-    rollouts = engine.generate(
-        views, example_ids=names, max_new_tokens=30, temperature=1.0, seed=0, progress=done.append
-    )
-    assert [rollout.example_id for rollout in rollouts] == names and sum(done) == 40
+    rollouts = generate(engine, views, example_ids=names, max_new_tokens=30, temperature=1.0)
+    assert [rollout.example_id for rollout in rollouts] == names
     lengths = Counter(len(rollout.token_ids) for rollout in rollouts)
     assert len(lengths) > 8  # they ended at many different steps
     for rollout in rollouts:
@@ -178,8 +183,13 @@ def test_batches_shrink_to_multiples_of_eight():
 def test_several_rollouts_of_a_view_share_its_prompt_and_differ():
     backbone = eos_prone()
     views = mixed_views()
-    rollouts = TransformersEngine(backbone, batch_size=6).generate(
-        views, example_ids=IDS, max_new_tokens=10, temperature=1.0, num_return=3
+    rollouts = generate(
+        TransformersEngine(backbone, batch_size=6),
+        views,
+        example_ids=IDS,
+        max_new_tokens=10,
+        temperature=1.0,
+        num_return=3,
     )
     assert [rollout.example_id for rollout in rollouts] == [name for name in IDS for _ in range(3)]
     assert len({rollout.token_ids for rollout in rollouts}) == 15
@@ -199,11 +209,11 @@ def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
     backbone.model.lm_head.register_forward_hook(favour_image)
     engine = TransformersEngine(backbone)
     views = [text_view("Go."), image_view(png(picture(2)))]
-    greedy = engine.generate(views, example_ids=["a", "b"], max_new_tokens=20)
+    greedy = generate(engine, views, example_ids=["a", "b"], max_new_tokens=20)
     assert all(not set(rollout.token_ids) & set(backbone.vision_token_ids) for rollout in greedy)
     assert engine.stats.num_vision_attempts == 40
     assert [rollout.meta["num_vision_attempts"] for rollout in greedy] == [20, 20]
-    sampled = engine.generate(views, example_ids=["a", "b"], max_new_tokens=200, temperature=1.0)
+    sampled = generate(engine, views, example_ids=["a", "b"], max_new_tokens=200, temperature=1.0)
     assert all(not set(rollout.token_ids) & set(backbone.vision_token_ids) for rollout in sampled)
     num_tokens = engine.stats.num_tokens
     assert 0.4 < engine.stats.vision_mass / num_tokens < 0.6
@@ -225,7 +235,7 @@ def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
 )
 def test_sampling_follows_the_distribution(settings, expected):
     fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
-    chooser = Chooser(fake, **settings)  # pyright: ignore[reportArgumentType]
+    chooser = Chooser(fake, Decoding(max_new_tokens=1, **settings))  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.5]).log().expand(1000, 5)
     uniforms = (torch.arange(1000) + 0.5) / 1000
     choice = chooser(logits, uniforms)
@@ -237,23 +247,26 @@ def test_sampling_follows_the_distribution(settings, expected):
 
 def test_the_largest_uniform_still_picks_a_possible_token():
     fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
-    chooser = Chooser(fake, temperature=1.0, top_p=1.0, top_k=0)  # pyright: ignore[reportArgumentType]
+    chooser = Chooser(fake, Decoding(max_new_tokens=1, temperature=1.0))  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([[3.0, 1.0, -torch.inf, 2.0, 9.0, -torch.inf]])
     assert chooser(logits, torch.tensor([1 - 2**-24])).tokens_B.tolist() == [3]
     assert chooser(logits, torch.tensor([0.0])).tokens_B.tolist() == [0]
 
 
 def test_noise_belongs_to_the_example_and_not_to_its_place():
-    one = sampling_noise(["a", "b", "a"], seed=3, num_return=2, num_tokens=4)
-    other = sampling_noise(["b", "a"], seed=3, num_return=2, num_tokens=4)
+    def noise(ids: str, seed: int = 3, num: int = 2) -> Any:
+        views = [text_view("Go.")] * len(ids)
+        return sampling_noise(samples_of(views, ids, num=num, seed=seed), num_tokens=4)
+
+    one, other = noise("abc"), noise("ba")
     assert (one[2:4] == other[0:2]).all() and (one[0:2] == other[2:4]).all()
     assert len({tuple(row) for row in one.tolist()}) == 6
-    assert (sampling_noise(["a"], seed=4, num_return=1, num_tokens=4) != one[0]).all()
+    assert (noise("a", seed=4, num=1) != one[0]).all()
 
 
 def test_training_mode_and_gradients_are_as_before(backbone):
     backbone.model.train()
-    TransformersEngine(backbone).generate([text_view("Go.")], example_ids=["a"], max_new_tokens=2)
+    generate(TransformersEngine(backbone), [text_view("Go.")], example_ids=["a"], max_new_tokens=2)
     assert backbone.model.training
     assert backbone.model.config.text_config._attn_implementation == "sdpa"
     inputs = encode_views(backbone, [text_view("Go.")])
@@ -266,25 +279,25 @@ def test_an_adapter_decodes_with_its_own_weights_and_with_the_bases_when_switche
     backbone = tiny_backbone()
     views = mixed_views()
     settings: dict[str, Any] = {"example_ids": IDS, "max_new_tokens": 12}
-    base = TransformersEngine(backbone).generate(views, **settings)
+    base = generate(TransformersEngine(backbone), views, **settings)
     adapted = with_lora(backbone, LoraSettings(rank=2, alpha=4))
     with torch.no_grad():
         for name, value in adapted.model.named_parameters():
             if "lora_B" in name:
                 value.normal_()
     engine = TransformersEngine(adapted)
-    moved = engine.generate(views, **settings)
+    moved = generate(engine, views, **settings)
     assert moved != base
     assert_logprobs_agree(adapted, views, moved)
     with adapted.model.disable_adapter():
-        again = engine.generate(views, **settings)
+        again = generate(engine, views, **settings)
     assert [rollout.token_ids for rollout in again] == [rollout.token_ids for rollout in base]
 
 
 def test_an_over_long_prompt_names_its_example(backbone):
     engine = TransformersEngine(backbone, max_prompt_tokens=10)
     with pytest.raises(PromptTooLongError, match="maze-5-c0de"):
-        engine.generate([text_view(" (1,1)" * 9)], example_ids=["maze-5-c0de"], max_new_tokens=2)
+        generate(engine, [text_view(" (1,1)" * 9)], example_ids=["maze-5-c0de"], max_new_tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -294,16 +307,43 @@ def test_an_over_long_prompt_names_its_example(backbone):
         ({"top_p": 0.0}, "top_p 0.0 must be above 0"),
         ({"top_k": -1}, "top_k -1 must be 0"),
         ({"max_new_tokens": 0}, "max_new_tokens 0 must be at least 1"),
-        ({"num_return": 2}, "num_return 2 with temperature 0"),
-        ({"example_ids": []}, "1 views but 0 example ids"),
+        ({"temperature": 5e-324}, "temperature 5e-324 must be 0"),
+        ({"temperature": math.nan}, "temperature nan must be 0"),
+        ({"temperature": math.inf}, "temperature inf must be 0"),
+        ({"top_p": math.nan}, "top_p nan must be above 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_named_by_every_engine(backbone, change, message):
-    settings = {"example_ids": ["a"], "max_new_tokens": 2, **change}
-    recorded = Rollout(example_id="a", token_ids=(1,), text="", finished=True)
-    for engine in (TransformersEngine(backbone), ReplayEngine([recorded])):
-        with pytest.raises(PilotageError, match=message):
-            engine.generate([text_view("Go.")], **settings)
+def test_settings_that_make_no_sense_are_named(change, message):
+    with pytest.raises(PilotageError, match=message):
+        Decoding(**{"max_new_tokens": 2, **change})
+
+
+def test_an_engine_trains_with_the_weights_that_it_samples_from_or_not_at_all(backbone):
+    ReplayEngine([]).sync(backbone.model)
+    TransformersEngine(backbone).sync(backbone.model)
+    with pytest.raises(PilotageError, match="another model is trained"):
+        TransformersEngine(backbone).sync(tiny_backbone().model)
+    endpoint = EndpointEngine(EndpointConfig(url="http://127.0.0.1:1/v1", model="m"))
+    with pytest.raises(PilotageError, match="keeps its own weights"):
+        endpoint.sync(backbone.model)
+
+
+def test_whole_parameters_are_those_of_the_merged_model_and_leave_the_adapter_as_it_is(backbone):
+    plain = dict(whole_parameters(backbone.model))
+    assert plain.keys() == dict(backbone.model.named_parameters()).keys()
+    adapted = with_lora(tiny_backbone(), LoraSettings(rank=2, alpha=4.0))
+    with torch.no_grad():
+        for name, parameter in adapted.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    before = {name: value.clone() for name, value in adapted.model.state_dict().items()}
+    whole = dict(whole_parameters(adapted.model))
+    assert whole.keys() == plain.keys()
+    assert all(torch.equal(value, before[name]) for name, value in adapted.model.state_dict().items())
+    merged = dict(copy.deepcopy(adapted.model).merge_and_unload().named_parameters())
+    assert any(not torch.equal(whole[name], plain[name]) for name in plain)
+    for name, value in whole.items():
+        torch.testing.assert_close(value, merged[name].detach(), rtol=0, atol=1e-6)
 
 
 def test_replay_gives_back_what_was_recorded_in_turn():
@@ -311,11 +351,11 @@ def test_replay_gives_back_what_was_recorded_in_turn():
     second = Rollout(example_id="a", token_ids=(4,), text="y", finished=True)
     engine = ReplayEngine([first, second])
     views = [text_view("Go.")] * 2
-    assert engine.generate(views, example_ids=["a", "a"], max_new_tokens=9) == [first, second]
-    (cut,) = engine.generate(views[:1], example_ids=["a"], max_new_tokens=2)
+    assert generate(engine, views, example_ids=["a", "a"], max_new_tokens=9) == [first, second]
+    (cut,) = generate(engine, views[:1], example_ids=["a"], max_new_tokens=2)
     assert (cut.token_ids, cut.logprobs, cut.finished) == ((1, 2), (-1.0, -2.0), False)
     with pytest.raises(PilotageError, match=r"no rollout is recorded for 'b' \(1 examples have one\)"):
-        engine.generate(views[:1], example_ids=["b"], max_new_tokens=9)
+        generate(engine, views[:1], example_ids=["b"], max_new_tokens=9)
 
 
 def test_vllm_that_is_not_installed_is_an_error_with_the_remedy(backbone, monkeypatch):
@@ -345,7 +385,7 @@ def test_vllm_requests_and_answers_are_translated(backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", fake)
     engine = VllmEngine(backbone, dtype="bfloat16")
     views = [text_view("Go."), image_view(png(picture(2)))]
-    rollouts = engine.generate(views, example_ids=["a", "b"], max_new_tokens=5, temperature=1.0)
+    rollouts = generate(engine, views, example_ids=["a", "b"], max_new_tokens=5, temperature=1.0)
     assert asked["options"]["dtype"] == "bfloat16"
     assert "multi_modal_data" not in asked["prompts"][0]
     (shown,) = asked["prompts"][1]["multi_modal_data"]["image"]

@@ -27,7 +27,7 @@ from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.route_checks import check_routes
 from pilotage.train.teachers import Remote
 from pilotage.views.variants import varied
-from tiny import image_view, picture, png, tiny_backbone
+from tiny import generate, image_view, picture, png, tiny_backbone
 
 D, R, A, U = VIGOS_SPANS
 FULL = FullVocabulary(divergence=ReverseKL())
@@ -90,8 +90,8 @@ def test_the_picture_decides_the_scores(backbone, images):
 
 def test_prefilled_rollouts_have_the_log_probs_that_they_were_drawn_with(backbone):
     view = varied(VIEW, prefill="Size:")
-    (rollout,) = TransformersEngine(backbone).generate(
-        [view], example_ids=["x"], max_new_tokens=7, temperature=1.0, seed=2
+    (rollout,) = generate(
+        TransformersEngine(backbone), [view], example_ids=["x"], max_new_tokens=7, temperature=1.0, seed=2
     )
     assert logps(backbone, view, rollout.token_ids).tolist() == pytest.approx(
         list(rollout.logprobs), abs=1e-4

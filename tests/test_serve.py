@@ -29,7 +29,7 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate
 from pilotage.records import View
-from pilotage.rollouts import Request
+from pilotage.rollouts import Decoding, Request, samples_of
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.rollouts.serve import MAX_BODY_BYTES, MAX_HELD_BYTES, make_app, open_socket
 from pilotage.rollouts.serve_chat import RequestError, parse_chat, read_image
@@ -37,7 +37,7 @@ from pilotage.rollouts.serve_queue import Batcher
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.views import VIEWS
 from synthetic_run import make_examples
-from tiny import image_view, picture, png, text_view, tiny_backbone
+from tiny import generate, image_view, picture, png, text_view, tiny_backbone
 
 TEXT: list[dict[str, Any]] = [{"role": "user", "content": "Plan a way over the ice."}]
 
@@ -68,12 +68,12 @@ class Slow(TransformersEngine):
         self.may_go = threading.Event()
         self.may_go.set()
 
-    def generate(self, views: Any, **settings: Any) -> Any:
+    def generate(self, requests: Any, decoding: Any, **more: Any) -> Any:
         self.may_go.wait(10)
-        self.batches.append(list(settings["example_ids"]))
-        if any("crash" in str(view.messages) for view in views):
+        self.batches.append([request.example_id for request in requests if request.sample == 0])
+        if any("crash" in str(request.view.messages) for request in requests):
             raise RuntimeError("the device is on fire")
-        return super().generate(views, **settings)
+        return super().generate(requests, decoding, **more)
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def test_a_completion_is_what_the_engine_says(http: httpx2.Client, url: str, slo
         messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Plan."}]}],
         images=(image,),
     )
-    (expected,) = slow.generate([view], example_ids=["x"], max_new_tokens=12)
+    (expected,) = generate(slow, [view], example_ids=["x"], max_new_tokens=12)
     said = chat(http, url, messages=with_image(data_url(image))).json()
     (choice,) = said["choices"]
     assert choice["message"] == {"role": "assistant", "content": expected.text, "refusal": None}
@@ -149,7 +149,7 @@ def test_a_completion_is_what_the_engine_says(http: httpx2.Client, url: str, slo
 
 def test_a_begun_answer_is_gone_on_with(http: httpx2.Client, url: str, slow: Slow) -> None:
     view = text_view(TEXT[0]["content"], prefill="Size: 4.")
-    (expected,) = slow.generate([view], example_ids=["x"], max_new_tokens=12)
+    (expected,) = generate(slow, [view], example_ids=["x"], max_new_tokens=12)
     begun = [*TEXT, {"role": "assistant", "content": "Size: 4."}]
     said = chat(http, url, messages=begun, continue_final_message=True, add_generation_prompt=False).json()
     assert said["choices"][0]["message"]["content"] == expected.text
@@ -172,7 +172,7 @@ def test_sampling_follows_the_seed_whatever_the_company(http: httpx2.Client, url
 def test_requests_that_wait_are_decoded_together_and_answered_to_their_own_clients(slow: Slow) -> None:
     prompts = [f"Size: {i}. Player: ({i},0)." for i in range(12)]
     views = [text_view(prompt) for prompt in prompts]
-    expected = [rollout.text for rollout in slow.generate(views, example_ids=prompts, max_new_tokens=12)]
+    expected = [rollout.text for rollout in generate(slow, views, example_ids=prompts, max_new_tokens=12)]
     assert len(set(expected)) > 1
     slow.batches.clear()
     with served(slow, batch_size=4) as url, httpx2.Client(timeout=30) as http, ThreadPoolExecutor(12) as pool:
@@ -263,10 +263,10 @@ def test_who_hangs_up_while_decoded_is_decoded_no_further(caplog: pytest.LogCapt
 
         ended = threading.Event()
 
-        def generate(self, views: Any, *, is_wanted: Any, **settings: Any) -> Any:
+        def generate(self, requests: Any, decoding: Any, *, is_wanted: Any) -> Any:
             assert eventually(lambda: not is_wanted(0))
             self.ended.set()
-            return super().generate(views, is_wanted=is_wanted, **settings)
+            return super().generate(requests, decoding, is_wanted=is_wanted)
 
     engine = Endless(tiny_backbone())
     with caplog.at_level("DEBUG"), served(engine) as url:
@@ -280,8 +280,8 @@ def test_who_hangs_up_while_decoded_is_decoded_no_further(caplog: pytest.LogCapt
 def test_a_rollout_that_nobody_waits_for_ends_and_leaves_the_others_as_they_are() -> None:
     engine = TransformersEngine(tiny_backbone())
     views = [text_view(f"Size: {i}.") for i in range(3)]
-    settings: dict[str, Any] = {"example_ids": ["a", "b", "c"], "max_new_tokens": 30, "temperature": 1.0}
-    undisturbed = engine.generate(views, **settings)
+    requests, decoding = samples_of(views, "abc"), Decoding(max_new_tokens=30, temperature=1.0)
+    undisturbed = engine.generate(requests, decoding)
     asked = 0
 
     def is_wanted(place: int) -> bool:
@@ -289,7 +289,7 @@ def test_a_rollout_that_nobody_waits_for_ends_and_leaves_the_others_as_they_are(
         asked += place == 1
         return place != 1 or asked < 3
 
-    found = engine.generate(views, is_wanted=is_wanted, **settings)
+    found = engine.generate(requests, decoding, is_wanted=is_wanted)
     assert [found[i].token_ids for i in (0, 2)] == [undisturbed[i].token_ids for i in (0, 2)]
     assert found[1].token_ids == undisturbed[1].token_ids[:3] and not found[1].finished
 
@@ -498,7 +498,9 @@ def test_the_probe_finds_a_wrong_name_at_a_real_server(url: str) -> None:
         engine.probe(image_view(TINY_PNG))
     engine = EndpointEngine(EndpointConfig(url=url, model="m"))
     engine.probe(image_view(TINY_PNG))
-    (answer,) = engine.stream([Request(view=image_view(TINY_PNG), example_id="x")], max_new_tokens=4)
+    (answer,) = engine.stream(
+        [Request(view=image_view(TINY_PNG), example_id="x")], Decoding(max_new_tokens=4)
+    )
     assert answer.error is None and answer.notes["num_tokens"] == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from pilotage.backbones.load import Backbone, make_backbone
 from pilotage.backbones.nano import NanoConfig, build_nano
 from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.records import Rollout, View
+from pilotage.rollouts import Decoding, samples_of
 
 TINY = NanoConfig(
     hidden=32,
@@ -108,6 +110,19 @@ def mixed_views() -> list[View]:
         image_view(png(picture(2, 4, seed=2)), "Plan a way through the maze.", prefill="Size:"),
         text_view("Plan a way over the ice."),
     ]
+
+
+def generate(
+    engine: Any,
+    views: Sequence[View],
+    *,
+    example_ids: Sequence[str],
+    num_return: int = 1,
+    seed: int = 0,
+    **decoding: Any,
+) -> list[Rollout]:
+    """`num_return` rollouts of each view."""
+    return engine.generate(samples_of(views, example_ids, num=num_return, seed=seed), Decoding(**decoding))
 
 
 class LocalServer:

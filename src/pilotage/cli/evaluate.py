@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pilotage.evaluate.passk import PassK
     from pilotage.recipes import Recipe
     from pilotage.records import View
-    from pilotage.rollouts import RolloutEngine, StreamingEngine
+    from pilotage.rollouts import Engine, StreamingEngine
 
 Kind = Literal[
     "image",
@@ -64,7 +64,7 @@ class Subject:
 
     model: str
     """What rows call it."""
-    engine: RolloutEngine | StreamingEngine
+    engine: Engine | StreamingEngine
     endpoint: Mapping[str, Any] | None = None
     before_work: Callable[[View], None] | None = None
 

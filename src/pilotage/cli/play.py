@@ -79,12 +79,13 @@ class ModelAnswerer:
     def answer(self, example: Example, view: Literal["image", "text"]) -> Reply:
         from pilotage.evaluate.run import KIND_VIEWS
         from pilotage.play import Reply
+        from pilotage.rollouts import Decoding, Request
         from pilotage.views import VIEWS
 
         began_s = time.monotonic()
         shown = VIEWS[KIND_VIEWS[view]](example, self.prompts)
         (rollout,) = self.engine.generate(
-            [shown], example_ids=[example.id], max_new_tokens=self.max_new_tokens, temperature=0.0
+            [Request(view=shown, example_id=example.id)], Decoding(max_new_tokens=self.max_new_tokens)
         )
         seconds = time.monotonic() - began_s
         return Reply(text=shown.prefill + rollout.text, finished=rollout.finished, seconds=seconds)

@@ -20,8 +20,7 @@ from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row,
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import locked
 from pilotage.records import Prompted, Question, View
-from pilotage.rollouts import RolloutEngine, StreamingEngine
-from pilotage.rollouts.stream import Answer, Request, answers
+from pilotage.rollouts import Answer, Decoding, Engine, Request, StreamingEngine, answers
 from pilotage.tasks.math_compare import require_math
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
@@ -77,7 +76,7 @@ def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
 
 
 def evaluate(
-    engine: RolloutEngine | StreamingEngine,
+    engine: Engine | StreamingEngine,
     examples: Sequence[Prompted],
     *,
     stage: str,
@@ -185,7 +184,7 @@ def _first_view(paths: Mapping[str, Path], questions: Sequence[_Question], setti
 
 
 def _measure(
-    engine: RolloutEngine | StreamingEngine,
+    engine: Engine | StreamingEngine,
     questions: Sequence[_Question],
     kind: str,
     path: Path,
@@ -221,7 +220,7 @@ def _measure(
 
 
 def _ask(
-    engine: RolloutEngine | StreamingEngine,
+    engine: Engine | StreamingEngine,
     questions: Sequence[_Question],
     kind: str,
     settings: Settings,
@@ -239,14 +238,10 @@ def _ask(
         )
         for question in questions
     ]
-    for answer in answers(
-        engine,
-        requests,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        batch_size=batch_size,
-    ):
+    decoding = Decoding(
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
+    )
+    for answer in answers(engine, requests, decoding, batch_size=batch_size):
         yield questions[answer.index], requests[answer.index].view, answer
 
 

@@ -13,6 +13,7 @@ from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.files import write_json
 from pilotage.recipes.recipe import Recipe
 from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
+from pilotage.rollouts import Decoding, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.train.answer_leak import leak_of_trained
@@ -89,10 +90,10 @@ def measure_reader(recipe: Recipe, run_dir: Path) -> None:
         return
     examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
     reader = load(recipe, routes[0].weights.source or recipe.backbone)
+    views = [VIEWS[routes[0].view](example, recipe.prompts) for example in examples]
     rollouts = TransformersEngine(reader, batch_size=EVAL_BATCH).generate(
-        [VIEWS[routes[0].view](example, recipe.prompts) for example in examples],
-        example_ids=[example.id for example in examples],
-        max_new_tokens=recipe.max_new_tokens,
+        samples_of(views, [example.id for example in examples]),
+        Decoding(max_new_tokens=recipe.max_new_tokens),
     )
     by_task: dict[str, list[bool]] = {name: [] for name, _ in recipe.levels}
     for example, rollout in zip(examples, rollouts, strict=True):

@@ -15,6 +15,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate import score
 from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
 from pilotage.records import Example
+from pilotage.rollouts import Decoding, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.views import VIEWS, PromptSet
@@ -85,11 +86,8 @@ class Validator:
         return others, [row for row in rows if row["stage"] == self.stage and row["step"] < step]
 
     def _success(self) -> dict[str, float]:
-        rollouts = self._engine.generate(
-            self._views,
-            example_ids=[example.id for example in self._examples],
-            max_new_tokens=self._max_new_tokens,
-        )
+        requests = samples_of(self._views, [example.id for example in self._examples])
+        rollouts = self._engine.generate(requests, Decoding(max_new_tokens=self._max_new_tokens))
         by_task: dict[str, list[bool]] = {}
         for example, rollout in zip(self._examples, rollouts, strict=True):
             task = get_task(example.task)

@@ -1,7 +1,16 @@
 """Rollout engines: they turn views into token ids. Importing this package does not import torch."""
 
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Decoding, Engine, Request, samples_of
 from pilotage.rollouts.replay import ReplayEngine
-from pilotage.rollouts.stream import Answer, Request, StreamingEngine, answers
+from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 
-__all__ = ["Answer", "ReplayEngine", "Request", "RolloutEngine", "StreamingEngine", "answers"]
+__all__ = [
+    "Answer",
+    "Decoding",
+    "Engine",
+    "ReplayEngine",
+    "Request",
+    "StreamingEngine",
+    "answers",
+    "samples_of",
+]

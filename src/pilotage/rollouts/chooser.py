@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from pilotage.backbones.load import Backbone
+from pilotage.rollouts.engine import Decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,11 @@ class Choice:
 class Chooser:
     """Picks the next token of each row from its logits."""
 
-    def __init__(self, backbone: Backbone, *, temperature: float, top_p: float, top_k: int) -> None:
+    def __init__(self, backbone: Backbone, decoding: Decoding) -> None:
         self.vision_ids = torch.tensor(backbone.vision_token_ids, dtype=torch.long, device=backbone.device)
-        self.temperature = temperature
-        self.top_p = top_p
-        self.top_k = top_k
+        self.temperature = decoding.temperature
+        self.top_p = decoding.top_p
+        self.top_k = decoding.top_k
 
     def __call__(self, logits_BV: torch.Tensor, uniforms_B: torch.Tensor | None) -> Choice:
         logits_BV = logits_BV.float()

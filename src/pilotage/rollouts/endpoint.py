@@ -8,18 +8,17 @@ import queue
 import random
 import threading
 import time
-import zlib
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
-from pilotage.rollouts.engine import ProgressCallback, check_request
-from pilotage.rollouts.stream import Answer, Request
+from pilotage.rollouts.engine import Decoding, Request, sampling_seed
+from pilotage.rollouts.stream import Answer
 
 try:
-    from pilotage.rollouts.endpoint_client import Client, Decoding, Dialect, EndpointConfig, TroubleError
+    from pilotage.rollouts.endpoint_client import Client, Dialect, EndpointConfig, TroubleError
     from pilotage.rollouts.endpoint_probe import probe
 except ImportError as _missing:
     raise PilotageError(
@@ -56,26 +55,12 @@ class EndpointEngine:
     def stream(
         self,
         requests: Sequence[Request],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        decoding: Decoding,
     ) -> Iterator[Answer]:
         """Every request's answer when it is there; see `StreamingEngine`.
 
         Raises PilotageError when the key is refused or its credit used up on the way.
         """
-        check_request(
-            [request.view for request in requests],
-            example_ids=[request.example_id for request in requests],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            num_return=1,
-        )
-        decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
         return self._handed_over(_Asking(self.config, self.dialect, decoding, requests))
 
     def _handed_over(self, asking: _Asking) -> Iterator[Answer]:
@@ -90,38 +75,24 @@ class EndpointEngine:
             asking.stop()
             thread.join()
 
-    def generate(
-        self,
-        views: Sequence[View],
-        *,
-        example_ids: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        num_return: int = 1,
-        progress: ProgressCallback | None = None,
-    ) -> list[Rollout]:
-        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`.
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        """One rollout for each request, in their order; see `Engine`.
 
         Raises PilotageError when a request fails: `stream` is for those who can use the rest.
         """
-        requests = [
-            Request(view=view, example_id=id_, seed=seed + copy)
-            for view, id_ in zip(views, example_ids, strict=True)
-            for copy in range(num_return)
-        ]
         rollouts: dict[int, Rollout] = {}
-        for answer in self.stream(
-            requests, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
-        ):
+        for answer in self.stream(requests, decoding):
             if answer.error or answer.rollout is None:
                 raise PilotageError(f"example {requests[answer.index].example_id}: {answer.error}")
             rollouts[answer.index] = answer.rollout
-            if progress is not None:
-                progress(1)
         return [rollouts[index] for index in range(len(requests))]
+
+    def sync(self, model: Any) -> None:
+        """Raises PilotageError: nobody can set the weights behind an endpoint."""
+        raise PilotageError(
+            f"{self.config.url} keeps its own weights: rollouts from it would be of another model than the one that "
+            "is trained; sample with transformers or vllm"
+        )
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -191,8 +162,7 @@ class _Asking:
 
     async def _ask(self, client: Client, index: int) -> Answer:
         request = self.requests[index]
-        # Examples that share the run's seed must not share their noise.
-        seed = zlib.crc32(f"{request.seed} {request.example_id}".encode()) & 0x7FFFFFFF
+        seed = sampling_seed(request)
         attempt = 0
         while True:
             await self.pace.turn()

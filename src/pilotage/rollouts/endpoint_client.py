@@ -22,6 +22,7 @@ from pilotage.rollouts.endpoint_http import (
     read_completion,
     retry_after_s,
 )
+from pilotage.rollouts.engine import Decoding
 from pilotage.rollouts.stream import ErrorKind
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -59,16 +60,6 @@ class TroubleError(Exception):
         """What there was of an answer."""
         self.is_final = False
         """No request of this key can succeed any more: it was refused, or its credit is used up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How an answer is to be decoded."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pilotage.errors import PilotageError
 from pilotage.records import View
-from pilotage.rollouts.endpoint_client import Client, Decoding, Dialect, EndpointConfig, TroubleError
+from pilotage.rollouts.endpoint_client import Client, Dialect, EndpointConfig, TroubleError
+from pilotage.rollouts.engine import Decoding
 
 NUM_TOKENS = 16
 NUM_TRIES = 3
@@ -24,7 +25,7 @@ async def probe(config: EndpointConfig, view: View, *, temperature: float, top_p
     One request where all is well. After a failure the server may be asked again, in another dialect, without the
     picture, or for its models, to find out what is wrong.
     """
-    decoding = Decoding(max_new_tokens=NUM_TOKENS, temperature=temperature, top_p=top_p, top_k=0)
+    decoding = Decoding(max_new_tokens=NUM_TOKENS, temperature=temperature, top_p=top_p)
     async with Client(config) as client:
         dialect = Dialect()
         # Every remedy is tried at most once, so this ends.

@@ -1,93 +1,103 @@
-"""What every rollout engine does, and the checks that they share."""
+"""What every rollout engine does: requests and a way of decoding in, rollouts out."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
 
-ProgressCallback = Callable[[int], None]
-"""Called with the number of rollouts that have just been completed."""
-
 MIN_TEMPERATURE = 1e-3
 """Below it, and above 0, a logit divided by the temperature leaves float32's range, and nothing can be drawn."""
 
 
-class RolloutEngine(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How each next token is chosen, and how many there may be. Raises PilotageError that names a bad value."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """1 keeps the whole vocabulary."""
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise PilotageError(f"max_new_tokens {self.max_new_tokens} must be at least 1")
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise PilotageError(
+                f"temperature {self.temperature} must be 0 (greedy) or a number from {MIN_TEMPERATURE} on"
+            )
+        if not 0 < self.top_p <= 1:
+            raise PilotageError(
+                f"top_p {self.top_p} must be above 0 and at most 1 (1 keeps the whole vocabulary)"
+            )
+        if self.top_k < 0:
+            raise PilotageError(f"top_k {self.top_k} must be 0 (the whole vocabulary) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One view to be answered once."""
+
+    view: View
+    example_id: str
+    seed: int = 0
+    """With a temperature: the same seed, example, sample, view and weights give the same answer."""
+    sample: int = 0
+    """Which of the answers to this example under this seed."""
+
+
+class Engine(Protocol):
     """Samples responses to views from one policy."""
 
-    def generate(
-        self,
-        views: Sequence[View],
-        *,
-        example_ids: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        num_return: int = 1,
-        progress: ProgressCallback | None = None,
-    ) -> list[Rollout]:
-        """`num_return` rollouts of each view, in the order of the views.
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        """One rollout for each request, in their order.
 
-        Temperature 0 is greedy. `top_p` 1 and `top_k` 0 keep the whole vocabulary. The same seed, views and weights
-        give the same rollouts; vary the seed from step to step. An id that only a prompt may hold (an image
-        placeholder) is never sampled. Raises PilotageError for settings that make no sense and for a prompt that is
-        too long, with the example's id.
+        An id that only a prompt may hold (an image placeholder) is never sampled. Raises PilotageError for a prompt
+        that is too long, with the example's id.
+        """
+        ...
+
+    def sync(self, model: Any) -> None:
+        """From now on samples from the weights that `model` has now; called before every step's rollouts.
+
+        Raises PilotageError where the engine cannot: it would train off-policy in silence.
         """
         ...
 
 
-def check_request(
-    views: Sequence[View],
-    *,
-    example_ids: Sequence[str],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    num_return: int,
-) -> None:
-    """Raises PilotageError that names the first setting that cannot be used."""
-    if len(views) != len(example_ids):
-        raise PilotageError(f"{len(views)} views but {len(example_ids)} example ids")
-    if max_new_tokens < 1:
-        raise PilotageError(f"max_new_tokens {max_new_tokens} must be at least 1")
-    if temperature != 0 and not MIN_TEMPERATURE <= temperature < math.inf:
-        raise PilotageError(
-            f"temperature {temperature} must be 0 (greedy) or a number from {MIN_TEMPERATURE} on"
-        )
-    if not 0 < top_p <= 1:
-        raise PilotageError(f"top_p {top_p} must be above 0 and at most 1 (1 keeps the whole vocabulary)")
-    if top_k < 0:
-        raise PilotageError(f"top_k {top_k} must be 0 (the whole vocabulary) or more")
-    if num_return < 1:
-        raise PilotageError(f"num_return {num_return} must be at least 1")
-    if temperature == 0 and num_return > 1:
-        raise PilotageError(
-            f"num_return {num_return} with temperature 0 would repeat the same greedy rollout"
-        )
+def samples_of(views: Sequence[View], ids: Sequence[str], *, num: int = 1, seed: int = 0) -> list[Request]:
+    """Requests for `num` samples of each view, those of one view together."""
+    return [
+        Request(view=view, example_id=example_id, seed=seed, sample=sample)
+        for view, example_id in zip(views, ids, strict=True)
+        for sample in range(num)
+    ]
 
 
-def sampling_noise(example_ids: Sequence[str], *, seed: int, num_return: int, num_tokens: int) -> np.ndarray:
-    """[views x num_return, num_tokens] float32 uniforms in [0, 1).
+def sampling_noise(requests: Sequence[Request], *, num_tokens: int) -> np.ndarray:
+    """[requests, num_tokens] float32 uniforms in [0, 1).
 
-    A row depends on the seed, its example, and how often that example came before: neither on the other rows nor
-    on their order, so that a batch may be split, sorted or resumed without changing what is sampled.
+    A row depends on its seed, example and sample: neither on the other rows nor on their order, so that a batch may be
+    split, sorted or resumed without changing what is sampled.
     """
-    seen: Counter[str] = Counter()
-    noise = np.empty((len(example_ids) * num_return, num_tokens), dtype=np.float32)
-    for row in range(len(noise)):
-        example_id = example_ids[row // num_return]
-        entropy = [seed & (2**64 - 1), zlib.crc32(example_id.encode()), seen[example_id]]
+    noise = np.empty((len(requests), num_tokens), dtype=np.float32)
+    for row, request in enumerate(requests):
+        entropy = [request.seed & (2**64 - 1), zlib.crc32(request.example_id.encode()), request.sample]
         noise[row] = np.random.default_rng(entropy).random(num_tokens, dtype=np.float32)
-        seen[example_id] += 1
     return noise
+
+
+def sampling_seed(request: Request) -> int:
+    """31 bits that depend on seed, example and sample, for a sampler that takes a seed for each request."""
+    entropy = [request.seed & (2**64 - 1), zlib.crc32(request.example_id.encode()), request.sample]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

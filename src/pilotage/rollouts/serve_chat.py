@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from pilotage.records import Rollout, View
-from pilotage.rollouts.engine import MIN_TEMPERATURE
+from pilotage.rollouts.engine import MIN_TEMPERATURE, Decoding
 
 MAX_PIXELS = 4096 * 4096
 MAX_ASPECT = 200
@@ -77,17 +77,14 @@ def error_body(
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
     view: View
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
+    decoding: Decoding
     seed: int
     n: int
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Requests of one group can be decoded in one batch."""
-        return self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.n
+        return self.decoding, self.n
 
 
 def parse_chat(body: Any, *, model: str, max_new_tokens: int) -> ChatRequest:
@@ -127,12 +124,14 @@ def parse_chat(body: Any, *, model: str, max_new_tokens: int) -> ChatRequest:
         )
     return ChatRequest(
         view=_view(body),
-        max_new_tokens=_whole(
-            body, limit, min(DEFAULT_NEW_TOKENS, max_new_tokens), low=1, high=max_new_tokens
+        decoding=Decoding(
+            max_new_tokens=_whole(
+                body, limit, min(DEFAULT_NEW_TOKENS, max_new_tokens), low=1, high=max_new_tokens
+            ),
+            temperature=temperature,
+            top_p=top_p,
+            top_k=max(0, _whole(body, "top_k", 0, low=-1, high=2**31)),
         ),
-        temperature=temperature,
-        top_p=top_p,
-        top_k=max(0, _whole(body, "top_k", 0, low=-1, high=2**31)),
         seed=secrets.randbits(62) if seed is None else _whole(body, "seed", 0, low=-(2**63), high=2**63 - 1),
         n=n,
     )

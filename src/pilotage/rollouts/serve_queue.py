@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pilotage.backbones.encode import encode_views
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
+from pilotage.rollouts.engine import samples_of
 from pilotage.rollouts.serve_chat import ChatRequest, RequestError
 from pilotage.rollouts.transformers_engine import TransformersEngine
 
@@ -119,7 +120,7 @@ class Batcher:
             if len(taken) == num_jobs:
                 break
             # A seed twice in one batch would be two different draws: the second one waits for its own.
-            key = job.key if job.request.temperature > 0 else str(index)
+            key = job.key if job.request.decoding.temperature > 0 else str(index)
             if job.request.group == first.request.group and key not in taken:
                 taken[key] = job
         jobs = list(taken.values())
@@ -135,10 +136,11 @@ class Batcher:
                 self._engine.backbone, [job.request.view], pad_to_multiple=1, names=["the request"]
             )
             job.num_prompt_tokens = inputs["input_ids"].shape[1]
-            num_tokens = job.num_prompt_tokens + job.request.max_new_tokens
+            num_new = job.request.decoding.max_new_tokens
+            num_tokens = job.num_prompt_tokens + num_new
             if self._context is not None and num_tokens > self._context:
                 raise RequestError(
-                    f"{job.num_prompt_tokens} prompt tokens and {job.request.max_new_tokens} new ones are more than "
+                    f"{job.num_prompt_tokens} prompt tokens and {num_new} new ones are more than "
                     f"the {self._context} that the model can hold",
                     code="context_length_exceeded",
                 )
@@ -159,14 +161,9 @@ class Batcher:
         request = jobs[0].request
         try:
             rollouts = self._engine.generate(
-                [job.request.view for job in jobs],
-                example_ids=[job.key for job in jobs],
-                max_new_tokens=request.max_new_tokens,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                num_return=request.n,
-                is_wanted=lambda index: not jobs[index].abandoned,
+                samples_of([job.request.view for job in jobs], [job.key for job in jobs], num=request.n),
+                request.decoding,
+                is_wanted=lambda place: not jobs[place // request.n].abandoned,
             )
         except Exception as error:
             if len(jobs) > 1:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
+from pilotage.rollouts.engine import Decoding
 
 Origin = Literal["student", "dataset", "teacher"]
 _TAG = 0x736F7572
@@ -34,14 +35,15 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise PilotageError(f"num_samples {self.num_samples} must be at least 1")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+        if self.temperature == 0:
             raise PilotageError(f"temperature {self.temperature} must be above 0: rollouts are samples")
-        if not 0 < self.top_p <= 1:
-            raise PilotageError(
-                f"top_p {self.top_p} must be above 0 and at most 1 (1 keeps the whole vocabulary)"
-            )
-        if self.top_k < 0:
-            raise PilotageError(f"top_k {self.top_k} must be 0 (the whole vocabulary) or more")
+        self.decoding(1)  # which says what is wrong with the rest
+
+    def decoding(self, max_new_tokens: int) -> Decoding:
+        """The same as an engine takes it."""
+        return Decoding(
+            max_new_tokens=max_new_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k
+        )
 
     @property
     def is_exact(self) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pilotage.records import Rollout, View
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.records import Rollout
+from pilotage.rollouts.engine import Decoding, Engine, Request
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +20,6 @@ ErrorKind = Literal["transport", "engine", "refused", "empty", "too_large"]
 `too_large`: the answer is longer than any that was asked for."""
 ASKED_AGAIN: frozenset[str | None] = frozenset({"transport", "engine", None})
 """Kinds of failure that say nothing about the model. Rows of older files have errors without a kind."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One view to be answered once."""
-
-    view: View
-    example_id: str
-    seed: int = 0
-    """With a temperature: the same seed, example, view and weights give the same answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +46,7 @@ class StreamingEngine(Protocol):
     def stream(
         self,
         requests: Sequence[Request],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        decoding: Decoding,
     ) -> Iterator[Answer]:
         """One answer for every request, in the order in which they finish.
 
@@ -71,49 +57,31 @@ class StreamingEngine(Protocol):
 
 
 def answers(
-    engine: RolloutEngine | StreamingEngine,
-    requests: Sequence[Request],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    batch_size: int = 64,
+    engine: Engine | StreamingEngine, requests: Sequence[Request], decoding: Decoding, *, batch_size: int = 64
 ) -> Iterator[Answer]:
-    """One answer for every request; from an engine without `stream`, batch after batch.
-
-    Requests of a batch share their seed, so put those of one seed together.
-    """
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-    }
+    """One answer for every request; from an engine without `stream`, batch after batch, each of one seed."""
     if isinstance(engine, StreamingEngine):
-        yield from engine.stream(requests, **settings)
+        yield from engine.stream(requests, decoding)
         return
-    for seed, group in groupby(range(len(requests)), key=lambda index: requests[index].seed):
+    for _, group in groupby(range(len(requests)), key=lambda index: requests[index].seed):
         indices = list(group)
         for start in range(0, len(indices), batch_size):
-            yield from _batch(
-                engine, requests, indices[start : start + batch_size], settings | {"seed": seed}
-            )
+            yield from _batch(engine, requests, indices[start : start + batch_size], decoding)
 
 
 def _batch(
-    engine: RolloutEngine, requests: Sequence[Request], indices: Sequence[int], settings: dict
+    engine: Engine, requests: Sequence[Request], indices: Sequence[int], decoding: Decoding
 ) -> Iterator[Answer]:
     """Answers of a batch; where the batch fails, row by row, so that one bad row costs only itself."""
     began_s = time.monotonic()
     ids = [requests[index].example_id for index in indices]
     try:
-        rollouts = engine.generate([requests[index].view for index in indices], example_ids=ids, **settings)
+        rollouts = engine.generate([requests[index] for index in indices], decoding)
     except Exception as failure:  # noqa: BLE001 - a server or a device at the other side: record and go on
         if len(indices) > 1:
             logger.warning("a batch of %d rows failed (%s); asking row by row", len(indices), failure)
             for index in indices:
-                yield from _batch(engine, requests, [index], settings)
+                yield from _batch(engine, requests, [index], decoding)
             return
         error = f"{type(failure).__name__}: {failure}"
         logger.error("example %s got no answer: %s", ids[0], error)

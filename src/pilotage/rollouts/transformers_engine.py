@@ -19,9 +19,10 @@ from pilotage.backbones.encode import ModelInputs, encode_views
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import first_image_column, shared_prefix
 from pilotage.backbones.render import render
-from pilotage.records import Rollout, View
+from pilotage.errors import PilotageError
+from pilotage.records import Rollout
 from pilotage.rollouts.chooser import Chooser
-from pilotage.rollouts.engine import ProgressCallback, check_request, sampling_noise
+from pilotage.rollouts.engine import Decoding, Request, sampling_noise
 from pilotage.rollouts.kv_cache import DecodingCache
 
 
@@ -85,88 +86,75 @@ class TransformersEngine:
 
     def generate(
         self,
-        views: Sequence[View],
+        requests: Sequence[Request],
+        decoding: Decoding,
         *,
-        example_ids: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        num_return: int = 1,
-        progress: ProgressCallback | None = None,
         is_wanted: Callable[[int], bool] | None = None,
     ) -> list[Rollout]:
-        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`.
+        """One rollout for each request, in their order; see `Engine`.
 
-        `is_wanted` is asked before every token whether anybody still waits for the view at that place; the rollouts
-        of one that nobody waits for end there, unfinished.
+        Requests for one view that stand together have it read once. `is_wanted` is asked before every token whether
+        anybody still waits for the request at that place; a rollout that nobody waits for ends there, unfinished.
         """
-        check_request(
-            views,
-            example_ids=example_ids,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            num_return=num_return,
-        )
         began_s = time.perf_counter()
-        self.stats = GenerationStats(num_rollouts=len(views) * num_return)
-        chooser = Chooser(self.backbone, temperature=temperature, top_p=top_p, top_k=top_k)
+        self.stats = GenerationStats(num_rollouts=len(requests))
+        chooser = Chooser(self.backbone, decoding)
         noise = None
-        if temperature > 0:
-            noise = sampling_noise(example_ids, seed=seed, num_return=num_return, num_tokens=max_new_tokens)
-        order = sorted(range(len(views)), key=lambda index: self._size(views[index], example_ids[index]))
-        views_per_batch = max(1, self.batch_size // num_return)
-        answers: list[Rollout | None] = [None] * (len(views) * num_return)
+        if decoding.temperature > 0:
+            noise = sampling_noise(requests, num_tokens=decoding.max_new_tokens)
+        groups = sorted(_groups(requests), key=lambda places: self._size(requests[places[0]]))
+        answers: list[Rollout | None] = [None] * len(requests)
         # Parameters that are gathered in inference mode could not be trained afterwards.
         without_gradients = torch.no_grad() if is_sharded(self.backbone.model) else torch.inference_mode()
         with _evaluating(self.backbone.model), without_gradients:
-            for start in range(0, len(order), views_per_batch):
-                chosen = order[start : start + views_per_batch]
+            for batch in _batches(groups, self.batch_size):
                 rows = self._decode(
-                    [views[index] for index in chosen],
-                    names=[example_ids[index] for index in chosen],
-                    places=[index * num_return + copy for index in chosen for copy in range(num_return)],
-                    max_new_tokens=max_new_tokens,
+                    [requests[places[0]] for places in batch],
+                    places_of=batch,
+                    max_new_tokens=decoding.max_new_tokens,
                     chooser=chooser,
                     noise=noise,
                     is_wanted=is_wanted,
                 )
                 for row in rows:
-                    answers[row.index] = self._rollout(row, example_ids[row.index // num_return])
-                if progress is not None:
-                    progress(len(rows))
+                    answers[row.index] = self._rollout(row, requests[row.index].example_id)
         self.stats.seconds = time.perf_counter() - began_s
         return [answer for answer in answers if answer is not None]
 
-    def _size(self, view: View, name: str) -> tuple[int, int]:
+    def sync(self, model: Any) -> None:
+        """Nothing: the engine decodes with the model itself. Raises PilotageError for another one."""
+        if model is not self.backbone.model:
+            raise PilotageError(
+                f"this engine samples from {self.backbone.name}, and another model is trained: make it of that one"
+            )
+
+    def _size(self, request: Request) -> tuple[int, int]:
         """Rows of one size share a batch: (image pixels, characters)."""
+        view = request.view
         num_pixels = 0
         for image in view.images:
             width, height = struct.unpack(">II", image[16:24])  # the PNG header
             num_pixels += width * height
-        return num_pixels, len(render(self.backbone, view, name=name))
+        return num_pixels, len(render(self.backbone, view, name=request.example_id))
 
     def _decode(
         self,
-        views: Sequence[View],
+        firsts: Sequence[Request],
         *,
-        names: Sequence[str],
-        places: Sequence[int],
+        places_of: Sequence[Sequence[int]],
         max_new_tokens: int,
         chooser: Chooser,
         noise: np.ndarray | None,
         is_wanted: Callable[[int], bool] | None,
     ) -> list[_Row]:
+        """The rows at `places_of` each of the views that `firsts` ask for."""
         model = self.backbone.model
         inputs = encode_views(
             self.backbone,
-            views,
+            [request.view for request in firsts],
             pad_to_multiple=self.pad_to_multiple,
             max_length=self.max_prompt_tokens,
-            names=names,
+            names=[request.example_id for request in firsts],
         )
         device = inputs["input_ids"].device
         text_config = model.config.get_text_config()
@@ -174,10 +162,11 @@ class TransformersEngine:
         cache = DecodingCache(text_config.num_hidden_layers, whole=attention in _TAKES_READY_MASK)
         logits_BV, prompt_mask_BS = self._read_prompts(inputs, cache)
 
-        num_return = len(places) // len(views)
-        origin_of = torch.arange(len(views), device=device).repeat_interleave(num_return)
+        places = [place for of_view in places_of for place in of_view]
         next_position_B = inputs["position_ids"].amax(dim=(0, 2)) + 1
-        if num_return > 1:
+        if len(places) > len(firsts):
+            copies = torch.tensor([len(of_view) for of_view in places_of], device=device)
+            origin_of = torch.arange(len(firsts), device=device).repeat_interleave(copies)
             cache.select_rows(origin_of)
             logits_BV = logits_BV[origin_of]
             prompt_mask_BS, next_position_B = prompt_mask_BS[origin_of], next_position_B[origin_of]
@@ -207,7 +196,7 @@ class TransformersEngine:
                 row.vision_mass += vision_mass
                 row.num_vision_attempts += attempt
                 row.finished = token in eos_ids
-                row.dropped = is_wanted is not None and not is_wanted(row.index // num_return)
+                row.dropped = is_wanted is not None and not is_wanted(row.index)
                 if row.ended:
                     ended_rows.append(row)
             ended = all(row.ended for row in rows)
@@ -289,6 +278,29 @@ class TransformersEngine:
                 "num_vision_attempts": row.num_vision_attempts,
             },
         )
+
+
+def _groups(requests: Sequence[Request]) -> list[list[int]]:
+    """Places of requests for one view that stand together."""
+    groups: list[list[int]] = []
+    for place, request in enumerate(requests):
+        if groups and requests[groups[-1][0]].view == request.view:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _batches(groups: Sequence[list[int]], num_rows: int) -> Iterator[list[list[int]]]:
+    """Groups in order, as many together as have at most `num_rows` places, and at least one."""
+    batch: list[list[int]] = []
+    for group in groups:
+        if batch and sum(map(len, batch)) + len(group) > num_rows:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
 
 
 def _rows_to_keep(ended: Sequence[bool]) -> list[int] | None:

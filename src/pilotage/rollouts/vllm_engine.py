@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
+from pilotage.backbones.weights import whole_parameters
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
-from pilotage.rollouts.engine import ProgressCallback, check_request
+from pilotage.rollouts.engine import Decoding, Request, sampling_seed
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _FORBID = -100.0
 """vLLM adds this to a logit; e^-100 is never sampled."""
@@ -22,7 +23,7 @@ _FORBID = -100.0
 class VllmEngine:
     """Rollouts from a vLLM server in this process.
 
-    The engine holds weights of its own: `take_weights` brings them up to the trainer's. Log-probs are recorded at
+    The engine holds weights of its own: `sync` brings them up to the trainer's. Log-probs are recorded at
     temperatures 0 and 1 only, because vLLM reports them before the temperature is applied.
     """
 
@@ -47,54 +48,32 @@ class VllmEngine:
         self._vllm = vllm
         self._llm = vllm.LLM(model=backbone.name, limit_mm_per_prompt={"image": max_images}, **llm_options)
 
-    def generate(
-        self,
-        views: Sequence[View],
-        *,
-        example_ids: Sequence[str],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        num_return: int = 1,
-        progress: ProgressCallback | None = None,
-    ) -> list[Rollout]:
-        """`num_return` rollouts of each view, in the order of the views; see `RolloutEngine`."""
-        check_request(
-            views,
-            example_ids=example_ids,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            num_return=num_return,
-        )
-        with_logprobs = temperature in (0.0, 1.0)
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        """One rollout for each request, in their order; see `Engine`."""
+        with_logprobs = decoding.temperature in (0.0, 1.0)
         settings = [
             self._vllm.SamplingParams(
-                n=num_return,
-                max_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                seed=seed * 1_000_003 + index,
+                n=1,
+                max_tokens=decoding.max_new_tokens,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                top_k=decoding.top_k,
+                seed=sampling_seed(request),
                 logprobs=0 if with_logprobs else None,
                 logit_bias=dict.fromkeys(self.backbone.vision_token_ids, _FORBID),
                 stop_token_ids=list(self.backbone.eos_ids),
                 skip_special_tokens=True,
             )
-            for index in range(len(views))
+            for request in requests
         ]
         outputs = self._llm.generate(
-            [self._request(view) for view in views], sampling_params=settings, use_tqdm=False
+            [self._request(request.view) for request in requests], sampling_params=settings, use_tqdm=False
         )
-        rollouts: list[Rollout] = []
-        for example_id, output in zip(example_ids, outputs, strict=True):
-            rollouts.extend(self._rollout(example_id, answer) for answer in output.outputs)
-            if progress is not None:
-                progress(num_return)
-        return rollouts
+        return [
+            self._rollout(request.example_id, answer)
+            for request, output in zip(requests, outputs, strict=True)
+            for answer in output.outputs
+        ]
 
     def _request(self, view: View) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": render(self.backbone, view)}
@@ -121,8 +100,8 @@ class VllmEngine:
             origin=self.origin,
         )
 
-    def take_weights(self, named_parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copies the trainer's weights (full ones: merge an adapter first) into the engine."""
-        model = self._llm.llm_engine.model_executor.driver_worker.model_runner.model
-        model.load_weights(named_parameters)
+    def sync(self, model: Any) -> None:
+        """Copies the weights of `model` into the engine, an adapter added to what it adapts."""
+        worker = self._llm.llm_engine.model_executor.driver_worker.model_runner.model
+        worker.load_weights(whole_parameters(model))
         self._llm.reset_prefix_cache()

@@ -19,7 +19,7 @@ from pilotage.distill.palr import Palr, PalrRow, palr
 from pilotage.distill.routes import Route, RoutedRow
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Example
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent, only
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
@@ -194,7 +194,7 @@ def leak_meter(
     examples: Sequence[Example],
     num_examples: int,
     num_wrong: int,
-    engine: RolloutEngine | None = None,
+    engine: Engine | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     share_prefix: Callable[[Any], bool] = can_share_prefix,
 ) -> LeakMeter:

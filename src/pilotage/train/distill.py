@@ -33,7 +33,7 @@ from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Prompted
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.train import checkpoints
@@ -83,7 +83,7 @@ def distill(
     examples: Sequence[Prompted],
     run_dir: Path,
     teacher: Backbone | None = None,
-    engine: RolloutEngine | None = None,
+    engine: Engine | None = None,
     on_step: OnStep | None = None,
     on_begin: OnBegin | None = None,
 ) -> Path:
@@ -122,7 +122,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         examples: Sequence[Prompted],
         run_dir: Path,
         teacher: Backbone | None = None,
-        engine: RolloutEngine | None = None,
+        engine: Engine | None = None,
         on_step: OnStep | None = None,
     ) -> None:
         self.config = config

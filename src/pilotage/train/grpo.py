@@ -21,7 +21,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.errors import PilotageError
 from pilotage.records import Example
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Decoding, Engine, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
 from pilotage.train.distill_order import ExampleOrder
@@ -63,7 +63,7 @@ def run_grpo(
     run_dir: str | Path,
     on_step: OnStep | None = None,
     *,
-    engine: RolloutEngine | None = None,
+    engine: Engine | None = None,
     on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains the backbone's model (its weights in memory too) and returns the folder of the saved model.
@@ -118,7 +118,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
         *,
         run_dir: Path,
         on_step: OnStep | None = None,
-        engine: RolloutEngine | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.begin(config, backbone.model, run_dir=run_dir, on_step=on_step)
         self.num_checkpoints = config.num_checkpoints
@@ -170,22 +170,23 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
                 groups.append([])
             groups[-1].append(name)
         config = self.stage_config
+        decoding = Decoding(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+        )
         rollouts = []
+        self._engine.sync(self.backbone.model)
         was_training = self.model.training
         self.model.eval()
         for length in sorted({len(group) for group in groups}):
             # Ranks may cut a group; each part is drawn with its rank's own seed.
             of_length = [group[0] for group in groups if len(group) == length]
-            rollouts += self._engine.generate(
-                [student_view(self._example_of[name], config.prompts) for name in of_length],
-                example_ids=of_length,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=config.top_k,
-                seed=mixed(config.seed, self.state.global_step, self.args.process_index),
-                num_return=length,
-            )
+            seed = mixed(config.seed, self.state.global_step, self.args.process_index)
+            views = [student_view(self._example_of[name], config.prompts) for name in of_length]
+            requests = samples_of(views, of_length, num=length, seed=seed)
+            rollouts += self._engine.generate(requests, decoding)
         self.model.train(was_training)
         waiting: dict[str, list[Any]] = {}
         for rollout in rollouts:

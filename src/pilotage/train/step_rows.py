@@ -12,7 +12,7 @@ from typing import Any
 
 from pilotage.backbones.load import Backbone
 from pilotage.records import Prompted, Rollout, View
-from pilotage.rollouts.engine import RolloutEngine
+from pilotage.rollouts.engine import Engine, samples_of
 from pilotage.rollouts.sources import (
     FromDataSet,
     FromTeacher,
@@ -59,7 +59,7 @@ class RolloutMaker:
         config: DistillConfig,
         *,
         student: Backbone,
-        engine: RolloutEngine,
+        engine: Engine,
         readers: Readers,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
@@ -119,6 +119,7 @@ class RolloutMaker:
         if isinstance(source, FromDataSet):
             return [self._reference(example, view) for example, view in zip(examples, views, strict=True)]
         if not isinstance(source, FromTeacher):
+            self._engine.sync(self._student.model)
             with self._autocast():
                 return self._sampled(self._engine, examples, views, source.sampling, seed)
         reader = self._readers[source.weights]
@@ -138,22 +139,15 @@ class RolloutMaker:
 
     def _sampled(
         self,
-        engine: RolloutEngine,
+        engine: Engine,
         examples: Sequence[Prompted],
         views: Sequence[View],
         sampling: Sampling,
         seed: int,
     ) -> list[Rollout]:
-        return engine.generate(
-            views,
-            example_ids=[example.id for example in examples],
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=seed,
-            num_return=sampling.num_samples,
-        )
+        ids = [example.id for example in examples]
+        requests = samples_of(views, ids, num=sampling.num_samples, seed=seed)
+        return engine.generate(requests, sampling.decoding(self.config.max_new_tokens))
 
     def _reference(self, example: Prompted, view: View) -> Rollout:
         tokenizer: Any = self._student.tokenizer
