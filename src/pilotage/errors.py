@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 
 
 class PilotageError(ValueError):
@@ -19,6 +21,7 @@ class BadStateError(PilotageError):
 
 _DISK_REMEDIES = {
     errno.ENOSPC: "make room and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
     errno.EDQUOT: "make room and run the same command again",
     errno.EROFS: "name a place that can be written to",
     errno.EACCES: "name a place that you may use, or change its permissions",
@@ -34,13 +37,42 @@ _DISK_REMEDIES = {
 }
 
 
-def told_of_disk(error: OSError) -> str | None:
-    """One line for a disk, a folder or a permission that a user can mend; None for any other failure."""
-    remedy = _DISK_REMEDIES.get(error.errno or 0)
-    if remedy is None:
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How Rust writes a system's error: safetensors has it in its text alone."""
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+")
+"""What torch.save says of an archive that it could not write to its end."""
+
+
+def told_of_disk(error: BaseException) -> str | None:
+    """One line for a disk, a folder or a permission that a user can mend; None for any other failure.
+
+    Libraries wrap what the system said: into a text of their own, or behind `raise ... from`. What was merely being
+    handled when a bug struck is not looked at.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if (told := _told_by_system(link)) is not None:
+            return told
+        link = link.__cause__
+    return None
+
+
+def _told_by_system(error: BaseException) -> str | None:
+    """The same for one exception of a chain."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and _TORCH_WRITER.search(text):
+        return "a file of torch could not be written to its end: make room and run the same command again"
+    if rust := _RUST_ERROR.search(text):
+        # Where it was written to is not said.
+        number, where = int(rust[1]), type(error).__module__.partition(".")[0]
+    elif isinstance(error, OSError):
+        number, where = error.errno or 0, error.filename
+    else:
         return None
-    where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror}: {remedy}"
+    if number not in _DISK_REMEDIES:
+        return None
+    place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes) else ""
+    return f"{place}{os.strerror(number)}: {_DISK_REMEDIES[number]}"
 
 
 _EXTRA_OF = {
@@ -61,9 +93,17 @@ _EXTRA_OF = {
 }
 
 
-def told_of_missing(error: ImportError) -> str | None:
-    """One line for a library of an extra that is not installed; None for any other failed import."""
-    missing = (error.name or "").partition(".")[0]
-    if missing not in _EXTRA_OF or not isinstance(error, ModuleNotFoundError):
-        return None
-    return f"this needs {missing}, which is not installed: pip install 'pilotage[{_EXTRA_OF[missing]}]'"
+def told_of_missing(error: BaseException) -> str | None:
+    """One line for a library of an extra that is not installed; None for any other failure.
+
+    Libraries that import late wrap what they lack behind `raise ... from`.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ModuleNotFoundError):
+            missing = (link.name or "").partition(".")[0]
+            if missing in _EXTRA_OF:
+                extra = _EXTRA_OF[missing]
+                return f"this needs {missing}, which is not installed: pip install 'pilotage[{extra}]'"
+        link = link.__cause__
+    return None

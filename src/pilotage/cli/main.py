@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -84,25 +85,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Our commands show one bar of their own; the libraries' bars would tear it.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_output()
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except PilotageError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("pilotage: interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
     except BrokenPipeError:
-        # The reader went away (`| head`). Without this, the interpreter would complain while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (`| head`).
+        _drop_output()
         return BROKEN_PIPE_STATUS
-    except OSError as error:
-        if (told := told_of_disk(error)) is None:
+    except Exception as error:
+        told = told_of_disk(error) or told_of_missing(error)
+        if told is None:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _refuse(told)
-    except ImportError as error:
-        if (told := told_of_missing(error)) is None:
-            raise
-        return _refuse(told)
+
+
+def _open_output() -> None:
+    """Makes what is printed reach whatever is there: a closed stream takes all of it, and a name may hold no text."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Sends what is still to be printed nowhere: the interpreter would try again while closing, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(told: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, rows_path
+from pilotage.files import write_json
 from pilotage.tasks import get_task
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,18 @@ def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) ->
     """Rows of these kinds and examples out of a run's files."""
     files = [rows_path(run, stage, kind) for kind in kinds]
     return [row for row in _read([file for file in files if file.is_file()]) if row["id"] in ids]
+
+
+def keep(path: Path, figures: Mapping[str, Any]) -> None:
+    """Writes figures beside their rows and prints where. Where nothing can be written, it says so: they were shown."""
+    try:
+        write_json(path, figures)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        logger.warning("%s is not written: %s", path, error.strerror)
+    else:
+        print(path)
 
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
+from pilotage.cli.measured import keep
 from pilotage.cli.tables import make_table, table_console
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.train.answer_leak import Leak
@@ -61,9 +61,8 @@ class PalrCommand(RecipeOptions):
             num_wrong=self.wrong_answers,
         )
         path = self.run_folder / stage / PALR_FILE
-        write_json(path, leak.as_dict())
         print_leak(leak)
-        print(path)
+        keep(path, leak.as_dict())
         return 0
 
     def _stage(self) -> tuple[str, DistillConfig, str, str]:

@@ -80,30 +80,27 @@ def write_questions(
         raise PilotageError(
             f"{root} holds questions of other arguments: give another folder, the same arguments, or --overwrite"
         )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / _BEGUN).touch()
-        (root / MANIFEST).unlink(missing_ok=True)
-        for split in SPLITS:
-            shutil.rmtree(root / split, ignore_errors=True)
-        shards = list(_write_shards(root, questions))
-        counts = _counts(shards)
-        manifest = {
-            "format": QUESTIONS_FORMAT,
-            "format_version": QUESTIONS_VERSION,
-            "pilotage": __version__,
-            "arguments": dict(arguments),
-            "num_questions": sum(shard.num_rows for shard, _ in shards),
-            "counts": counts,
-            "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
-            "shards": [asdict(shard) for shard, _ in shards],
-        }
-        for name, text in files().items():
-            write_whole(root / name, text)
-        write_json(root / MANIFEST, manifest)
-        (root / _BEGUN).unlink()
-    except OSError as error:
-        raise PilotageError(f"cannot write {root}: {error.strerror or error}") from None
+    root.mkdir(parents=True, exist_ok=True)
+    (root / _BEGUN).touch()
+    (root / MANIFEST).unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(root / split, ignore_errors=True)
+    shards = list(_write_shards(root, questions))
+    counts = _counts(shards)
+    manifest = {
+        "format": QUESTIONS_FORMAT,
+        "format_version": QUESTIONS_VERSION,
+        "pilotage": __version__,
+        "arguments": dict(arguments),
+        "num_questions": sum(shard.num_rows for shard, _ in shards),
+        "counts": counts,
+        "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
+        "shards": [asdict(shard) for shard, _ in shards],
+    }
+    for name, text in files().items():
+        write_whole(root / name, text)
+    write_json(root / MANIFEST, manifest)
+    (root / _BEGUN).unlink()
     return manifest
 
 

@@ -241,11 +241,8 @@ def write_rows(imported: Imported, path: Path) -> None:
     """Our own JSON lines of the examples, in their order: importing them gives the same examples again."""
     pairs = zip(imported.examples, imported.origins, strict=True)
     lines = (json.dumps(level_row(example, origin)) + "\n" for example, origin in pairs)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, "".join(lines))
-    except OSError as error:
-        raise PilotageError(f"cannot write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(lines))
 
 
 def _checked(level: Level, solution: Solution, found: _Found) -> Solution:
