@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
+from collections.abc import Iterable
 
 
 class PilotageError(ValueError):
@@ -17,6 +19,12 @@ class ImpossibleRequestError(PilotageError):
 
 class BadStateError(PilotageError):
     """A symbolic state is malformed: the message names the field and what it should hold."""
+
+
+def meant(typed: str, legal: Iterable[str]) -> str:
+    """`; did you mean eval?`: the end of a message about a name that is none of the legal ones; may be empty."""
+    close = difflib.get_close_matches(typed, list(legal), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 _DISK_REMEDIES = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pilotage import __version__
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.files import write_json
 from pilotage.records import Example, Split
 
@@ -42,7 +42,9 @@ class RecipeOptions:
         from pilotage.recipes import RECIPES, knows_its_backbone
 
         if self.recipe not in RECIPES:
-            raise PilotageError(f"unknown recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
+            raise PilotageError(
+                f"unknown recipe {self.recipe!r}; there are {', '.join(RECIPES)}{meant(self.recipe, RECIPES)}"
+            )
         if base is None and not knows_its_backbone(self.recipe):
             raise PilotageError(f"the recipe {self.recipe} needs --model: a model directory or a hub id")
         recipe = RECIPES[self.recipe](self.seed, backbone=base or "nano")

@@ -6,7 +6,6 @@ A user's mistake is one line on standard error and exit status 2. A bug of ours 
 from __future__ import annotations
 
 import importlib
-import inspect
 import io
 import logging
 import os
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pilotage import __version__
-from pilotage.errors import PilotageError, told_of_disk, told_of_missing
+from pilotage.errors import PilotageError, meant, told_of_disk, told_of_missing
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -144,21 +143,16 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview(group))
         return 0 if arguments[1:] else USAGE_STATUS
     typed = " ".join(arguments[:2] if group else arguments[:1])
-    known = ", ".join(" ".join(entry.words) for entry in group or COMMANDS)
-    raise PilotageError(f"no command {typed!r}; there are {known} (pilotage --help)")
+    known = [" ".join(entry.words) for entry in group or COMMANDS]
+    raise PilotageError(
+        f"no command {typed!r}; there are {', '.join(known)} (pilotage --help){meant(typed, known)}"
+    )
 
 
 def _run(entry: Entry, arguments: list[str]) -> int:
-    import tyro
+    from pilotage.cli.parsing import parse
 
-    command_type = entry.load()
-    command = tyro.cli(
-        command_type,
-        prog=" ".join(("pilotage", *entry.words)),
-        description=_description(command_type),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    command = parse(entry.load(), " ".join(("pilotage", *entry.words)), arguments)
     # Notices to the authors of the libraries' callers; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -173,16 +167,6 @@ def _leave_ranks() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _description(command_type: type[Command]) -> str:
-    """The class's docstring, its lines kept.
-
-    tyro joins lines that begin with a letter and triples empty ones before others: hence the indentation,
-    and a zero-width space where a line should be empty.
-    """
-    summary, *rest = (inspect.getdoc(command_type) or "").splitlines()
-    return "\n".join([summary, *("  " + line if line else "\u200b" for line in rest)])
 
 
 def _overview(entries: Sequence[Entry]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, rows_path
 from pilotage.files import write_json
@@ -47,7 +47,9 @@ def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
     if stage is None:
         stage = stages[-1]
     elif stage not in stages:
-        raise PilotageError(f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}")
+        raise PilotageError(
+            f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}{meant(stage, stages)}"
+        )
     files = sorted((run / EVAL_FOLDER).glob(f"{stage}.*.jsonl"))
     return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=run / EVAL_FOLDER / stage)
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from pilotage.errors import PilotageError
+
 _OUT = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html; needed for several runs)")
 _STAGE = tyro.conf.arg(
     metavar="NAME", help_behavior_hint="(default: all of one run, the last of each of several)"
@@ -36,6 +38,8 @@ class Report:
     """Levels of each task in the gallery."""
 
     def run(self) -> int:
+        if not self.run_folders:
+            raise PilotageError("name the folder of a run: pilotage report RUN")
         from pilotage.report import write_report, write_tables
 
         if self.tables is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,9 @@ class StudyCommand:
         from pilotage.recipes.study_runs import run_study, write_tables
 
         if self.name not in STUDIES:
-            raise PilotageError(f"no study {self.name!r}; there are {', '.join(STUDIES)}")
+            raise PilotageError(
+                f"no study {self.name!r}; there are {', '.join(STUDIES)}{meant(self.name, STUDIES)}"
+            )
         study = STUDIES[self.name]
         if self.tables_only:
             print(write_tables(study, self.out, self.seeds))

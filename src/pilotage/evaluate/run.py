@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import append_jsonl
 from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume
 from pilotage.evaluate.summary import Summary, summarise
@@ -157,7 +157,9 @@ def _check(examples: Sequence[Prompted], kinds: Sequence[str]) -> None:
         raise PilotageError("no examples to evaluate on")
     unknown = [kind for kind in kinds if kind not in KIND_VIEWS]
     if unknown:
-        raise PilotageError(f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}")
+        raise PilotageError(
+            f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}{meant(unknown[0], KIND_VIEWS)}"
+        )
     for example in examples:
         is_question = isinstance(example, Question)
         if is_question != (set(kinds) == {QUESTION_KIND}):
