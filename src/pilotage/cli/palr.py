@@ -11,6 +11,7 @@ import tyro
 
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
 from pilotage.cli.measured import keep
+from pilotage.cli.progress import Bar
 from pilotage.cli.tables import make_table, table_console
 from pilotage.errors import PilotageError
 
@@ -52,14 +53,15 @@ class PalrCommand(RecipeOptions):
         recipe = recipe_of_run(self.run_folder, self.make_recipe(backbone))
         use_threads(recipe)
         examples = self.load_examples(replace(recipe, num_val=self.num), "val")
-        leak = leak_of_trained(
-            config,
-            start=load(recipe, start),
-            trained=load(recipe, str(self.run_folder / stage / "model")),
-            examples=examples,
-            num_examples=self.num,
-            num_wrong=self.wrong_answers,
-        )
+        with Bar("palr", unit="passes"):
+            leak = leak_of_trained(
+                config,
+                start=load(recipe, start),
+                trained=load(recipe, str(self.run_folder / stage / "model")),
+                examples=examples,
+                num_examples=self.num,
+                num_wrong=self.wrong_answers,
+            )
         path = self.run_folder / stage / PALR_FILE
         print_leak(leak)
         keep(path, leak.as_dict())
