@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import os
 import re
 from collections.abc import Iterable
@@ -111,7 +112,17 @@ def told_of_missing(error: BaseException) -> str | None:
         if isinstance(link, ModuleNotFoundError):
             missing = (link.name or "").partition(".")[0]
             if missing in _EXTRA_OF:
-                extra = _EXTRA_OF[missing]
-                return f"this needs {missing}, which is not installed: pip install 'pilotage[{extra}]'"
+                return _told_of_extra(missing)
         link = link.__cause__
     return None
+
+
+def require(*libraries: str) -> None:
+    """Raises PilotageError where a library of an extra is not installed: before anything is written, and unimported."""
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            raise PilotageError(_told_of_extra(library))
+
+
+def _told_of_extra(library: str) -> str:
+    return f"this needs {library}, which is not installed: pip install 'pilotage[{_EXTRA_OF[library]}]'"

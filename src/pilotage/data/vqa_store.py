@@ -21,7 +21,7 @@ from typing import Any
 
 from pilotage import __version__
 from pilotage.data.store import MANIFEST
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 from pilotage.files import whole, write_json, write_whole
 from pilotage.records import SPLITS, Question, Split
 
@@ -73,6 +73,7 @@ def write_questions(
     unfinished folder is told so: the manifest comes last.
     Raises PilotageError for a folder that holds something else.
     """
+    require("datasets")
     held = _held(root)
     if held is not None and held["arguments"] == arguments and not overwrite:
         return held
