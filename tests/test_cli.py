@@ -71,6 +71,47 @@ def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "guess"),
+    [
+        ("evla nano", "eval"),
+        ("nano pretrian", "nano pretrain"),
+        ("pretrain", "nano pretrain"),
+        ("eval nano --kindz text", "--kinds"),
+        ("eval nano --kinds imege", "image"),
+        ("eval nano --split trian", "train"),
+        ("sft RUN --recipe nano_vigo", "nano_vigos"),
+        ("recipes mgds", "mgsd"),
+        ("study mgds RUN", "mgsd"),
+        ("data build --out RUN --tasks mase", "maze"),
+    ],
+)
+def test_a_mistyped_name_is_one_line_with_a_guess(typed, guess, tmp_path, capsys):
+    assert main(typed.replace("RUN", str(tmp_path / "run")).split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pilotage: error: ") and err.count("\n") == 1
+    assert f"; did you mean {guess}?" in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("judge", "Missing from pilotage judge: FILE.jsonl (pilotage judge --help)"),
+        ("judge a b", "Unrecognized options: b (pilotage judge --help)"),
+        ("eval nano --out", "Missing value for argument '--out'. Expected 1 values (pilotage eval --help)"),
+        (
+            "eval nano --num 1.5",
+            "Error parsing --num: invalid literal for int() with base 10: '1.5' (pilotage eval --help)",
+        ),
+        ("report", "name the folder of a run: pilotage report RUN"),
+    ],
+)
+def test_options_that_cannot_be_read_are_one_line(typed, told, capsys):
+    assert main(typed.split()) == 2
+    assert capsys.readouterr().err == f"pilotage: error: {told}\n"
+
+
 def run_failing(monkeypatch, error: BaseException) -> int:
     @dataclass(frozen=True, kw_only=True)
     class Failing:

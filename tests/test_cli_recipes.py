@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -164,6 +167,22 @@ def test_recipes_are_listed_and_told(capsys):
     assert "Departures" in capsys.readouterr().out
     assert main(["recipes", "nothing"]) == 2
     assert "there are nano" in capsys.readouterr().err
+
+
+def test_what_is_told_of_a_recipe_is_its_docstring():
+    for name, make in RECIPES.items():
+        assert RECIPES.about(name) == inspect.getdoc(make)
+
+
+def test_recipes_are_told_and_names_refused_without_torch(tmp_path):
+    code = (
+        "import sys\n"
+        "from pilotage.cli.main import main\n"
+        "assert main(['recipes']) == 0 and main(['recipes', 'mgsd']) == 0\n"
+        "assert main(['recipes', 'mgds']) == 2\n"
+        "assert not {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
 
 def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path, monkeypatch, capsys):

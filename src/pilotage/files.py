@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,21 +28,22 @@ STALE_S = 60.0
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name of our own to write to, which becomes `path` when the block ends, and is removed when it fails.
+    """A name of our own to write a file or a folder to, which becomes `path` when the block ends, and is removed when
+    it fails.
 
-    Its folder must exist. Several writers of one path do not meet: the last one to end wins, with its whole content.
+    The folder that it is in must exist. Several writers of one path do not meet: the last one to end wins, with its
+    whole content.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        if error.filename == str(partial):
+        if error.filename in (None, str(partial)):  # a write to an open file names none
             error.filename = str(path)  # the name that a user knows
         raise
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        _remove(partial)
     _sweep(path)
 
 
@@ -49,6 +51,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces `path`, text as UTF-8; its folder must exist."""
     with whole(path) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds `content` at the end of `path`, in one write. A disk that fails may leave a part of it there."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -100,7 +112,14 @@ def _sweep(path: Path) -> None:
         pid = left.name.removeprefix(f".{path.name}.").partition("-")[0]
         with contextlib.suppress(OSError):
             if pid.isdigit() and not _lives(int(pid)) and time.time() - left.stat().st_mtime > STALE_S:
-                left.unlink()
+                _remove(left)
+
+
+def _remove(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        partial.unlink()
 
 
 def _lives(pid: int) -> bool:

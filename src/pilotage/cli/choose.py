@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from pilotage.cli.options import AtLeast
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def make_recipe(name: str, seed: int | None, base: str | None) -> Recipe:
     from pilotage.recipes import RECIPES, knows_its_backbone
 
     if name not in RECIPES:
-        raise PilotageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise PilotageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}{meant(name, RECIPES)}")
     if base is None and not knows_its_backbone(name):
         raise PilotageError(f"the recipe {name} needs --model: a model directory or a hub id")
     return RECIPES[name](seed or 0, backbone=base or "nano")

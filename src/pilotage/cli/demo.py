@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pilotage.cli.options import Count
-from pilotage.cli.progress import figures_text, make_progress
+from pilotage.cli.progress import Heartbeat, figures_text, make_progress, minutes
 from pilotage.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class LiveTable:
         self._console = console or Console()
         self._progress = make_progress("steps", self._console)
         self._bar = self._progress.add_task("loading", total=None, figures="")
+        self._heartbeat = Heartbeat("demo", progress=self._progress, unit="")
         self._live = Live(
             get_renderable=lambda: Group(self.table(), self._progress),
             console=self._console,
@@ -87,14 +88,18 @@ class LiveTable:
         )
 
     def __enter__(self) -> LiveTable:
-        self._live.start()
+        if self._console.is_terminal:
+            self._live.start()
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._heartbeat.__exit__(*error)
         self._progress.update(self._bar, visible=False)
-        self._live.stop()
-        if not self._console.is_terminal:
-            self._console.line()
+        if self._console.is_terminal:
+            self._live.stop()
+        else:
+            self._console.print(self.table())
 
     def stage_begins(self, stage: str, num_steps: int) -> None:
         self._stages[stage] = StageRow()
@@ -160,11 +165,6 @@ class LiveTable:
     def _show(self, line: str) -> None:
         if not self._console.is_terminal:
             self._console.print(line)
-
-
-def minutes(seconds: float) -> str:
-    """`3:07`."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _title(stage: str, doing: str) -> str:

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
+from pilotage.cli.measured import keep
 from pilotage.cli.options import AtLeast, Count, RecipeCount, given
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, table_console
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 from pilotage.records import Split
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ class Eval(RecipeOptions, EndpointOptions):
         summary = measured.summary.as_dict() | self._usage(measured)
         if estimates:
             summary["passk"] = {kind: estimate.as_dict() for kind, estimate in estimates.items()}
-        write_json(path, summary)
         print_summary(measured.summary, by_level=self.by_level)
         if estimates:
             from pilotage.cli.passk import print_passk
@@ -145,7 +144,7 @@ class Eval(RecipeOptions, EndpointOptions):
             print_passk(estimates)
         for line in _notices(measured, summary):
             print(line)
-        print(path)
+        keep(path, summary)
         return 0
 
     def _passk(self, measured: Measured) -> dict[str, PassK]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from pilotage.cli.evaluate import Eval, Kind
-from pilotage.cli.measured import find_rows, rows_of
+from pilotage.cli.measured import find_rows, keep, rows_of
 from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.evaluate.gap import Gap, GapCell
@@ -57,9 +56,8 @@ class GapCommand(Eval):
 
         found_gap = gap(rows)
         path = beside.with_name(beside.name + ".gap.json")
-        write_json(path, found_gap.as_dict())
         print_gap(found_gap, by_level=self.by_level)
-        print(path)
+        keep(path, found_gap.as_dict())
         return 0
 
 

@@ -216,6 +216,8 @@ def _shown(lines: Iterator[tuple[int, bytes | None]], rows: IO[bytes]) -> Iterat
 @contextlib.contextmanager
 def _open_rows(file: str) -> Iterator[IO[bytes]]:
     if file == "-":
+        if sys.stdin is None:
+            raise PilotageError("cannot read -: standard input is closed")
         yield sys.stdin.buffer
         return
     try:

@@ -6,7 +6,7 @@ A user's mistake is one line on standard error and exit status 2. A bug of ours 
 from __future__ import annotations
 
 import importlib
-import inspect
+import io
 import logging
 import os
 import sys
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pilotage import __version__
 from pilotage.cli.options import check_counts
-from pilotage.errors import PilotageError, told_of_disk, told_of_missing
+from pilotage.errors import PilotageError, meant, told_of_disk, told_of_missing
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -85,25 +85,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Our commands show one bar of their own; the libraries' bars would tear it.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_output()
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except PilotageError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("pilotage: interrupted", file=sys.stderr)
         return INTERRUPTED_STATUS
     except BrokenPipeError:
-        # The reader went away (`| head`). Without this, the interpreter would complain while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (`| head`).
+        _drop_output()
         return BROKEN_PIPE_STATUS
-    except OSError as error:
-        if (told := told_of_disk(error)) is None:
+    except Exception as error:
+        told = told_of_disk(error) or told_of_missing(error)
+        if told is None:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _refuse(told)
-    except ImportError as error:
-        if (told := told_of_missing(error)) is None:
-            raise
-        return _refuse(told)
+
+
+def _open_output() -> None:
+    """Makes what is printed reach whatever is there: a closed stream takes all of it, and a name may hold no text."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Sends what is still to be printed nowhere: the interpreter would try again while closing, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(told: str) -> int:
@@ -126,21 +144,16 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview(group))
         return 0 if arguments[1:] else USAGE_STATUS
     typed = " ".join(arguments[:2] if group else arguments[:1])
-    known = ", ".join(" ".join(entry.words) for entry in group or COMMANDS)
-    raise PilotageError(f"no command {typed!r}; there are {known} (pilotage --help)")
+    known = [" ".join(entry.words) for entry in group or COMMANDS]
+    raise PilotageError(
+        f"no command {typed!r}; there are {', '.join(known)} (pilotage --help){meant(typed, known)}"
+    )
 
 
 def _run(entry: Entry, arguments: list[str]) -> int:
-    import tyro
+    from pilotage.cli.parsing import parse
 
-    command_type = entry.load()
-    command = tyro.cli(
-        command_type,
-        prog=" ".join(("pilotage", *entry.words)),
-        description=_description(command_type),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    command = parse(entry.load(), " ".join(("pilotage", *entry.words)), arguments)
     check_counts(command)
     # Notices to the authors of the libraries' callers; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -156,16 +169,6 @@ def _leave_ranks() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _description(command_type: type[Command]) -> str:
-    """The class's docstring, its lines kept.
-
-    tyro joins lines that begin with a letter and triples empty ones before others: hence the indentation,
-    and a zero-width space where a line should be empty.
-    """
-    summary, *rest = (inspect.getdoc(command_type) or "").splitlines()
-    return "\n".join([summary, *("  " + line if line else "\u200b" for line in rest)])
 
 
 def _overview(entries: Sequence[Entry]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, rows_path
+from pilotage.files import write_json
 from pilotage.tasks import get_task
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,9 @@ def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
     if stage is None:
         stage = stages[-1]
     elif stage not in stages:
-        raise PilotageError(f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}")
+        raise PilotageError(
+            f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}{meant(stage, stages)}"
+        )
     files = sorted((run / EVAL_FOLDER).glob(f"{stage}.*.jsonl"))
     return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=run / EVAL_FOLDER / stage)
 
@@ -62,6 +66,18 @@ def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) ->
     """Rows of these kinds and examples out of a run's files."""
     files = [rows_path(run, stage, kind) for kind in kinds]
     return [row for row in _read([file for file in files if file.is_file()]) if row["id"] in ids]
+
+
+def keep(path: Path, figures: Mapping[str, Any]) -> None:
+    """Writes figures beside their rows and prints where. Where nothing can be written, it says so: they were shown."""
+    try:
+        write_json(path, figures)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        logger.warning("%s is not written: %s", path, error.strerror)
+    else:
+        print(path)
 
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import tyro
 from pilotage.cli.options import AtLeast, RecipeCount, RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError
+from pilotage.files import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,13 @@ class Export:
     def run(self) -> int:
         from pilotage.backbones.load import resolve
 
-        source = resolve("nano")
+        source = Path(resolve("nano"))
         if self.out.exists():
             raise PilotageError(f"{self.out} exists already; name a new folder")
-        shutil.copytree(source, self.out, ignore=shutil.ignore_patterns("__pycache__"))
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with whole(self.out) as partial:
+            partial.mkdir()
+            for file in source.iterdir():
+                (partial / file.name).write_bytes(file.read_bytes())
         print(f"{self.out} holds the nano base; use it as --model {self.out}")
         return 0

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
+from pilotage.cli.measured import keep
 from pilotage.cli.options import Count
+from pilotage.cli.progress import Bar
 from pilotage.cli.tables import make_table, table_console
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.train.answer_leak import Leak
@@ -52,18 +53,18 @@ class PalrCommand(RecipeOptions):
         config, start = self._taught(stage)
         use_threads(recipe)
         examples = self.load_examples(replace(recipe, num_val=self.num), "val")
-        leak = leak_of_trained(
-            config,
-            start=load(recipe, start),
-            trained=load(recipe, weights),
-            examples=examples,
-            num_examples=self.num,
-            num_wrong=self.wrong_answers,
-        )
+        with Bar("palr", unit="passes"):
+            leak = leak_of_trained(
+                config,
+                start=load(recipe, start),
+                trained=load(recipe, weights),
+                examples=examples,
+                num_examples=self.num,
+                num_wrong=self.wrong_answers,
+            )
         path = self.run_folder / stage / PALR_FILE
-        write_json(path, leak.as_dict())
         print_leak(leak)
-        print(path)
+        keep(path, leak.as_dict())
         return 0
 
     def _taught(self, stage: str) -> tuple[DistillConfig, str]:

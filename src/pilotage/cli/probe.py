@@ -10,11 +10,10 @@ import tyro
 
 from pilotage.cli.evaluate import Eval, Kind
 from pilotage.cli.gap import SHOWN_FAULTS
-from pilotage.cli.measured import find_rows, rows_of
+from pilotage.cli.measured import find_rows, keep, rows_of
 from pilotage.cli.options import RecipeCount
 from pilotage.cli.tables import make_table, points, signed, table_console
 from pilotage.errors import PilotageError
-from pilotage.files import write_json
 
 if TYPE_CHECKING:
     from pilotage.evaluate.prior_probe import PriorProbe
@@ -53,9 +52,8 @@ class Probe(Eval):
 
         probe = prior_conflict(rows)
         path = beside.with_name(beside.name + ".prior.json")
-        write_json(path, probe.as_dict())
         print_probe(probe)
-        print(path)
+        keep(path, probe.as_dict())
         return 0
 
     def _choose(self) -> tuple[str, str, Path, Recipe]:

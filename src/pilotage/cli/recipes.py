@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +26,12 @@ class Recipes:
 
         if self.name is None:
             width = max(map(len, RECIPES))
-            for name, make in RECIPES.items():
-                print(f"{name:<{width}}  {(inspect.getdoc(make) or '').splitlines()[0]}")
+            for name in RECIPES:
+                print(f"{name:<{width}}  {RECIPES.about(name).splitlines()[0]}")
             return 0
         if self.name not in RECIPES:
-            raise PilotageError(f"unknown recipe {self.name!r}; there are {', '.join(RECIPES)}")
-        print(inspect.getdoc(RECIPES[self.name]))
+            raise PilotageError(
+                f"unknown recipe {self.name!r}; there are {', '.join(RECIPES)}{meant(self.name, RECIPES)}"
+            )
+        print(RECIPES.about(self.name))
         return 0

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from pilotage.cli.options import AtLeast
+from pilotage.errors import PilotageError
 
 _OUT = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html; needed for several runs)")
 _STAGE = tyro.conf.arg(
@@ -38,6 +39,8 @@ class Report:
     """Levels of each task in the gallery."""
 
     def run(self) -> int:
+        if not self.run_folders:
+            raise PilotageError("name the folder of a run: pilotage report RUN")
         from pilotage.report import write_report, write_tables
 
         if self.tables is not None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pilotage.cli.options import Count
-from pilotage.errors import PilotageError
+from pilotage.cli.progress import Bar
+from pilotage.errors import PilotageError, meant
+
+if TYPE_CHECKING:
+    from pilotage.recipes.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +50,33 @@ class StudyCommand:
         from pilotage.recipes.study_runs import run_study, write_tables
 
         if self.name not in STUDIES:
-            raise PilotageError(f"no study {self.name!r}; there are {', '.join(STUDIES)}")
+            raise PilotageError(
+                f"no study {self.name!r}; there are {', '.join(STUDIES)}{meant(self.name, STUDIES)}"
+            )
         study = STUDIES[self.name]
         if self.tables_only:
             print(write_tables(study, self.out, self.seeds))
         else:
-            print(run_study(study, self.out, self.seeds, jobs=self.jobs, tell=print))
+            with Bar("study", unit="runs") as bar:
+                print(
+                    run_study(study, self.out, self.seeds, jobs=self.jobs, tell=_show(bar, study, self.seeds))
+                )
         print(f"page {self.out / study.name}.html")
         return 0
+
+
+def _show(bar: Bar, study: Study, seeds: Sequence[int]) -> Callable[[str], None]:
+    """Prints what is told when a run has ended, and moves the bar."""
+    folders = {
+        study.trunk_folder,
+        *(variant.folder for variant in study.variants if variant.make is not None),
+    }
+    num_ended = 0
+
+    def tell(line: str) -> None:
+        nonlocal num_ended
+        num_ended += 1
+        print(line, flush=True)
+        bar(num_ended, len(folders) * len(seeds))
+
+    return tell

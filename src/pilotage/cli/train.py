@@ -11,7 +11,7 @@ from pilotage.cli.choose import use_threads
 from pilotage.cli.options import Count, RecipeCount, RecipeFloat, RecipeInt, given
 from pilotage.cli.progress import Bar
 from pilotage.cli.stages import DryRun, LaterStageOptions, StageOptions, stage_of
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 
 if TYPE_CHECKING:
     from pilotage.distill.divergences import Cap, Divergence
@@ -59,6 +59,7 @@ class Sft(StageOptions):
     def run(self) -> int:
         if self.dry_run:
             return self.tell()
+        require("trl", "datasets", "accelerate")  # imported late
         from pilotage.recipes.runner import load
         from pilotage.train.sft import run_sft
 

@@ -28,7 +28,7 @@ from pilotage.data.folder import open_folder
 from pilotage.data.sampling import BLOCK_DRAWS, Candidate, Turns, check_request, draw_block
 from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, counts_of, read_manifest, save_shard
 from pilotage.data.workers import Workers
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 from pilotage.records import SPLITS, Split
 from pilotage.tasks import TASKS, get_task
 from pilotage.tasks.task import Task
@@ -100,6 +100,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> dict[str, An
     Raises PilotageError before any work for arguments that cannot be met (ImpossibleRequestError names how many
     states exist), for a folder that holds something else, and, later, when a worker process dies.
     """
+    require("datasets")
     parts = _parts(config)
     exclusions = load_exclusions(config.exclude)
     for part in parts:

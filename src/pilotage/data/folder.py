@@ -12,7 +12,7 @@ from typing import Any
 
 from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest
 from pilotage.errors import PilotageError
-from pilotage.files import locked, write_json, write_whole
+from pilotage.files import append, locked, write_json, write_whole
 from pilotage.records import SPLITS
 
 
@@ -31,8 +31,7 @@ class Folder:
         return (self.root / MANIFEST).exists() and self._files <= self.finished.keys()
 
     def record(self, shard: Shard) -> None:
-        with self._journal.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(asdict(shard)) + "\n")
+        append(self._journal, f"{json.dumps(asdict(shard))}\n".encode())
         self.finished[shard.file] = shard
 
     def finish(self, manifest: Mapping[str, Any]) -> None:

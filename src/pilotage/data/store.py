@@ -12,6 +12,7 @@ is an `Image()` feature, `plan` a list of actions, `state` and `facts` are JSON 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import Any
 from pilotage.data.examples import make_example
 from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
-from pilotage.files import whole
+from pilotage.files import write_whole
 from pilotage.records import Example, Split
 from pilotage.tasks.task import Task
 
@@ -164,13 +165,15 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
     had_bars = not datasets.are_progress_bars_disabled()
     path.parent.mkdir(parents=True, exist_ok=True)
     datasets.disable_progress_bars()
+    # To memory first: on a full disk, what writes for `datasets` aborts the whole process (a check in C++).
+    content = io.BytesIO()
     try:
-        with whole(path) as partial:
-            # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
-            datasets.Dataset(table, fingerprint=path.stem).to_parquet(partial)
+        # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
+        datasets.Dataset(table, fingerprint=path.stem).to_parquet(content)
     finally:
         if had_bars:
             datasets.enable_progress_bars()
+    write_whole(path, content.getvalue())
 
 
 def save_shard(root: Path, file: str, examples: Sequence[Example]) -> Shard:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pilotage import __version__
 from pilotage.data.store import MANIFEST
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 from pilotage.files import whole, write_json, write_whole
 from pilotage.records import SPLITS, Question, Split
 
@@ -73,6 +73,7 @@ def write_questions(
     unfinished folder is told so: the manifest comes last.
     Raises PilotageError for a folder that holds something else.
     """
+    require("datasets")
     held = _held(root)
     if held is not None and held["arguments"] == arguments and not overwrite:
         return held
@@ -80,30 +81,27 @@ def write_questions(
         raise PilotageError(
             f"{root} holds questions of other arguments: give another folder, the same arguments, or --overwrite"
         )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / _BEGUN).touch()
-        (root / MANIFEST).unlink(missing_ok=True)
-        for split in SPLITS:
-            shutil.rmtree(root / split, ignore_errors=True)
-        shards = list(_write_shards(root, questions))
-        counts = _counts(shards)
-        manifest = {
-            "format": QUESTIONS_FORMAT,
-            "format_version": QUESTIONS_VERSION,
-            "pilotage": __version__,
-            "arguments": dict(arguments),
-            "num_questions": sum(shard.num_rows for shard, _ in shards),
-            "counts": counts,
-            "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
-            "shards": [asdict(shard) for shard, _ in shards],
-        }
-        for name, text in files().items():
-            write_whole(root / name, text)
-        write_json(root / MANIFEST, manifest)
-        (root / _BEGUN).unlink()
-    except OSError as error:
-        raise PilotageError(f"cannot write {root}: {error.strerror or error}") from None
+    root.mkdir(parents=True, exist_ok=True)
+    (root / _BEGUN).touch()
+    (root / MANIFEST).unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(root / split, ignore_errors=True)
+    shards = list(_write_shards(root, questions))
+    counts = _counts(shards)
+    manifest = {
+        "format": QUESTIONS_FORMAT,
+        "format_version": QUESTIONS_VERSION,
+        "pilotage": __version__,
+        "arguments": dict(arguments),
+        "num_questions": sum(shard.num_rows for shard, _ in shards),
+        "counts": counts,
+        "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
+        "shards": [asdict(shard) for shard, _ in shards],
+    }
+    for name, text in files().items():
+        write_whole(root / name, text)
+    write_json(root / MANIFEST, manifest)
+    (root / _BEGUN).unlink()
     return manifest
 
 

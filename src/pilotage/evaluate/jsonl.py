@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.files import write_whole
+from pilotage.files import append, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds `rows` in one write. The caller has cut a half-written last line before (`write_jsonl`)."""
-    with path.open("ab") as file:
-        file.write("".join(map(dump_row, rows)).encode("ascii"))
+    append(path, "".join(map(dump_row, rows)).encode("ascii"))
 
 
 def dump_row(row: Mapping[str, Any]) -> str:

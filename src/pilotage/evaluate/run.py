@@ -9,14 +9,15 @@ answered with nothing, is an answer and stays the failure that it is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import append_jsonl
-from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume, row_key
+from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import locked
 from pilotage.records import Prompted, Question, View
@@ -103,7 +104,7 @@ def evaluate(
     a later call with more of them adds the rest. `model` names the weights, so that a resumed file is never
     continued by another model. A failure on a row becomes a row with `error` and `error_kind`, which counts as
     a failure everywhere. `before_work` is called with the first view of those to be asked before a file is
-    touched; when nothing is to be asked, it is not called.
+    touched; when nothing is to be asked, it is not called, and nothing is written.
     """
     _check(examples, kinds)
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1 or samples < 1:
@@ -133,16 +134,19 @@ def evaluate(
         _Question(example=example, sample=sample) for sample in range(samples) for example in ordered
     ]
     paths = {kind: rows_path(out, stage, kind) for kind in kinds}
-    if before_work is not None:
-        first = _first_view(paths, questions, settings)
-        if first is not None:
-            before_work(first)
+    known = {kind: kept_rows(path, settings) for kind, path in paths.items()}
+    missing = {kind: _missing(questions, kept) for kind, (kept, _) in known.items()}
+    if before_work is not None and (first := _first_view(missing, settings)) is not None:
+        before_work(first)
     measured: list[dict[str, Any]] = []
     folder = out / EVAL_FOLDER
     busy = f"another evaluation is writing to {folder}: wait for it or give another folder (--out)"
-    with locked(folder / ".lock", busy=busy):
+    # What is complete and clean is only read: it may lie where nothing can be written.
+    is_complete = not any(missing.values()) and not any(num_again for _, num_again in known.values())
+    with nullcontext() if is_complete else locked(folder / ".lock", busy=busy):
         for kind, path in paths.items():
-            for row in _measure(engine, questions, kind, path, settings, batch_size, progress):
+            kept = known[kind][0] if is_complete else resume(path, settings)
+            for row in _measure(engine, questions, kind, path, kept, settings, batch_size, progress):
                 measured.append(row)
     return summarise(measured)
 
@@ -152,7 +156,9 @@ def _check(examples: Sequence[Prompted], kinds: Sequence[str]) -> None:
         raise PilotageError("no examples to evaluate on")
     unknown = [kind for kind in kinds if kind not in KIND_VIEWS]
     if unknown:
-        raise PilotageError(f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}")
+        raise PilotageError(
+            f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}{meant(unknown[0], KIND_VIEWS)}"
+        )
     for example in examples:
         is_question = isinstance(example, Question)
         if is_question != (set(kinds) == {QUESTION_KIND}):
@@ -172,14 +178,13 @@ def _view(question: _Question, kind: str, settings: Settings) -> View:
     return make_view(KIND_VIEWS[kind], question.example, settings.prompts)
 
 
-def _first_view(paths: Mapping[str, Path], questions: Sequence[_Question], settings: Settings) -> View | None:
+def _missing(questions: Sequence[_Question], kept: Container[tuple[str, int]]) -> list[_Question]:
+    return [question for question in questions if question.key not in kept]
+
+
+def _first_view(missing: Mapping[str, Sequence[_Question]], settings: Settings) -> View | None:
     """One of the views that are to be asked, one with a picture if there is any."""
-    views = []
-    for kind, path in paths.items():
-        done = kept_rows(path, settings)[0].keys()
-        missing = next((question for question in questions if question.key not in done), None)
-        if missing is not None:
-            views.append(_view(missing, kind, settings))
+    views = [_view(questions[0], kind, settings) for kind, questions in missing.items() if questions]
     return next((view for view in views if view.images), views[0] if views else None)
 
 
@@ -188,13 +193,14 @@ def _measure(
     questions: Sequence[_Question],
     kind: str,
     path: Path,
+    known: Mapping[tuple[str, int], dict[str, Any]],
     settings: Settings,
     batch_size: int,
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one kind, kept ones first, each of the others once it is written."""
+    """The rows of one kind, known ones first, each of the others once it is written."""
     wanted = {question.key for question in questions}
-    kept = [row for key, row in resume(path, settings).items() if key in wanted]
+    kept = [row for key, row in known.items() if key in wanted]
     num_done, num_failed = 0, 0
 
     def count(rows: Sequence[dict[str, Any]]) -> None:
@@ -210,9 +216,7 @@ def _measure(
 
     count(kept)
     yield from kept
-    done = {row_key(row) for row in kept}
-    missing = [question for question in questions if question.key not in done]
-    for question, view, answer in _ask(engine, missing, kind, settings, batch_size):
+    for question, view, answer in _ask(engine, _missing(questions, known), kind, settings, batch_size):
         row = make_row(question.example, question.sample, kind, view, answer, settings)
         append_jsonl(path, [row])
         count([row])

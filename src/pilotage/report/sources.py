@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.report.folder import Row, RunFolder, stage_title
 from pilotage.report.text import visible
@@ -41,7 +41,9 @@ def make_sources(runs: Sequence[RunFolder], *, stage: str | None = None) -> list
     chosen = [(run, name) for run in runs for name in _stages(run, stage, alone=len(runs) == 1)]
     if stage not in (None, "all") and not chosen:
         known = sorted({name for run in runs for name in run.stages})
-        raise PilotageError(f"no run has a stage {stage!r}; there are {', '.join(known) or 'none'}")
+        raise PilotageError(
+            f"no run has a stage {stage!r}; there are {', '.join(known) or 'none'}{meant(stage, known)}"
+        )
     if len(chosen) > MAX_SOURCES:
         raise PilotageError(
             f"{len(chosen)} stages do not fit one page; name fewer runs or one stage (at most {MAX_SOURCES})"

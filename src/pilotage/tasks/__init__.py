@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.tasks.frozenlake import FrozenLake
 from pilotage.tasks.maze import Maze
 from pilotage.tasks.minibehaviour import MiniBehaviour
@@ -22,4 +22,5 @@ def get_task(name: str) -> Task[Any]:
     for task in TASKS:
         if task.name == name:
             return task
-    raise PilotageError(f"unknown task {name!r}; known are {', '.join(task.name for task in TASKS)}")
+    names = [task.name for task in TASKS]
+    raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")

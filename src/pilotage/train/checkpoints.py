@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL, read_json, write_whole
+from pilotage.files import PARTIAL, append, read_json, write_whole
 from pilotage.train.settings import differences
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -97,8 +97,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """One JSON line at the end of a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(path, f"{json.dumps(row)}\n".encode())
 
 
 def trim_rows(path: Path, *, stage: str, last_step: int) -> list[dict[str, Any]]:

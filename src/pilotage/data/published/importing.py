@@ -22,7 +22,7 @@ from pilotage.data.published import PUBLISHED
 from pilotage.data.published.plain import level_row
 from pilotage.data.published.source import Level, Loader, Malformed, Place, Source
 from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, content_hash, counts_of, save_shard
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
 from pilotage.tasks.judge import Judged
@@ -204,6 +204,7 @@ def import_levels(
 
 def write_import(imported: Imported, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Writes the data set with the report beside its manifest, and returns the manifest."""
+    require("datasets")
     groups: dict[tuple[str, int], list[Example]] = {}
     for example in imported.examples:
         groups.setdefault((example.task, example.level), []).append(example)
@@ -241,11 +242,8 @@ def write_rows(imported: Imported, path: Path) -> None:
     """Our own JSON lines of the examples, in their order: importing them gives the same examples again."""
     pairs = zip(imported.examples, imported.origins, strict=True)
     lines = (json.dumps(level_row(example, origin)) + "\n" for example, origin in pairs)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, "".join(lines))
-    except OSError as error:
-        raise PilotageError(f"cannot write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(lines))
 
 
 def _checked(level: Level, solution: Solution, found: _Found) -> Solution:
