@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ class EndpointOptions:
         from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
         from pilotage.rollouts.endpoint_http import base_url
 
+        for option, price in (("--price-in", self.price_in), ("--price-out", self.price_out)):
+            if price is not None and not 0 <= price < math.inf:
+                raise PilotageError(f"{option} {price} is no price: give a number from 0")
         return EndpointEngine(
             EndpointConfig(
                 url=base_url(self.endpoint),
@@ -81,7 +85,7 @@ class EndpointOptions:
             raise PilotageError(
                 f"--key-env {self.key_env}: the environment has no such variable, or it is empty"
             )
-        if not key.isascii() or not key.isprintable():
+        if not key.isascii() or not key.isprintable() or " " in key:
             raise PilotageError(f"the key in {self.key_env or USUAL_KEY} holds characters that no key has")
         return key
 
@@ -92,6 +96,10 @@ class EndpointOptions:
             extra = json.loads(self.extra_body)
         except (ValueError, RecursionError) as error:
             raise PilotageError(f"--extra-body is not JSON: {error}") from None
+        try:
+            json.dumps(extra, allow_nan=False)
+        except ValueError:
+            raise PilotageError("--extra-body holds NaN or Infinity, which JSON does not have") from None
         taken = {"model", "messages", "temperature", "max_tokens", "top_p", "seed", "n", "stream"}
         if not isinstance(extra, dict) or taken & extra.keys():
             raise PilotageError(

@@ -107,12 +107,11 @@ def evaluate(
     touched; when nothing is to be asked, it is not called, and nothing is written.
     """
     _check(examples, kinds)
-    if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1 or samples < 1:
-        raise PilotageError(
-            f"cannot decode with max_new_tokens {max_new_tokens}, batch_size {batch_size}, samples {samples}, "
-            f"temperature {temperature}, top_p {top_p}: the first three are at least 1, temperature at least 0, "
-            "top_p in (0, 1]"
-        )
+    if batch_size < 1 or samples < 1:
+        raise PilotageError(f"batch_size {batch_size} and samples {samples} must be at least 1")
+    Decoding(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
+    )  # says what is wrong with them
     if samples > 1 and temperature == 0:
         raise PilotageError(
             f"{samples} samples at temperature 0 would be the same answer {samples} times: give a temperature"

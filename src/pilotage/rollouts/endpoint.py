@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import random
 import threading
@@ -19,6 +20,7 @@ from pilotage.rollouts.stream import Answer
 
 try:
     from pilotage.rollouts.endpoint_client import Client, Dialect, EndpointConfig, TroubleError
+    from pilotage.rollouts.endpoint_http import Completion
     from pilotage.rollouts.endpoint_probe import probe
 except ImportError as _missing:
     raise PilotageError(
@@ -38,13 +40,13 @@ class EndpointEngine:
     """Asks `config.model` at `config.url`. Rollouts have text and no token ids: endpoints do not give any."""
 
     def __init__(self, config: EndpointConfig) -> None:
-        if config.concurrency < 1 or config.timeout_s <= 0 or config.retries < 0:
+        if config.concurrency < 1 or not 0 < config.timeout_s < math.inf or config.retries < 0:
             raise PilotageError(
                 f"cannot ask with concurrency {config.concurrency}, timeout {config.timeout_s} s, "
-                f"{config.retries} retries: the first is at least 1, the second above 0, the third at least 0"
+                f"{config.retries} retries: the first is at least 1, the second a number above 0, the third at least 0"
             )
-        if config.requests_per_minute is not None and not config.requests_per_minute > 0:
-            raise PilotageError(f"{config.requests_per_minute} requests per minute: give more than 0")
+        if config.requests_per_minute is not None and not 0 < config.requests_per_minute < math.inf:
+            raise PilotageError(f"{config.requests_per_minute} requests per minute: give a number above 0")
         self.config = config
         self.dialect = Dialect()
 
@@ -182,19 +184,12 @@ class _Asking:
                 logger.debug("%s: %s; again in %.1f s", request.example_id, trouble, wait_s)
                 await asyncio.sleep(wait_s)
                 continue
-            rollout = Rollout(
-                example_id=request.example_id,
-                token_ids=(),
-                text=client.scrub(completion.text),
-                finished=completion.finish_reason == "stop",
-                origin="endpoint",
+            return Answer(
+                index=index,
+                rollout=_rollout(request, completion.text, finished=not completion.is_cut),
+                seconds=time.monotonic() - began_s,
+                notes=_notes(attempt, completion),
             )
-            notes: dict[str, Any] = {"attempts": attempt, "usage": dict(completion.usage)}
-            if "completion_tokens" in completion.usage:
-                notes["num_tokens"] = completion.usage["completion_tokens"]
-            if completion.model:
-                notes["served_model"] = client.scrub(completion.model)
-            return Answer(index=index, rollout=rollout, seconds=time.monotonic() - began_s, notes=notes)
 
     def _wait_s(self, trouble: TroubleError, attempt: int) -> float | None:
         """Seconds until the next try, or None when there is to be none."""
@@ -214,23 +209,37 @@ class _Asking:
         request = self.requests[index]
         tries = f" (after {attempts} tries)" if attempts > 1 else ""
         logger.warning("example %s got no answer%s: %s", request.example_id, tries, trouble)
-        rollout = None
-        if trouble.partial:
-            rollout = Rollout(
-                example_id=request.example_id,
-                token_ids=(),
-                text=trouble.partial,
-                finished=False,
-                origin="endpoint",
-            )
+        completion = trouble.completion
+        partial = "" if completion is None else completion.text
         return Answer(
             index=index,
-            rollout=rollout,
+            rollout=_rollout(request, partial, finished=False) if partial else None,
             error=f"{trouble}{tries}",
             error_kind=trouble.kind,
             seconds=seconds,
-            notes={"attempts": attempts},
+            notes=_notes(attempts, completion),
         )
+
+
+def _rollout(request: Request, text: str, *, finished: bool) -> Rollout:
+    return Rollout(
+        example_id=request.example_id, token_ids=(), text=text, finished=finished, origin="endpoint"
+    )
+
+
+def _notes(attempts: int, completion: Completion | None) -> dict[str, Any]:
+    """What a row holds of the asking and of what the server reported; nothing of what it did not report."""
+    notes: dict[str, Any] = {"attempts": attempts}
+    if completion is None:
+        return notes
+    notes["usage"] = dict(completion.usage)
+    if "completion_tokens" in completion.usage:
+        notes["num_tokens"] = completion.usage["completion_tokens"]
+    if completion.model:
+        notes["served_model"] = completion.model
+    if completion.finish_reason not in ("", "stop"):
+        notes["finish_reason"] = completion.finish_reason
+    return notes
 
 
 class Pace:

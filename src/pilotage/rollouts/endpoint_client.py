@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -12,28 +13,38 @@ import openai
 
 from pilotage.records import View
 from pilotage.rollouts.endpoint_http import (
+    BROKEN_OFF,
     PREFILLED,
     Completion,
     UnreadableError,
     chat_messages,
+    error_code,
     error_text,
     kind_of_status,
     one_line,
     read_completion,
+    read_model_names,
     retry_after_s,
 )
 from pilotage.rollouts.engine import Decoding
+from pilotage.rollouts.keys import Scrubber
 from pilotage.rollouts.stream import ErrorKind
 
 MAX_BODY_BYTES = 8 * 2**20
 """Bytes of a body that are read; the largest sensible answer is far below."""
-MAX_PACKED_BYTES = 2**18
-"""The same for a compressed body, which may hold a thousand times as much."""
 OUT_OF_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+READ_HEADERS = ("retry-after", "retry-after-ms")
+"""All that is wanted of an answer's head. No other header comes in: not a place to go to, a charset or a key."""
+HTTP_LOGGERS = ("httpx2", "httpcore2.http11")
+"""They log status lines and headers as they come."""
 
 
-class BodyTooLargeError(Exception):
-    """The body goes on beyond the limit."""
+class UnwantedBodyError(Exception):
+    """The body is not read to its end."""
+
+    def __init__(self, text: str, kind: ErrorKind) -> None:
+        super().__init__(text)
+        self.kind: ErrorKind = kind
 
 
 class TroubleError(Exception):
@@ -47,7 +58,7 @@ class TroubleError(Exception):
         again: bool = False,
         status: int | None = None,
         wait_s: float | None = None,
-        partial: str = "",
+        completion: Completion | None = None,
     ) -> None:
         super().__init__(text)
         self.kind: ErrorKind = kind
@@ -56,8 +67,8 @@ class TroubleError(Exception):
         self.status = status
         self.wait_s = wait_s
         """What the server asked to wait."""
-        self.partial = partial
-        """What there was of an answer."""
+        self.completion = completion
+        """What there was of an answer, its text no longer than an answer can be."""
         self.is_final = False
         """No request of this key can succeed any more: it was refused, or its credit is used up."""
 
@@ -94,10 +105,14 @@ class EndpointConfig:
 
 
 class Client:
-    """An open connection pool to the endpoint; use it as an async context, within one event loop."""
+    """An open connection pool to the endpoint; use it as an async context, within one event loop.
+
+    Whatever the server sends passes `_take_in` or `_of_connection` first, where the key is cut out of it.
+    """
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
+        self._scrubber = Scrubber(config.key)
         self._client = openai.AsyncOpenAI(
             base_url=config.url,
             api_key=config.key or "none",
@@ -109,17 +124,45 @@ class Client:
                 verify=config.url.startswith("https:"),
                 limits=httpx2.Limits(max_connections=config.concurrency + 1),
                 headers={"Accept-Encoding": "identity"},
-                event_hooks={"response": [_bound]},
+                event_hooks={"response": [self._take_in]},
                 # An endpoint that moved is named by its new address: keys and pictures go nowhere else.
                 follow_redirects=False,
             ),
         )
 
     async def __aenter__(self) -> Client:
+        for name in HTTP_LOGGERS:
+            logging.getLogger(name).addFilter(self._scrubber)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self._client.close()
+        for name in HTTP_LOGGERS:
+            logging.getLogger(name).removeFilter(self._scrubber)
+
+    async def _take_in(self, response: httpx2.Response) -> None:
+        """Leaves of a response its status, the headers that are read, and a body of bounded size without the key.
+
+        An encoded body is not unpacked: none was asked for, a few kilobytes can hold gigabytes, and of several
+        encodings in one another each step can.
+        """
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        stream = response.stream
+        assert isinstance(stream, httpx2.AsyncByteStream)
+        response.stream = _ScrubbedStream(stream, self._scrubber)
+        response.extensions.pop("reason_phrase", None)
+        response.headers = httpx2.Headers(
+            {name: response.headers[name] for name in READ_HEADERS if name in response.headers}
+        )
+        if encoding in ("", "identity"):
+            return
+        told = self._scrubber.scrub(
+            f"the body comes in the content encoding {encoding!r}, though none was asked for"
+        )
+        if response.is_success:
+            raise UnwantedBodyError(one_line(f"{told}: turn it off at the server or its proxy"), "transport")
+        await stream.aclose()
+        response.stream = httpx2.ByteStream(told.encode())
 
     async def ask(self, view: View, decoding: Decoding, dialect: Dialect, *, seed: int) -> Completion:
         """The answer to `view`. Raises TroubleError for everything that is none."""
@@ -146,33 +189,44 @@ class Client:
             raise TroubleError(f"no answer within {self._config.timeout_s:g} s", again=True) from None
         except openai.APIStatusError as error:
             raise self._of_status(error) from None
-        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        except (openai.APIConnectionError, httpx2.HTTPError, UnwantedBodyError) as error:
             raise self._of_connection(error) from None
-        except BodyTooLargeError as error:
-            raise TroubleError(str(error), kind="too_large") from None
         except UnreadableError as error:
-            raise TroubleError(self.scrub(str(error)), again=True) from None
-        except Exception as error:
-            # The border to a server: whatever else it made happen is a row, too.
-            text = self.scrub(one_line(str(error)))
-            raise TroubleError(f"{type(error).__name__}: {text}", kind="engine") from error
-        return self._usable(completion, decoding)
+            raise TroubleError(str(error), again=True) from None
+        except Exception as error:  # noqa: BLE001 - the border to a server: whatever else it made happen is a row, too
+            text = one_line(self._scrubber.scrub(str(error)))
+            raise TroubleError(f"{type(error).__name__}: {text}", kind="engine") from None
+        # The parts of an answer may make up a key together.
+        return self._usable(replace(completion, text=self._scrubber.scrub(completion.text)), decoding)
 
     def _usable(self, completion: Completion, decoding: Decoding) -> Completion:
-        if completion.refusal:
-            reason = self.scrub(one_line(completion.refusal))
-            raise TroubleError(f"the model or its server refused: {reason}", kind="refused")
-        if not completion.text:
-            raise TroubleError(
-                f"the answer has no text (finish_reason {one_line(completion.finish_reason)!r})", kind="empty"
-            )
         limit = max(20_000, 100 * decoding.max_new_tokens)
+        kept = replace(completion, text=completion.text[:limit])
+        if completion.finish_reason in BROKEN_OFF:
+            raise TroubleError(
+                f"the server broke off (finish_reason {completion.finish_reason!r})",
+                again=True,
+                completion=kept,
+            )
+        if completion.refusal:
+            reason = one_line(completion.refusal)
+            raise TroubleError(
+                f"the model or its server refused: {reason}",
+                kind="refused",
+                completion=replace(kept, text=""),
+            )
+        if not completion.text and not completion.is_cut:
+            raise TroubleError(
+                f"the answer has no text (finish_reason {completion.finish_reason!r})",
+                kind="empty",
+                completion=kept,
+            )
         if len(completion.text) > limit:
             raise TroubleError(
                 f"the answer has {len(completion.text)} characters, where at most {decoding.max_new_tokens} "
                 "tokens were asked for",
                 kind="too_large",
-                partial=self.scrub(completion.text[:limit]),
+                completion=kept,
             )
         return completion
 
@@ -181,67 +235,48 @@ class Client:
         try:
             async with asyncio.timeout(min(30.0, self._config.timeout_s)):
                 response = await self._client.models.with_raw_response.list()
-            data: Any = response.http_response.json()
-            return [one_line(str(model["id"])) for model in data["data"]]
-        except (
-            openai.OpenAIError,
-            httpx2.HTTPError,
-            TimeoutError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ):
+            return read_model_names(response.http_response.content)
+        except (openai.OpenAIError, httpx2.HTTPError, UnwantedBodyError, TimeoutError, UnreadableError):
             return None
-
-    def scrub(self, text: str) -> str:
-        """`text` without the key: a server may repeat it."""
-        return text.replace(self._config.key, "[key]") if self._config.key else text
 
     def _of_status(self, error: openai.APIStatusError) -> TroubleError:
         kind, again = kind_of_status(error.status_code)
-        reason = self.scrub(error_text(error.body if error.body is not None else error.response.text))
-        wait_s = retry_after_s(error.response.headers)
+        body = error.response.content
         trouble = TroubleError(
-            f"HTTP {error.status_code}: {reason}",
+            f"HTTP {error.status_code}: {error_text(body)}",
             kind=kind,
             again=again,
             status=error.status_code,
-            wait_s=wait_s,
+            wait_s=retry_after_s(error.response.headers),
         )
-        code = error.body.get("code") if isinstance(error.body, dict) else None
-        if error.status_code in (401, 402) or (isinstance(code, str) and code in OUT_OF_CREDIT):
+        if error.status_code in (401, 402) or error_code(body) in OUT_OF_CREDIT:
             trouble.is_final, trouble.again = True, False
         return trouble
 
     def _of_connection(self, error: BaseException) -> TroubleError:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, BodyTooLargeError):
-                return TroubleError(str(cause), kind="too_large")
+            if isinstance(cause, UnwantedBodyError):
+                return TroubleError(str(cause), kind=cause.kind)
             root, cause = cause, cause.__cause__
-        text = one_line(str(root)) or "the connection broke"
-        return TroubleError(self.scrub(f"{type(root).__name__}: {text}"), again=True)
+        # What is no HTTP is quoted in the client's own exceptions.
+        text = one_line(self._scrubber.scrub(str(root))) or "the connection broke"
+        return TroubleError(f"{type(root).__name__}: {text}", again=True)
 
 
-async def _bound(response: httpx2.Response) -> None:
-    """Lets no body be read beyond its limit, that of an error neither."""
-    packed = response.headers.get("content-encoding", "identity") != "identity"
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _BoundedStream(response.stream, MAX_PACKED_BYTES if packed else MAX_BODY_BYTES)
+class _ScrubbedStream(httpx2.AsyncByteStream):
+    """A body in one piece, so that no key stands across two, and without the key."""
 
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
-        self._stream, self._limit = stream, limit
+    def __init__(self, stream: httpx2.AsyncByteStream, scrubber: Scrubber) -> None:
+        self._stream, self._scrubber = stream, scrubber
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        num_bytes = 0
+        body = bytearray()
         async for chunk in self._stream:
-            num_bytes += len(chunk)
-            if num_bytes > self._limit:
-                raise BodyTooLargeError(f"the body has more than {self._limit} bytes")
-            yield chunk
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise UnwantedBodyError(f"the body has more than {MAX_BODY_BYTES} bytes", "too_large")
+        yield self._scrubber.scrub_bytes(bytes(body))
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -16,10 +16,14 @@ from pilotage.records import View
 from pilotage.rollouts.stream import ErrorKind
 
 MAX_MESSAGE_CHARACTERS = 300
+CUT = frozenset({"length", "max_tokens", "model_length"})
+"""Finish reasons of an answer that reached the token limit or the end of the context."""
+BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Finish reasons of an answer that the server, not the model, ended. Any other ends a whole answer."""
 
 
 class UnreadableError(Exception):
-    """The body is no chat completion."""
+    """The body is not what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,18 @@ class Completion:
 
     text: str
     finish_reason: str
-    """`stop`, `length`, …; empty when the server gave none."""
+    """`stop`, `length`, …, in lower case and on one line; empty when the server gave none."""
     refusal: str = ""
     """Why there is no answer, when the server says so itself."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """`prompt_tokens` and `completion_tokens`, as far as they were reported."""
     model: str = ""
     """The name under which the server says it answered."""
+
+    @property
+    def is_cut(self) -> bool:
+        """The answer stopped at a limit. Of a reason that is not known, and of none, that is not said."""
+        return self.finish_reason in CUT
 
 
 def base_url(url: str) -> str:
@@ -89,7 +98,7 @@ def _part(part: Mapping[str, Any], images: Iterator[bytes]) -> dict[str, Any]:
 def read_completion(body: bytes) -> Completion:
     """The first choice of a chat completion. Raises UnreadableError for anything else, whatever it is."""
     try:
-        data = json.loads(body)
+        data = load_json(body)
     except (ValueError, RecursionError):
         shown = one_line(body[:80].decode("utf-8", "replace"))
         raise UnreadableError(
@@ -98,14 +107,14 @@ def read_completion(body: bytes) -> Completion:
     if not isinstance(data, dict):
         raise UnreadableError("the answer is JSON, but no object")
     if data.get("error"):
-        raise UnreadableError(f"the answer is an error: {error_text(data)}")
+        raise UnreadableError(f"the answer is an error: {error_text(body)}")
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise UnreadableError("the answer is no chat completion: it has no choices[0].message")
     finish_reason = choice.get("finish_reason")
-    finish_reason = finish_reason if isinstance(finish_reason, str) else ""
+    finish_reason = one_line(finish_reason).lower() if isinstance(finish_reason, str) else ""
     refusal = message.get("refusal")
     refusal = refusal if isinstance(refusal, str) else ""
     if finish_reason == "content_filter":
@@ -142,14 +151,41 @@ def _usage_of(usage: Any) -> dict[str, int]:
     }
 
 
-def error_text(body: object) -> str:
+def read_model_names(body: bytes) -> list[str]:
+    """The names in a list of models. Raises UnreadableError for anything else."""
+    try:
+        return [one_line(str(model["id"])) for model in load_json(body)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnreadableError("the answer is no list of models") from None
+
+
+def error_text(body: bytes) -> str:
     """What a server's error body says, in one short line, whichever of the usual forms it has."""
-    if isinstance(body, dict):
-        error = body.get("error", body)
-        if isinstance(error, dict):
-            error = error.get("message") or error.get("detail") or error.get("type") or error
-        return one_line(error if isinstance(error, str) else json.dumps(error, default=str))
-    return one_line(body if isinstance(body, str) else "") or "no reason given"
+    error = _error(body)
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error.get("type") or error
+    return one_line(error if isinstance(error, str) else json.dumps(error, default=str)) or "no reason given"
+
+
+def error_code(body: bytes) -> str:
+    """The error's `code`, or nothing."""
+    error = _error(body)
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) else ""
+
+
+def _error(body: bytes) -> Any:
+    """The error within an error body: of JSON what stands under `error`, else all of it; text that is no JSON."""
+    try:
+        data = load_json(body)
+    except (ValueError, RecursionError):
+        return body.decode("utf-8", "replace")
+    return data.get("error", data) if isinstance(data, dict) else data
+
+
+def load_json(body: bytes) -> Any:
+    """JSON in UTF-8, as its standard has it. In UTF-16, which `json` reads too, nothing would find a key."""
+    return json.loads(body.decode("utf-8-sig", "surrogatepass"))
 
 
 def one_line(text: str) -> str:

@@ -22,15 +22,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pilotage.errors import PilotageError
+from pilotage.rollouts.endpoint_http import load_json, one_line
+from pilotage.rollouts.keys import Scrubber
 
 logger = logging.getLogger(__name__)
 
 Style = Literal["prompt_logprobs", "echo"]
+_MAX_ERROR_BYTES = 2**16
 _RETRIED_STATUS = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
@@ -51,8 +55,8 @@ class RemoteScorer:
     model: str
     """The name under which the server knows the model."""
     style: Style = "prompt_logprobs"
-    api_key: str | None = None
-    """Sent as a bearer token."""
+    api_key: str | None = field(default=None, repr=False)
+    """Sent as a bearer token; cut out of whatever the server says."""
     timeout_s: float = 120.0
     num_retries: int = 4
     """Attempts after the first, each after twice the pause of the one before."""
@@ -116,7 +120,7 @@ class RemoteScorer:
                     raise RemoteScoresError(
                         f"{self.url} did not answer in {attempt + 1} attempts: {fault}; is the server up, and does it "
                         f"serve {self.model!r}?"
-                    ) from fault
+                    ) from None
                 logger.warning("%s: %s; trying again in %.1f s", self.url, fault, pause_s)
                 time.sleep(pause_s)
                 pause_s *= 2
@@ -144,25 +148,39 @@ class RemoteScorer:
             with _OPENER.open(request, timeout=self.timeout_s) as answer:
                 data = answer.read(self.max_answer_bytes + 1)
         except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(500).decode(errors="replace")
+            said = self._said(error)
             if error.code in _RETRIED_STATUS:
-                raise _TryAgainError(f"status {error.code}: {said[:200]!r}") from error
+                raise _TryAgainError(f"status {error.code}: {said!r}") from None
             raise RemoteScoresError(
-                f"{self.url} refused the request with status {error.code}: {said[:200]!r}; check the address, the "
+                f"{self.url} refused the request with status {error.code}: {said!r}; check the address, the "
                 f"model {self.model!r}, the key and the server's longest context"
-            ) from error
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _TryAgainError(f"{type(error).__name__}: {error}") from error
+            text = one_line(self._scrubber.scrub(str(error)))
+            raise _TryAgainError(f"{type(error).__name__}: {text}") from None
         if len(data) > self.max_answer_bytes:
             raise RemoteScoresError(
                 f"{self.url} sent more than {self.max_answer_bytes} bytes for one row; raise max_answer_bytes if that "
                 "is right"
             )
+        data = self._scrubber.scrub_bytes(data)
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise _TryAgainError(f"the answer is no JSON: {data[:100]!r}") from error
+            return load_json(data)
+        except (ValueError, RecursionError):
+            raise _TryAgainError(f"the answer is no JSON: {data[:100]!r}") from None
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        """The beginning of an error's body, as far as it came."""
+        try:
+            with error:
+                body = error.read(_MAX_ERROR_BYTES)
+        except (OSError, http.client.HTTPException):
+            body = b""
+        return self._scrubber.scrub_bytes(body).decode(errors="replace")[:200]
+
+    @cached_property
+    def _scrubber(self) -> Scrubber:
+        return Scrubber(self.api_key or "")
 
     def _read(self, answer: Any, ids: list[int]) -> list[float]:
         """Log-probabilities of all ids, 0 for the first, which nothing predicts."""

@@ -41,7 +41,7 @@ class Answer:
 
 @runtime_checkable
 class StreamingEngine(Protocol):
-    """An engine that hands over each answer when it is there. Others need only be a `RolloutEngine`."""
+    """An engine that hands over each answer when it is there. Others need only be an `Engine`."""
 
     def stream(
         self,
