@@ -31,7 +31,8 @@ from pilotage.data.published.importing import import_levels
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.gap import GAP_KINDS, Gap, gap
-from pilotage.recipes.nano import NANO_LEVELS, NANO_MAX_NEW_TOKENS, nano_mgsd
+from pilotage.recipes.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
+from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.runner import load
 from pilotage.records import Example
 from pilotage.report import write_report

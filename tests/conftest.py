@@ -71,7 +71,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
 
     `asked["refuses"]`, where it is set, is raised in place of the beginning, and `asked["killed"]` after it.
     """
-    from pilotage.recipes import runner
+    from pilotage.recipes import measurement, runner
     from pilotage.train import distill, grpo, sft
 
     asked: dict[str, Any] = {}
@@ -111,5 +111,6 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
     monkeypatch.setattr(grpo, "run_grpo", run_trl)
     monkeypatch.setattr(distill, "distill", run_distill)
     monkeypatch.setattr(runner, "examples_of", examples_of)
+    monkeypatch.setattr(measurement, "examples_of", examples_of)
     monkeypatch.setattr(runner, "load", lambda recipe, weights: weights)
     return asked

@@ -13,7 +13,7 @@ from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.evaluate import rows_path
 from pilotage.recipes import comparison, study_costs, study_extras
 from pilotage.recipes.comparison import ESTIMATOR_SWITCHES, ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
-from pilotage.recipes.runner import examples_of
+from pilotage.recipes.measurement import examples_of
 from pilotage.recipes.study import Study, run_folder
 from pilotage.recipes.study_costs import cost_table
 from pilotage.recipes.study_prior import prior_table

@@ -9,7 +9,7 @@ import pytest
 from pilotage.backbones.load import NANO_DIRECTORY, load_backbone
 from pilotage.data.store import sample_examples
 from pilotage.evaluate import evaluate
-from pilotage.recipes.nano import NANO_LEVELS, NANO_MAX_NEW_TOKENS
+from pilotage.recipes.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
 from pilotage.views import teacher_view

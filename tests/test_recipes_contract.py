@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pilotage.distill.divergences import NoCap
 from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.routes import Route, times_taught
 from pilotage.recipes import RECIPES
+from pilotage.recipes.measurement import measurement_of
 from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.engine import Engine
@@ -267,3 +268,10 @@ def test_every_recipe_names_its_source_and_its_departures(name):
         assert "Departures" in (nano_methods.__doc__ or "")
     elif name not in ("nano", "mgsd_full", "visual_sft"):
         assert "eparture" in told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_is_measured_on_is_known_without_it(name: str) -> None:
+    recipe = RECIPES[name](3, backbone="nano")
+    told = measurement_of(name, 3)
+    assert {field.name: getattr(recipe, field.name) for field in fields(told)} == vars(told)

@@ -15,7 +15,7 @@ from pilotage.cli.choose import REAL_RECIPE, RecipeOptions, choose_model, is_nan
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, knows_its_backbone
-from pilotage.recipes.nano import NANO_LEVELS
+from pilotage.recipes.measurement import NANO_LEVELS
 from pilotage.recipes.record import RECORD_FILE, RunRecord, begin_run, read_record
 from pilotage.train.distill_config import FrozenCopy
 

@@ -16,6 +16,7 @@ from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
     from pilotage.recipes import Recipe
+    from pilotage.recipes.measurement import Measurement
     from pilotage.recipes.record import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -55,16 +56,28 @@ class RecipeOptions:
 
     def of_model(self, model: str) -> Recipe:
         """The recipe that a model which is no run's is measured by. Without --recipe, the log says which and why."""
-        name = self.recipe
-        if name is None:
-            name = "nano" if is_nano(model) else REAL_RECIPE
-        recipe = self._with_threads(make_recipe(name, self.seed, model))
-        if self.recipe is None and name == REAL_RECIPE:
-            logger.info(
-                "no --recipe is given and %s is no nano model: measured as %s says, with %s prompts, %d tokens, %s",
-                *(model, name, recipe.prompts, recipe.max_new_tokens, recipe.dtype),
-            )
-        return recipe
+        return self._with_threads(make_recipe(self._recipe_for(model), self.seed, model))
+
+    def of_endpoint(self, model: str) -> Measurement:
+        """What the recipe says of how a model at an endpoint is measured; no torch is needed for it."""
+        from pilotage.recipes.measurement import measurement_of
+
+        return measurement_of(self._recipe_for(model), self.seed or 0)
+
+    def _recipe_for(self, model: str) -> str:
+        """Name of the recipe that a model which is no run's is measured by."""
+        from pilotage.recipes.measurement import measurement_of
+
+        if self.recipe is not None:
+            return known_recipe(self.recipe)
+        if is_nano(model):
+            return "nano"
+        measured = measurement_of(REAL_RECIPE)
+        logger.info(
+            "no --recipe is given and %s is no nano model: measured as %s says, with %s prompts and %d tokens",
+            *(model, REAL_RECIPE, measured.prompts, measured.max_new_tokens),
+        )
+        return REAL_RECIPE
 
     def of_run(self, run: Path, record: RunRecord) -> Recipe:
         """The recipe of a run. Raises PilotageError for options that contradict it."""
@@ -93,23 +106,23 @@ class RecipeOptions:
         read_questions_manifest(self.data)
         return True
 
-    def load_prompted(self, recipe: Recipe, split: Split) -> list[Any]:
+    def load_prompted(self, measured: Measurement, split: Split) -> list[Any]:
         """The examples of `split`, or the questions where `--data` holds such."""
         if self.data is not None and self.holds_questions():
             from pilotage.data.vqa_store import load_questions
 
             return load_questions(self.data, split)
-        return self.load_examples(recipe, split)
+        return self.load_examples(measured, split)
 
-    def load_examples(self, recipe: Recipe, split: Split) -> list[Example]:
+    def load_examples(self, measured: Measurement, split: Split) -> list[Example]:
         """The examples of `split`: from `--data` as they are, else drawn."""
         if self.data is not None:
             from pilotage.data.store import load_examples
 
             return load_examples(self.data, split)
-        from pilotage.recipes.runner import examples_of
+        from pilotage.recipes.measurement import examples_of
 
-        return examples_of(recipe, split)
+        return examples_of(measured, split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +158,20 @@ class TrainingOptions(RecipeOptions):
         return self._with_threads(make_recipe(self.recipe or self.first_recipe, self.seed, base))
 
 
+def known_recipe(name: str) -> str:
+    """The name. Raises PilotageError where there is no such recipe."""
+    from pilotage.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise PilotageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}{meant(name, RECIPES)}")
+    return name
+
+
 def make_recipe(name: str, seed: int | None, base: str | None) -> Recipe:
     """The recipe of that name on a base; only the nano recipes know their own."""
     from pilotage.recipes import RECIPES, knows_its_backbone
 
-    if name not in RECIPES:
-        raise PilotageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}{meant(name, RECIPES)}")
+    known_recipe(name)
     if base is None and not knows_its_backbone(name):
         raise PilotageError(f"the recipe {name} needs --model: a model directory or a hub id")
     return RECIPES[name](seed or 0, backbone=base or "nano")

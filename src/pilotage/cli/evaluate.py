@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pilotage.evaluate import Interval, Progress, Summary
     from pilotage.evaluate.passk import PassK
     from pilotage.recipes import Recipe
+    from pilotage.recipes.measurement import Measurement
     from pilotage.records import View
     from pilotage.rollouts import Engine, StreamingEngine
 
@@ -170,17 +171,17 @@ class Eval(RecipeOptions, EndpointOptions):
             raise PilotageError(
                 f"--model {self.model} goes with --endpoint; a model of this machine is RUN|MODEL"
             )
-        stage, weights, out, recipe = self._choose()
+        stage, weights, out, recipe, measured = self._choose()
         from pilotage.evaluate import evaluate, rows_path
 
-        recipe = replace(
-            recipe, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
+        measured = replace(
+            measured, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
         )
         if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in self.kinds):
             raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
-        if self.endpoint is None:
+        if recipe is not None:
             use_threads(recipe)
-        examples = self._examples(recipe)
+        examples = self._examples(measured)
         subject = self._subject(recipe, weights, stage if out == Path(self.target) else weights)
         rows: list[dict[str, Any]] = []
         with Bar("eval", unit="rows") as bar:
@@ -188,8 +189,8 @@ class Eval(RecipeOptions, EndpointOptions):
                 subject.engine,
                 examples,
                 stage=stage,
-                prompts=recipe.prompts,
-                max_new_tokens=recipe.max_new_tokens,
+                prompts=measured.prompts,
+                max_new_tokens=measured.max_new_tokens,
                 out=out,
                 model=subject.model,
                 kinds=self.kinds,
@@ -213,8 +214,8 @@ class Eval(RecipeOptions, EndpointOptions):
         # vLLM makes its own batches out of what it is given.
         return 512 if self.engine == "vllm" else 64
 
-    def _subject(self, recipe: Recipe, weights: str, name: str) -> Subject:
-        if self.endpoint is not None:
+    def _subject(self, recipe: Recipe | None, weights: str, name: str) -> Subject:
+        if recipe is None:
             engine = self.endpoint_engine()
             place: dict[str, Any] = {"url": engine.config.url}
             if engine.config.extra_body:
@@ -249,18 +250,18 @@ class Eval(RecipeOptions, EndpointOptions):
         cost = usage.cost(price_in=self.price_in or 0.0, price_out=self.price_out or 0.0)
         return {"usage": usage.as_dict() | {"cost": cost}}
 
-    def _choose(self) -> tuple[str, str, Path, Recipe]:
-        """Stage, weights (the name, at an endpoint), folder for the rows, recipe."""
+    def _choose(self) -> tuple[str, str, Path, Recipe | None, Measurement]:
+        """Stage, weights (the name, at an endpoint), folder for the rows, recipe (none, there), what is measured."""
         if self.endpoint is not None:
             model = self.served_model
-            return self.stage or "base", model, self.out or folder_for(model), self.of_model(model)
+            return self.stage or "base", model, self.out or folder_for(model), None, self.of_endpoint(model)
         stage, weights, recipe = choose_model(self.target, self.stage, self)
         is_run = weights != self.target
         out = self.out or (Path(self.target) if is_run else Path("runs") / Path(self.target).name)
-        return stage, weights, out, recipe
+        return stage, weights, out, recipe, recipe
 
-    def _examples(self, recipe: Recipe) -> list[Any]:
-        examples = self.load_prompted(recipe, self.split)
+    def _examples(self, measured: Measurement) -> list[Any]:
+        examples = self.load_prompted(measured, self.split)
         if self.num is None or self.data is None:
             return examples
         kept, taken = [], dict.fromkeys((example.task for example in examples), 0)

@@ -18,6 +18,7 @@ from pilotage.errors import PilotageError
 if TYPE_CHECKING:
     from pilotage.evaluate.prior_probe import PriorProbe
     from pilotage.recipes import Recipe
+    from pilotage.recipes.measurement import Measurement
 
 NUM_PAIRS = 100
 PROBE_FOLDER = "probe"
@@ -56,23 +57,23 @@ class Probe(Eval):
         keep(path, probe.as_dict())
         return 0
 
-    def _choose(self) -> tuple[str, str, Path, Recipe]:
+    def _choose(self) -> tuple[str, str, Path, Recipe | None, Measurement]:
         """A folder of its own: these levels are no fair sample, and must not join the stage's rows."""
-        stage, weights, out, recipe = super()._choose()
-        return stage, weights, out if self.out is not None else out / PROBE_FOLDER, recipe
+        stage, weights, out, recipe, measured = super()._choose()
+        return stage, weights, out if self.out is not None else out / PROBE_FOLDER, recipe, measured
 
-    def _examples(self, recipe: Recipe) -> list[Any]:
+    def _examples(self, measured: Measurement) -> list[Any]:
         from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
-        from pilotage.recipes.runner import TEST_SEED
+        from pilotage.recipes.measurement import TEST_SEED
         from pilotage.tasks import get_task
 
         if self.data is not None:
-            examples = replace(self, num=None).load_examples(recipe, self.split)
+            examples = replace(self, num=None).load_examples(measured, self.split)
             return [example for example in examples if prior_of(get_task(example.task))]
-        levels = {name: at for name, at in recipe.levels if prior_of(get_task(name))}
+        levels = {name: at for name, at in measured.levels if prior_of(get_task(name))}
         if not levels:
             raise PilotageError(
-                f"the recipe {recipe.name} has no task with a prior; such tasks are {', '.join(tasks_with_prior())}"
+                f"none of the recipe's tasks has a prior; such tasks are {', '.join(tasks_with_prior())}"
             )
         return [
             example
@@ -83,8 +84,8 @@ class Probe(Eval):
                 self.num or NUM_PAIRS,
                 split=self.split,
                 seed=TEST_SEED,
-                cell_px=recipe.cell_px,
-                side_px=256 if recipe.cell_px is None else None,
+                cell_px=measured.cell_px,
+                side_px=256 if measured.cell_px is None else None,
             )
             for example in pair
         ]

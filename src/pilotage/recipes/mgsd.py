@@ -7,15 +7,10 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.recipes.measurement import PAPER
 from pilotage.recipes.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
-
-PAPER_LEVELS = (
-    ("frozenlake", (3, 4, 5, 6, 7, 8)),
-    ("maze", (3, 4, 5, 6)),
-    ("minibehaviour", (5, 6)),
-)
 
 
 def mgsd(seed: int = 0, *, backbone: str) -> Recipe:
@@ -27,14 +22,8 @@ def mgsd(seed: int = 0, *, backbone: str) -> Recipe:
     return Recipe(
         name="mgsd",
         backbone=backbone,
-        levels=PAPER_LEVELS,
-        num_train=6000,
-        num_test=300,
-        max_new_tokens=2048,
-        prompts="full",
-        cell_px=None,
+        **vars(replace(PAPER, seed=seed)),
         dtype="bfloat16",
-        seed=seed,
         stages=(
             SftConfig(
                 prompts="full",

@@ -12,13 +12,10 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
+from pilotage.recipes.measurement import NANO, NANO_MAX_NEW_TOKENS
 from pilotage.recipes.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
-
-NANO_LEVELS = (("frozenlake", (3, 4, 5)), ("maze", (3, 4)), ("minibehaviour", (5,)))
-NANO_MAX_NEW_TOKENS = 144
-"""The longest reference answer at these levels has under 110 tokens."""
 
 
 def nano_stage1(seed: int) -> SftConfig:
@@ -64,14 +61,9 @@ def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     return Recipe(
         name="nano_mgsd",
         backbone=backbone,
-        levels=NANO_LEVELS,
-        num_train=3000,
-        num_test=300,
-        max_new_tokens=NANO_MAX_NEW_TOKENS,
-        prompts="brief",
+        **vars(replace(NANO, seed=seed)),
         attention="eager",
         num_threads=1,
-        seed=seed,
         stages=(
             nano_stage1(seed),
             replace(nano_stage2(seed), teacher_weights=FrozenCopy(source=backbone)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pilotage.errors import PilotageError
+from pilotage.recipes.measurement import Measurement
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
-from pilotage.views import PromptSet
 
 Stage = SftConfig | DistillConfig | GrpoConfig
 
@@ -17,34 +17,18 @@ BASE_STAGE = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Measurement):
     """Everything that decides a run's numbers. A variant is made with `dataclasses.replace`."""
 
     name: str
     backbone: str
     """Model directory, hub id or `nano`; the student's first weights and, in MGSD, the teacher's."""
-    levels: tuple[tuple[str, tuple[int, ...]], ...]
-    """Task and the levels that are trained and measured."""
-    num_train: int
-    """Training examples per task."""
-    num_test: int
-    """Test examples per task; the same ones whatever the seed."""
-    max_new_tokens: int
-    """Longest answer, in evaluation."""
     stages: tuple[Stage, ...]
     """Run in this order, each from the weights that the one before left; their `stage` names differ."""
-    prompts: PromptSet
-    seed: int
-    cell_px: int | None = 32
-    """Pixels per cell; None draws every level on 256 x 256."""
     dtype: str = "float32"
     attention: str = "sdpa"
-    train_prior: bool = False
-    """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     validate_every: int = 0
     """Steps between measurements on unseen pictures of the split `val`, in every stage; 0 makes none."""
-    num_val: int = 30
-    """Validation examples per task; the same ones whatever the seed."""
     measure_base: bool = True
     """Measure the backbone before the first stage."""
     num_threads: int = 2

@@ -14,26 +14,22 @@ from typing import Any, Protocol
 import torch
 
 from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
-from pilotage.data.prior import examples_with_prior, prior_of
-from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
 from pilotage.files import read_json, write_json
+from pilotage.recipes.measurement import examples_of
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.record import begin_run, check_whole_run
 from pilotage.recipes.validation import Validator
-from pilotage.records import Example, Split
+from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.tasks import get_task
 from pilotage.train.distill import distill
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig, run_sft
 
 logger = logging.getLogger(__name__)
 
-TEST_SEED = 2606_06076
-"""Every run of every recipe is measured on the same test states."""
 EVAL_BATCH = 128
 
 
@@ -85,34 +81,6 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
 def load(recipe: Recipe, weights: str) -> Backbone:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
-
-
-def examples_of(recipe: Recipe, split: Split) -> list[Example]:
-    """The recipe's examples of a split, task after task."""
-    counts = {"train": recipe.num_train, "val": recipe.num_val, "test": recipe.num_test}
-    count, seed = counts[split], recipe.seed if split == "train" else TEST_SEED
-    side_px = 256 if recipe.cell_px is None else None
-    examples: list[Example] = []
-    for name, levels in recipe.levels:
-        task = get_task(name)
-        if split == "train" and recipe.train_prior and prior_of(task) is not None:
-            for place, level in enumerate(levels):
-                share = len(range(place, count, len(levels)))
-                examples += examples_with_prior(
-                    task,
-                    level,
-                    share,
-                    consistent=True,
-                    split=split,
-                    seed=seed,
-                    cell_px=recipe.cell_px,
-                    side_px=side_px,
-                )
-        else:
-            examples += sample_examples(
-                task, levels, count, split, seed, cell_px=recipe.cell_px, side_px=side_px
-            )
-    return examples
 
 
 def _train(

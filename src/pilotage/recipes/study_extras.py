@@ -11,8 +11,9 @@ from pilotage.evaluate import evaluate, rows_path, score
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.files import write_json
+from pilotage.recipes.measurement import TEST_SEED, examples_of
 from pilotage.recipes.recipe import Recipe
-from pilotage.recipes.runner import EVAL_BATCH, TEST_SEED, examples_of, load
+from pilotage.recipes.runner import EVAL_BATCH, load
 from pilotage.rollouts import Decoding, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.tasks import get_task
