@@ -15,6 +15,8 @@ import tyro
 from pilotage import __version__
 from pilotage.cli import main as cli
 from pilotage.cli.main import COMMANDS, Entry, main
+from pilotage.data.store import load_examples
+from pilotage.data.vqa_store import load_questions
 from pilotage.errors import PilotageError
 
 
@@ -110,6 +112,46 @@ def test_a_mistyped_name_is_one_line_with_a_guess(typed, guess, tmp_path, capsys
 def test_options_that_cannot_be_read_are_one_line(typed, told, capsys):
     assert main(typed.split()) == 2
     assert capsys.readouterr().err == f"pilotage: error: {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("eval nano --temperature nan", "--temperature nan is no number that can be worked with"),
+        ("serve nano --port 8000000000", "--port 8000000000 is too large; the largest is 4294967295"),
+        ("study mgsd OUT --seeds 0 9999999999", "--seeds 9999999999 is too large"),
+        ("eval nano --threads 0", "threads 0 must be at least 1"),
+        ("demo OUT --seed -1", "seed -1 must lie between 0 and 4294967295"),
+        ("nano pretrain OUT --seed -1", "seed -1 must lie between 0 and 4294967295"),
+        ("nano pretrain OUT --peak-lr -1", "peak_lr -1.0 must be a positive number"),
+        ("sft OUT --lora-rank -1", "the rank -1 of a LoRA adapter must be at least 1"),
+        ("nano pretrain BYTES", "is no name in UTF-8, and no model can be saved there"),
+        ("data questions --out OUT --cell-px 0", "cell_px is 0: a whole number of px per cell from 4 to 512"),
+        ("judge --out OUT/below OUT", "OUT: No such file or directory"),
+    ],
+)
+def test_an_option_that_cannot_be_worked_with_is_one_line_and_nothing_is_written(
+    typed, told, tmp_path, capsys
+):
+    places = {"OUT": str(tmp_path / "out"), "BYTES": os.fsdecode(bytes(tmp_path) + b"/\xff")}
+    words = [places[word] if word in places else word.replace("OUT", places["OUT"]) for word in typed.split()]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("pilotage: error: ") and err.count("\n") == 1
+    assert told.replace("OUT", places["OUT"]) in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"%s [x] {y}"])
+def test_a_data_set_may_have_any_name_that_a_file_system_takes(name, tmp_path, capsys):
+    few = ["--num-train", "2", "--num-val", "1", "--num-test", "1", "--tasks", "frozenlake"]
+    folder = os.fsdecode(bytes(tmp_path) + b"/" + name)
+    assert (
+        main(["data", "build", "--out", folder, "--workers", "1", "--levels", "frozenlake", "3", *few]) == 0
+    )
+    assert len(load_examples(folder)) == 4
+    assert main(["data", "questions", "--out", folder + "-asked", *few]) == 0
+    assert len(load_questions(folder + "-asked")) == 4
 
 
 def run_failing(monkeypatch, error: BaseException) -> int:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_an_error_names_the_file_that_the_user_named(tmp_path):
     assert told.startswith(f"{tmp_path / 'gone' / 'page.html'}: No such file")
 
 
+def test_a_path_without_a_name_is_a_folder():
+    with pytest.raises(IsADirectoryError):
+        write_whole(Path(), "x")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), whole(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "config.json").touch()
+        raise RuntimeError
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_damaged_json_is_one_line_with_the_remedy(tmp_path, content):
     path = tmp_path / "config.json"
@@ -82,6 +96,28 @@ def test_a_full_disk_has_a_remedy_and_an_unknown_failure_has_none():
     told = "/data/rows.jsonl: No space left on device: make room and run the same command again"
     assert told_of_disk(full) == told
     assert told_of_disk(OSError("what?")) is None
+
+
+def raised_from(cause: Exception) -> RuntimeError:
+    try:
+        raise RuntimeError("a library failed") from cause
+    except RuntimeError as error:
+        return error
+
+
+def test_what_a_library_wrapped_is_told_and_a_bug_while_a_failure_was_handled_is_not():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/rows.jsonl")
+    assert told_of_disk(raised_from(full)) == told_of_disk(full)
+    assert told_of_missing(raised_from(ModuleNotFoundError("", name="trl"))) is not None
+    try:
+        try:
+            raise full
+        except OSError:
+            raise KeyError("a bug of ours") from None
+    except KeyError as error:
+        bug = error
+    assert bug.__context__ is full and told_of_disk(bug) is None
+    assert told_of_disk(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_a_missing_extra_is_named_and_our_own_broken_import_is_not():

@@ -7,6 +7,7 @@ wrong with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -34,6 +35,8 @@ def whole(path: Path) -> Iterator[Path]:
     The folder that it is in must exist. Several writers of one path do not meet: the last one to end wins, with its
     whole content.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial

@@ -56,6 +56,10 @@ class LoraSettings:
     target_modules: str = LANGUAGE_LINEARS
     """A regular expression that whole module names must match."""
 
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise PilotageError(f"the rank {self.rank} of a LoRA adapter must be at least 1")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Backbone:

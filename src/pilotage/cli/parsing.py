@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -19,6 +21,8 @@ T = TypeVar("T")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CHOICE = re.compile(r"invalid choice '(?P<typed>.*)' for argument '.*'\. Expected one of \((?P<legal>.*)\)")
 _REASON = re.compile(r"^- <class .*?>: (.*)$", re.MULTILINE)
+LARGEST = 2**32 - 1
+"""Of whole numbers: the largest seed."""
 HELP_INDENT = 8
 """tyro indents an option's text as far as this below its name."""
 
@@ -28,7 +32,7 @@ def parse(command_type: type[T], program: str, arguments: Sequence[str]) -> T:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            command = tyro.cli(
                 command_type,
                 prog=program,
                 description=_description(command_type),
@@ -39,7 +43,21 @@ def parse(command_type: type[T], program: str, arguments: Sequence[str]) -> T:
         if not stop.code:
             raise
         told = _one_line(_COLOURS.sub("", complaint.getvalue()))
-    raise PilotageError(f"{told} ({program} --help)")
+        raise PilotageError(f"{told} ({program} --help)") from None
+    _check_numbers(command)
+    return command
+
+
+def _check_numbers(command: Any) -> None:
+    """Raises PilotageError for an option that is no number, or one that no library can count with."""
+    for field in fields(command):
+        value = getattr(command, field.name)
+        option = "--" + field.name.replace("_", "-")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise PilotageError(f"{option} {number} is no number that can be worked with")
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise PilotageError(f"{option} {number} is too large; the largest is {LARGEST}")
 
 
 def _one_line(box: str) -> str:

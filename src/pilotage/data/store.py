@@ -261,7 +261,8 @@ def read_parquet(path: Path, remedy: str) -> list[Example]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        with path.open("rb") as file:  # a name may be no UTF-8
+            table = pq.ParquetFile(file).read()
     except (pa.ArrowException, OSError) as error:
         raise PilotageError(f"{path} cannot be read as Parquet ({error}); {remedy}") from error
     missing = [name for name in COLUMNS if name not in table.column_names]

@@ -228,3 +228,9 @@ def _check(config: QuestionsConfig, counts: Mapping[Split, int]) -> None:
             raise PilotageError(
                 f"{name}: levels {list(of_task)} must name at least one level, and none twice"
             )
+    for name in config.tasks:
+        # Draws one picture, so that a size that cannot be drawn is known before work starts.
+        task = get_task(name)
+        for level in config.levels.get(name, task.levels):
+            state = task.generate(level, np.random.default_rng(0))
+            make_example(task, state, cell_px=config.cell_px, side_px=config.side_px)

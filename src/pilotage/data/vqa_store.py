@@ -226,8 +226,8 @@ def _write_parquet(path: Path, questions: list[Question]) -> None:
     schema = features.arrow_schema
     table = pa.Table.from_pydict({name: [row[name] for row in rows] for name in COLUMNS}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        pq.write_table(table, partial)
+    with whole(path) as partial, partial.open("wb") as file:  # opened here: a name may be no UTF-8
+        pq.write_table(table, file)
 
 
 def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
@@ -237,7 +237,8 @@ def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
     path = root / str(shard["file"])
     remedy = "write the set again with --overwrite"
     try:
-        rows = pq.ParquetFile(path).read(columns=list(COLUMNS)).to_pylist()
+        with path.open("rb") as file:
+            rows = pq.ParquetFile(file).read(columns=list(COLUMNS)).to_pylist()
         questions = [_question(row) for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise PilotageError(

@@ -38,6 +38,10 @@ class Recipe(Measurement):
         names = [BASE_STAGE, *(stage.stage for stage in self.stages)]
         if len(set(names)) < len(names):
             raise PilotageError(f"recipe {self.name}: stages {names} must have different names")
+        if not 0 <= self.seed < 2**32:
+            raise PilotageError(f"seed {self.seed} must lie between 0 and {2**32 - 1}")
+        if self.num_threads < 1:
+            raise PilotageError(f"threads {self.num_threads} must be at least 1")
 
     def seeded(self, seed: int) -> Recipe:
         """The same recipe with another seed for its training examples, their order and the sampling."""

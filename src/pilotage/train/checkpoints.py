@@ -80,8 +80,17 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
 
 
+def check_name(folder: Path) -> None:
+    """Raises PilotageError for a name that is no text: the libraries that save a model could not write there."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise PilotageError(f"{str(folder)!r} is no name in UTF-8, and no model can be saved there") from None
+
+
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Ties a folder to a run's settings; raises PilotageError when it holds a run with others."""
+    check_name(folder)
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1, sort_keys=True)
     if path.exists():

@@ -38,6 +38,7 @@ from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
 from pilotage.files import read_json, write_json
 from pilotage.tasks import TASKS
+from pilotage.train.checkpoints import check_name
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,15 @@ class PretrainConfig:
     """Task, its levels and how often each is taught."""
     picture_levels: tuple[int, ...] = (3, 4, 5)
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_threads"):
+            if getattr(self, name) < 1:
+                raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise PilotageError(f"seed {self.seed} must lie between 0 and {2**32 - 1}")
+        if not (self.peak_lr > 0 and math.isfinite(self.peak_lr)):
+            raise PilotageError(f"peak_lr {self.peak_lr} must be a positive number")
+
 
 ProgressFn = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all, and the latest figures."""
@@ -126,6 +136,7 @@ ProgressFn = Callable[[int, int, dict[str, float]], None]
 
 def pretrain(config: PretrainConfig, progress: ProgressFn | None = None) -> Path:
     """Trains and saves the base; returns its model directory. Goes on from the checkpoint of a run that was killed."""
+    check_name(config.out)
     torch.set_num_threads(config.num_threads)
     config.out.mkdir(parents=True, exist_ok=True)
     _claim(config)
