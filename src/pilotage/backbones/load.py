@@ -29,6 +29,7 @@ from pilotage.backbones.checkpoint import (
     weight_files,
 )
 from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.errors import PilotageError
 
 NANO_DIRECTORY = Path(__file__).parent / "nano_base"
 """Where the shipped base weights of `nano` are."""
