@@ -112,10 +112,22 @@ def locked(lock: Path, *, busy: str) -> Iterator[None]:
 def _sweep(path: Path) -> None:
     """Removes what kills left of earlier writes to `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*-*{PARTIAL}"):
-        pid = left.name.removeprefix(f".{path.name}.").partition("-")[0]
         with contextlib.suppress(OSError):
-            if pid.isdigit() and not _lives(int(pid)) and time.time() - left.stat().st_mtime > STALE_S:
+            if _is_left_over(left) and time.time() - left.stat().st_mtime > STALE_S:
                 _remove(left)
+
+
+def clear_partial(folder: Path) -> None:
+    """Removes all that kills left half written in a folder that the caller holds."""
+    for left in folder.glob(f"*{PARTIAL}"):
+        if not left.name.startswith(".") or _is_left_over(left):
+            _remove(left)
+
+
+def _is_left_over(partial: Path) -> bool:
+    """Whether the writer that a partial file is named after is dead."""
+    pid = partial.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
+    return pid.isdigit() and not _lives(int(pid))
 
 
 def _remove(partial: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
 from pilotage.errors import PilotageError
 from pilotage.evaluate import KINDS, Progress, evaluate
-from pilotage.files import read_json, write_json
+from pilotage.files import locked, read_json, write_json
 from pilotage.recipes.measurement import examples_of
 from pilotage.recipes.recipe import BASE_STAGE, Recipe
 from pilotage.recipes.record import begin_run, check_whole_run
@@ -31,6 +31,8 @@ from pilotage.train.sft import SftConfig, run_sft
 logger = logging.getLogger(__name__)
 
 EVAL_BATCH = 128
+LOCK = ".recipe.lock"
+"""In a run's folder: held by whoever runs the whole recipe there, training and measurements."""
 
 
 class Watcher(Protocol):
@@ -50,10 +52,20 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
     torch.set_num_threads(recipe.num_threads)
     check_whole_run(recipe, run_dir)
     train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
+    load_without_weights(recipe.backbone)  # a base that is none is refused before the folder is the run's
+    busy = f"another command is running the recipe in {run_dir}: wait for it to end, or name another folder"
+    with locked(run_dir / LOCK, busy=busy):
+        return _run(recipe, run_dir, train, test, watcher)
+
+
+def _run(
+    recipe: Recipe,
+    run_dir: Path,
+    train: Sequence[Example],
+    test: Sequence[Example],
+    watcher: Watcher | None,
+) -> dict[str, Any]:
     summary = read_summary(run_dir) or {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
-    load_without_weights(
-        recipe.backbone
-    )  # a base that is none is refused here, before the folder is the run's
     begin_run(recipe, run_dir)
     weights = recipe.backbone
     for stage in (*([None] if recipe.measure_base else []), *recipe.stages):

@@ -77,4 +77,6 @@ class Chooser:
         # probability is never passed over.
         cumulative_BV = probs_BV.cumsum(dim=-1, dtype=torch.float64)
         targets_B = uniforms_B.double() * cumulative_BV[:, -1]
-        return torch.searchsorted(cumulative_BV, targets_B[:, None], right=True)[:, 0]
+        tokens_B = torch.searchsorted(cumulative_BV, targets_B[:, None], right=True)[:, 0]
+        # Probabilities that are no numbers are passed over to the end; their log-probability tells.
+        return tokens_B.clamp(max=probs_BV.shape[-1] - 1)

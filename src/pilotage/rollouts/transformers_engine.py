@@ -5,6 +5,7 @@ B rows still in the batch, S columns of prompt and response, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -191,6 +192,11 @@ class TransformersEngine:
             for row, token, logprob, vision_mass, attempt in zip(rows, *choice.as_lists(), strict=True):
                 if row.ended:
                     continue
+                if math.isnan(logprob):
+                    raise PilotageError(
+                        f"{self.backbone.name} gives probabilities that are not numbers: its weights are damaged, or "
+                        "its training has diverged"
+                    )
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
                 row.vision_mass += vision_mass

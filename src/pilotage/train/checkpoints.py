@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL, append, read_json, write_whole
+from pilotage.files import PARTIAL, append, clear_partial, locked, read_json, write_json, write_whole
 from pilotage.train.settings import differences
 
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"checkpoint-(\d+)")
+CHECKSUMS = "checksums.json"
+"""In a checkpoint: every other file in it, with its SHA-256."""
+LOCK = ".training.lock"
+"""In a run's folder: held while a stage trains. Stages share the run's logs, so two of them would lose rows."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -23,6 +34,62 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         return []
     found = ((_NAME.fullmatch(entry.name), entry) for entry in folder.iterdir() if entry.is_dir())
     return sorted((int(match[1]), entry) for match, entry in found if match)
+
+
+@contextmanager
+def training_in(run_dir: Path, *, is_first: bool) -> Iterator[None]:
+    """Holds a run for the block, on the first rank. Raises PilotageError where another command trains in it.
+
+    Over at the end: what kills left half written in the run's folder is removed.
+    """
+    if not is_first:
+        yield
+        return
+    busy = f"another command is training in {run_dir}: wait for it to end, or name another folder"
+    with locked(run_dir / LOCK, busy=busy):
+        yield
+        clear_partial(run_dir)
+
+
+def newest_whole(folder: Path) -> tuple[int, Path] | None:
+    """(step, directory) of the newest checkpoint whose files are all as they were written; None without one.
+
+    A damaged one is passed over with a line in the log: the one before it leads to the same end.
+    """
+    for step, directory in reversed(checkpoints(folder)):
+        if (fault := _fault(directory)) is None:
+            return step, directory
+        logger.warning("%s is passed over: %s; going on from what is before it", directory, fault)
+    return None
+
+
+def _fault(directory: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums = read_json(directory / CHECKSUMS, remedy="it is not whole")
+    except PilotageError as error:
+        return str(error)
+    for name, written in sums.items():
+        path = directory / name
+        try:
+            if _sha256(path) != written:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(directory: Path) -> None:
+    """Writes the checksums of a checkpoint that is complete."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    write_json(
+        directory / CHECKSUMS, {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
+    )
 
 
 def publish(written: Path, target: Path) -> None:
@@ -59,6 +126,13 @@ class WholeCheckpoints:
     def write_beside_checkpoint(self, directory: Path) -> None:
         """Adds what the Trainer does not know of to a checkpoint that has no name yet; called on the first rank."""
 
+    def checkpoint_to_go_on_from(self: Any) -> tuple[int, Path] | None:
+        """The newest whole checkpoint, found by the first rank for all."""
+        found = [newest_whole(self.stage_dir) if self.is_world_process_zero() else None]
+        if self.args.world_size > 1:
+            broadcast_object_list(found)
+        return found[0]
+
     def _get_output_dir(self: Any, trial: Any) -> str:
         return str(self._staging or self.args.output_dir)
 
@@ -74,6 +148,7 @@ class WholeCheckpoints:
             self.write_beside_checkpoint(self._staging / name)
             # The Trainer pickles its arguments; nothing reads them, and pickles can run code.
             (self._staging / name / "training_args.bin").unlink(missing_ok=True)
+            _seal(self._staging / name)
             publish(self._staging / name, self.stage_dir / name)
             prune(self.stage_dir, self.num_checkpoints)
         self._staging = None
@@ -110,19 +185,20 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def trim_rows(path: Path, *, stage: str, last_step: int) -> list[dict[str, Any]]:
-    """Drops a stage's rows after `last_step`, and a line that a kill cut short; returns the stage's rows that stay."""
+    """Drops a stage's rows after `last_step`, and lines that are no rows; returns the stage's rows that stay."""
     if not path.exists():
         return []
     kept, own = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row.get("stage") == stage:
-            if row["step"] > last_step:
+            is_own = row.get("stage") == stage
+            if is_own and row["step"] > last_step:
                 continue
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            continue  # cut short by a kill, or damaged: no row that anybody could read
+        if is_own:
             own.append(row)
-        kept.append(line)
-    write_whole(path, "".join(line + "\n" for line in kept))
+        kept.append(line + b"\n")
+    write_whole(path, b"".join(kept))
     return own

@@ -32,6 +32,7 @@ from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
 from pilotage.errors import PilotageError
+from pilotage.files import clear_partial
 from pilotage.records import Example, Prompted
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -59,8 +60,10 @@ from pilotage.train.distill_setup import (
     training_arguments,
 )
 from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
+from pilotage.train.movement import MovementWatch, expects_rounding
 from pilotage.train.readers import Reader, Readers, check_sharded
 from pilotage.train.seeds import mixed
+from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnBegin
 from pilotage.train.step_routes import RoutedStep, StepFacts, StepRouter
 from pilotage.train.step_rows import RolloutMaker, StepRow
@@ -185,6 +188,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             )
         self.watch = CollapseWatch(config.collapse)
         self.add_callback(_AfterStep(self))
+        self.add_callback(MovementWatch(student.model))
         for note in config.notes():
             logger.info("%s", note)
         if config.gradient_checkpointing:
@@ -202,20 +206,26 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     def run(self, on_begin: OnBegin | None = None) -> Path:
         """Trains from the last checkpoint, or from the start, to the end; returns the model's directory."""
+        with checkpoints.training_in(self.run_dir, is_first=self.is_world_process_zero()):
+            return self._run(on_begin)
+
+    def _run(self, on_begin: OnBegin | None) -> Path:
         metrics_path, rollouts_path = self.run_dir / "metrics.jsonl", self.run_dir / "rollouts.jsonl"
         done, resume = 0, None
         if self.is_world_process_zero():
             checkpoints.claim(self.stage_dir, self._settings)
             if on_begin is not None:
                 on_begin()
+            if told := expects_rounding(self.student.model, self.config.lr):
+                logger.warning("%s", told)
         self.accelerator.wait_for_everyone()
-        if kept := checkpoints.checkpoints(self.stage_dir):
-            done, resume = kept[-1][0], str(kept[-1][1])
+        if found := self.checkpoint_to_go_on_from():
+            done, resume = found[0], str(found[1])
             logger.info("going on from step %d", done)
         if self.is_world_process_zero():
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
-            self._time_before_s = rows[-1]["time_s"] if rows else 0.0
+            self._time_before_s = rows[-1].get("time_s", 0.0) if rows else 0.0
             parts = memory_estimate(self.config, self.student, *self.readers.backbones)
             told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
             logger.info("memory on each rank, about, in GiB: %s", told)
@@ -234,6 +244,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         weights = gathered_weights(self.student.model)
         if self.is_world_process_zero():
             save_whole(self.student, directory, state_dict=weights)
+            clear_partial(self.stage_dir)
         self.accelerator.wait_for_everyone()
 
     def get_train_dataloader(self) -> DataLoader:
@@ -393,6 +404,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
+        check_finite(logs["loss"], logs["grad_norm"], step=self.state.global_step)
         if self.is_world_process_zero():
             self._write_metrics(logs)
         self.watch.check()

@@ -29,7 +29,7 @@ from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Mix
 from pilotage.train.collapse import CollapseGuard
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
-from pilotage.train.settings import LATER, as_settings, from_settings
+from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
 from pilotage.train.teachers import EMA, Live, Remote
 from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
 
@@ -182,8 +182,8 @@ class DistillConfig:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
         self._check_either_or()
         self._check_parts()
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise PilotageError(f"lr {self.lr} must be a positive number")
+        check_lr("lr", self.lr)
+        check_not_negative(self, "weight_decay", "max_grad_norm")
         if not 0 <= self.warmup_steps <= self.steps:
             raise PilotageError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps {self.steps}")
         if self.checkpoint_every < 1 or self.num_checkpoints < 1:

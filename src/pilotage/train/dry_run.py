@@ -15,6 +15,7 @@ from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import memory_estimate, training_memory, weight_bytes
 from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.movement import expects_rounding
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import SftConfig
 from pilotage.views import make_view, reference_of_view
@@ -43,6 +44,9 @@ def dry_run(
         parts, notes, shown = _of_grpo(config, student, examples[0])
     else:
         parts, notes, shown = _of_sft(config, student, examples[0])
+    lr = config.peak_lr if isinstance(config, SftConfig) else config.lr
+    if told := expects_rounding(student.model, lr):
+        notes = [*notes, told]
     sections = [
         "configuration\n" + json.dumps(as_settings(config), indent=1),
         "memory on each rank, about\n"

@@ -20,6 +20,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.errors import PilotageError
+from pilotage.files import clear_partial
 from pilotage.records import Example
 from pilotage.rollouts.engine import Decoding, Engine, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -28,6 +29,7 @@ from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_setup import example_digest, fingerprint, save_whole
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.monitors import judged
+from pilotage.train.movement import expects_rounding
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import OnBegin, OnStep
@@ -95,15 +97,19 @@ def run_grpo(
             torch.manual_seed(config.seed)
             backbone = with_lora(backbone, config.lora)
     trainer = GrpoTrainer(config, backbone, examples, run_dir=Path(run_dir), on_step=on_step, engine=engine)
-    if is_first:
-        checkpoints.claim(folder, settings)
-        if on_begin is not None:
-            on_begin()
-    trainer.run()
-    backbone.model.eval()
-    if trainer.is_world_process_zero():
-        save_whole(backbone, directory)
-    trainer.accelerator.wait_for_everyone()
+    with checkpoints.training_in(Path(run_dir), is_first=is_first):
+        if is_first:
+            checkpoints.claim(folder, settings)
+            if on_begin is not None:
+                on_begin()
+            if told := expects_rounding(backbone.model, config.lr):
+                logger.warning("%s", told)
+        trainer.run()
+        backbone.model.eval()
+        if is_first:
+            save_whole(backbone, directory)
+            clear_partial(folder)
+        trainer.accelerator.wait_for_everyone()
     return directory
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
 from pilotage.train.distill_config import Schedule
+from pilotage.train.settings import check_lr, check_not_negative
 from pilotage.views import PROMPT_SETS, PromptSet
 
 GrpoLoss = Literal["grpo", "dapo", "dr_grpo", "bnpo"]
@@ -84,8 +85,8 @@ class GrpoConfig:
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise PilotageError(f"lr {self.lr} must be a positive number")
+        check_lr("lr", self.lr)
+        check_not_negative(self, "weight_decay", "max_grad_norm")
         if not self.temperature > 0:
             raise PilotageError(
                 f"temperature {self.temperature} must be above 0: greedy answers are all the same"

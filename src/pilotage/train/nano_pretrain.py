@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ from pilotage.backbones.other_pictures import word_groups
 from pilotage.errors import PilotageError
 from pilotage.files import read_json, write_json
 from pilotage.tasks import TASKS
-from pilotage.train.checkpoints import check_name
+from pilotage.train.checkpoints import check_name, training_in
+from pilotage.train.settings import check_lr
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +128,8 @@ class PretrainConfig:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise PilotageError(f"seed {self.seed} must lie between 0 and {2**32 - 1}")
-        if not (self.peak_lr > 0 and math.isfinite(self.peak_lr)):
-            raise PilotageError(f"peak_lr {self.peak_lr} must be a positive number")
+        check_lr("peak_lr", self.peak_lr)
+        check_lr("polish_lr", self.polish_lr)
 
 
 ProgressFn = Callable[[int, int, dict[str, float]], None]
@@ -138,8 +140,12 @@ def pretrain(config: PretrainConfig, progress: ProgressFn | None = None) -> Path
     """Trains and saves the base; returns its model directory. Goes on from the checkpoint of a run that was killed."""
     check_name(config.out)
     torch.set_num_threads(config.num_threads)
-    config.out.mkdir(parents=True, exist_ok=True)
-    _claim(config)
+    with training_in(config.out, is_first=True):
+        _claim(config)
+        return _pretrain(config, progress)
+
+
+def _pretrain(config: PretrainConfig, progress: ProgressFn | None) -> Path:
     tokenizer = build_nano_tokenizer(vocabulary_texts(config.seed), min_count=1)
     model, processor = build_nano(NanoConfig(), tokenizer, seed=config.seed)
     # In bfloat16 on a CPU, plain attention's backward is three to seven times faster than the fused one's.
@@ -380,8 +386,12 @@ def _restore(config: PretrainConfig, model: torch.nn.Module, optimizer: torch.op
     path = config.out / CHECKPOINT
     if not path.exists():
         return 0
-    kept = torch.load(path, weights_only=True)
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
+    try:
+        kept = torch.load(path, weights_only=True)
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise PilotageError(f"{path} is damaged ({told}): remove it to train from the start") from None
     logger.info("going on from step %d", kept["done"])
     return kept["done"]

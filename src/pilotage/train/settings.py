@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import UnionType
@@ -97,3 +98,30 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (int, float):
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
+
+
+MAX_LR = 10.0
+"""No optimiser here learns with more."""
+
+
+def check_lr(name: str, lr: float) -> None:
+    """Raises PilotageError for what cannot be a learning rate."""
+    if not 0 < lr <= MAX_LR:
+        raise PilotageError(f"{name} {lr} is no learning rate: it lies above 0 and at most {MAX_LR:g}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Raises PilotageError for the first of these fields that is below 0, infinite or no number."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise PilotageError(f"{name} {value} must be a number from 0 on")
+
+
+def check_finite(loss: float, grad_norm: float, *, step: int) -> None:
+    """Raises PilotageError where a step's figures say that the weights are lost."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise PilotageError(
+            f"the loss or its gradient is not a number at step {step}; lower the learning rate (the checkpoint before "
+            "is whole)"
+        )

@@ -13,17 +13,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.backbones.nano import save_backbone
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL
+from pilotage.files import PARTIAL, clear_partial
 from pilotage.records import Example
 from pilotage.train import checkpoints
+from pilotage.train.movement import expects_rounding
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, lr_factor
+
+if TYPE_CHECKING:
+    from pilotage.train.sft_rows import Mixture
 
 __all__ = ["OnStep", "SftConfig", "lr_factor", "run_sft", "vision_parameters"]
 
@@ -51,8 +55,7 @@ def run_sft(
     if not examples or (retention is not None and not retention):
         raise PilotageError("there are no examples to train on")
     # TRL takes seconds to import.
-    from pilotage.train.sft_rows import Mixture, RowCollator
-    from pilotage.train.sft_trainer import make_trainer
+    from pilotage.train.sft_rows import Mixture
 
     folder = Path(run_dir) / config.stage
     is_first = os.environ.get("RANK", "0") == "0"
@@ -67,10 +70,28 @@ def run_sft(
         config, backbone, examples, retention if retention is not None else examples, answers or {}
     )
     mixture.check_lengths()
-    if is_first:
-        checkpoints.claim(folder, settings)
-        if on_begin is not None:
-            on_begin()
+    with checkpoints.training_in(Path(run_dir), is_first=is_first):
+        if is_first:
+            checkpoints.claim(folder, settings)
+            if on_begin is not None:
+                on_begin()
+        return _train(config, backbone, mixture, Path(run_dir), on_step, is_first=is_first)
+
+
+def _train(
+    config: SftConfig,
+    backbone: Backbone,
+    mixture: Mixture,
+    run_dir: Path,
+    on_step: OnStep | None,
+    *,
+    is_first: bool,
+) -> Path:
+    from pilotage.train.sft_rows import RowCollator
+    from pilotage.train.sft_trainer import make_trainer
+
+    folder = run_dir / config.stage
+    directory = folder / "model"
     was_trainable = {id(parameter): parameter.requires_grad for parameter in backbone.model.parameters()}
     if config.lora is not None:
         with torch.random.fork_rng(devices=[]):
@@ -79,7 +100,9 @@ def run_sft(
     if config.freeze_vision:
         for parameter in vision_parameters(backbone.model):
             parameter.requires_grad_(False)
-    trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=Path(run_dir), on_step=on_step)
+    if is_first and (told := expects_rounding(backbone.model, config.peak_lr)):
+        logger.warning("%s", told)
+    trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step)
     trainer.run()
     trained = backbone.model
     if config.lora is not None:
@@ -94,6 +117,7 @@ def run_sft(
         shutil.rmtree(partial, ignore_errors=True)
         save_backbone(trained, backbone.processor, partial)
         checkpoints.publish(partial, directory)
+        clear_partial(folder)
     trainer.accelerator.wait_for_everyone()
     return directory
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
+from pilotage.train.settings import check_lr, check_not_negative
 from pilotage.views import PICTURE_VIEWS, VIEWS, PromptSet
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
@@ -74,6 +75,8 @@ class SftConfig:
                 raise PilotageError(
                     f"retention view {name!r} with share {share} must be a text view, share > 0"
                 )
+        check_lr("peak_lr", self.peak_lr)
+        check_not_negative(self, "weight_decay", "clip", "pixel_noise")
         if not 0 <= self.warmup_share <= 1:
             raise PilotageError(f"warmup_share {self.warmup_share} must be between 0 and 1")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -14,8 +13,9 @@ from torch import nn
 from transformers.training_args import TrainingArguments
 
 from pilotage.backbones.load import Backbone
-from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
+from pilotage.train.movement import MovementWatch
+from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnStep
 
 logger = logging.getLogger(__name__)
@@ -66,13 +66,14 @@ class TrlStage(checkpoints.WholeCheckpoints):
     def run(self: Any) -> None:
         """Trains to the end, from the last checkpoint if there is one."""
         done, resume = 0, None
-        if kept := checkpoints.checkpoints(self.stage_dir):
-            done, resume = kept[-1][0], str(kept[-1][1])
+        if found := self.checkpoint_to_go_on_from():
+            done, resume = found[0], str(found[1])
             logger.info("going on from step %d", done)
+        self.add_callback(MovementWatch(self.model))
         self._began_s = time.monotonic()
         if self.is_world_process_zero():
             rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
-            self._began_s -= rows[-1]["time_s"] if rows else 0.0
+            self._began_s -= rows[-1].get("time_s", 0.0) if rows else 0.0
         try:
             self.train(resume_from_checkpoint=resume)
         finally:
@@ -85,10 +86,7 @@ class TrlStage(checkpoints.WholeCheckpoints):
         """A step is done: its line, and whoever watches. Raises PilotageError where it is not a number."""
         step = self.state.global_step
         told = {"time_s": time.monotonic() - self._began_s} | dict(figures)
-        if not (math.isfinite(told["loss"]) and math.isfinite(told["grad_norm"])):
-            raise PilotageError(
-                f"the loss or its gradient is not a number at step {step}; lower the learning rate"
-            )
+        check_finite(told["loss"], told["grad_norm"], step=step)
         if self.is_world_process_zero():
             row = {"stage": self.stage_config.stage, "step": step} | told
             checkpoints.append_row(self.metrics_path, row)
