@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pilotage.tasks import TASKS, Task
 from pilotage.tasks.answers import last_answer_block, parse_answer
+from pilotage.tasks.boxes import boxed_answer
 from pilotage.tasks.judge import REASONS, judge
 
 MOVES = ("L", "D", "R", "U")
@@ -70,9 +71,7 @@ UNREAD = [
     ("PICK", "unknown_token"),
     ("<b>R</b>", "unknown_token"),
     ("\\text{R}", "unknown_token"),
-    ("Ｒ Ｄ", "unknown_token"),
     ("ʟ ᴅ", "unknown_token"),
-    ("R\u200bD", "unknown_token"),
     ("↗", "unknown_token"),
     ("R ↓", "unknown_token"),
     ("R → ↓", "unknown_token"),
@@ -264,3 +263,54 @@ def test_prose_around_the_block_changes_nothing(task: Task[Any], before: str, af
     assert verdict.optimal or "answer>" in (before + after).lower()
     unmarked = judge(task, state, f"{before} {' '.join(solution.plan)} {after}")
     assert not unmarked.parsed or "answer>" in (before + after).lower()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "\uff32 \uff24",
+        "\uff32\uff0c\uff24",
+        "R\u3001D",
+        "R\u3002 D",
+        "R\u3000D",
+        "R\u00a0D",
+        "R\u200bD",
+        "\ufeffR D\u200d",
+        "\u200eR\u200f,\u2060D",
+        "\uff32\uff29\uff27\uff28\uff34 down",
+        "\uff08\uff32\uff09\u2192\uff08\uff24\uff09",
+        "\uff32\uff0d\uff1e\uff24",
+    ],
+)
+def test_wide_characters_are_what_they_are_wide_versions_of_and_those_without_width_are_nothing(
+    block: str,
+) -> None:
+    assert parse_answer(f"<answer>{block}</answer>", MOVES).plan == ("R", "D")
+
+
+@pytest.mark.parametrize(
+    ("response", "block"),
+    [
+        ("<think>Maybe <answer>R</answer> works? Row 2", None),
+        ("Maybe <answer>R</answer>?</think>\nI cannot find a plan.", None),
+        ("<think>a</think><think>perhaps <answer>R</answer> but", None),
+        ("<think>Try <answer>D</answer>. Hole.</think>\n<answer>R</answer>", "R"),
+        ("<answer>D</answer> <think>no:</think> <answer>R</answer>", "R"),
+        ("<answer>R</answer><think>", None),
+        ("<THINK><answer>D</answer></THINK><answer>R</answer>", "R"),
+        ("<think>a <think> b</think><answer>R</answer>", "R"),
+        ("<think>a</think>b</think><answer>R</answer>", "R"),
+        ("<think>a</think><answer>R</answer></think>", None),
+        ("I think> <answer>R</answer>", "R"),
+        ("Ich denke: <think>\u00fc <answer>D</answer></think> <answer>R</answer> \u00fc", "R"),
+    ],
+)
+def test_only_what_stands_behind_the_last_closed_thought_answers(response: str, block: str | None) -> None:
+    assert last_answer_block(response) == block
+    assert boxed_answer(response.replace("<answer>", "\\boxed{").replace("</answer>", "}")) == block
+
+
+def test_a_response_of_tags_is_read_in_one_pass() -> None:
+    for tags in ("<think>" * 100_000, "</think>" * 100_000, "<think></think>" * 50_000):
+        assert last_answer_block(tags) is None
+        assert last_answer_block(tags + "</think><answer>R</answer>") == "R"

@@ -27,8 +27,9 @@ from pilotage.data.vqa_store import write_questions
 from pilotage.errors import PilotageError
 from pilotage.records import SPLITS, Question
 from pilotage.tasks.boxes import boxed_answer
-from pilotage.tasks.grading import LETTERS, MAX_ANSWER_CHARACTERS, option_of, plain_text
+from pilotage.tasks.grading import LETTERS, MAX_ANSWER_CHARACTERS, option_of, plain_text, without_preamble
 from pilotage.tasks.grid import shorten
+from pilotage.tasks.thoughts import after_thoughts
 
 REPORT = "import.json"
 TASK = "vqa"
@@ -146,7 +147,7 @@ def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px
     if not problem:
         raise BadRowError("problem is empty")
     options = _options(row.get("options"))
-    answer = _answer(row.get("answer"), options)
+    answer = read_answer(row.get("answer"), options)
     solution = "" if row.get("solution") is None else _text(row, "solution", MAX_SOLUTION_CHARACTERS).strip()
     # Last, because it costs most.
     picture = to_png(picture_bytes(_one_picture(row), folder), max_side_px)
@@ -294,7 +295,25 @@ def _options(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _answer(value: Any, options: tuple[str, ...]) -> str:
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_MARK = "####"
+"""Stands before the answer in the solutions of GSM8K and its like."""
+
+
+def _out_of_its_form(answer: str) -> str:
+    """The reference alone, out of a worked solution that ends in it: behind a thought, in tags, marked, or boxed."""
+    answer = after_thoughts(answer) or answer
+    if (tagged := _TAGGED.findall(answer)) and tagged[-1].strip():
+        answer = tagged[-1]
+    answer = answer.rpartition(_MARK)[2]
+    boxed = boxed_answer(answer)
+    answer = (answer if boxed is None else boxed).strip()
+    plain = plain_text(answer)
+    return without_preamble(plain) if without_preamble(plain) != plain else answer
+
+
+def read_answer(value: Any, options: tuple[str, ...]) -> str:
+    """The reference answer in a row's field; with options, the letter of the one that it names. Raises BadRowError."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -302,8 +321,7 @@ def _answer(value: Any, options: tuple[str, ...]) -> str:
     if not isinstance(value, str):
         raise BadRowError(f"answer is {_said(value)}, not a text or a number")
     answer = _checked("answer", value, MAX_ANSWER_CHARACTERS).strip()
-    boxed = boxed_answer(answer)
-    answer = answer if boxed is None else boxed.strip()
+    answer = _out_of_its_form(answer)
     if not plain_text(answer):
         raise BadRowError("answer is empty")
     if not options:

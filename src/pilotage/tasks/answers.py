@@ -12,7 +12,8 @@ blocks the innermost counts, and a block that is never closed is no block. Insid
 * `PICK`, `PICKUP`, `PICK_UP` are one action; `PICK UP` is two (`PICK`, then the move `UP`);
 * anything else in the block (numbers, coordinates, prose) makes the whole answer unparsed.
 
-No block means not parsed: moves are never guessed out of prose.
+No block means not parsed: moves are never guessed out of prose. What stands in a thought (`pilotage.tasks.thoughts`)
+is no answer, and neither is anything while a thought is open.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from pilotage.tasks.thoughts import after_thoughts
 
 _TAG = re.compile(r"</?answer>", re.IGNORECASE | re.ASCII)
 _SEPARATORS = re.compile(r"(?:->|=>|[\s,;:|.!/\[\](){}\"'`*\-–—])+")
@@ -34,6 +37,14 @@ _WORDS = {
 }
 _ARROWS = {"←": "L", "↓": "D", "→": "R", "↑": "U", "⬅": "L", "⬇": "D", "➡": "R", "⬆": "U"}
 _ARROW = re.compile(f"([{''.join(_ARROWS)}])\ufe0f?")
+_SAME: dict[int, str] = {
+    # Full-width forms are the characters that they are wide versions of.
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    **dict.fromkeys((0x3000, 0x00A0), " "),
+    **dict.fromkeys((0x3001, 0x3002), ","),
+    # What takes no room says nothing: zero-width spaces and joiners, direction marks, byte-order marks, soft hyphens.
+    **dict.fromkeys((*range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF, 0x00AD), ""),
+}
 _RIGHT_ARROWS = ("→", "➡")
 _MOVES = frozenset("LDRU")
 
@@ -50,7 +61,14 @@ class ParsedAnswer:
 
 
 def last_answer_block(text: str) -> str | None:
-    """The inside of the last complete block, or None. Linear in the text's length, whatever it holds."""
+    """The inside of the last complete block behind the last thought's end, or None.
+
+    Linear in the text's length, whatever it holds.
+    """
+    answer = after_thoughts(text)
+    if answer is None:
+        return None
+    text = answer
     if text.isascii():
         # Lower case has the same length then, and two searches are several times as fast as the scan below.
         lower = text.lower()
@@ -80,6 +98,8 @@ def parse_answer(text: str, actions: Sequence[str]) -> ParsedAnswer:
 
 
 def _parse_block(block: str, actions: Sequence[str]) -> ParsedAnswer:
+    if not block.isascii():
+        block = block.translate(_SAME)
     tokens = _tokens(block)
     if not tokens:
         return ParsedAnswer(plan=None, problem="empty_answer")

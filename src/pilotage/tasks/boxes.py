@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from pilotage.tasks.thoughts import after_thoughts
+
 BOX_OPEN = "\\boxed{"
 _BRACES = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
 """A box's opening, an escaped backslash, an escaped brace, a brace."""
-_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+_SPACED = re.compile(r"\\boxed\s{1,20}\{")
 
 
 def last_box(text: str, start: int = 0) -> tuple[int, int] | None:
@@ -33,17 +35,17 @@ def last_box(text: str, start: int = 0) -> tuple[int, int] | None:
 def boxed_answer(response: str) -> str | None:
     """What stands in the box that answers, or None without one.
 
-    It is the last box behind the thought's end; a thought that is begun and never ended was cut off before it could
-    answer, whatever boxes it holds. A response without a thought may have its box anywhere. A box around a box counts
-    for the inner one.
+    It is the last box behind the last thought's end (`pilotage.tasks.thoughts`). A response without a thought may have
+    its box anywhere. A box around a box counts for the inner one.
     """
-    end = response.find(_THINK_CLOSE)
-    if end < 0 and _THINK_OPEN in response:
+    answer = after_thoughts(response)
+    if answer is None:
         return None
-    found = last_box(response, max(end, 0))
+    answer = _SPACED.sub(lambda _: BOX_OPEN, answer)
+    found = last_box(answer)
     if found is None:
         return None
-    inside = response[found[0] + len(BOX_OPEN) : found[1] - 1]
+    inside = answer[found[0] + len(BOX_OPEN) : found[1] - 1]
     for _ in range(8):
         stripped = inside.strip()
         if not stripped.startswith(BOX_OPEN) or last_box(stripped) != (0, len(stripped)):
