@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MethodType
-from typing import Any, Literal
+from types import MethodType, SimpleNamespace
+from typing import Any, Literal, get_args
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import is_flash_attn_2_available
 
+from pilotage.backbones import checkpoint
+from pilotage.backbones.checkpoint import BackboneError, refusing
+from pilotage.backbones.parameters import refuse_misfits, refuse_not_finite
 from pilotage.backbones.processor import ImageTextProcessor
-from pilotage.errors import PilotageError
 
 NANO_DIRECTORY = Path(__file__).parent / "nano_base"
 """Where the shipped base weights of `nano` are."""
 
-MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+"""Implementations that need no code from elsewhere; any other name makes transformers look on the hub."""
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that only a prompt may hold; a sampled one makes the forward look for an image that is not there."""
 
 LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The language model's linear layers; the vision tower and its merger stay frozen under LoRA."""
-
-
-class BackboneError(PilotageError):
-    """A model directory cannot be used; the message says what is missing and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,36 +121,37 @@ def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Ba
     )
 
 
-def load_without_weights(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Backbone:
+def load_without_weights(path_or_id: str | Path) -> Backbone:
     """Processor, tokenizer and ids alone, `model` None: for an engine that loads the weights itself.
 
-    `name` is the directory or hub id that such an engine can load. Raises BackboneError as `load_backbone` does.
+    `name` is the directory that such an engine can load; its weights are whole. Raises BackboneError as
+    `load_backbone` does, but for quantised weights.
     """
-    from types import SimpleNamespace
-
-    from transformers import GenerationConfig
-
-    path = resolve(path_or_id)
-    try:
-        generation = GenerationConfig.from_pretrained(path)
-    except OSError:
-        generation = None
-    processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
-    stand_in = SimpleNamespace(modules=list, generation_config=generation)
-    return replace(make_backbone(stand_in, processor, name=path), model=None)
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    quantised = checkpoint.quantisation(checkpoint.read_config(directory)) is not None
+    config = None if quantised else _config_of(directory)
+    processor = _processor_of(directory, config) if config else ImageTextProcessor.load(str(directory))
+    checkpoint.fetch_weights(name, directory)
+    stored = checkpoint.read_weights(directory)
+    if config is not None:
+        refuse_misfits(config, stored, directory)
+    return _stand_in(directory, processor)
 
 
 def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
-    """A backbone whose parameters have shapes and no numbers: to count and to render with. Raises BackboneError."""
-    shape = load_without_weights(path_or_id)
-    config = AutoConfig.from_pretrained(shape.name)
-    if config.model_type not in MODEL_TYPES:
-        raise BackboneError(
-            f"{shape.name} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
-        )
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    return replace(shape, model=model)
+    """A backbone whose parameters have shapes and no numbers: to count and to render with.
+
+    Raises BackboneError as `load_backbone` does, but for the weights of a hub model, which are not fetched.
+    """
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    config = _config_of(directory)
+    if directory == Path(name):
+        refuse_misfits(config, checkpoint.read_weights(directory), directory)
+    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return replace(_stand_in(directory, _processor_of(directory, config)), model=model)
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
@@ -183,22 +190,7 @@ def resolve(path_or_id: str | Path) -> str:
     looks_like_path = isinstance(path_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
     directory = Path(name).expanduser()
     if directory.exists() or looks_like_path:
-        if not (directory / "config.json").is_file():
-            known = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else None
-            found = (
-                f"it holds {', '.join(known[:8]) or 'nothing'}" if known is not None else "no such directory"
-            )
-            raise BackboneError(
-                f"{name} is not a model directory ({found}); give a directory with config.json and safetensors, a "
-                "hub id such as Qwen/Qwen3-VL-4B-Instruct, or `nano`"
-            )
-        weights = list(directory.glob("*.safetensors"))
-        if not weights:
-            pickled = [entry.name for entry in directory.iterdir() if entry.suffix in (".bin", ".pt", ".pth")]
-            found = f"; {', '.join(sorted(pickled))} are pickle files, which can run code" if pickled else ""
-            raise BackboneError(
-                f"{name} has no *.safetensors weights{found}. Save the model again with save_pretrained"
-            )
+        checkpoint.look_at(directory, name)
         return str(directory)
     return name
 
@@ -207,31 +199,101 @@ def load_backbone(
     path_or_id: str | Path,
     *,
     dtype: torch.dtype | str = torch.float32,
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | str = "sdpa",
+    attn_implementation: Attention | str = "sdpa",
     device: torch.device | str = "cpu",
     lora: LoraSettings | None = None,
-    trust_remote_code: bool = False,
 ) -> Backbone:
-    """A backbone in eval mode on `device`. Only safetensors weights are read.
+    """A backbone in eval mode on `device`. Only safetensors weights are read, and nothing of the model's is run.
 
-    Raises BackboneError for a missing directory, another architecture, or pickle weights.
+    Raises BackboneError for a missing directory, another architecture, pickle or quantised weights, a file that is
+    missing or damaged, and parameters that the weights lack, hold beside the model's or hold in another shape.
     """
-    path = resolve(path_or_id)
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise BackboneError(f"{path} cannot be loaded as a directory or from the hub: {error}") from error
-    if config.model_type not in MODEL_TYPES:
-        raise BackboneError(
-            f"{path} is a {config.model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
-        )
-    processor = ImageTextProcessor.load(path, trust_remote_code=trust_remote_code)
+    _check_request(dtype, attn_implementation)
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    config = _config_of(directory)
+    _generation_config(directory)  # transformers would go on without a damaged one
+    processor = _processor_of(directory, config)
+    checkpoint.fetch_weights(name, directory)
+    refuse_misfits(config, checkpoint.read_weights(directory), directory)
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        path,
+        directory,
+        config=config,
         dtype=dtype,
         attn_implementation=attn_implementation,
         use_safetensors=True,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=False,
     )
-    backbone = make_backbone(model.to(device).eval(), processor, name=str(path_or_id))
+    model.name_or_path = model.config.name_or_path = name
+    model = model.to(device).eval()
+    refuse_not_finite(model, directory)
+    backbone = make_backbone(model, processor, name=str(path_or_id))
     return backbone if lora is None else with_lora(backbone, lora)
+
+
+def _check_request(dtype: torch.dtype | str, attn_implementation: str) -> None:
+    """Both may come from a run that somebody else made."""
+    if attn_implementation not in get_args(Attention):
+        known = ", ".join(get_args(Attention))
+        raise BackboneError(f"unknown attention {attn_implementation!r}; there are {known}")
+    # Without the library, transformers would fetch a kernel in its place.
+    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise BackboneError(
+            "attention 'flash_attention_2' needs flash-attn: pip install flash-attn, or take 'sdpa'"
+        )
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise BackboneError(f"unknown dtype {dtype!r}; weights are float32, bfloat16 or float16")
+
+
+def _config_of(directory: Path) -> PreTrainedConfig:
+    described = checkpoint.read_config(directory)
+    path = directory / "config.json"
+    if (quantised := checkpoint.quantisation(described)) is not None:
+        raise BackboneError(
+            f"{path} says that the weights are quantised ({quantised}), which can be neither trained nor checked: give "
+            "the model in bfloat16, or measure this one with --engine vllm or at an endpoint"
+        )
+    with refusing(path, remedy=checkpoint.AGAIN):
+        return AutoConfig.for_model(**described)
+
+
+def _generation_config(directory: Path) -> GenerationConfig | None:
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return None
+    with refusing(path, remedy=checkpoint.AGAIN):
+        generation = GenerationConfig.from_dict(checkpoint.read_small_json(path))
+    ends = generation.eos_token_id
+    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise BackboneError(f"{path} has eos_token_id {ends!r}, not token ids: {checkpoint.AGAIN}")
+    return generation
+
+
+def _processor_of(directory: Path, config: PreTrainedConfig) -> ImageTextProcessor:
+    """Raises BackboneError for a processor of another model, with which pictures or words would be misread."""
+    processor = ImageTextProcessor.load(str(directory))
+    images, vision = processor.image_processor, config.vision_config
+    pairs = {
+        "patch_size": (images.patch_size, vision.patch_size),
+        "merge_size": (images.merge_size, vision.spatial_merge_size),
+        "temporal_patch_size": (images.temporal_patch_size, vision.temporal_patch_size),
+        "image_token_id": (processor.image_token_id, config.image_token_id),
+    }
+    remedy = "copy the processor's and the tokenizer's files from the base model"
+    for name, (given, wanted) in pairs.items():
+        if given != wanted:
+            raise BackboneError(
+                f"{directory}: its processor has {name} {given}, config.json {wanted}: {remedy}"
+            )
+    known, embedded = len(processor.tokenizer), config.get_text_config().vocab_size
+    if known > embedded:
+        raise BackboneError(
+            f"{directory}: its tokenizer has {known} tokens, config.json a vocab_size of {embedded}: {remedy}"
+        )
+    return processor
+
+
+def _stand_in(directory: Path, processor: ImageTextProcessor) -> Backbone:
+    model = SimpleNamespace(modules=list, generation_config=_generation_config(directory))
+    return replace(make_backbone(model, processor, name=str(directory)), model=None)

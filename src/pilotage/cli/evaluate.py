@@ -11,6 +11,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
+from pilotage.backbones.checkpoint import holds_model
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.options import RecipeInt, given
@@ -276,7 +277,7 @@ def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tupl
     Raises PilotageError where there is no such stage.
     """
     run = Path(target)
-    if not run.is_dir() or any(run.glob("*.safetensors")):
+    if not run.is_dir() or holds_model(run):
         return stage or "base", target, options.make_recipe(target)
     if stage is None:
         latest = latest_model(run)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from pilotage.backbones.checkpoint import holds_model
 from pilotage.cli.choose import RecipeOptions, latest_model, recipe_of_run, use_threads
 from pilotage.cli.options import RecipeInt, given
 from pilotage.errors import PilotageError
@@ -62,7 +63,7 @@ class Play(RecipeOptions):
 
         run, weights = Path(target), target
         recipe = self.make_recipe(target)
-        if run.is_dir() and not any(run.glob("*.safetensors")):
+        if run.is_dir() and not holds_model(run):
             latest = latest_model(run)
             if latest is None:
                 raise PilotageError(f"{run} holds neither a model nor a finished stage of a run")

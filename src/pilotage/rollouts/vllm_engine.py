@@ -41,7 +41,9 @@ class VllmEngine:
         self.backbone = backbone
         self.origin = origin
         self._vllm = vllm
-        self._llm = vllm.LLM(model=backbone.name, limit_mm_per_prompt={"image": 1}, **llm_options)
+        # Its own choice would be pickle files where there are no safetensors.
+        options = {"limit_mm_per_prompt": {"image": 1}, "load_format": "safetensors"} | llm_options
+        self._llm = vllm.LLM(model=backbone.name, **options)
 
     def generate(
         self,
