@@ -136,6 +136,17 @@ def test_an_older_layout_keeps_its_chat_template_in_a_file_of_its_own(tmp_path):
     assert ImageTextProcessor.load(str(path)).chat_template == template
 
 
+def test_an_older_layout_keeps_the_text_models_fields_at_the_top(tmp_path):
+    path = stock_directory(tmp_path, "qwen2_5_vl")
+    expected = load_backbone(path).model
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config.pop("text_config") | config))
+    ours = load_backbone(path).model
+    assert all(
+        torch.equal(mine, its) for mine, its in zip(ours.parameters(), expected.parameters(), strict=True)
+    )
+
+
 def test_positions_are_the_models_own(stock):
     """Against `get_rope_index`, which both model families define."""
     patch = stock.processor.image_processor.patch_size

@@ -1,245 +1,293 @@
-"""What is wrong with a model directory, said before its weights are read: files, shards, parameters.
+"""Where a model's files are and whether they are whole, found out before a weight is read.
 
-Directories come from strangers and from broken downloads. No name in a file leads out of the directory, nothing is
-unpickled, and no parameter is ever left at random: a model that lacks its eyes would show a gap that is not its own.
+A model directory may come from anyone. Only its JSON, its tokenizer's files and safetensors are read; nothing that its
+`config.json` says makes a loader fetch or run anything.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from transformers.utils import logging as transformers_logging
-
 from pilotage.errors import PilotageError
+from pilotage.files import read_json
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
-"""Implementations that are in the libraries; any other name would be fetched from the hub as code."""
-LFS_POINTER = b"version https://git-lfs"
-MAX_JSON_BYTES = 64 * 2**20
+MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "download or save the model again"
+
+_MODEL_FILES = ("*.safetensors", "*.bin", "adapter_config.json", "tokenizer_config.json")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt")
+"""What is fetched from the hub before the weights."""
+_MAX_JSON_BYTES = 64 * 2**20
+_MAX_LAYERS = 1000
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+"""Beside any of these, transformers leaves `model.safetensors` alone and reads them."""
+
+_LOADER_FIELDS = frozenset(
+    {
+        "attn_implementation",
+        "auto_map",
+        "configuration_files",
+        "distributed_config",
+        "experts_implementation",
+        "fusion_config",
+        "kernel_config",
+        "transformers_weights",
+        "use_kernels",
+    }
+)
+"""What `config.json` may tell a loader to fetch, to run or to read; none of it describes the model."""
+_QUANTISATION_FIELDS = ("quantization_config", "compression_config")
 
 
 class BackboneError(PilotageError):
     """A model directory cannot be used; the message says what is missing and how to get it."""
 
 
-def check_attention(name: str, place: str) -> None:
-    """Raises BackboneError for an attention that would be fetched."""
-    if name not in ATTENTIONS:
-        raise BackboneError(f"{place}: attention {name!r} is none of {', '.join(ATTENTIONS)}")
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A parameter as a safetensors header describes it."""
 
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json`, looked through for what would make a loader fetch or unpickle something. Raises BackboneError."""
-    path = directory / "config.json"
-    config = _read_json(path)
-    if not isinstance(config.get("model_type"), str):
-        raise BackboneError(f"{path} names no model_type: it is not the configuration of a model")
-    for place, name, value in _walk(config, str(path)):
-        if name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
-            for each in value.values() if isinstance(value, dict) else [value]:
-                if each is not None:
-                    check_attention(each, f"{place}.{name}")
-        if name == "transformers_weights" and value is not None:
-            raise BackboneError(
-                f"{place}.{name} names other weights, {value!r}: remove it, {WEIGHTS} is read"
-            )
-    return config
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights, whole as far as their sizes tell. Raises BackboneError that names one.
-
-    Their headers are read and their numbers are not.
-    """
-    if (directory / ADAPTER).is_file():
-        raise BackboneError(
-            f"{directory} is an adapter ({ADAPTER}), not a model: merge it into its base and save that"
-        )
-    if (directory / INDEX).is_file():
-        names = _shards(directory)
-    elif (directory / WEIGHTS).exists():
-        names = [WEIGHTS]
-    else:
-        raise BackboneError(f"{directory} has no {WEIGHTS} and no {INDEX}{_instead(directory)}")
-    files = [directory / name for name in names]
-    for file in files:
-        _check_file(file)
-    return files
-
-
-def check_parameters(
-    model_class: Any, config: Any, files: list[Path], *, dtype: torch.dtype | str = torch.float32
-) -> None:
-    """Raises BackboneError that names the first parameter that is missing, of another shape, or of another model.
-
-    The loader itself is asked, with shapes in place of numbers, so that its renamings and ties hold.
-    """
-    shapes = {name: torch.empty(shape, device="meta") for name, shape in _shapes(files)}
-    with _quiet():
-        _, info = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=shapes,
-            dtype=dtype,
-            device_map="meta",
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            attn_implementation="eager",
-        )
-    check_loading(info, files[0].parent)
-
-
-def check_loading(info: Mapping[str, Any], directory: Path | str) -> None:
-    """Raises BackboneError for what `output_loading_info` tells of a load that left parameters behind."""
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = sorted(info["mismatched_keys"])
-    if missing:
-        hint = "save the whole model again"
-        if missing == ["lm_head.weight"]:
-            hint = 'if the model ties it to its embeddings, config.json needs "tie_word_embeddings": true at its top'
-        elif unexpected:
-            hint = f"it has {unexpected[0]} and {len(unexpected) - 1} others in their place: is it of another family?"
-        raise BackboneError(
-            f"{directory} lacks {_first(missing, 'parameter')}, which would be random: {hint}"
-        )
-    if mismatched:
-        name, here, wanted = mismatched[0]
-        raise BackboneError(
-            f"{directory}: {name} has the shape {tuple(here)}, and config.json wants {tuple(wanted)} "
-            f"({len(mismatched)} such): weights and configuration are of different models"
-        )
-    if unexpected:
-        raise BackboneError(
-            f"{directory} has {_first(unexpected, 'parameter')} that its configuration does not know: "
-            "weights and configuration are of different models"
-        )
-
-
-def _first(names: list[str], what: str) -> str:
-    return f"the {what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    remedy = "download or save the model again"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise BackboneError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
-    if len(content) > MAX_JSON_BYTES:
-        raise BackboneError(f"{path} has more than {MAX_JSON_BYTES} bytes: it is no such file; {remedy}")
-    if content.startswith(LFS_POINTER):
-        raise BackboneError(f"{path} is a Git LFS pointer, not the file: run git lfs pull in its folder")
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BackboneError(f"{path} is damaged (it is not JSON): {remedy}") from None
-    if not isinstance(data, dict):
-        raise BackboneError(f"{path} is damaged (it is no JSON object): {remedy}")
-    return data
-
-
-def _walk(value: Any, place: str) -> Iterator[tuple[str, str, Any]]:
-    """(place, name, value) of every field of nested objects."""
-    waiting: list[tuple[str, Any]] = [(place, value)]
-    while waiting:
-        at, each = waiting.pop()
-        if isinstance(each, dict):
-            for name, inner in each.items():
-                yield at, name, inner
-                waiting.append((f"{at}.{name}", inner))
-        elif isinstance(each, list):
-            waiting.extend((at, inner) for inner in each)
-
-
-def _shards(directory: Path) -> list[str]:
-    path = directory / INDEX
-    shard_of = _read_json(path).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise BackboneError(f"{path} is damaged (it has no weight_map): download or save the model again")
-    for parameter, name in shard_of.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise BackboneError(
-                f"{path} says that {parameter} is in {name!r}: weights are read from *.safetensors files of the "
-                "folder itself, and from nothing else"
-            )
-    names = sorted(set(shard_of.values()))
-    for name in names:
-        if not (directory / name).exists():
-            raise BackboneError(f"{directory / name} is not there, and {INDEX} names it: download it")
-    held = {
-        parameter: file.name for file in map(directory.joinpath, names) for parameter, _ in _shapes([file])
-    }
-    for parameter, name in shard_of.items():
-        if held.get(parameter) != name:
-            where = f"it is in {held[parameter]}" if parameter in held else "no shard has it"
-            raise BackboneError(
-                f"{path} says that {parameter} is in {name}, and {where}: save the model again"
-            )
-    if lost := sorted(held.keys() - shard_of.keys()):
-        raise BackboneError(f"{path} leaves out {_first(lost, 'parameter')}: save the model again")
-    return names
-
-
-def _instead(directory: Path) -> str:
-    """What a directory has in place of its weights, and what to do."""
-    names = sorted(entry.name for entry in directory.iterdir())
-    pickled = [name for name in names if name.endswith(PICKLES)]
-    others = [name for name in names if name.endswith(".safetensors")]
-    if others:
-        return (
-            f", but {', '.join(others[:4])} without an index: download {INDEX} too, or save the model again"
-        )
-    found = f"; {', '.join(pickled[:4])} are pickle files, which can run code" if pickled else ""
-    return f": no *.safetensors weights{found}. Save the model again with save_pretrained"
-
-
-def _check_file(file: Path) -> None:
-    if not file.is_file():
-        raise BackboneError(f"{file} is no file: download or save the model again")
-    num_bytes = file.stat().st_size
-    with file.open("rb") as start:
-        head = start.read(8)
-        rest = start.read(len(LFS_POINTER))
-    if (head + rest).startswith(LFS_POINTER):
-        raise BackboneError(f"{file} is a Git LFS pointer, not the weights: run git lfs pull in its folder")
-    try:
-        with safe_open(file, framework="pt"):
-            pass  # opening compares the header with the size
-    except SafetensorError as error:
-        raise BackboneError(
-            f"{file} is damaged or cut short ({num_bytes} bytes; {error}): download or save it again"
-        ) from None
-
-
-def _shapes(files: list[Path]) -> Iterator[tuple[str, list[int]]]:
-    for file in files:
-        _check_file(file)
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                yield name, tensors.get_slice(name).get_shape()
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the loader's own report and bar: what it would say is said by an error."""
-    verbosity = transformers_logging.get_verbosity()
-    shows_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
+def refusing(what: Path | str, *, remedy: str) -> Iterator[None]:
+    """One line for whatever a library raises over a file that it cannot make sense of.
+
+    Such files raise anything: the tokenizers library raises bare `Exception`, configurations a dozen kinds.
+    """
     try:
         yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if shows_bars:
-            transformers_logging.enable_progress_bar()
+    except (PilotageError, MemoryError):
+        raise
+    except Exception as error:
+        raise BackboneError(
+            f"{what} cannot be used ({type(error).__name__}: {_shortened(error)}): {remedy}"
+        ) from error
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether a folder holds a model's files, whole or not, rather than a run."""
+    return any(any(directory.glob(pattern)) for pattern in _MODEL_FILES)
+
+
+def look_at(directory: Path, name: str) -> None:
+    """Raises BackboneError unless there are a configuration and safetensors in a folder of the user's own."""
+    _refuse_adapter(directory, name)
+    if not (directory / "config.json").is_file():
+        raise BackboneError(
+            f"{name} is not a model directory ({_found(directory)}); give a directory with config.json and "
+            "safetensors, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or `nano`"
+        )
+    if not any(directory.glob("*.safetensors")):
+        pickled = sorted(entry.name for entry in directory.iterdir() if entry.suffix in _PICKLE_SUFFIXES)
+        found = f"; {', '.join(pickled)} are pickle files, which can run code" if pickled else ""
+        raise BackboneError(
+            f"{name} has no *.safetensors weights{found}. Save the model again with save_pretrained"
+        )
+
+
+def fetch(name: str) -> Path:
+    """The folder of a model's small files: `name` itself, or where the hub's are downloaded to."""
+    if Path(name).is_dir():
+        return Path(name)
+    directory = _download(name, None, _SMALL_FILES)
+    _refuse_adapter(directory, name)
+    return directory
+
+
+def fetch_weights(name: str, directory: Path) -> None:
+    """Completes the folder that `fetch(name)` gave, where it is the hub's, with the weights of the same revision."""
+    if directory != Path(name):
+        names = _shards(directory / INDEX) if (directory / INDEX).exists() else [SINGLE]
+        _download(name, directory.name, names)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The model's description in `config.json`, without what it tells a loader.
+
+    Raises BackboneError for another architecture.
+    """
+    path = directory / "config.json"
+    config = read_small_json(path)
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise BackboneError(
+            f"{directory} is a {model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
+        )
+    # Older configurations have the text model's fields at the top.
+    for part in (config, *(inner for inner in config.values() if isinstance(inner, dict))):
+        for field in ("num_hidden_layers", "depth"):
+            layers = part.get(field)
+            if isinstance(layers, int) and layers > _MAX_LAYERS:
+                raise BackboneError(f"{path} says {field} {layers}, more than {_MAX_LAYERS}: {AGAIN}")
+    return _described(config)
+
+
+def quantisation(config: Mapping[str, Any]) -> str | None:
+    """How `config.json` says that the weights are quantised, or None."""
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for field in _QUANTISATION_FIELDS:
+            if settings := part.get(field):
+                method = settings.get("quant_method") if isinstance(settings, dict) else settings
+                return f"{field}: {method}"
+    return None
+
+
+def read_weights(directory: Path) -> dict[str, Stored]:
+    """Every parameter that the directory's safetensors hold, from their headers alone.
+
+    Names in an index are plain and stay inside the folder. Links are followed (the hub's cache consists of them):
+    whatever they lead to is read as safetensors or not at all. Raises BackboneError for a file that is missing, cut,
+    damaged, or at odds with its index.
+    """
+    index = directory / INDEX
+    for entry in directory.iterdir():
+        if _DISTRIBUTED.match(entry.name):
+            raise BackboneError(
+                f"{entry} is a part of a distributed checkpoint: save the model again as {SINGLE}, with save_pretrained"
+            )
+    if (directory / SINGLE).exists():
+        return _header(directory / SINGLE)
+    if not index.exists():
+        raise BackboneError(
+            f"{directory} has neither {SINGLE} nor {INDEX}, only {', '.join(unindexed(directory)[:4])}: {AGAIN}"
+        )
+    stored: dict[str, Stored] = {}
+    for shard in _shards(index):
+        for name, one in _header(directory / shard).items():
+            if name in stored:
+                raise BackboneError(f"{name} is both in {stored[name].file} and in {shard}: {AGAIN}")
+            stored[name] = one
+    for name, shard in _weight_map(index).items():
+        if name not in stored or stored[name].file.name != shard:
+            raise BackboneError(f"{index} names {name}, which {shard} does not hold: {AGAIN}")
+    return stored
+
+
+def unindexed(directory: Path) -> list[str]:
+    """Names of safetensors in the folder that none of `read_weights` comes from."""
+    if (directory / SINGLE).exists() or not (directory / INDEX).exists():
+        used = [SINGLE]
+    else:
+        used = _shards(directory / INDEX)
+    return sorted(path.name for path in directory.glob("*.safetensors") if path.name not in used)
+
+
+def read_small_json(path: Path) -> dict[str, Any]:
+    """The JSON object in one of a model's small files. Raises BackboneError."""
+    if path.is_file() and path.stat().st_size > _MAX_JSON_BYTES:
+        raise BackboneError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_JSON_BYTES}: {AGAIN}")
+    try:
+        return read_json(path, remedy=AGAIN)
+    except PilotageError as error:
+        raise BackboneError(str(error)) from None
+
+
+def _described(value: Any) -> Any:
+    """`value` without the loader's fields, at any depth; a name may also be written with an underscore before it."""
+    if isinstance(value, Mapping):
+        return {
+            name: _described(inner)
+            for name, inner in value.items()
+            if str(name).lstrip("_").removesuffix("_internal") not in _LOADER_FIELDS
+        }
+    return [_described(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    content = read_small_json(index)
+    for field in ("metadata", "weight_map"):
+        if not isinstance(content.get(field), dict):
+            raise BackboneError(f"{index} is damaged (it has no {field}): {AGAIN}")
+    weight_map = content["weight_map"]
+    for name, shard in weight_map.items():
+        plain = isinstance(shard, str) and shard == Path(shard).name and "\\" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            raise BackboneError(
+                f"{index} keeps {name} in {shard!r}; only *.safetensors in the folder itself are read: save the model "
+                "again with save_pretrained"
+            )
+    return weight_map
+
+
+def _shards(index: Path) -> list[str]:
+    return sorted(set(_weight_map(index).values()))
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise BackboneError(f"{file} is not there: {AGAIN}")
+    with file.open("rb") as raw:
+        if raw.read(23) == b"version https://git-lfs":
+            raise BackboneError(
+                f"{file} is a Git LFS pointer in place of the weights: run `git lfs pull` in its folder"
+            )
+    try:
+        with safe_open(file, framework="pt") as weights:
+            views = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            stored = {
+                name: Stored(file=file, dtype=view.get_dtype(), shape=tuple(view.get_shape()))
+                for name, view in views.items()
+            }
+    except SafetensorError as error:
+        raise BackboneError(f"{file} is cut or damaged ({_shortened(error)}): {AGAIN}") from error
+    return stored
+
+
+def refuse_integers(stored: Mapping[str, Stored]) -> None:
+    """Raises BackboneError for parameters in less than 16 bits: they are quantised, with scales apart from them."""
+    for name, one in stored.items():
+        if one.dtype not in _FLOATS:
+            raise BackboneError(
+                f"{one.file} holds {name} as {one.dtype}, which is quantised: give the model in bfloat16 or float32"
+            )
+
+
+def _refuse_adapter(directory: Path, name: str) -> None:
+    if (directory / "adapter_config.json").exists():
+        raise BackboneError(
+            f"{name} holds an adapter (adapter_config.json), not a model: merge it into its base (merge_and_unload and "
+            "save_pretrained of peft) and give that directory; a run keeps the merged one in `model`, beside `adapter`"
+        )
+
+
+def _found(directory: Path) -> str:
+    if directory.is_dir():
+        names = sorted(entry.name for entry in directory.iterdir())
+        return f"it holds {', '.join(names[:8]) or 'nothing'}"
+    return "it is a file" if directory.exists() else "no such directory"
+
+
+def _download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            )
+        )
+    except Exception as error:  # of a server, a network or a disk
+        raise BackboneError(
+            f"{hub_id} is no directory here and cannot be had from the hub ({_shortened(error)}): look at its name "
+            "and the network (HF_TOKEN opens a gated model), or give a model directory"
+        ) from error
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MethodType
-from typing import Any
+from types import MethodType, SimpleNamespace
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLForConditionalGeneration,
 )
+from transformers.utils import is_flash_attn_2_available
 
-from pilotage.backbones.checkpoint import (
-    ADAPTER,
-    BackboneError,
-    check_attention,
-    check_loading,
-    check_parameters,
-    read_config,
-    weight_files,
-)
+from pilotage.backbones import checkpoint
+from pilotage.backbones.checkpoint import BackboneError, refusing
+from pilotage.backbones.parameters import refuse_misfits, refuse_not_finite
 from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.errors import PilotageError
 
 NANO_DIRECTORY = Path(__file__).parent / "nano_base"
 """Where the shipped base weights of `nano` are."""
 
-_CLASS_OF = {
-    "qwen3_vl": Qwen3VLForConditionalGeneration,
-    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
-}
-MODEL_TYPES = tuple(_CLASS_OF)
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+"""Implementations that need no code from elsewhere; any other name makes transformers look on the hub."""
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that only a prompt may hold; a sampled one makes the forward look for an image that is not there."""
@@ -137,61 +126,37 @@ def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Ba
     )
 
 
-def load_without_weights(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Backbone:
+def load_without_weights(path_or_id: str | Path) -> Backbone:
     """Processor, tokenizer and ids alone, `model` None: for an engine that loads the weights itself.
 
-    `name` is the directory or hub id that such an engine can load. Raises BackboneError as `load_backbone` does.
+    `name` is the directory that such an engine can load; its weights are whole. Raises BackboneError as
+    `load_backbone` does, but for quantised weights.
     """
-    return _without_weights(path_or_id, trust_remote_code=trust_remote_code)[0]
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    quantised = checkpoint.quantisation(checkpoint.read_config(directory)) is not None
+    config = None if quantised else _config_of(directory)
+    processor = _processor_of(directory, config) if config else ImageTextProcessor.load(str(directory))
+    checkpoint.fetch_weights(name, directory)
+    stored = checkpoint.read_weights(directory)
+    if config is not None:
+        refuse_misfits(config, stored, directory)
+    return _stand_in(directory, processor)
 
 
 def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
-    """A backbone whose parameters have shapes and no numbers: to count and to render with. Raises BackboneError."""
-    shape, config = _without_weights(path_or_id)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="eager")
-    return replace(shape, model=model)
+    """A backbone whose parameters have shapes and no numbers: to count and to render with.
 
-
-def _without_weights(path_or_id: str | Path, *, trust_remote_code: bool = False) -> tuple[Backbone, Any]:
-    """The backbone and its configuration."""
-    from types import SimpleNamespace
-
-    directory = resolve(path_or_id, with_weights=False)
-    config, processor, generation = _read_small_files(directory, trust_remote_code=trust_remote_code)
-    stand_in = SimpleNamespace(modules=list, generation_config=generation)
-    name = str(directory) if Path(path_or_id).is_dir() or str(path_or_id) == "nano" else str(path_or_id)
-    return replace(make_backbone(stand_in, processor, name=name), model=None), config
-
-
-def _read_small_files(directory: Path, *, trust_remote_code: bool) -> tuple[Any, ImageTextProcessor, Any]:
-    """Configuration, processor and generation settings of a directory. Raises BackboneError, and nothing else."""
-    kind = read_config(directory)["model_type"]
-    if kind not in MODEL_TYPES:
-        raise BackboneError(
-            f"{directory} is a {kind!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
-        )
-    with _as_backbone_error(directory, "config.json"):
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    with _as_backbone_error(directory, "its tokenizer and preprocessor_config.json"):
-        processor = ImageTextProcessor.load(str(directory), trust_remote_code=trust_remote_code)
-    generation = None
-    if (directory / "generation_config.json").is_file():
-        with _as_backbone_error(directory, "generation_config.json"):
-            generation = GenerationConfig.from_pretrained(directory)
-    return config, processor, generation
-
-
-@contextmanager
-def _as_backbone_error(directory: Path, what: str) -> Iterator[None]:
-    """A border: what the libraries raise on files of strangers, and on libraries that are not there, in one line."""
-    try:
-        yield
-    except BackboneError:
-        raise
-    except Exception as error:
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise BackboneError(f"{directory} cannot be loaded: {what}: {told}") from error
+    Raises BackboneError as `load_backbone` does, but for the weights of a hub model, which are not fetched.
+    """
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    config = _config_of(directory)
+    if directory == Path(name):
+        refuse_misfits(config, checkpoint.read_weights(directory), directory)
+    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return replace(_stand_in(directory, _processor_of(directory, config)), model=model)
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
@@ -218,79 +183,122 @@ def is_sharded(model: Any) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def resolve(path_or_id: str | Path, *, with_weights: bool = True) -> Path:
-    """The directory behind a name; `nano` is the base that ships with the package, a hub id is downloaded first.
-
-    Raises BackboneError where there is none, or none with safetensors weights.
-    """
+def resolve(path_or_id: str | Path) -> str:
+    """The directory or hub id behind a name; `nano` is the base that ships with the package."""
     name = str(path_or_id)
     if name == "nano":
         if not (NANO_DIRECTORY / "config.json").is_file():
             raise BackboneError(
                 f"the weights of `nano` are not in {NANO_DIRECTORY}; make them with `pilotage nano pretrain`"
             )
-        return NANO_DIRECTORY
+        return str(NANO_DIRECTORY)
     looks_like_path = isinstance(path_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
     directory = Path(name).expanduser()
-    if not (directory.exists() or looks_like_path):
-        directory = _downloaded(name, with_weights=with_weights)
-    if (directory / ADAPTER).is_file():
-        weight_files(directory)  # which says what it is
-    if not (directory / "config.json").is_file():
-        known = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else None
-        found = "no such directory" if known is None else f"it holds {', '.join(known[:8]) or 'nothing'}"
-        found = "it is a file" if directory.is_file() else found
-        raise BackboneError(
-            f"{name} is not a model directory ({found}); give a directory with config.json and safetensors, a "
-            "hub id such as Qwen/Qwen3-VL-4B-Instruct, or `nano`"
-        )
-    return directory
-
-
-def _downloaded(hub_id: str, *, with_weights: bool) -> Path:
-    """A snapshot of what is read of a model: small files of text and, if wanted, safetensors. Never a pickle."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.jinja", "*.txt", *(["*.safetensors"] if with_weights else [])]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except Exception as error:  # noqa: BLE001 - a border: the hub's client raises a dozen kinds
-        told = " ".join(str(error).split())[:300]
-        raise BackboneError(
-            f"{hub_id} is not a directory here, and the hub does not give it ({type(error).__name__}: {told})"
-        ) from None
+    if directory.exists() or looks_like_path:
+        checkpoint.look_at(directory, name)
+        return str(directory)
+    return name
 
 
 def load_backbone(
     path_or_id: str | Path,
     *,
     dtype: torch.dtype | str = torch.float32,
-    attn_implementation: str = "sdpa",
+    attn_implementation: Attention | str = "sdpa",
     device: torch.device | str = "cpu",
     lora: LoraSettings | None = None,
-    trust_remote_code: bool = False,
 ) -> Backbone:
-    """A backbone in eval mode on `device`. Only safetensors weights are read, and every parameter is among them.
+    """A backbone in eval mode on `device`. Only safetensors weights are read, and nothing of the model's is run.
 
-    Raises BackboneError, which names file and remedy, for anything else.
+    Raises BackboneError for a missing directory, another architecture, pickle or quantised weights, a file that is
+    missing or damaged, and parameters that the weights lack, hold beside the model's or hold in another shape.
     """
-    check_attention(attn_implementation, "attn_implementation")
-    directory = resolve(path_or_id)
-    files = weight_files(directory)
-    config, processor, _ = _read_small_files(directory, trust_remote_code=trust_remote_code)
-    with _as_backbone_error(directory, "its weights"):
-        # Quantised weights have names of their own, which only their own loader knows.
-        if getattr(config, "quantization_config", None) is None:
-            check_parameters(_CLASS_OF[config.model_type], config, files)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            directory,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-        model, info = loaded
-        check_loading(info, directory)
-    backbone = make_backbone(model.to(device).eval(), processor, name=str(path_or_id))
+    _check_request(dtype, attn_implementation)
+    name = resolve(path_or_id)
+    directory = checkpoint.fetch(name)
+    config = _config_of(directory)
+    _generation_config(directory)  # transformers would go on without a damaged one
+    processor = _processor_of(directory, config)
+    checkpoint.fetch_weights(name, directory)
+    refuse_misfits(config, checkpoint.read_weights(directory), directory)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        directory,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    model.name_or_path = model.config.name_or_path = name
+    model = model.to(device).eval()
+    refuse_not_finite(model, directory)
+    backbone = make_backbone(model, processor, name=str(path_or_id))
     return backbone if lora is None else with_lora(backbone, lora)
+
+
+def _check_request(dtype: torch.dtype | str, attn_implementation: str) -> None:
+    """Both may come from a run that somebody else made."""
+    if attn_implementation not in get_args(Attention):
+        known = ", ".join(get_args(Attention))
+        raise BackboneError(f"unknown attention {attn_implementation!r}; there are {known}")
+    # Without the library, transformers would fetch a kernel in its place.
+    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        raise BackboneError(
+            "attention 'flash_attention_2' needs flash-attn: pip install flash-attn, or take 'sdpa'"
+        )
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise BackboneError(f"unknown dtype {dtype!r}; weights are float32, bfloat16 or float16")
+
+
+def _config_of(directory: Path) -> PreTrainedConfig:
+    described = checkpoint.read_config(directory)
+    path = directory / "config.json"
+    if (quantised := checkpoint.quantisation(described)) is not None:
+        raise BackboneError(
+            f"{path} says that the weights are quantised ({quantised}), which can be neither trained nor checked: give "
+            "the model in bfloat16, or measure this one with --engine vllm or at an endpoint"
+        )
+    with refusing(path, remedy=checkpoint.AGAIN):
+        return AutoConfig.for_model(**described)
+
+
+def _generation_config(directory: Path) -> GenerationConfig | None:
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return None
+    with refusing(path, remedy=checkpoint.AGAIN):
+        generation = GenerationConfig.from_dict(checkpoint.read_small_json(path))
+    ends = generation.eos_token_id
+    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise BackboneError(f"{path} has eos_token_id {ends!r}, not token ids: {checkpoint.AGAIN}")
+    return generation
+
+
+def _processor_of(directory: Path, config: PreTrainedConfig) -> ImageTextProcessor:
+    """Raises BackboneError for a processor of another model, with which pictures or words would be misread."""
+    processor = ImageTextProcessor.load(str(directory))
+    images, vision = processor.image_processor, config.vision_config
+    pairs = {
+        "patch_size": (images.patch_size, vision.patch_size),
+        "merge_size": (images.merge_size, vision.spatial_merge_size),
+        "temporal_patch_size": (images.temporal_patch_size, vision.temporal_patch_size),
+        "image_token_id": (processor.image_token_id, config.image_token_id),
+    }
+    remedy = "copy the processor's and the tokenizer's files from the base model"
+    for name, (given, wanted) in pairs.items():
+        if given != wanted:
+            raise BackboneError(
+                f"{directory}: its processor has {name} {given}, config.json {wanted}: {remedy}"
+            )
+    known, embedded = len(processor.tokenizer), config.get_text_config().vocab_size
+    if known > embedded:
+        raise BackboneError(
+            f"{directory}: its tokenizer has {known} tokens, config.json a vocab_size of {embedded}: {remedy}"
+        )
+    return processor
+
+
+def _stand_in(directory: Path, processor: ImageTextProcessor) -> Backbone:
+    model = SimpleNamespace(modules=list, generation_config=_generation_config(directory))
+    return replace(make_backbone(model, processor, name=str(directory)), model=None)

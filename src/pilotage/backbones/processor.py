@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
+
+from pilotage.backbones.checkpoint import AGAIN, BackboneError, read_small_json, refusing
 
 
 class ImageTextProcessor(Qwen3VLProcessor):
@@ -21,7 +24,7 @@ class ImageTextProcessor(Qwen3VLProcessor):
             token = getattr(tokenizer, f"{name}_token", None) or _TOKENS[name]
             token_id = tokenizer.convert_tokens_to_ids(token)
             if token_id is None or token_id == getattr(tokenizer, "unk_token_id", None):
-                raise ValueError(f"the tokenizer has no {token!r}; a Qwen-VL tokenizer is needed")
+                raise BackboneError(f"the tokenizer has no {token!r}; a Qwen-VL tokenizer is needed")
             return token, token_id
 
         self.image_token, self.image_token_id = token_and_id("image")
@@ -41,14 +44,30 @@ class ImageTextProcessor(Qwen3VLProcessor):
         return files
 
     @classmethod
-    def load(cls, path: str, *, trust_remote_code: bool = False) -> ImageTextProcessor:
-        """The processor of a Qwen-VL directory or hub id; only its image and tokenizer files are read."""
+    def load(cls, path: str) -> ImageTextProcessor:
+        """The processor of a Qwen-VL directory; only its image and tokenizer files are read.
+
+        Raises BackboneError for a file that is missing or damaged.
+        """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+        directory = Path(path)
+        remedy = f"copy it from the base model, or {AGAIN}"
+        for names in (_TOKENIZER_FILES, _IMAGE_FILES):
+            if not any((directory / name).exists() for name in names):
+                raise BackboneError(f"{directory} has no {names[0]}: {remedy}")
+        for name in _SETTINGS:
+            if (directory / name).exists():
+                read_small_json(directory / name)
+        with refusing(f"the tokenizer of {directory}", remedy=remedy):
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with refusing(f"{directory / _IMAGE_FILES[0]}", remedy=remedy):
+            image_processor = Qwen2VLImageProcessorPil.from_pretrained(path)
         template = getattr(tokenizer, "chat_template", None) or cls._chat_template_of(path)
-        return cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
+        processor = cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
+        with refusing(f"the chat template of {directory}", remedy=remedy):
+            processor.apply_chat_template(_SAMPLE, add_generation_prompt=True, tokenize=False)
+        return processor
 
     @classmethod
     def _chat_template_of(cls, path: str) -> str:
@@ -56,11 +75,18 @@ class ImageTextProcessor(Qwen3VLProcessor):
         processor_dict, _ = cls.get_processor_dict(path)
         template = processor_dict.get("chat_template")
         if not template:
-            raise ValueError(
-                f"{path} has no chat template (chat_template.jinja, or in tokenizer_config.json)"
+            raise BackboneError(
+                f"{path} has no chat template (chat_template.jinja, or in tokenizer_config.json): copy it from the "
+                "base model"
             )
         return template
 
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+_IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Either may hold the image settings; newer directories have both."""
+_SETTINGS = (*_IMAGE_FILES, "tokenizer_config.json", "chat_template.json")
+_SAMPLE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
 
 _TOKENS = {
     "image": "<|image_pad|>",

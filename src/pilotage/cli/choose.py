@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from pilotage.backbones.checkpoint import holds_model
 from pilotage.cli.options import AtLeast
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
@@ -200,7 +201,7 @@ def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tupl
     Raises PilotageError where there is no such stage.
     """
     run = Path(target)
-    if not run.is_dir() or any(run.glob("*.safetensors")) or "model_type" in _config_of(run):
+    if not run.is_dir() or holds_model(run):
         return stage or "base", target, options.of_model(target)
     from pilotage.recipes.record import is_finished, model_of, read_record
 

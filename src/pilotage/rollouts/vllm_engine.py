@@ -46,7 +46,9 @@ class VllmEngine:
         self.backbone = backbone
         self.origin = origin
         self._vllm = vllm
-        self._llm = vllm.LLM(model=backbone.name, limit_mm_per_prompt={"image": max_images}, **llm_options)
+        # Its own choice would be pickle files where there are no safetensors.
+        options = {"limit_mm_per_prompt": {"image": max_images}, "load_format": "safetensors"} | llm_options
+        self._llm = vllm.LLM(model=backbone.name, **options)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
         """One rollout for each request, in their order; see `Engine`."""
