@@ -307,7 +307,7 @@ def test_what_only_looks_like_a_token_is_text(backbone):
     ],
 )
 def test_a_chat_template_that_fails_or_does_not_end_is_one_error(monkeypatch, template, told):
-    monkeypatch.setattr("pilotage.backbones.render.TEMPLATE_LIMIT_S", 0.3)
+    monkeypatch.setattr("pilotage.backbones.template.TEMPLATE_LIMIT_S", 0.3)
     backbone = tiny_backbone()
     monkeypatch.setattr(backbone.processor, "chat_template", template)
     with pytest.raises(PilotageError, match=told) as caught:

@@ -257,7 +257,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     ),
     "a cut chat template": (
         text("chat_template.jinja", "{% for m in "),
-        "the chat template of .* cannot be used",
+        "the chat template of .* failed on the messages",
     ),
     "damaged generation settings": (
         text("generation_config.json", "{"),

@@ -10,6 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 
 from pilotage.backbones.checkpoint import AGAIN, BackboneError, read_small_json, refusing
+from pilotage.backbones.template import templated
 
 
 class ImageTextProcessor(Qwen3VLProcessor):
@@ -66,7 +67,7 @@ class ImageTextProcessor(Qwen3VLProcessor):
         template = getattr(tokenizer, "chat_template", None) or cls._chat_template_of(path)
         processor = cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
         with refusing(f"the chat template of {directory}", remedy=remedy):
-            processor.apply_chat_template(_SAMPLE, add_generation_prompt=True, tokenize=False)
+            templated(processor, _SAMPLE, name=str(directory))
         return processor
 
     @classmethod

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.template import templated
 from pilotage.errors import PilotageError
 from pilotage.records import View
 
-T = TypeVar("T")
-
-TEMPLATE_LIMIT_S = 10.0
-"""A chat template is a program from a model's directory; one that takes longer than this does not end."""
 TEMPLATE_ROOM = 2**20
 """Characters that a template may add to the texts that it is given."""
 
@@ -38,7 +31,7 @@ def render(backbone: Backbone, view: View, *, name: str = "the prompt") -> str:
         texts = list(_texts(view.messages))
         for content in texts:
             _check_plain(backbone, content, name, view)
-        text = _templated(backbone, view.messages)
+        text = templated(backbone.processor, view.messages, name=backbone.name)
         if len(text) > sum(map(len, texts)) + TEMPLATE_ROOM:
             raise PilotageError(
                 f"the chat template of {backbone.name} makes {len(text)} characters of {sum(map(len, texts))}; "
@@ -77,67 +70,3 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     added = tokenizer.added_tokens_decoder.values()
     names = sorted({token.content for token in added if token.special and token.content}, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or r"(?!)")
-
-
-def _templated(backbone: Backbone, messages: Sequence[Mapping[str, Any]]) -> str:
-    def apply() -> str:
-        return backbone.processor.apply_chat_template(  # pyright: ignore[reportReturnType]
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-        )
-
-    try:
-        return _WATCHDOG.within(TEMPLATE_LIMIT_S, apply)
-    except TimeoutError:
-        told = f"did not end in {TEMPLATE_LIMIT_S:g} s"
-    except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
-        told = f"failed on the messages ({' '.join(str(error).split())[:200] or type(error).__name__})"
-    raise PilotageError(f"the chat template of {backbone.name} {told}; take another template")
-
-
-class _TooSlowError(BaseException):
-    """Ends a call from outside. Not an Exception: nothing inside the call may swallow it."""
-
-
-class _Watchdog:
-    """Ends calls that take too long, in any thread, as long as they run Python code.
-
-    A template compiles to Python, so an exception that is set from another thread ends its loops. One thread for all
-    calls: a timer for each was measured to cost five times what rendering does.
-    """
-
-    def __init__(self) -> None:
-        self._deadline_of: dict[int, float] = {}
-        self._guard = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def within(self, limit_s: float, call: Callable[[], T]) -> T:
-        """What `call` returns. Raises TimeoutError when it takes longer."""
-        me = threading.get_ident()
-        with self._guard:
-            self._deadline_of[me] = time.monotonic() + limit_s
-            # Not alive also after a fork, which copies no thread.
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-                self._thread.start()
-        try:
-            try:
-                return call()
-            finally:
-                # After this nothing can be set any more; what was set just before is raised within the outer block.
-                with self._guard:
-                    self._deadline_of.pop(me, None)
-        except _TooSlowError:
-            raise TimeoutError from None
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(0.1)
-            with self._guard:
-                now_s = time.monotonic()
-                for thread_id in [thread for thread, end_s in self._deadline_of.items() if end_s < now_s]:
-                    del self._deadline_of[thread_id]
-                    raised = ctypes.py_object(_TooSlowError)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)
-
-
-_WATCHDOG = _Watchdog()
