@@ -473,3 +473,43 @@ def test_default_arguments_cover_every_task_at_its_own_levels(tmp_path: Path) ->
     manifest = build(config)
     assert manifest["arguments"]["levels"] == {task.name: sorted(task.levels) for task in TASKS}
     assert manifest["num_examples"] == sum(len(task.levels) for task in TASKS)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    place = content.index(b"IDAT") + 8  # within a picture
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_damaged_shard_of_the_right_size_is_made_again_and_no_other(
+    tmp_path: Path, is_finished: bool
+) -> None:
+    build(small(tmp_path / "whole"))
+    build(small(tmp_path / "data"))
+    if not is_finished:
+        manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+        (tmp_path / "data" / ".build").mkdir()
+        (tmp_path / "data" / ".build" / "arguments.json").write_text(json.dumps(manifest["arguments"]))
+        journal = b"".join(json.dumps(shard).encode() + b"\n" for shard in manifest["shards"])
+        # Lines that nobody can read cost the shards that they tell of, and nothing else.
+        damaged = b'[1]\n{"file": 5}\n\xff\xfe\n{\n' + b"[" * 5000 + b"\n"
+        (tmp_path / "data" / ".build" / "shards.jsonl").write_bytes(damaged + journal)
+        (tmp_path / "data" / "manifest.json").unlink()
+    first, *others = sorted((tmp_path / "data").rglob("*.parquet"))
+    written = {path: path.stat().st_mtime_ns for path in others}
+    flipped(first)
+    with pytest.raises(PilotageError):
+        load_examples(tmp_path / "data")
+    build(small(tmp_path / "data"))
+    assert load_examples(tmp_path / "data") == load_examples(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in others} == written
+
+
+def test_damaged_arguments_of_a_build_are_one_line_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "data" / ".build").mkdir(parents=True)
+    (tmp_path / "data" / ".build" / "arguments.json").write_text("{")
+    with pytest.raises(PilotageError, match=r"arguments\.json is damaged .*: remove .*, or give --overwrite"):
+        build(small(tmp_path / "data"))
+    build(small(tmp_path / "data", overwrite=True))

@@ -253,3 +253,55 @@ def test_impossible_count_is_refused_for_the_level_that_lacks_it() -> None:
 def test_levels_must_be_given_once(levels: list[int]) -> None:
     with pytest.raises(PilotageError, match="at least one level, and none twice"):
         sample_examples(get_task("maze"), levels, 5, "test", 0)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "above", "link"])
+def test_a_manifest_leads_nowhere_but_into_its_folder(copy: Path, tmp_path: Path, kind: str) -> None:
+    outside = Path(shutil.copy(copy / SHARD, tmp_path / "outside.parquet"))
+    names = {"absolute": str(outside), "above": f"../{outside.name}", "link": "train/link.parquet"}
+    if kind == "link":
+        (copy / "train" / "link.parquet").symlink_to(outside)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        shard["file"] = names[kind] if shard["file"] == SHARD else shard["file"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PilotageError, match="which is not in the folder"):
+        load_examples(copy)
+
+
+FIELDS = ("file", "task", "level", "split", "num_rows", "num_bytes", "sha256", "difficulties")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", [None, [], -1, {"a": 1}, "../x", 1e300])
+def test_a_manifest_with_a_field_of_another_kind_is_an_error(copy: Path, field: str, value: Any) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["shards"][0][field] = value
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    if field == "difficulties" and value == {"a": 1}:
+        return  # a tally that nobody reads
+    if field == "task" and value == "../x":
+        return  # a task without rows of its own
+    with pytest.raises(PilotageError):
+        load_examples(copy)
+
+
+def test_a_file_that_unfolds_to_millions_of_rows_is_refused_by_its_own_count(copy: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = copy / SHARD
+    table = pq.read_table(path)
+    column = pa.array(["x"]).take(pa.array([0] * 3_000_000, pa.int64()))
+    bomb = pa.table({name: column if name == "id" else pa.nulls(3_000_000) for name in table.column_names})
+    pq.write_table(bomb, path, compression="zstd")
+    assert path.stat().st_size < 200_000
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        if shard["file"] == SHARD:
+            shard["num_bytes"] = path.stat().st_size
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PilotageError, match="has 3000000 rows instead of"):
+        load_examples(copy)
+    with pytest.raises(PilotageError, match="unfolds to 3000000 rows"):
+        read_parquet(path, "remove it")

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 # A layer may import its own and every layer on an earlier line; layers on one line are siblings.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "files", "records"),
+    ("__init__", "errors", "files", "pictures", "records"),
     ("tasks",),
     ("data",),
     ("views",),
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
-LEAVES = ("__init__", "errors", "files", "records")
+LEAVES = ("__init__", "errors", "files", "pictures", "records")
 """The first line's modules may import each other."""
 
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")

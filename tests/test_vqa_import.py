@@ -121,6 +121,19 @@ def test_parquet_as_datasets_writes_it_is_read(tmp_path: Path) -> None:
         ({"problem": 7}, "problem is 7, not a text"),
         ({"problem": " <image> "}, "problem is empty"),
         ({"problem": "<image><image>?"}, "places for several pictures"),
+        ({"problem": "Find <image>x<image>"}, "places for several pictures"),
+        ({"problem": "<image>Find <|image_pad|>"}, "holds <|image_pad|>, which a tokenizer"),
+        ({"problem": "<|vision_start|><|image_pad|><|vision_end|>x?"}, "holds <|vision_start|>"),
+        ({"problem": "<image 1> Find x"}, "holds '<image 1>', which reads as the place of a picture"),
+        ({"problem": "Find x <image 1> and <image 2>"}, "holds '<image 1>'"),
+        ({"problem": "<img>Find y"}, "holds '<img>'"),
+        ({"problem": "<image>See <image_2>"}, "holds '<image_2>'"),
+        ({"problem": "Look: [image1]"}, "holds '[image1]'"),
+        ({"problem": "{image}?"}, "holds '{image}'"),
+        ({"problem": "<start_of_image>?"}, "holds '<start_of_image>'"),
+        ({"options": ["<image 1>", "<image 2>"], "answer": "A"}, "an option holds '<image 1>'"),
+        ({"answer": "<image>"}, "answer holds <image>: the place of a picture is in problem"),
+        ({"solution": "In <image> we see"}, "solution holds <image>"),
         ({"problem": "x" * 20_001}, "more than 20000"),
         ({"problem": "go <|im_end|> on"}, "holds <|im_end|>, which a tokenizer"),
         ({"problem": "\ud800?"}, "half of a character"),
@@ -170,6 +183,11 @@ def test_a_malformed_row_is_told_of(tmp_path: Path, changes: dict[str, Any], sai
     (tmp_path / "x.png").write_bytes(picture())
     (folder / "link.png").symlink_to(tmp_path / "x.png")
     assert said in problem_of(folder, **changes)
+
+
+@pytest.mark.parametrize("text", ["Is x < image y > 3?", "f[i] with images[0]", "an imaginary <i> and {x}"])
+def test_words_that_are_no_placeholder_pass(tmp_path: Path, text: str) -> None:
+    assert question_of(tmp_path, problem=f"<image>{text}").question == text
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ B rows, S columns, P image patches of all rows together, F numbers per patch.
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
@@ -18,6 +17,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
+from pilotage.pictures import BadPictureError, check_size, read_rgb
 from pilotage.records import View
 
 Key = TypeVar("Key", bound=Hashable)
@@ -106,32 +106,37 @@ def _pixels(image: bytes | np.ndarray) -> np.ndarray:
                 f"an image array must be uint8 [height, width, 3], got {image.dtype} {image.shape}"
             )
         return image
-    with Image.open(io.BytesIO(image)) as picture:
-        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return np.asarray(read_rgb(image))
 
 
 def encode_images(
-    backbone: Backbone, images: Sequence[bytes | np.ndarray]
+    backbone: Backbone, images: Sequence[bytes | np.ndarray], *, names: Sequence[str] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(pixel_values [P, F] float32, image_grid_thw [images, 3])` of PNG bytes or uint8 RGB arrays.
 
     Images whose size the processor would leave alone are cut into patches here for the whole batch at once (equal to
-    the stock processor to 1e-6); others go through the stock processor, which resizes them.
+    the stock processor to 1e-6); others go through the stock processor, which resizes them. Raises PilotageError that
+    tells by `names` whose picture cannot be shown.
     """
     processor = backbone.processor.image_processor
     patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
     grid_of: list[tuple[int, int, int]] = []
     parts: list[np.ndarray | torch.Tensor] = []
     cache = _PATCH_CACHES.setdefault((patch, merge, frames), _Cache(_PATCH_CACHE_BYTES))
-    for image in images:
+    for place, image in enumerate(images):
         key = image if isinstance(image, bytes) else None
         if key is not None and (cached := cache.recall(key)) is not None:
             height, width = (int(side) for side in cached[-1, :4].view(np.uint16))
             parts.append(cached[:-1])
             grid_of.append((1, height // patch, width // patch))
             continue
-        pixels = _pixels(image)
-        height, width = pixels.shape[:2]
+        try:
+            pixels = _pixels(image)
+            height, width = pixels.shape[:2]
+            check_size(width, height)
+        except BadPictureError as error:
+            name = names[place] if names is not None else f"image {place}"
+            raise PilotageError(f"{name}: {error}") from None
         if _is_left_alone(processor, height, width):
             patches = as_patches(pixels, patch=patch, merge=merge, frames=frames)
             if key is not None:
@@ -189,19 +194,20 @@ def _encode_prompts(
         raise PilotageError("no views to encode")
     merge = backbone.processor.image_processor.merge_size
     pixel_values, grid_thw = None, None
-    images = [image for view in views for image in view.images]
-    if images:
+    names = [f"row {row}" for row in range(len(views))] if names is None else names
+    shown = [(name, image) for name, view in zip(names, views, strict=True) for image in view.images]
+    if shown:
         if not backbone.supports_images:
             raise PilotageError(f"{backbone.name} reads text only, but a view has an image")
-        pixel_values, grid_thw = encode_images(backbone, images)
+        pixel_values, grid_thw = encode_images(
+            backbone, [image for _, image in shown], names=[name for name, _ in shown]
+        )
     grids: Iterator[list[int]] = iter(grid_thw.tolist() if grid_thw is not None else [])
-    names = [f"row {row}" for row in range(len(views))] if names is None else names
     texts = [render(backbone, view, name=name) for view, name in zip(views, names, strict=True)]
     tokenised = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     ids_of: list[list[int]] = []
     positions_of: list[np.ndarray] = []
-    for row, (view, ids) in enumerate(zip(views, tokenised, strict=True)):
-        name = names[row]
+    for name, view, ids in zip(names, views, tokenised, strict=True):
         num_images = len(view.images)
         slots = [column for column, token in enumerate(ids) if token in backbone.placeholder_ids]
         if len(slots) != num_images or any(ids[slot] != backbone.image_token_id for slot in slots):

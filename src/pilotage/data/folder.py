@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest
+from pilotage.data.store import BUILD_FOLDER, MANIFEST, Shard, read_manifest, read_shard
 from pilotage.errors import PilotageError
-from pilotage.files import append, locked, write_json, write_whole
+from pilotage.files import append, locked, read_json, write_json, write_whole
 from pilotage.records import SPLITS
 
 
@@ -44,7 +45,12 @@ class Folder:
 
     def resume(self, *, overwrite: bool) -> None:
         """Finds what is finished and clears away the rest. Raises PilotageError for other arguments' work."""
-        held = self._held_arguments()
+        try:
+            held = self._held_arguments()
+        except PilotageError:
+            if not overwrite:
+                raise
+            held = None
         if held is not None and held != self._arguments and not overwrite:
             raise PilotageError(
                 f"{self.root} holds {'a data set' if self._has_manifest else 'an unfinished build'} of other "
@@ -78,18 +84,24 @@ class Folder:
         if self._has_manifest:
             return read_manifest(self.root)["arguments"]
         path = self.root / BUILD_FOLDER / "arguments.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path, remedy=f"remove {self.root}, or give --overwrite") if path.exists() else None
 
     def _read_journal(self) -> list[Shard]:
         if not self._journal.exists():
             return []
-        # What follows the last line end was cut off by the kill.
-        lines = self._journal.read_text(encoding="utf-8").split("\n")[:-1]
-        return [Shard(**json.loads(line)) for line in lines]
+        shards = []
+        # What follows the last line end was cut off by the kill; a damaged line's shard is made again.
+        for line in self._journal.read_bytes().split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                shards.append(Shard(**json.loads(line)))
+        return shards
 
     def _is_whole(self, shard: Shard) -> bool:
-        path = self.root / shard.file
-        return shard.file in self._files and path.exists() and path.stat().st_size == shard.num_bytes
+        """Whether the shard's rows are those that were written: a file of the right size may be damaged."""
+        try:
+            return shard.file in self._files and bool(read_shard(self.root, shard))
+        except PilotageError:
+            return False
 
 
 @contextmanager

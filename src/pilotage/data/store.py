@@ -25,7 +25,8 @@ from pilotage.data.examples import make_example
 from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
 from pilotage.files import write_whole
-from pilotage.records import Example, Split
+from pilotage.records import SPLITS, Example, Split
+from pilotage.tasks.grid import shorten
 from pilotage.tasks.task import Task
 
 MANIFEST = "manifest.json"
@@ -35,6 +36,11 @@ BUILD_FOLDER = ".build"
 """Where a build keeps what it needs to go on after a kill; gone once the data set is complete."""
 
 COLUMNS = ("id", "task", "level", "split", "difficulty", "state", "facts", "plan", "optimal_length", "image")
+
+
+MAX_SHARD_ROWS = 1_000_000
+MAX_SHARD_BYTES = 4 * 2**30
+"""Of one shard, unpacked. Ours have thousands of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,16 @@ class Shard:
     """`content_hash` of its rows: it does not depend on how Parquet packed them."""
     difficulties: Mapping[str, int]
     """Difficulty -> number of rows."""
+
+    def __post_init__(self) -> None:
+        texts = (self.file, self.task, self.split, self.sha256)
+        numbers = (self.level, self.num_rows, self.num_bytes)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"a shard of {texts}")
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise TypeError(f"a shard of {numbers}")
+        if not isinstance(self.difficulties, dict) or self.split not in SPLITS:
+            raise TypeError(f"a shard of {self.difficulties}, of split {self.split}")
 
 
 def load_examples(
@@ -230,8 +246,10 @@ def read_manifest(root: Path) -> dict[str, Any]:
                 f"{path} is not a manifest of this version of pilotage (format {FORMAT} {FORMAT_VERSION}): build "
                 "the data set again"
             )
+        if not isinstance(manifest["arguments"], dict):
+            raise TypeError("its arguments are no object")
         manifest["shards"] = [Shard(**shard) for shard in manifest["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, PilotageError):
             raise
         raise PilotageError(
@@ -243,35 +261,68 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 def read_shard(root: Path, shard: Shard) -> list[Example]:
     """The rows of one shard. Raises PilotageError when they are not what the manifest says."""
-    path = root / shard.file
     remedy = "run the build again with the same arguments: it redoes this file only"
+    path = shard_path(root, shard.file)
     if not path.exists():
         raise PilotageError(f"{path} is missing; {remedy}")
     if path.stat().st_size != shard.num_bytes:
         raise PilotageError(f"{path} has {path.stat().st_size} bytes instead of {shard.num_bytes}; {remedy}")
-    examples = read_parquet(path, remedy)
+    examples = read_parquet(path, remedy, num_rows=shard.num_rows)
     if len(examples) != shard.num_rows or content_hash(examples) != shard.sha256:
         raise PilotageError(f"{path} does not hold what the manifest says (its hash differs); {remedy}")
     return examples
 
 
-def read_parquet(path: Path, remedy: str) -> list[Example]:
+def shard_path(root: Path, file: str) -> Path:
+    """Where a shard of a data set is. Raises PilotageError for a name that leads out of its folder, by a link too."""
+    path = root / file
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise PilotageError(
+            f"{root / MANIFEST} names {shorten(file)}, which is not in the folder: it is damaged"
+        )
+    return path
+
+
+def read_parquet(path: Path, remedy: str, *, num_rows: int | None = None) -> list[Example]:
     """The rows of one file of examples. Raises PilotageError that names what is wrong, then `remedy`."""
+    rows = parquet_rows(path, COLUMNS, remedy, num_rows=num_rows)
+    try:
+        return [_example(row) for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PilotageError(f"{path} holds a row that is no example ({error}); {remedy}") from error
+
+
+def parquet_rows(
+    path: Path, columns: Sequence[str], remedy: str, *, num_rows: int | None = None
+) -> list[dict[str, Any]]:
+    """These columns of a Parquet file, row by row.
+
+    What the file says of its own size is compared with `num_rows` and with what memory may hold before a row is read: a
+    small file can unfold to millions. Raises PilotageError, which ends with `remedy`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with path.open("rb") as file:  # a name may be no UTF-8
-            table = pq.ParquetFile(file).read()
+            parquet = pq.ParquetFile(file)
+            missing = [name for name in columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise PilotageError(
+                    f"{path} is not a file of examples: no column {_listed(missing)}; {remedy}"
+                )
+            told = parquet.metadata
+            if num_rows is not None and told.num_rows != num_rows:
+                raise PilotageError(f"{path} has {told.num_rows} rows instead of {num_rows}; {remedy}")
+            num_bytes = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
+            if told.num_rows > MAX_SHARD_ROWS or num_bytes > MAX_SHARD_BYTES:
+                raise PilotageError(
+                    f"{path} unfolds to {told.num_rows} rows of {num_bytes} bytes, more than a shard holds "
+                    f"({MAX_SHARD_ROWS}, {MAX_SHARD_BYTES}); {remedy}"
+                )
+            return parquet.read(columns=list(columns)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise PilotageError(f"{path} cannot be read as Parquet ({error}); {remedy}") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise PilotageError(f"{path} is not a file of examples: no column {_listed(missing)}; {remedy}")
-    try:
-        return [_example(row) for row in table.select(COLUMNS).to_pylist()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise PilotageError(f"{path} holds a row that is no example ({error}); {remedy}") from error
 
 
 _TO_TEXT = json.JSONEncoder(check_circular=False).encode

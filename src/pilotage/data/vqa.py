@@ -41,7 +41,13 @@ MAX_NOTES = 100_000
 BATCH_ROWS = 32
 SplitRule = Literal["hash", "train", "val", "test"]
 
-_PLACEHOLDER = re.compile(r"<image>|<img>|<\|image\|>|\{image\}", re.IGNORECASE)
+PLACEHOLDER = "<image>"
+"""Where the picture belongs, in the form that most sets use; the views show the picture before the question."""
+_OTHER_PLACEHOLDER = re.compile(
+    r"<[|/]?(?:start_of_|end_of_)?(?:image|img|picture|video|audio)[^<>]{0,20}>"
+    r"|\[(?:image|img)[ _]?\d{0,2}\]|\{(?:image|img)[ _]?\d{0,2}\}",
+    re.IGNORECASE,
+)
 _CHAT_TOKEN = re.compile(r"<\|[^|<>\s]{1,60}\|>")
 
 Progress = Callable[[int, int], None]
@@ -140,10 +146,8 @@ def import_vqa(
 
 def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px: int | None) -> Question:
     """The question of one row. Raises PilotageError that says what is wrong with it, and nothing else."""
-    problem = _text(row, "problem", MAX_QUESTION_CHARACTERS)
-    if len(_PLACEHOLDER.findall(problem)) > 1:
-        raise BadRowError("problem has places for several pictures; a question has one")
-    problem = _PLACEHOLDER.sub("", problem).strip()
+    problem = _text(row, "problem", MAX_QUESTION_CHARACTERS, num_pictures=1)
+    problem = problem.replace(PLACEHOLDER, "").strip()
     if not problem:
         raise BadRowError("problem is empty")
     options = _options(row.get("options"))
@@ -260,18 +264,30 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int | None, float, Mapping[str, 
         )
 
 
-def _text(row: Mapping[str, Any], name: str, max_characters: int) -> str:
+def _text(row: Mapping[str, Any], name: str, max_characters: int, num_pictures: int = 0) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise BadRowError(f"{name} is {_said(value)}, not a text")
-    return _checked(name, value, max_characters)
+    return _checked(name, value, max_characters, num_pictures)
 
 
-def _checked(name: str, value: str, max_characters: int) -> str:
+def _checked(name: str, value: str, max_characters: int, num_pictures: int = 0) -> str:
+    """The text, which may hold the placeholder of so many pictures, and nothing that a model would take for another."""
     if len(value) > max_characters:
         raise BadRowError(f"{name} has {len(value)} characters, more than {max_characters}")
-    if token := _CHAT_TOKEN.search(_PLACEHOLDER.sub("", value)):
+    if token := _CHAT_TOKEN.search(value):
         raise BadRowError(f"{name} holds {token[0]}, which a tokenizer would take for a token of the chat")
+    if value.count(PLACEHOLDER) > num_pictures:
+        raise BadRowError(
+            f"{name} has places for several pictures; a question has one"
+            if num_pictures
+            else f"{name} holds {PLACEHOLDER}: the place of a picture is in problem"
+        )
+    if other := _OTHER_PLACEHOLDER.search(value.replace(PLACEHOLDER, "")):
+        raise BadRowError(
+            f"{name} holds {shorten(other[0])}, which reads as the place of a picture; write {PLACEHOLDER} once, "
+            "in problem, or nothing"
+        )
     if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
         raise BadRowError(f"{name} holds half of a character (a lone surrogate)")
     return value

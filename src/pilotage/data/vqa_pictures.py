@@ -7,29 +7,20 @@ import binascii
 import hashlib
 import io
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pilotage.errors import PilotageError
+from pilotage.pictures import MIN_SIDE_PX, BadPictureError, as_rgb, check_size, opened
 from pilotage.tasks.grid import shorten
 
 MAX_PICTURE_BYTES = 32 * 2**20
-MAX_PIXELS = 40_000_000
-MAX_SIDE_PX = 16_384
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,30};base64,")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
-
-
-class BadPictureError(PilotageError):
-    """A picture cannot be used; the message does not say whose it is."""
 
 
 def picture_bytes(value: Any, folder: Path) -> bytes:
@@ -71,49 +62,19 @@ def to_png(picture: bytes, max_side_px: int | None = None) -> Picture:
     A whole PNG file that is that already is kept as it is; `max_side_px` shrinks what is larger.
     Raises BadPictureError, and nothing else.
     """
-    try:
-        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-                raise BadPictureError(
-                    f"the picture has {width}x{height} px, more than {MAX_PIXELS} or {MAX_SIDE_PX} a side"
-                )
-            image.load()
-            shrink = max_side_px is not None and max(width, height) > max_side_px
-            is_plain = image.mode == "RGB" and not shrink and "transparency" not in image.info
-            is_upright = image.getexif().get(_ORIENTATION, 1) == 1
-            if image.format == "PNG" and is_plain and is_upright and picture.endswith(_PNG_END):
-                return Picture(png=picture, sha256=_pixel_hash(image))
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                layered = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-            rgb = upright.convert("RGB")
-            if shrink:
-                rgb.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)  # pyright: ignore[reportArgumentType]
-            buffer = io.BytesIO()
-            rgb.save(buffer, "PNG", compress_level=3)
-            return Picture(png=buffer.getvalue(), sha256=_pixel_hash(rgb))
-    except BadPictureError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        problem = " ".join(str(error).split())[:120]
-        # The library's message may hold the address of an object in memory, which is of no use and never the same.
-        problem = re.sub(r"<_io\.\w+ object at 0x[0-9a-f]+>", "", problem).strip()
-        raise BadPictureError(
-            f"the picture is no {', '.join(FORMATS)} that can be read ({problem})"
-        ) from None
+    with opened(picture, min_side_px=MIN_SIDE_PX) as image:
+        shrink = max_side_px is not None and max(image.size) > max_side_px
+        is_plain = image.mode == "RGB" and not shrink and "transparency" not in image.info
+        is_upright = image.getexif().get(_ORIENTATION, 1) == 1
+        if image.format == "PNG" and is_plain and is_upright and picture.endswith(_PNG_END):
+            return Picture(png=picture, sha256=_pixel_hash(image))
+        rgb = as_rgb(image)
+        if shrink:
+            rgb.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)  # pyright: ignore[reportArgumentType]
+            check_size(*rgb.size, min_side_px=MIN_SIDE_PX)
+        buffer = io.BytesIO()
+        rgb.save(buffer, "PNG", compress_level=3)
+        return Picture(png=buffer.getvalue(), sha256=_pixel_hash(rgb))
 
 
 def _pixel_hash(rgb: Image.Image) -> str:

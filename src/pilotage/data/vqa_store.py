@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotage import __version__
-from pilotage.data.store import MANIFEST
+from pilotage.data.store import MANIFEST, parquet_rows, shard_path
 from pilotage.errors import PilotageError, require
 from pilotage.files import whole, write_json, write_whole
 from pilotage.records import SPLITS, Question, Split
@@ -231,16 +231,12 @@ def _write_parquet(path: Path, questions: list[Question]) -> None:
 
 
 def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = root / str(shard["file"])
     remedy = "write the set again with --overwrite"
+    path = shard_path(root, str(shard["file"]))
+    rows = parquet_rows(path, COLUMNS, remedy, num_rows=shard["num_rows"])
     try:
-        with path.open("rb") as file:
-            rows = pq.ParquetFile(file).read(columns=list(COLUMNS)).to_pylist()
         questions = [_question(row) for row in rows]
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PilotageError(
             f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {remedy}"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.backbones.weights import whole_parameters
 from pilotage.errors import PilotageError
+from pilotage.pictures import read_rgb
 from pilotage.records import Rollout, View
 from pilotage.rollouts.engine import Decoding, Request, sampling_seed
 
@@ -80,10 +80,7 @@ class VllmEngine:
     def _request(self, view: View) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": render(self.backbone, view)}
         if view.images:
-            from PIL import Image
-
-            pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in view.images]
-            request["multi_modal_data"] = {"image": pictures}
+            request["multi_modal_data"] = {"image": [read_rgb(image) for image in view.images]}
         return request
 
     def _rollout(self, example_id: str, answer: Any) -> Rollout:

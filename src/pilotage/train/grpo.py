@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import os
 import warnings
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image
 from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -21,6 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.errors import PilotageError
 from pilotage.files import clear_partial
+from pilotage.pictures import read_rgb
 from pilotage.records import Example
 from pilotage.rollouts.engine import Decoding, Engine, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -163,7 +162,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
             view = student_view(example, self.stage_config.prompts)
             (image,) = view.images
             rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])
-            rows["image"].append(Image.open(io.BytesIO(image)).convert("RGB"))
+            rows["image"].append(read_rgb(image))
             rows["example"].append(example.id)
         return rows
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pilotage.errors import PilotageError
+from pilotage.pictures import read_rgb
 from pilotage.records import Prompted, View
 
 Images = Literal["same", "none", "crop", "other"]
@@ -60,8 +61,7 @@ def cropped(image: bytes, *, share: float, seed: int) -> bytes:
     """PNG bytes of a part of a picture, enlarged to its size; `share` of each side, in (0, 1]."""
     if not 0.0 < share <= 1.0:
         raise PilotageError(f"crop_share {share} must be above 0 and at most 1")
-    with Image.open(io.BytesIO(image)) as picture:
-        picture = picture.convert("RGB")
+    picture = read_rgb(image)
     width, height = picture.size
     part = max(1, round(width * share)), max(1, round(height * share))
     rng = np.random.default_rng([seed & (2**64 - 1), zlib.crc32(image)])

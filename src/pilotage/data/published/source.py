@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from PIL import Image
-
 from pilotage.data.lines import BadLineError, numbered_lines, parse_object
 from pilotage.errors import PilotageError
+from pilotage.pictures import BadPictureError, opened
 from pilotage.tasks.drawing import MAX_SIDE_PX
 from pilotage.tasks.task import Task
 
@@ -135,9 +133,16 @@ def find_files(root: Path, suffix: str) -> list[Path]:
     if root.is_file():
         return [root]
     found = [
-        Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(suffix)
+        Path(folder, name)
+        for folder, _, names in os.walk(root, onerror=_raise)  # left alone, it skips what it may not read
+        for name in names
+        if name.endswith(suffix)
     ]
     return sorted(path for path in found if path.is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def read_lines(path: Path, root: Path) -> Iterator[tuple[Place, dict[str, Any] | Malformed]]:
@@ -181,13 +186,12 @@ def read_text(path: Path) -> str:
 def picture_problem(png: bytes, side_px: int | None = None) -> str:
     """Why these bytes are no PNG picture of this side (any reasonable one where None), or `""`."""
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        with opened(png, ("PNG",)) as image:
             width, height = image.size
-            if side_px is not None and (width, height) != (side_px, side_px):
-                return f"{width}x{height} px instead of {side_px}x{side_px}"
-            if width != height or width > MAX_SIDE_PX:
-                return f"{width}x{height} px: not a square of at most {MAX_SIDE_PX} px a side"
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"not a PNG picture ({' '.join(str(error).split())[:120]})"
+    except BadPictureError as error:
+        return f"not a PNG picture ({error})"
+    if side_px is not None and (width, height) != (side_px, side_px):
+        return f"{width}x{height} px instead of {side_px}x{side_px}"
+    if width != height or width > MAX_SIDE_PX:
+        return f"{width}x{height} px: not a square of at most {MAX_SIDE_PX} px a side"
     return ""
