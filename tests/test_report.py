@@ -18,7 +18,7 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
-from pilotage.report.charts import MAX_RADIUS, Share, gap_bars, perception_planning
+from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
 from pilotage.report.curves import MAX_POINTS, panels
 from pilotage.report.folder import read_run
 from pilotage.report.pairs import pair_sources
@@ -332,7 +332,7 @@ def share(success: float, n: int = 100) -> Share:
 
 def test_bars_are_as_high_as_the_success_they_show() -> None:
     cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
-    svg = gap_bars("Maze", cells, {"base": "Base"})
+    svg = gap_chart("Maze", cells, {"base": "Base"})
     heights = dict(re.findall(r'k-(\w+)"><title>.*?height="([\d.]+)"', svg))
     full = float(heights["text"])
     assert float(heights["image"]) == pytest.approx(full / 4, abs=0.01)
@@ -459,3 +459,11 @@ def test_visible_text_keeps_letters_and_spells_out_the_rest() -> None:
 
 def test_svg_attributes_and_children_are_escaped() -> None:
     assert tag("text", '<b>"', class_='"x', x=1.0) == '<text class="&#34;x" x="1">&lt;b&gt;&#34;</text>'
+
+
+@pytest.mark.parametrize("num_stages", [1, 4, 5, 9])
+def test_a_chart_of_any_number_of_stages_shows_each(num_stages: int) -> None:
+    cells = {f"s{i}": {"text": share(0.9), "image": share(0.1 * i)} for i in range(num_stages)}
+    svg = gap_chart("Maze", cells, {f"s{i}": f"Stage with a long name {i}" for i in range(num_stages)})
+    assert all(f"Stage with a long name {i}" in svg for i in range(num_stages))
+    assert svg.count("image view: ") == num_stages
