@@ -18,6 +18,7 @@ from pilotage.evaluate.compare import compare, excludes_zero, mcnemar_p
 from pilotage.evaluate.jsonl import write_jsonl
 
 LAKE = {"map": ["SF", "FG"]}
+MAZE = {"start": [1, 0], "target": [2, 0], "walls": [[7, 3, 9], [7, 9, 12], [7, 2, 10]]}
 
 
 def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image", **more: Any) -> Any:
@@ -116,9 +117,52 @@ def test_macro_is_the_plain_mean_of_the_tasks_differences() -> None:
     a = rows("----") + [row(f"m{i}", False, task="maze") for i in range(40)]
     b = rows("++++") + [row(f"m{i}", False, task="maze") for i in range(40)]
     compared = compare(a, b).kinds["image"]
-    assert compared.macro.mean == pytest.approx(0.5)
+    assert compared.macro.difference.mean == pytest.approx(0.5)
+    assert (compared.macro.a.mean, compared.macro.b.mean) == (0.0, pytest.approx(0.5))
     assert compared.num_examples == 44
     assert list(compared.tasks) == ["frozenlake", "maze"]
+
+
+def lake_and_maze(lake: str, maze: str) -> list[Any]:
+    return rows(lake) + [row(f"m{i}", mark == "+", task="maze", state=MAZE) for i, mark in enumerate(maze)]
+
+
+def test_all_tasks_are_pooled_in_one_exact_test_and_a_verdict_of_their_own_is_explained() -> None:
+    # 0 against 4 in each task: p 0.125 each, and 2 / 2^8 for the 0 against 8 of both.
+    compared = compare(lake_and_maze("----++", "----+-"), lake_and_maze("++++++", "+++++-")).kinds["image"]
+    assert [pairs.p_value for pairs in compared.tasks.values()] == [0.125, 0.125]
+    assert compared.macro.p_value == pytest.approx(2 / 2**8)
+    assert (compared.macro.num_only_a, compared.macro.num_only_b, compared.macro.a.n) == (0, 8, 12)
+    assert compared.macro.distinguishable and not any(p.distinguishable for p in compared.tasks.values())
+    assert compared.pooling_note == (
+        "the 12 examples of all tasks together tell what those of no task tell by themselves: "
+        "A did better on 0, B on 8"
+    )
+
+
+def test_the_verdict_over_all_tasks_is_that_of_the_exact_test_and_not_of_the_interval() -> None:
+    # 0 against 2 and 0 against 3: the interval of the mean is off zero, p is 2 / 2^5.
+    compared = compare(lake_and_maze("--++", "---+"), lake_and_maze("++++", "++++")).kinds["image"]
+    assert excludes_zero(compared.macro.difference)
+    assert compared.macro.p_value == pytest.approx(2 / 2**5)
+    assert not compared.macro.distinguishable and compared.pooling_note == ""
+
+
+def test_examples_and_tasks_that_disagree_tell_nothing_apart() -> None:
+    # 12 of 100 levels of one task for A, all 2 of the other for B: the examples say A, the mean of the tasks says B.
+    a, b = lake_and_maze("+" * 12 + "-" * 88, "--"), lake_and_maze("-" * 100, "++")
+    compared = compare(a, b).kinds["image"]
+    assert compared.macro.difference.mean == pytest.approx((1 - 0.12) / 2)
+    assert compared.macro.p_value is not None and compared.macro.p_value < 0.05
+    assert compared.macro.direction == 0 and compared.pooling_note == ""
+
+
+def test_an_id_is_one_example_of_each_task() -> None:
+    a = [row("1", True), row("1", False, task="maze")]
+    b = [row("1", True), row("1", True, task="maze")]
+    compared = compare(a, b).kinds["image"]
+    assert compared.num_examples == 2
+    assert {task: pairs.num_only_b for task, pairs in compared.tasks.items()} == {"frozenlake": 0, "maze": 1}
 
 
 def test_several_answers_are_compared_by_their_mean_and_without_mcnemar() -> None:
@@ -197,6 +241,19 @@ def test_the_command_compares_last_stages_and_says_what_can_be_said(
     assert "60.0" in printed and "100.0" in printed and "0.008" in printed
     assert main(["compare", f"{one}/stage1", f"{two}/stage1"]) == 0
     assert "image, frozenlake: the difference is not distinguishable from zero" in capsys.readouterr().out
+
+
+def test_the_command_prints_the_pooled_p_and_why_its_verdict_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", lake_and_maze("----++", "----+-"))
+    write_jsonl(tmp_path / "b.jsonl", lake_and_maze("++++++", "+++++-"))
+    assert main(["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line.split() for line in printed.splitlines() if " macro " in line and "0.008" in line]
+    assert line[:5] == ["image", "macro", "12", "25.0", "91.7"] and line[-3:] == ["0", "8", "0.008"]
+    assert "image, macro: B is better by 66.7 points" in printed
+    assert "note: image: the 12 examples of all tasks together tell what those of no task tell" in printed
 
 
 def test_the_command_gives_json_and_takes_files(

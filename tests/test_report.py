@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -17,9 +18,11 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
-from pilotage.report.charts import MAX_RADIUS, Share, gap_bars, perception_planning
+from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
 from pilotage.report.curves import MAX_POINTS, panels
 from pilotage.report.folder import read_run
+from pilotage.report.pairs import pair_sources
+from pilotage.report.sources import make_sources
 from pilotage.report.svg import nice_ticks, tag
 from pilotage.report.text import duration, p_value, percent, points, visible, visible_ends
 from synthetic_run import write_run
@@ -48,8 +51,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(run_dir: Path, tmp_path: Path) -> Path:
     """A run folder to damage."""
-    import shutil
-
     return Path(shutil.copytree(run_dir, tmp_path / "copy"))
 
 
@@ -123,6 +124,43 @@ def test_the_page_needs_no_network(run_dir: Path) -> None:
 def test_the_page_is_made_without_torch() -> None:
     code = "import sys, pilotage.report, pilotage.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_stage_stands_against_the_first_one_and_against_the_one_before(run_dir: Path) -> None:
+    pairs, notes = pair_sources(make_sources([read_run(run_dir)]))
+    image = [(pair.second, pair.first) for pair in pairs if pair.kind == "image"]
+    assert image == [("Stage 1", "Base"), ("Stage 2", "Base"), ("Stage 2", "Stage 1")]
+    assert notes == []
+    page = page_of(run_dir)
+    assert "<b>Stage 2</b> against Stage 1" in page
+    # What only one of them solves is led to: stage 2 is source 2, stage 1 is source 1.
+    assert "kind=0&amp;right=2&amp;wrong=1" in page
+
+
+def test_runs_side_by_side_stand_against_the_first_alone(run_dir: Path, copy: Path) -> None:
+    third = copy.parent / "third"
+    shutil.copytree(run_dir, third)
+    pairs, _ = pair_sources(make_sources([read_run(path) for path in (run_dir, copy, third)]))
+    assert {(pair.second, pair.first) for pair in pairs} == {("copy", "demo"), ("third", "demo")}
+
+
+def test_a_pooled_verdict_is_explained_beside_it(copy: Path) -> None:
+    # Stage 1 fails on every level, stage 2 solves four of each task: p 0.125 in each, and 2 / 2^12 in all.
+    for stage, success in (("stage1", False), ("stage2", True)):
+        rewrite(
+            copy / "eval" / f"{stage}.image.jsonl",
+            lambda row, success=success: (
+                row | {"error": None, "verdict": row["verdict"] | {"parsed": True, "success": success}}
+            ),
+        )
+    pairs, _ = pair_sources(make_sources([read_run(copy)]))
+    (pair,) = [p for p in pairs if (p.second, p.first, p.kind) == ("Stage 2", "Stage 1", "image")]
+    assert [(row.p_value, row.told) for row in pair.rows[:-1]] == [
+        (0.125, "not distinguishable from zero")
+    ] * 3
+    assert pair.rows[-1].p_value == pytest.approx(2 / 2**12)
+    assert pair.rows[-1].told == "second is better"
+    assert "All tasks: the 12 examples of all tasks together tell what those of no task tell" in page_of(copy)
 
 
 def test_levels_are_called_unseen_only_when_every_row_says_so(copy: Path) -> None:
@@ -294,7 +332,7 @@ def share(success: float, n: int = 100) -> Share:
 
 def test_bars_are_as_high_as_the_success_they_show() -> None:
     cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
-    svg = gap_bars("Maze", cells, {"base": "Base"})
+    svg = gap_chart("Maze", cells, {"base": "Base"})
     heights = dict(re.findall(r'k-(\w+)"><title>.*?height="([\d.]+)"', svg))
     full = float(heights["text"])
     assert float(heights["image"]) == pytest.approx(full / 4, abs=0.01)
@@ -421,3 +459,11 @@ def test_visible_text_keeps_letters_and_spells_out_the_rest() -> None:
 
 def test_svg_attributes_and_children_are_escaped() -> None:
     assert tag("text", '<b>"', class_='"x', x=1.0) == '<text class="&#34;x" x="1">&lt;b&gt;&#34;</text>'
+
+
+@pytest.mark.parametrize("num_stages", [1, 4, 5, 9])
+def test_a_chart_of_any_number_of_stages_shows_each(num_stages: int) -> None:
+    cells = {f"s{i}": {"text": share(0.9), "image": share(0.1 * i)} for i in range(num_stages)}
+    svg = gap_chart("Maze", cells, {f"s{i}": f"Stage with a long name {i}" for i in range(num_stages)})
+    assert all(f"Stage with a long name {i}" in svg for i in range(num_stages))
+    assert svg.count("image view: ") == num_stages

@@ -80,8 +80,13 @@ def test_a_bar_is_as_wide_as_its_share() -> None:
 
 def test_misread_positions_glow_where_they_stand_and_where_they_are_read() -> None:
     # The goal at (2,2) is read there 6 times and at (0,2) twice; the player always right.
-    ((source, (goal,), always, never),) = diagnosis_of({"none": 6, "misread": 2}).heat
-    assert (source, goal.title, goal.note) == ("Base", "FrozenLake, Goal, 3×3", "75 % of 8 read right")
+    (told,) = diagnosis_of({"none": 6, "misread": 2}).heat
+    (goal,), always, never = told.maps, told.always, told.never
+    assert (told.source, goal.title, goal.note) == (
+        "Base",
+        "FrozenLake, Goal, 3×3",
+        "75 % of 8 read right; 8 answers a cell",
+    )
     assert "stands on (2,2) 8 times, read there 75 %" in goal.right
     assert goal.wrong is not None and "wrongly read on (0,2) 2 times" in goal.wrong
     assert "stands on (0,0) 0 times, read there never" in goal.right
@@ -89,8 +94,10 @@ def test_misread_positions_glow_where_they_stand_and_where_they_are_read() -> No
 
 
 def test_what_no_answer_tells_has_no_map() -> None:
-    ((_, maps, always, never),) = diagnosis_of({"error": 3}).heat
-    assert maps == () and always == ""
+    (told,) = diagnosis_of({"error": 3}).heat
+    never = told.never
+    assert told.maps == () and told.always == ""
+    assert "nothing misread" not in told.title
     assert never == "FrozenLake, Goal, 3×3 (n = 3); FrozenLake, Player, 3×3 (n = 3)"
 
 

@@ -23,8 +23,9 @@ class Compare:
 
     A and B are run folders (their last stage), RUN/STAGE, or JSONL files of rows of `pilotage eval`.
     For each task: success of both, B less A with its 95 % interval, how many levels only one of
-    them solved, and McNemar's exact p. With several answers to a level, McNemar's test does not
-    apply: the pairs are means, and the interval decides. Different levels are refused.
+    them solved, and McNemar's exact p, which decides. The line of all tasks holds plain means, and
+    the levels of all tasks pooled in one such test. With several answers to a level, McNemar's test
+    does not apply: the pairs are means, and the interval decides. Different levels are refused.
     """
 
     a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
@@ -61,23 +62,16 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
     )
     verdicts = []
     for kind, compared in comparison.kinds.items():
-        for task, pairs in compared.tasks.items():
+        lines = [*compared.tasks.items(), *([("macro", compared.macro)] if len(compared.tasks) > 1 else [])]
+        for task, pairs in lines:
             table.add_row(
-                *(
-                    kind,
-                    task,
-                    str(pairs.a.n),
-                    _percent(pairs.a),
-                    _percent(pairs.b),
-                    signed(pairs.difference),
-                ),
+                *(kind, task, str(pairs.a.n), _percent(pairs.a), _percent(pairs.b), signed(pairs.difference)),
                 *(str(pairs.num_only_a), str(pairs.num_only_b), p_text(pairs.p_value)),
+                end_section=task == "macro",
             )
-            verdicts.append(_told(f"{kind}, {task}", pairs))
-        if len(compared.tasks) > 1:
-            macro = compared.as_dict()["macro"]
-            table.add_row(kind, "macro", "", "", "", signed(compared.macro), "", "", "", end_section=True)
-            verdicts.append(_sentence(f"{kind}, macro", compared.macro, macro["distinguishable"]))
+            verdicts.append(_sentence(f"{kind}, {task}", pairs))
+        if compared.pooling_note:
+            verdicts.append(f"note: {kind}: {compared.pooling_note}")
     console.print(f"A: {a}\nB: {b}", highlight=False, soft_wrap=True)
     console.print(table)
     for verdict in verdicts:
@@ -94,15 +88,11 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
-def _told(what: str, pairs: Pairs) -> str:
-    return _sentence(what, pairs.difference, pairs.distinguishable)
-
-
-def _sentence(what: str, difference: Interval, distinguishable: bool) -> str:
-    if not distinguishable:
+def _sentence(what: str, pairs: Pairs) -> str:
+    if not pairs.distinguishable:
         return f"{what}: the difference is not distinguishable from zero"
-    better = "B is better" if difference.mean > 0 else "A is better"
-    return f"{what}: {better} by {100 * abs(difference.mean):.1f} points"
+    better = "B is better" if pairs.direction > 0 else "A is better"
+    return f"{what}: {better} by {100 * abs(pairs.difference.mean):.1f} points"
 
 
 def _percent(interval: Interval) -> str:

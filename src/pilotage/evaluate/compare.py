@@ -2,20 +2,22 @@
 
 Every difference is B's rate less A's. Where both answered every example once, what tells them apart are the
 examples that only one of them got right: under equal skill each is a fair coin (McNemar 1947, exact binomial
-form). With several answers to an example the pairs are means, and the interval alone decides.
+form). So it is in every task, and the examples of all tasks are pooled in one such test. With several answers to
+an example the pairs are means, and the interval alone decides. Ids are unique within a task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean
 from pilotage.evaluate.run import KIND_VIEWS
-from pilotage.evaluate.samples import Row, by_example
+from pilotage.evaluate.samples import Row
 from pilotage.evaluate.summary import rate_of
 
 SIGNIFICANCE = 0.05
@@ -25,7 +27,7 @@ FAIR_SETTINGS = ("prompts", "max_new_tokens", "temperature", "top_p", "strict_ed
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """One kind on one task, pair by pair."""
+    """One kind on one task, or on all tasks, pair by pair."""
 
     a: Interval
     b: Interval
@@ -39,11 +41,22 @@ class Pairs:
     """McNemar's exact two-sided p; None with several answers to an example."""
 
     @property
+    def direction(self) -> int:
+        """1 where B is better, -1 where A is, 0 where the difference cannot be told from zero.
+
+        McNemar's test decides at 0.05, else the 95 % interval. Over tasks of different sizes the examples may speak
+        for one and the mean of the tasks for the other: that tells nothing apart.
+        """
+        sign = (self.difference.mean > 0) - (self.difference.mean < 0)
+        if self.p_value is None:
+            return sign if excludes_zero(self.difference) else 0
+        agree = sign * (self.num_only_b - self.num_only_a) > 0
+        return sign if self.p_value < SIGNIFICANCE and agree else 0
+
+    @property
     def distinguishable(self) -> bool:
-        """The difference can be told from zero: by McNemar at 0.05, else by its 95 % interval."""
-        if self.p_value is not None:
-            return self.p_value < SIGNIFICANCE
-        return excludes_zero(self.difference)
+        """The difference can be told from zero."""
+        return self.direction != 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -65,8 +78,24 @@ class KindComparison:
     """Examples that only A was asked, and that are left out (with `common`)."""
     num_only_in_b: int
     tasks: Mapping[str, Pairs]
-    macro: Interval
-    """Plain mean of the tasks' differences, tasks resampled one by one."""
+    macro: Pairs
+    """All tasks: plain means of the tasks' rates and differences, tasks resampled one by one; the numbers of examples
+    and their exact p are of all tasks pooled."""
+
+    @property
+    def pooling_note(self) -> str:
+        """Why the verdict over all tasks is not that of the tasks, a sentence; `""` where nothing needs a word."""
+        same = [pairs for pairs in self.tasks.values() if pairs.direction == self.macro.direction]
+        if len(self.tasks) < 2 or same:
+            return ""
+        if self.macro.direction:
+            return (
+                f"the {self.num_examples} examples of all tasks together tell what those of no task tell by "
+                f"themselves: A did better on {self.macro.num_only_a}, B on {self.macro.num_only_b}"
+            )
+        return (
+            "the tasks point in different ways, and all examples together in none that can be told from zero"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -74,7 +103,8 @@ class KindComparison:
             "num_only_in_a": self.num_only_in_a,
             "num_only_in_b": self.num_only_in_b,
             "tasks": {task: pairs.as_dict() for task, pairs in self.tasks.items()},
-            "macro": self.macro.as_dict() | {"distinguishable": excludes_zero(self.macro)},
+            "macro": self.macro.as_dict(),
+            "pooling_note": self.pooling_note,
         }
 
 
@@ -156,9 +186,9 @@ def _compare_kind(
     seed: int,
     num_resamples: int,
 ) -> KindComparison:
-    of_a, of_b = by_example(a), by_example(b)
+    of_a, of_b = _by_example(a), _by_example(b)
     num_only_in_a, num_only_in_b = len(of_a.keys() - of_b.keys()), len(of_b.keys() - of_a.keys())
-    shared = [id_ for id_ in of_a if id_ in of_b]
+    shared = [key for key in of_a if key in of_b]
     if not shared:
         raise PilotageError(f"{kind}: A and B have no example in common; measure both on the same levels")
     if (num_only_in_a or num_only_in_b) and not common:
@@ -168,49 +198,58 @@ def _compare_kind(
             "to compare on those that both have"
         )
     _check_states(kind, shared, of_a, of_b)
-    once = all(len(of[id_]) == 1 for of in (of_a, of_b) for id_ in shared)
+    once = all(len(of[key]) == 1 for of in (of_a, of_b) for key in shared)
     value = rate_of(rate)
     by_task: dict[str, list[tuple[float, float]]] = {}
-    for id_ in shared:
-        pair = (fmean(map(value, of_a[id_])), fmean(map(value, of_b[id_])))
-        by_task.setdefault(of_a[id_][0]["task"], []).append(pair)
-    tasks = {task: _pairs(pairs, once, seed, num_resamples) for task, pairs in by_task.items()}
+    for key in shared:
+        pair = (fmean(map(value, of_a[key])), fmean(map(value, of_b[key])))
+        by_task.setdefault(key[0], []).append(pair)
+    pairs_of = partial(_pairs, once=once, seed=seed, num_resamples=num_resamples)
     return KindComparison(
         num_examples=len(shared),
         num_only_in_a=num_only_in_a,
         num_only_in_b=num_only_in_b,
-        tasks=tasks,
-        macro=bootstrap_macro_mean(
-            [[of_b - of_a for of_a, of_b in pairs] for pairs in by_task.values()],
-            seed=seed,
-            num_resamples=num_resamples,
-            bounds=(-1.0, 1.0),
-        ),
+        tasks={task: pairs_of([pairs]) for task, pairs in by_task.items()},
+        macro=pairs_of(list(by_task.values())),
     )
 
 
-def _pairs(pairs: Sequence[tuple[float, float]], once: bool, seed: int, num_resamples: int) -> Pairs:
+def _pairs(
+    tasks: Sequence[Sequence[tuple[float, float]]], *, once: bool, seed: int, num_resamples: int
+) -> Pairs:
+    """Of one task, or of several."""
+    mean = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
+    pairs = [pair for of_task in tasks for pair in of_task]
     num_only_a = sum(of_a > of_b for of_a, of_b in pairs)
     num_only_b = sum(of_b > of_a for of_a, of_b in pairs)
-    differences = [of_b - of_a for of_a, of_b in pairs]
     return Pairs(
-        a=bootstrap_mean([of_a for of_a, _ in pairs], seed=seed, num_resamples=num_resamples),
-        b=bootstrap_mean([of_b for _, of_b in pairs], seed=seed, num_resamples=num_resamples),
-        difference=bootstrap_mean(differences, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0)),
+        a=mean([[of_a for of_a, _ in of_task] for of_task in tasks]),
+        b=mean([[of_b for _, of_b in of_task] for of_task in tasks]),
+        difference=mean([[of_b - of_a for of_a, of_b in of_task] for of_task in tasks], bounds=(-1.0, 1.0)),
         num_only_a=num_only_a,
         num_only_b=num_only_b,
         p_value=mcnemar_p(num_only_a, num_only_b) if once else None,
     )
 
 
+def _by_example(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """(Task, id) -> the answers to that example."""
+    examples: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        examples.setdefault((row["task"], row["id"]), []).append(row)
+    return examples
+
+
 def _check_states(
-    kind: str, shared: Sequence[str], a: Mapping[str, Sequence[Row]], b: Mapping[str, Sequence[Row]]
+    kind: str,
+    shared: Sequence[tuple[str, str]],
+    a: Mapping[tuple[str, str], Sequence[Row]],
+    b: Mapping[tuple[str, str], Sequence[Row]],
 ) -> None:
-    for id_ in shared:
-        first, second = a[id_][0], b[id_][0]
-        if (first["task"], first.get("state")) != (second["task"], second.get("state")):
+    for key in shared:
+        if a[key][0].get("state") != b[key][0].get("state"):
             raise PilotageError(
-                f"{kind}: the example {id_!r} is another state in B than in A; these are not the same levels"
+                f"{kind}: the example {key[1]!r} is another state in B than in A; these are not the same levels"
             )
 
 
@@ -223,7 +262,7 @@ def _unfairness(kind: str, a: Sequence[Row], b: Sequence[Row]) -> list[str]:
         )
         if of_a != of_b:
             notes.append(f"{name} differs: {', '.join(of_a)} in A, {', '.join(of_b)} in B")
-    num_answers = [sorted({len(rows) for rows in by_example(of).values()}) for of in (a, b)]
+    num_answers = [sorted({len(rows) for rows in _by_example(of).values()}) for of in (a, b)]
     if num_answers[0] != num_answers[1]:
         told = [" or ".join(map(str, counts)) for counts in num_answers]
         notes.append(f"{kind}: A has {told[0]} answers to an example, B has {told[1]}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.compare import Comparison, compare, excludes_zero
+from pilotage.evaluate.compare import KindComparison, Pairs, compare
 from pilotage.report.numbers import MACRO, task_titles
 from pilotage.report.sources import Source
 from pilotage.report.text import visible
@@ -25,24 +25,25 @@ class PairRow:
     """The gallery's number of the task; None for the mean over tasks."""
     n: int
     """Levels that both sources answered."""
-    first: Interval | None
-    second: Interval | None
-    """Success on the shared levels; None for the mean over tasks."""
+    first: Interval
+    second: Interval
+    """Success on the shared levels."""
     only_first: int
     only_second: int
     """Levels that one solves and the other does not."""
     difference: Interval
     """Second minus first, paired."""
     p_value: float | None
-    """McNemar's exact test, two-sided; None for the mean over tasks and with several answers to a level."""
-    is_distinguishable: bool
+    """McNemar's exact test, two-sided, of all tasks pooled for the mean; None with several answers to a level."""
+    direction: int
+    """1 where the second is better, -1 where the first is, 0 where they cannot be told apart."""
 
     @property
     def told(self) -> str:
         """The row's meaning in words."""
-        if not self.is_distinguishable:
-            return "not distinguishable from zero"
-        return "second is better" if self.difference.mean > 0 else "first is better"
+        return {1: "second is better", -1: "first is better", 0: "not distinguishable from zero"}[
+            self.direction
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +57,19 @@ class Pair:
     num_unpaired: int
     """Levels that only one of the two was asked; they are in no figure of the pair."""
     rows: tuple[PairRow, ...]
+    note: str
+    """Why the verdict over all tasks is not that of the tasks; `""` where that needs no word."""
 
 
 def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
-    """Every later source against the first one, kind by kind, on the levels that both answered; and what makes
-    a comparison less than fair, or impossible, a sentence each."""
+    """Every later source against the first one, and against the stage before it in its own run, kind by kind, on the
+    levels that both answered; and what makes a comparison less than fair, or impossible, a sentence each."""
     there = {kind for source in sources for kind in source.rows}
     tasks = gallery_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
     ordered = gallery_kinds(there)
     pairs, notes = [], []
-    for number, second in enumerate(sources[1:], start=1):
-        first = sources[0]
+    for first_number, number in _pairings(sources):
+        first, second = sources[first_number], sources[number]
         for kind in ordered:
             if kind not in first.rows or kind not in second.rows:
                 continue
@@ -82,15 +85,24 @@ def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
                 Pair(
                     first=first.title,
                     second=second.title,
-                    first_number=0,
+                    first_number=first_number,
                     second_number=number,
                     kind=kind,
                     kind_number=ordered.index(kind),
                     num_unpaired=compared.num_only_in_a + compared.num_only_in_b,
-                    rows=_rows(comparison, kind, tasks),
+                    rows=_rows(compared, tasks),
+                    note=_pooling_note(compared, first.title, second.title),
                 )
             )
     return pairs, notes
+
+
+def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
+    """(first, second) of every comparison, by number."""
+    for number in range(1, len(sources)):
+        yield 0, number
+        if number > 1 and sources[number].run is sources[number - 1].run:
+            yield number - 1, number
 
 
 def gallery_kinds(there: set[str]) -> list[str]:
@@ -104,37 +116,31 @@ def gallery_tasks(there: set[str]) -> list[str]:
     return known + sorted(there - set(known))
 
 
-def _rows(comparison: Comparison, kind: str, tasks: Sequence[str]) -> tuple[PairRow, ...]:
-    compared = comparison.kinds[kind]
+def _rows(compared: KindComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]:
     titles = task_titles(dict.fromkeys(tasks))
     rows = [
-        PairRow(
-            title=titles[task],
-            task=number,
-            n=pairs.a.n,
-            first=pairs.a,
-            second=pairs.b,
-            only_first=pairs.num_only_a,
-            only_second=pairs.num_only_b,
-            difference=pairs.difference,
-            p_value=pairs.p_value,
-            is_distinguishable=pairs.distinguishable,
-        )
+        _row(titles[task], number, pairs)
         for number, task in enumerate(tasks)
         if (pairs := compared.tasks.get(task)) is not None
     ]
-    if len(rows) > 1:
-        mean = PairRow(
-            title=MACRO,
-            task=None,
-            n=compared.num_examples,
-            first=None,
-            second=None,
-            only_first=sum(row.only_first for row in rows),
-            only_second=sum(row.only_second for row in rows),
-            difference=compared.macro,
-            p_value=None,
-            is_distinguishable=excludes_zero(compared.macro),
-        )
-        rows.append(mean)
-    return tuple(rows)
+    return (*rows, _row(MACRO, None, compared.macro)) if len(rows) > 1 else tuple(rows)
+
+
+def _row(title: str, task: int | None, pairs: Pairs) -> PairRow:
+    return PairRow(
+        title=title,
+        task=task,
+        n=pairs.a.n,
+        first=pairs.a,
+        second=pairs.b,
+        only_first=pairs.num_only_a,
+        only_second=pairs.num_only_b,
+        difference=pairs.difference,
+        p_value=pairs.p_value,
+        direction=pairs.direction,
+    )
+
+
+def _pooling_note(compared: KindComparison, first: str, second: str) -> str:
+    note = compared.pooling_note
+    return f"{note} (A is {first}, B is {second})" if note else ""
