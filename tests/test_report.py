@@ -18,7 +18,7 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
-from pilotage.report.charts import MAX_RADIUS, Share, gap_bars, perception_planning
+from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
 from pilotage.report.curves import MAX_POINTS, panels
 from pilotage.report.folder import read_run
 from pilotage.report.pairs import pair_sources
@@ -332,7 +332,7 @@ def share(success: float, n: int = 100) -> Share:
 
 def test_bars_are_as_high_as_the_success_they_show() -> None:
     cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
-    svg = gap_bars("Maze", cells, {"base": "Base"})
+    svg = gap_chart("Maze", cells, {"base": "Base"})
     heights = dict(re.findall(r'k-(\w+)"><title>.*?height="([\d.]+)"', svg))
     full = float(heights["text"])
     assert float(heights["image"]) == pytest.approx(full / 4, abs=0.01)

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pilotage.report.text import p_value, percent, points
+from pilotage.report.text import p_value, percent, points, signed_tenths, tenths
 
 
 @lru_cache(maxsize=32)
@@ -43,5 +43,7 @@ def environment(package: str = "pilotage.report") -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=percent, points=points, p_value=p_value)
+    made.filters.update(
+        percent=percent, points=points, p_value=p_value, tenths=tenths, signed_tenths=signed_tenths
+    )
     return made

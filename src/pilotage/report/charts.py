@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pilotage.report.svg import Scale, group, tag, title
-from pilotage.report.text import percent, points
+from pilotage.report.text import fitted, percent, points, span_text
 
 KINDS = ("text", "image", "perception")
 """In the order the bars stand: the chart-reader first, beside it the one who looks."""
@@ -33,12 +33,50 @@ Cells = Mapping[str, Mapping[str, Share]]
 """Stage -> kind -> share, of one task."""
 
 
-def gap_bars(name: str, cells: Cells, stage_titles: Mapping[str, str]) -> Markup:
-    """Bars of one task: stages side by side, in each the text view, the image view and perception."""
-    width, height, left, right, top, bottom = 420, 250, 38, 8, 18, 50
+MAX_BARS = 4
+"""More sources than this are too many for bars that stand side by side."""
+
+
+def gap_chart(
+    name: str, cells: Cells, stage_titles: Mapping[str, str], gaps: Mapping[str, float] | None = None
+) -> Markup:
+    """The text view, the image view and perception of every stage on one task: upright bars, or lying ones where
+    the stages are many or their names long. `gaps` are the stages' paired gaps; without one the bars' difference.
+    """
+    told = {stage: _gap_text(kinds, (gaps or {}).get(stage)) for stage, kinds in cells.items()}
+    room = (_BARS_WIDTH / max(1, len(cells))) / 8
+    fits = len(cells) <= MAX_BARS and all(len(stage_titles[stage]) <= room for stage in cells)
+    spoken = "; ".join(
+        f"{stage_titles[stage]}: "
+        + ", ".join(f"{KIND_TITLES[k]} {percent(kinds[k].success)} %" for k in KINDS if k in kinds)
+        for stage, kinds in cells.items()
+    )
+    draw = _upright_bars if fits else _lying_bars
+    parts, width, height = draw(cells, stage_titles, told)
+    return _figure(f"{name}. {spoken}", width, height, parts, "bars")
+
+
+_BARS_WIDTH = 374
+
+
+def _gap_text(kinds: Mapping[str, Share], gap: float | None) -> list[str]:
+    """`gap +83`, where there is one, and `n = 100`."""
+    if gap is None and "text" in kinds and "image" in kinds:
+        gap = kinds["text"].success - kinds["image"].success
+    told = [] if gap is None else [f"gap {points(gap)}"]
+    shown = [share.n for kind, share in kinds.items() if kind in KINDS]
+    return [*told, f"n = {span_text(shown)}"] if shown else told
+
+
+Drawn = tuple[list[Markup], float, float]
+"""Parts, width and height."""
+
+
+def _upright_bars(cells: Cells, stage_titles: Mapping[str, str], told: Mapping[str, list[str]]) -> Drawn:
+    width, height, left, right, top, bottom = 420, 264, 38, 8, 18, 64
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
     parts = [_percent_grid(y, left, width - right)]
-    slot = (width - left - right) / max(1, len(cells))
+    slot = _BARS_WIDTH / max(1, len(cells))
     bar = min(30.0, slot / (len(KINDS) + 1.2))
     for i, (stage, kinds) in enumerate(cells.items()):
         middle = left + slot * (i + 0.5)
@@ -46,21 +84,59 @@ def gap_bars(name: str, cells: Cells, stage_titles: Mapping[str, str]) -> Markup
             if kind in kinds:
                 x = middle + (j - len(KINDS) / 2) * (bar + 3) + 1.5
                 parts.append(_bar(x, bar, y, kind, kinds[kind], stage_titles[stage]))
-        parts.append(
-            tag("text", stage_titles[stage], x=middle, y=y(0) + 19, class_="stage", text_anchor="middle")
-        )
-        if "text" in kinds and "image" in kinds:
-            gap = kinds["text"].success - kinds["image"].success
-            label = tag(
-                "text", f"gap {points(gap)}", x=middle, y=y(0) + 39, class_="gap", text_anchor="middle"
-            )
-            parts.append(label)
-    spoken = "; ".join(
-        f"{stage_titles[stage]}: "
-        + ", ".join(f"{KIND_TITLES[k]} {percent(kinds[k].success)} %" for k in KINDS if k in kinds)
-        for stage, kinds in cells.items()
+        lines = [(stage_titles[stage], "stage"), *((text, "gap") for text in told[stage])]
+        for down, (text, class_) in zip((19, 38, 54), lines, strict=False):
+            parts.append(tag("text", text, x=middle, y=y(0) + down, class_=class_, text_anchor="middle"))
+    return parts, width, height
+
+
+def _lying_bars(cells: Cells, stage_titles: Mapping[str, str], told: Mapping[str, list[str]]) -> Drawn:
+    width, right, top, bar, row = 420.0, 40.0, 20.0, 11.0, 68.0
+    x = Scale(low=0.0, high=1.0, start=2.0, stop=width - right)
+    height = top + row * len(cells)
+    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=height - 8, class_="grid") for v in _QUARTERS]
+    parts += [
+        tag("text", percent(v), x=x(v), y=11, class_="tick", text_anchor="middle" if v else "start")
+        for v in _QUARTERS
+    ]
+    for i, (stage, kinds) in enumerate(cells.items()):
+        y = top + row * i + 14
+        parts.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y, class_="stage"))
+        parts.append(tag("text", " · ".join(told[stage]), x=width, y=y, class_="gap", text_anchor="end"))
+        for j, kind in enumerate(KINDS):
+            if kind in kinds:
+                parts.append(
+                    _lying_bar(y + 7 + j * (bar + 3), bar, x, kind, kinds[kind], stage_titles[stage])
+                )
+    return parts, width, height
+
+
+def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, stage: str) -> Markup:
+    middle = y + height / 2
+    whisker = f"M{x(share.low):.1f} {middle:.1f}H{x(share.high):.1f}"
+    return group(
+        [
+            title(f"{stage}, {KIND_TITLES[kind]}: {share}"),
+            tag(
+                "rect",
+                x=x(0),
+                y=y,
+                width=max(1.5, x(share.success) - x(0)),
+                height=height,
+                rx=2.0,
+                class_="bar",
+            ),
+            tag("path", d=whisker, class_="whisker"),
+            tag(
+                "text",
+                percent(share.success),
+                x=x(max(share.high, share.success)) + 6,
+                y=middle + 4,
+                class_="value",
+            ),
+        ],
+        class_=f"k-{kind}",
     )
-    return _figure(f"{name}. {spoken}", width, height, parts, "bars")
 
 
 def _bar(x: float, width: float, y: Scale, kind: str, share: Share, stage: str) -> Markup:
@@ -205,7 +281,7 @@ def _labels(
     labels: list[Markup] = []
     boxes: list[tuple[float, float]] = []
     for (stage, kinds), (cx, cy, r) in zip(stages, bubbles, strict=True):
-        text = f"{stage}: {percent(kinds['image'].success)} %"
+        text = f"{fitted(stage, 24)}: {percent(kinds['image'].success)} %"
         half = 3.4 * len(text)
         x = min(max(cx, half + 52), width - 30 - half)
         below = cy < height / 2

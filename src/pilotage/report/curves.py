@@ -1,10 +1,14 @@
-"""Training curves out of `metrics.jsonl`: known metrics in panels with a meaning, all others by their area."""
+"""Training curves out of `metrics.jsonl`: known metrics in panels with a meaning, all others by their area.
+
+What shares a panel shares its axis: one unit, and for metrics that are not known one order of magnitude.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from markupsafe import Markup
@@ -30,7 +34,7 @@ class PanelSpec:
     unit: str
     """`%` for shares, which are drawn from 0 to 100."""
     names: tuple[str, ...]
-    """Metric names; one that ends with `/*` takes every metric of that area."""
+    """Metric names, in which `*` stands for anything. A metric is in the first panel that names it."""
     band: tuple[str, str] | None = None
     """Metrics of a shaded range, low and high."""
     note: str = ""
@@ -43,6 +47,9 @@ class PanelSpec:
 PANELS = (
     PanelSpec(title="Loss", unit="", names=("loss", "loss/image", "loss/text", "eval/loss"), may_be_log=True),
     PanelSpec(
+        title="Divergence from the start", unit="nats/token", names=("kl/start",), note="GRPO's own penalty"
+    ),
+    PanelSpec(
         title="Divergence by span",
         unit="nats/token",
         names=("kl/*",),
@@ -52,13 +59,13 @@ PANELS = (
     PanelSpec(
         title="Success of the rollouts",
         unit="%",
-        names=("rollout/success", "rollout/success/*"),
+        names=("rollout/success", "rollout/success/*", "rollout/described"),
         note="sampled at training temperature, on training states",
     ),
     PanelSpec(
         title="Form of the rollouts",
         unit="%",
-        names=("rollout/parsed", "rollout/truncated", "rollout/repetition"),
+        names=("rollout/parsed", "rollout/valid", "rollout/truncated", "rollout/repetition"),
     ),
     PanelSpec(
         title="Length of the rollouts",
@@ -67,12 +74,33 @@ PANELS = (
         band=("rollout/length_p05", "rollout/length_p95"),
         note="shaded: 5th to 95th percentile",
     ),
+    PanelSpec(title="Reward", unit="per rollout", names=("rollout/reward", "rollout/reward_std")),
+    PanelSpec(title="Groups of one reward", unit="%", names=("rollout/same_reward",)),
+    PanelSpec(title="Whose rollouts", unit="%", names=("source/*",)),
     PanelSpec(title="Entropy of the student", unit="nats/token", names=("policy/entropy",)),
     PanelSpec(title="Teacher's agreement", unit="%", names=("teacher/agreement", "loss/cap_rate")),
+    PanelSpec(title="Divergence by route", unit="nats/token", names=("route/*/kl",), may_be_log=True),
+    PanelSpec(title="Tokens by route", unit="tokens/step", names=("route/*/tokens",)),
+    PanelSpec(title="Tokens that no route teaches", unit="%", names=("route/untaught",)),
+    PanelSpec(
+        title="Divergence by position",
+        unit="nats/token",
+        names=("position/kl_*",),
+        note="quarters of the response",
+        may_be_log=True,
+    ),
+    PanelSpec(title="Words of style", unit="%", names=("style/*_share",), note="of tokens, of divergence"),
+    PanelSpec(title="Tokens behind PALR", unit="tokens", names=("palr/*_tokens",)),
+    PanelSpec(title="Rollouts behind PALR", unit="", names=("palr/num_*",)),
+    PanelSpec(title="Taught by the answer (PALR)", unit="%", names=("palr/*",)),
+    PanelSpec(title="Privilege gap", unit="nats/token", names=("privilege_gap/*",)),
     PanelSpec(title="Gradient norm", unit="", names=("grad_norm",)),
     PanelSpec(title="Time of a step", unit="seconds", names=("time/*",)),
     PanelSpec(title="Learning rate", unit="", names=("lr", "learning_rate"), smooth=False),
+    PanelSpec(title="Image tokens sampled", unit="tokens/step", names=("rollout/vision_attempts",)),
 )
+_UNIT_ENDINGS = {"_s": "seconds", "_nats": "nats", "tokens": "tokens"}
+"""How the name of a metric that no panel knows may end, and the unit that this tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,28 +124,67 @@ class Panel:
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """A panel for everything that one stage's metric lines hold, in a fixed order."""
+    """A panel for everything that one stage's metric lines hold, in a fixed order; `notes` tells of the rest."""
+    return [
+        _panel(spec, names, rows, band)
+        for spec, names, band in _chosen(rows)
+        if not _is_zero(rows, [*names, *(band or ())])
+    ]
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What no curve shows of one stage's metric lines, a sentence each."""
+    said = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        bad = [row["step"] for row in rows if _is_lost(row.get(name))]
+        if bad and name not in _NOT_METRICS:
+            steps = f"{len(bad)} of {len(rows)} steps, first at step {bad[0]:g}"
+            said.append(f"{visible(name, 60)} is no finite number at {steps}")
+    zero = [
+        name for _, names, band in _chosen(rows) for name in names if _is_zero(rows, [*names, *(band or ())])
+    ]
+    if zero:
+        said.append(f"0 at every step: {', '.join(visible(name, 60) for name in zero)}")
+    return said
+
+
+def _chosen(
+    rows: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[PanelSpec, list[str], tuple[str, str] | None]]:
+    """(panel, its metrics, its band) of everything that is a number somewhere."""
     names = list(dict.fromkeys(n for row in rows for n, v in row.items() if _is_number(v)))
     free = [name for name in names if name not in _NOT_METRICS]
-    made = []
     for spec in PANELS:
-        taken = [name for want in spec.names for name in free if _matches(name, want)]
-        taken = list(dict.fromkeys(taken))
+        taken = list(dict.fromkeys(n for want in spec.names for n in free if fnmatchcase(n, want)))
         band = spec.band if spec.band and all(name in free for name in spec.band) else None
-        if taken:
-            made.append(_panel(spec, taken, rows, band))
-        used = {*taken, *(band or ())}
+        used = {*taken, *(band or ())} if taken else set()
         free = [name for name in free if name not in used]
-    areas: dict[str, list[str]] = {}
+        for i in range(0, len(taken), NUM_COLOURS + 1):
+            yield spec, taken[i : i + NUM_COLOURS + 1], band
+    groups: dict[tuple[str, str, int], list[str]] = {}
     for name in free:
-        areas.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    for area, in_area in areas.items():
-        spec = PanelSpec(title=visible(area, 60), unit="", names=())
-        made.extend(
-            _panel(spec, in_area[i : i + NUM_COLOURS], rows, None)
-            for i in range(0, len(in_area), NUM_COLOURS)
-        )
-    return made
+        unit = next((unit for ending, unit in _UNIT_ENDINGS.items() if name.endswith(ending)), "")
+        groups.setdefault((name.rpartition("/")[0] or name, unit, _magnitude(rows, name)), []).append(name)
+    for (area, unit, _), group in groups.items():
+        for i in range(0, len(group), NUM_COLOURS):
+            shared = group[i : i + NUM_COLOURS]
+            title = shared[0] if len(shared) == 1 else area
+            yield PanelSpec(title=visible(title, 60), unit=unit, names=()), shared, None
+
+
+def _magnitude(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    """Which power of LOG_FROM the metric's largest value is near: what is far smaller would be drawn as nought."""
+    most = max(abs(row[name]) for row in rows if _is_number(row.get(name)))
+    return round(math.log(most, LOG_FROM)) if most > 0 else 0
+
+
+def _is_zero(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bool:
+    return not any(_is_number(row.get(name)) and row[name] for row in rows for name in names)
+
+
+def _is_lost(value: Any) -> bool:
+    """A number that is none, or that no axis can show."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not _is_number(value)
 
 
 def _panel(
@@ -145,12 +212,17 @@ def _panel(
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """The last part of each name; `all` for one that the others are parts of."""
-    short = [name.rpartition("/")[2].replace("_", " ") for name in names]
-    labels = short if len(set(short)) == len(short) else list(names)
+    """What tells each name from the others; `all` for one that the others are parts of."""
+    parts = [name.split("/") for name in names]
+    for place in (-1, -2):
+        short = [part[place].replace("_", " ") if len(part) >= -place else "" for part in parts]
+        if len(set(short)) == len(short):
+            break
+    else:
+        short = list(names)
     return [
         ALL if any(other.startswith(f"{name}/") for other in names) else label
-        for name, label in zip(names, labels, strict=True)
+        for name, label in zip(names, short, strict=True)
     ]
 
 
@@ -174,8 +246,9 @@ def _draw(
         text = tick_text(100 * tick) if spec.unit == "%" else tick_text(tick)
         parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(tag("text", text, x=left - 7, y=y(tick) + 4, class_="tick", text_anchor="end"))
+    parts.append(tag("text", "step", x=left - 7, y=height - 10, class_="tick", text_anchor="end"))
     for tick in nice_ticks(x.low, x.high, 5):
-        if x.low <= tick <= x.high:
+        if x.low <= tick <= x.high and tick == int(tick):
             parts.append(
                 tag("text", tick_text(tick), x=x(tick), y=height - 10, class_="tick", text_anchor="middle")
             )
@@ -186,6 +259,9 @@ def _draw(
         if smooth is not s.values:
             parts.append(tag("path", d=_path(steps, s.values, x, y), class_=f"raw c-{s.colour}"))
         parts.append(tag("path", d=_path(steps, smooth, x, y), class_=f"line c-{s.colour}"))
+        there = [(step, v) for step, v in zip(steps, s.values, strict=True) if v is not None]
+        if len(there) == 1:
+            parts.append(tag("circle", cx=x(there[0][0]), cy=y(there[0][1]), r=3, class_=f"c-{s.colour}"))
     parts.append(tag("line", x1=0, x2=0, y1=top, y2=height - bottom, class_="cursor"))
     chart = tag(
         "svg",
@@ -244,8 +320,7 @@ def _path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: S
         if value is not None:
             d.append(f"{pen}{x(step):.1f} {y(value):.1f}")
             pen = "L"
-    # A single point would draw nothing.
-    return "".join(d) + ("h.1" if len(d) == 1 else "")
+    return "".join(d)
 
 
 def _band_path(
@@ -297,7 +372,3 @@ def _mean(values: Sequence[Any]) -> float | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ABSURD
-
-
-def _matches(name: str, want: str) -> bool:
-    return name == want or (want.endswith("/*") and name.startswith(want[:-1]))

@@ -13,12 +13,11 @@ from pilotage.evaluate.gap import Gap, gap
 from pilotage.evaluate.strata import AXES, Curve
 from pilotage.report.fault_charts import fault_bars, heat_map, strata_chart
 from pilotage.report.faults import FAULTS
-from pilotage.report.folder import Row
-from pilotage.report.gallery import parse_row
+from pilotage.report.folder import state_problem
 from pilotage.report.numbers import task_titles
 from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
-from pilotage.report.text import percent, visible
+from pilotage.report.text import percent, span_text, tenths, visible
 
 SHOWN_FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
 AXIS_TITLES = {"optimal_length": "steps of the best plan", "difficulty": "difficulty", "level": "grid size"}
@@ -50,6 +49,28 @@ class HeatMaps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeatOf:
+    """What one source misreads, and where."""
+
+    source: str
+    maps: tuple[HeatMaps, ...]
+    """Of the fields that hold a single cell, where not all answers agree with the truth."""
+    always: str
+    """Such fields that were always read right."""
+    never: str
+    """Such fields that no answer tells of."""
+    unmapped: str
+    """Every other field that was misread or left out, with its share: what holds several cells, or none, has no map."""
+
+    @property
+    def title(self) -> str:
+        """What stands on the fold."""
+        if self.maps or self.unmapped or (self.always and self.never):
+            return self.source
+        return f"{self.source}: {'nothing told' if self.never else 'nothing misread'}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     bars: tuple[tuple[str, Markup], ...]
     """(task, stacked bars, one a source)."""
@@ -61,8 +82,10 @@ class Diagnosis:
     """(axis, [(task, success along it)])."""
     legend: tuple[tuple[int, str], ...]
     """Colour and source of the charts' lines."""
-    heat: tuple[tuple[str, tuple[HeatMaps, ...], str, str], ...]
-    """(source, heat maps, fields that were always read right, fields that were never told)."""
+    undrawn: str
+    """Sources that the charts have no line for."""
+    heat: tuple[HeatOf, ...]
+    """By source, the last one first."""
 
 
 def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
@@ -72,7 +95,7 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     kinds = gallery_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
-        rows = [row for of_kind in source.rows.values() for row in of_kind if _is_sound(row)]
+        rows = [row for of_kind in source.rows.values() for row in of_kind if not state_problem(row)]
         if any(row["kind"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:
@@ -84,7 +107,9 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
         for task in tasks
         if any(task in told.tasks for _, _, told in found)
     ]
-    lines = found[-MAX_LINES:]
+    # The first source is what the later ones are held against.
+    lines = [*found[:1], *found[1:][1 - MAX_LINES :]]
+    drawn = {number for number, *_ in lines}
     return Diagnosis(
         bars=tuple(
             (
@@ -107,14 +132,9 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
             if (charts := tuple(_charts(lines, axis, titles)))
         ),
         legend=tuple((i, source.title) for i, (_, source, _) in enumerate(lines)),
+        undrawn=", ".join(source.title for number, source, _ in found if number not in drawn),
         heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
     )
-
-
-def _is_sound(row: Row) -> bool:
-    """The state is one, of the level that the row claims: the maps are as large as that."""
-    task, state = parse_row(row)
-    return task is not None and task.level_of(state) == row["level"]
 
 
 def _shown(row: FaultRow) -> list[tuple[str, tuple[int, Interval, str]]]:
@@ -172,8 +192,8 @@ def _charts(
             yield title, strata_chart(title, AXIS_TITLES[axis], lines)
 
 
-def _heat(source: str, told: Gap, titles: dict[str, str]) -> tuple[str, tuple[HeatMaps, ...], str, str]:
-    maps, always, never = [], [], []
+def _heat(source: str, told: Gap, titles: dict[str, str]) -> HeatOf:
+    maps, always, never, unmapped = [], [], [], []
     for confusion in told.confusions:
         name = (
             f"{titles[confusion.task]}, {visible(confusion.field, 40)}, {confusion.level}×{confusion.level}"
@@ -185,7 +205,30 @@ def _heat(source: str, told: Gap, titles: dict[str, str]) -> tuple[str, tuple[He
             never.append(f"{name} (n = {confusion.num_answers})")
         elif confusion.level <= MAX_HEAT_LEVEL:
             maps.append(_maps(name, confusion, right))
-    return source, tuple(maps), "; ".join(always), "; ".join(never)
+        else:
+            unmapped.append(
+                f"{name}: {_percent(right / confusion.num_answers)} of {confusion.num_answers} read right"
+            )
+    return HeatOf(
+        source=source,
+        maps=tuple(maps),
+        always="; ".join(always),
+        never="; ".join(never),
+        unmapped="; ".join([*_fields_without_map(told, titles), *unmapped]),
+    )
+
+
+def _fields_without_map(told: Gap, titles: dict[str, str]) -> Iterator[str]:
+    """`Maze, Open: 7.7 % (3–14) of 100` for every field without a single cell that was misread or left out."""
+    for task, cell in told.tasks.items():
+        assert cell.faults is not None
+        mapped = {confusion.field for confusion in told.confusions if confusion.task == task}
+        for name, field in cell.faults.fields.items():
+            if name in mapped or field.unseen is None or not field.unseen.mean:
+                continue
+            share = field.unseen
+            interval = f"{percent(share.low)}–{percent(share.high)}"
+            yield f"{titles[task]}, {visible(name, 40)}: {tenths(share.mean)} % ({interval}) of {share.n}"
 
 
 def _maps(name: str, confusion: Confusion, right: int) -> HeatMaps:
@@ -223,8 +266,17 @@ def _maps(name: str, confusion: Confusion, right: int) -> HeatMaps:
         )
         if most
         else None,
-        note=f"{percent(right / total)} % of {total} read right" + "".join(f", {what}" for what in rest),
+        note=f"{percent(right / total)} % of {total} read right"
+        + "".join(f", {what}" for what in rest)
+        + f"; {_stood(confusion)} a cell",
     )
+
+
+def _stood(confusion: Confusion) -> str:
+    """`1–4 answers`: how few a cell's share may rest on."""
+    side = range(confusion.level)
+    counts = [n for n in (confusion.num_true((r, c)) for r in side for c in side) if n]
+    return f"{span_text(counts)} answer{'' if max(counts) == 1 else 's'}"
 
 
 def _percent(share: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -11,12 +12,14 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.strata import Curve
 from pilotage.report.faults import FAULTS
 from pilotage.report.svg import Scale, group, tag, title
-from pilotage.report.text import percent, visible
+from pilotage.report.text import fitted, percent, span_text, visible
 
 FaultCell = tuple[str, int, Interval, str]
 """Fault, answers, share of all answers, address of those answers in the gallery."""
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIN_BIN = 10
+"""Fewer examples than this are a hollow mark that no line leads to or from."""
 
 
 def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) -> Markup:
@@ -25,7 +28,8 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
     parts = []
     for i, (source, cells, num_answers) in enumerate(rows):
         y = i * (bar + gap) + 16
-        parts.append(tag("text", source, x=0, y=y - 5, class_="stage"))
+        parts.append(tag("text", fitted(source, 42), x=0, y=y - 5, class_="stage"))
+        parts.append(tag("text", f"n = {num_answers}", x=width, y=y - 5, text_anchor="end"))
         x = 0.0
         for fault, count, share, address in cells:
             if not count:
@@ -58,8 +62,9 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
 
 
 def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Markup:
-    """Success along one axis, one line a source with its intervals; values stand at equal distances."""
-    width, height, left, right, top, bottom = 420.0, 230.0, 40.0, 10.0, 12.0, 44.0
+    """Success along one axis, one line a source with its intervals; values stand at equal distances, under each the
+    number of its examples."""
+    width, height, left, right, top, bottom = 420.0, 246.0, 40.0, 10.0, 12.0, 60.0
     # Whatever a file calls a difficulty is foreign text.
     lines = [(source, _shown(curve)) for source, curve in lines]
     values = list(dict.fromkeys(value for _, curve in lines for value, _ in curve.points))
@@ -72,11 +77,14 @@ def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Ma
         tag("text", percent(v), x=left - 7, y=y(v) + 4, class_="tick", text_anchor="end") for v in _QUARTERS
     ]
     every = max(1, len(values) // 14 + 1)
+    parts.append(tag("text", "n", x=left - 7, y=height - bottom + 32, class_="n", text_anchor="end"))
     for i, value in enumerate(values):
         if i % every == 0:
             text = f"{value}×{value}" if lines[0][1].axis == "level" else str(value)
+            n = span_text(interval.n for _, curve in lines for v, interval in curve.points if v == value)
             x = left + slot * (i + 0.5)
             parts.append(tag("text", text, x=x, y=height - bottom + 17, class_="tick", text_anchor="middle"))
+            parts.append(tag("text", n, x=x, y=height - bottom + 32, class_="n", text_anchor="middle"))
     middle = (left + width - right) / 2
     parts.append(tag("text", axis, x=middle, y=height - 6, class_="axis", text_anchor="middle"))
     for i, (source, curve) in enumerate(lines):
@@ -86,7 +94,11 @@ def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Ma
             (left + slot * (values.index(value) + 0.5) + shift, interval, value)
             for value, interval in curve.points
         ]
-        path = "M" + "L".join(f"{x:.1f} {y(interval.mean):.1f}" for x, interval, _ in points)
+        joined = [
+            f"M{x1:.1f} {y(from_.mean):.1f}L{x2:.1f} {y(to.mean):.1f}"
+            for (x1, from_, first), (x2, to, then) in pairwise(points)
+            if min(from_.n, to.n) >= MIN_BIN and values.index(then) == values.index(first) + 1
+        ]
         marks = [
             group(
                 [
@@ -95,12 +107,19 @@ def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Ma
                         f"[{percent(interval.low)}–{percent(interval.high)}], n = {interval.n}"
                     ),
                     tag("path", d=f"M{x:.1f} {y(interval.low):.1f}V{y(interval.high):.1f}", class_="whisker"),
-                    tag("circle", cx=x, cy=y(interval.mean), r=3.6),
+                    tag(
+                        "circle",
+                        cx=x,
+                        cy=y(interval.mean),
+                        r=3.6 if interval.n >= MIN_BIN else 3.0,
+                        class_=None if interval.n >= MIN_BIN else "few",
+                    ),
                 ]
             )
             for x, interval, value in points
         ]
-        parts.append(group([tag("path", d=path, class_="line"), *marks], class_=f"c-{i}"))
+        line = [tag("path", d="".join(joined), class_="line")] if joined else []
+        parts.append(group([*line, *marks], class_=f"c-{i}"))
     spoken = "; ".join(
         f"{source}: " + ", ".join(f"{value} {percent(interval.mean)} %" for value, interval in curve.points)
         for source, curve in lines

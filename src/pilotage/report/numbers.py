@@ -33,7 +33,7 @@ def task_titles(tasks: Mapping[str, Any]) -> dict[str, str]:
 
 def by_task(
     sources: Sequence[Source], tasks: Mapping[str, str]
-) -> Iterator[tuple[str, list[tuple[str, int, int, Cells, Interval | None]]]]:
+) -> Iterator[tuple[str, list[tuple[str, str, int, Cells, Interval | None]]]]:
     """(task, [(source, n, rows that failed, cells, gap)]) rows, the macro mean last."""
     measured = [(source, source.summary) for source in sources if source.summary is not None]
     for task, name in tasks.items():
@@ -47,18 +47,20 @@ def by_task(
     if len(tasks) > 1 and measured:
         macros = []
         for source, summary in measured:
-            n = max((s.macro["success"].n for s in summary.kinds.values()), default=0)
+            of_all = [rates for kind in summary.kinds.values() for rates in kind.tasks.values()]
+            n = _n_text({kind: s.macro["success"].n for kind, s in summary.kinds.items()})
             cells = [
                 summary.kinds[kind].macro.get(rate) if kind in summary.kinds else None
                 for kind, rate, _ in COLUMNS
             ]
-            macros.append((source.title, n, 0, cells, summary.gap_macro))
+            num_errors = sum(rates.num_errors for rates in of_all)
+            macros.append((source.title, n, num_errors, cells, summary.gap_macro))
         yield f"{MACRO} (plain mean)", macros
 
 
 def by_level(
     sources: Sequence[Source],
-) -> Iterator[tuple[str, str, list[tuple[str, int, Cells]]]]:
+) -> Iterator[tuple[str, str, list[tuple[str, str, Cells]]]]:
     """(task, level, [(source, n, cells)])."""
     measured = [(source.title, source.summary) for source in sources if source.summary is not None]
     there = {
@@ -104,10 +106,17 @@ def by_field(sources: Sequence[Source]) -> Iterator[tuple[str, list[str], list[t
             yield name, [visible(f, 40) for f in fields[task]], rows
 
 
-def _cells(by_kind: Mapping[str, Rates]) -> tuple[int, int, Cells]:
+def _cells(by_kind: Mapping[str, Rates]) -> tuple[str, int, Cells]:
     """n, rows that the engine failed on, and one interval or None a column."""
     return (
-        max(rates.n for rates in by_kind.values()),
+        _n_text({kind: rates.n for kind, rates in by_kind.items()}),
         sum(rates.num_errors for rates in by_kind.values()),
         [by_kind[kind].rates.get(rate) if kind in by_kind else None for kind, rate, _ in COLUMNS],
     )
+
+
+def _n_text(n_of: Mapping[str, int]) -> str:
+    """`100`, or `image 100, text 20` where the kinds have other numbers of levels."""
+    if len(set(n_of.values())) == 1:
+        return str(next(iter(n_of.values())))
+    return ", ".join(f"{visible(kind, 20)} {n}" for kind, n in n_of.items())

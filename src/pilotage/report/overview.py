@@ -9,9 +9,9 @@ from typing import Any
 
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.charts import Cells, Share
-from pilotage.report.folder import RunFolder, stage_title
+from pilotage.report.folder import RunFolder, is_seconds, is_share, stage_title
 from pilotage.report.sources import Source
-from pilotage.report.text import duration, percent, points, visible
+from pilotage.report.text import duration, percent, points, span_text, visible
 from pilotage.tasks import TASKS
 
 _HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
@@ -38,17 +38,9 @@ def shares_of(sources: Sequence[Source]) -> dict[str, dict[str, dict[str, Share]
 def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
     for task, kinds in tasks.items():
         for kind, cell in kinds.items() if isinstance(kinds, dict) else ():
-            try:
-                share = Share(
-                    success=float(cell["success"]),
-                    low=float(cell["low"]),
-                    high=float(cell["high"]),
-                    n=int(cell["n"]),
-                )
-            except (TypeError, KeyError, ValueError, OverflowError):
-                continue
-            if 0 <= share.low <= share.success <= share.high <= 1:
-                yield (str(task), str(kind)), share
+            if is_share(cell):
+                values = {key: float(cell[key]) for key in ("success", "low", "high")}
+                yield (str(task), str(kind)), Share(**values, n=int(cell["n"]))
 
 
 def macro_of(sources: Sequence[Source]) -> dict[str, dict[str, Share]]:
@@ -58,6 +50,19 @@ def macro_of(sources: Sequence[Source]) -> dict[str, dict[str, Share]]:
         for source in sources
         if source.summary is not None
     }
+
+
+def gaps_of(sources: Sequence[Source]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Task -> source -> modality gap, paired by level; and source -> the mean over tasks."""
+    gaps: dict[str, dict[str, float]] = {}
+    macro = {}
+    for source in sources:
+        if source.summary is None or source.summary.gap_macro is None:
+            continue
+        macro[source.key] = source.summary.gap_macro.mean
+        for task, interval in source.summary.gap.items():
+            gaps.setdefault(task, {})[source.key] = interval.mean
+    return gaps, macro
 
 
 def _share(interval: Interval) -> Share:
@@ -96,8 +101,8 @@ def levels_are(sources: Sequence[Source]) -> str:
     return "unseen levels" if splits <= {"test", "val"} else "levels"
 
 
-def tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
-    """(what, before and after, note) of the numbers to see first."""
+def tiles(run: RunFolder, macro: Cells, gaps: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """(what, before and after, note) of the numbers to see first; `gaps` are the stages' paired gaps."""
     made = []
     stages = list(macro.values())
     ends = (stages[0], stages[-1]) if stages else ()
@@ -107,15 +112,18 @@ def tiles(run: RunFolder, macro: Cells) -> list[tuple[str, str, str]]:
         "text": "success, state given in words",
     }
     for kind, name in (("image", "Image view"), ("text", "Text view"), ("perception", "Perception")):
-        values = [f"{percent(kinds[kind].success)} %" for kinds in ends if kind in kinds]
+        values = [kinds[kind] for kinds in ends if kind in kinds]
         if values:
-            made.append((name, " → ".join(values if len(macro) > 1 else values[:1]), notes[kind]))
-    gaps = [k["text"].success - k["image"].success for k in ends if {"text", "image"} <= k.keys()]
-    if gaps:
-        shown = map(points, gaps if len(macro) > 1 else gaps[:1])
-        made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image"))
+            shown = [f"{percent(value.success)} %" for value in values]
+            last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
+            note = f"{notes[kind]}; 95 % interval{' of the last' * (len(macro) > 1)} {last}"
+            made.append((name, " → ".join(shown if len(macro) > 1 else shown[:1]), note))
+    paired = [gaps[stage] for stage in (list(macro)[0], list(macro)[-1]) if stage in gaps] if macro else []
+    if paired:
+        shown = [points(gap) for gap in (paired if len(macro) > 1 else paired[:1])]
+        made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image, paired by level"))
     seconds = [stage.get("seconds") for stage in run.reported.values()]
-    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s < 1e9]
+    known = [float(s) for s in seconds if is_seconds(s)]
     if known:
         made.append(("Time", duration(sum(known)), "all stages and evaluations"))
     return made
@@ -138,21 +146,31 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
         told.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
     for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
         seconds = content.get("seconds")
-        if isinstance(seconds, int | float) and 0 <= seconds < 1e9:
+        if is_seconds(seconds):
             told.append((f"{stage_title(stage)} took", duration(float(seconds))))
     return [*told, *evaluation_facts(run)]
 
 
 def evaluation_facts(run: RunFolder) -> list[tuple[str, str]]:
-    """How the answers were decoded."""
-    rows = next((rows for kinds in run.rows.values() for rows in kinds.values()), [])
-    settings = rows[0].get("settings") if rows else None
-    if not isinstance(settings, dict):
+    """How many levels and answers there are, and how these were decoded: all ways, where there are several."""
+    groups = [rows for kinds in run.rows.values() for rows in kinds.values()]
+    if not groups:
         return []
-    greedy = settings.get("temperature") == 0
-    how = "greedy" if greedy else f"temperature {settings.get('temperature')}"
-    what = f"{len(rows)} levels a view, {how}, at most {settings.get('max_new_tokens')} tokens"
-    return [("Evaluation", visible(f"{what}, {settings.get('prompts')} prompts", 200))]
+    levels = [len({(row["task"], row["id"]) for row in rows}) for rows in groups]
+    answers = [round(len(rows) / n) for rows, n in zip(groups, levels, strict=True)]
+    what = f"{span_text(levels)} levels a view"
+    if max(answers) > 1:
+        what += f", {span_text(answers)} answers each"
+    how = dict.fromkeys(_decoding(rows[0].get("settings")) for rows in groups)
+    return [("Evaluation", visible(", ".join([what, "; ".join(filter(None, how))]).rstrip(", "), 200))]
+
+
+def _decoding(settings: Any) -> str:
+    if not isinstance(settings, dict):
+        return ""
+    temperature = settings.get("temperature")
+    how = "greedy" if temperature == 0 else f"temperature {temperature}"
+    return f"{how}, at most {settings.get('max_new_tokens')} tokens, {settings.get('prompts')} prompts"
 
 
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

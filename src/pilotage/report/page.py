@@ -14,8 +14,8 @@ from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.report import charts, curves, numbers, overview
 from pilotage.report.assets import asset, embedded_json, environment, script
-from pilotage.report.charts import Cells
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
+from pilotage.report.fault_charts import MIN_BIN
 from pilotage.report.faults import FAULTS
 from pilotage.report.folder import RunFolder, order_stages, read_run, stage_title
 from pilotage.report.gallery import make_gallery
@@ -25,8 +25,8 @@ from pilotage.report.text import visible
 
 REPORT_NAME = "report.html"
 MAX_SETTINGS = 200
-MAX_BARS = 4
-"""More sources than this are too many for one chart of bars: the first and the last ones stay."""
+MAX_BUBBLES = 4
+"""More sources than this are too many for one chart of bubbles: the first and the last ones stay."""
 
 
 def write_report(
@@ -64,7 +64,9 @@ def render_report(
     gallery = make_gallery(sources, max_levels=max_levels)
     text, text_hash = script("level.js", "waffle.js", "page.js", "gallery.js")
     alone = len(runs) == 1
-    titled = [(tasks[task], cells) for task, cells in shares.items()]
+    in_plane = _few(list(titles))
+    gaps, macro_gaps = overview.gaps_of(sources)
+    titled = [(tasks[task], cells, gaps.get(task, {})) for task, cells in shares.items()]
     return (
         environment()
         .get_template("page.html.j2")
@@ -77,31 +79,39 @@ def render_report(
             headline=overview.headline(macro, len(shares), levels)
             if alone
             else overview.headline_of_several(sources, macro, levels),
-            tiles=overview.tiles(runs[0], macro) if alone else [],
+            tiles=overview.tiles(runs[0], macro, macro_gaps) if alone else [],
             legend=charts.KIND_TITLES,
             levels_are=levels,
             bars=[
-                (name, charts.gap_bars(name, _few(cells), titles))
-                for name, cells in [*titled, *([(numbers.MACRO, macro)] if len(shares) > 1 else [])]
+                (name, charts.gap_chart(name, cells, titles, gaps))
+                for name, cells, gaps in [
+                    *titled,
+                    *([(numbers.MACRO, macro, macro_gaps)] if len(shares) > 1 else []),
+                ]
             ],
-            num_hidden=max(0, len(sources) - MAX_BARS),
             diagnostics=[
                 (
                     name,
                     charts.perception_planning(
-                        name, i % curves.NUM_COLOURS, _few(cells), titles, is_way=alone
+                        name,
+                        i % curves.NUM_COLOURS,
+                        {key: cells[key] for key in in_plane if key in cells},
+                        titles,
+                        is_way=alone,
                     ),
                 )
-                for i, (name, cells) in enumerate(titled)
+                for i, (name, cells, _) in enumerate(titled)
                 if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
             ],
+            not_in_plane=", ".join(title for key, title in titles.items() if key not in in_plane),
             pairs=pairs,
             pair_notes=pair_notes,
             diagnosis=diagnose(sources),
             shown_faults=SHOWN_FAULTS,
+            min_bin=MIN_BIN,
             fault_titles=FAULTS,
             curves=panels,
-            curve_data=embedded_json([panel.data for _, made in panels for panel in made]),
+            curve_data=embedded_json([panel.data for _, made, _ in panels for panel in made]),
             columns=[name for *_, name in numbers.COLUMNS],
             table=list(numbers.by_task(sources, tasks)),
             by_level=list(numbers.by_level(sources)),
@@ -118,23 +128,22 @@ def render_report(
     )
 
 
-def _few(cells: Cells) -> Cells:
-    """The first source and the last ones, as many as a chart has room for."""
-    if len(cells) <= MAX_BARS:
-        return cells
-    keys = list(cells)
-    return {key: cells[key] for key in (keys[0], *keys[1 - MAX_BARS :])}
+def _few(keys: Sequence[str]) -> Sequence[str]:
+    """The first source and the last ones, as many as a chart of bubbles has room for."""
+    return keys if len(keys) <= MAX_BUBBLES else [keys[0], *keys[1 - MAX_BUBBLES :]]
 
 
-def _panels(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[curves.Panel]]]:
-    """(run and stage, its panels of curves)."""
+def _panels(
+    runs: Sequence[RunFolder], names: Sequence[str]
+) -> list[tuple[str, list[curves.Panel], list[str]]]:
+    """(run and stage, its panels of curves, what they do not show)."""
     panels = []
     for run, name in zip(runs, names, strict=True):
         for stage in order_stages(list(run.metrics)):
-            made = curves.panels(run.metrics[stage])
-            if made:
+            made, notes = curves.panels(run.metrics[stage]), curves.notes(run.metrics[stage])
+            if made or notes:
                 title = stage_title(stage) if len(runs) == 1 else f"{name} · {stage_title(stage)}"
-                panels.append((title, made))
+                panels.append((title, made, notes))
     return panels
 
 
@@ -148,11 +157,12 @@ def _problems(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
 
 
 def _run_facts(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:
-    told = []
-    for run, name in zip(runs, names, strict=True):
-        facts = dict(overview.evaluation_facts(run))
-        told.append((name, facts.get("Evaluation", "no rows")))
-    return told
+    told = [
+        (name, dict(overview.evaluation_facts(run)).get("Evaluation", "no rows"))
+        for run, name in zip(runs, names, strict=True)
+    ]
+    same = {how for _, how in told}
+    return told if len(same) > 1 else [("Evaluation of all", same.pop())]
 
 
 def _settings(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -58,6 +59,31 @@ def percent(share: float) -> str:
     if share not in (0.0, 1.0) and (share < 0.005 or share >= 0.995):
         return f"{min(99.9, max(0.1, 100 * share)):.1f}"
     return f"{100 * share:.0f}"
+
+
+def tenths(share: float) -> str:
+    """`97.3`, as the commands print it."""
+    return f"{100 * share:.1f}"
+
+
+def signed_tenths(difference: float) -> str:
+    """A difference of shares in percentage points to one decimal, signed: `+2.7`, `−2.0`, `0.0`."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def fitted(text: str, limit: int) -> str:
+    """`text` in at most `limit` characters, cut in the middle: names of runs differ at their ends."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - limit :]}"
+
+
+def span_text(numbers: Iterable[int]) -> str:
+    """`100`, or `20–100` where they differ."""
+    ordered = sorted(numbers)
+    return str(ordered[0]) if ordered[0] == ordered[-1] else f"{ordered[0]}–{ordered[-1]}"
 
 
 def points(difference: float) -> str:
