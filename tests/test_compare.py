@@ -124,7 +124,9 @@ def test_macro_is_the_plain_mean_of_the_tasks_differences() -> None:
 
 
 def lake_and_maze(lake: str, maze: str) -> list[Any]:
-    return rows(lake) + [row(f"m{i}", mark == "+", task="maze", state=MAZE) for i, mark in enumerate(maze)]
+    return rows(lake) + [
+        row(f"m{i}", mark == "+", task="maze", level=3, state=MAZE) for i, mark in enumerate(maze)
+    ]
 
 
 def test_all_tasks_are_pooled_in_one_exact_test_and_a_verdict_of_their_own_is_explained() -> None:

@@ -28,8 +28,11 @@ ANSWERS = {
 
 
 def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
+    return scored_row(ANSWERS.get(fault, ""), number, failed=fault == "error", **more)
+
+
+def scored_row(response: str, number: int, *, failed: bool = False, **more: Any) -> dict[str, Any]:
     task = get_task("frozenlake")
-    response = ANSWERS.get(fault, "")
     scored = score(task, task.parse_state(STATE), "student", response)
     assert scored.verdict is not None
     return {
@@ -42,11 +45,11 @@ def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
         "optimal_length": 4,
         "state": STATE,
         "response": response,
-        "verdict": None if fault == "error" else scored.verdict.as_dict(),
+        "verdict": None if failed else scored.verdict.as_dict(),
         "fields": dict(scored.fields),
         "right": dict(scored.right),
         "finished": True,
-        "error": "down" if fault == "error" else None,
+        "error": "down" if failed else None,
     } | more
 
 
@@ -80,25 +83,53 @@ def test_a_bar_is_as_wide_as_its_share() -> None:
 
 def test_misread_positions_glow_where_they_stand_and_where_they_are_read() -> None:
     # The goal at (2,2) is read there 6 times and at (0,2) twice; the player always right.
-    (told,) = diagnosis_of({"none": 6, "misread": 2}).heat
-    (goal,), always, never = told.maps, told.always, told.never
-    assert (told.source, goal.title, goal.note) == (
-        "Base",
-        "FrozenLake, Goal, 3×3",
-        "75 % of 8 read right; 8 answers a cell",
-    )
+    (heat,) = diagnosis_of({"none": 6, "misread": 2}).heat
+    (goal,) = heat.maps
+    assert (heat.source, goal.title) == ("Base", "FrozenLake, Goal, 3×3")
+    assert goal.note == "75 % of 8 read right; 8 answers a cell"
     assert "stands on (2,2) 8 times, read there 75 %" in goal.right
     assert goal.wrong is not None and "wrongly read on (0,2) 2 times" in goal.wrong
     assert "stands on (0,0) 0 times, read there never" in goal.right
-    assert always == "FrozenLake, Player, 3×3 (n = 8)" and never == ""
+    assert heat.always == "FrozenLake, Player, 3×3 (n = 8)" and heat.never == ""
 
 
 def test_what_no_answer_tells_has_no_map() -> None:
-    (told,) = diagnosis_of({"error": 3}).heat
-    never = told.never
-    assert told.maps == () and told.always == ""
-    assert "nothing misread" not in told.title
-    assert never == "FrozenLake, Goal, 3×3 (n = 3); FrozenLake, Player, 3×3 (n = 3)"
+    (heat,) = diagnosis_of({"error": 3}).heat
+    assert heat.maps == () and heat.always == ""
+    assert heat.never == "FrozenLake, Goal, 3×3 (n = 3); FrozenLake, Player, 3×3 (n = 3)"
+    assert heat.title == "Base: nothing told"
+
+
+def test_a_misread_list_of_cells_is_told_though_it_has_no_map() -> None:
+    holes_misread = "Size: 3. Player: (0,0). Goal: (2,2). Holes: (1,0).\n<answer>R R D D</answer>"
+    rows = [row("none", i) for i in range(12)] + [scored_row(holes_misread, 12)]
+    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None
+    (heat,) = found.heat
+    # 1 of 13, as `pilotage gap` tells it.
+    assert heat.unmapped == "FrozenLake, Holes: 7.7 % (0–23) of 13"
+    assert heat.maps == () and heat.title == "Base"
+    (right,) = diagnosis_of({"none": 12}).heat
+    assert right.title == "Base: nothing misread" and right.unmapped == ""
+
+
+def test_sparse_bins_tell_their_n_and_join_no_line() -> None:
+    rows = [row("none", i, optimal_length=length) for i, length in enumerate([2] * 10 + [3] * 12 + [4] * 9)]
+    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None
+    ((_, chart),) = dict(found.charts)["steps of the best plan"]
+    assert re.findall(r'class="n"[^>]*>([^<]+)<', chart) == ["n", "10", "12", "9"]
+    (line,) = re.findall(r'd="([^"]*)" class="line"', chart)
+    assert line.count("M") == 1, "from 2 to 3 alone"
+    assert chart.count('class="few"') == 1 and "n = 9" in chart
+
+
+def test_more_sources_than_colours_keep_the_first_and_are_named() -> None:
+    names = [f"s{i}" for i in range(8)]
+    found = diagnose(make_sources([run_of({name: {"image": [row("none", 0)]} for name in names})]))
+    assert found is not None
+    assert [title for _, title in found.legend] == ["s0", *names[3:]]
+    assert found.undrawn == "s1, s2"
 
 
 def test_success_is_told_along_every_axis() -> None:

@@ -13,7 +13,6 @@ from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER, rows_path
 from pilotage.files import write_json
-from pilotage.tasks import get_task
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +81,21 @@ def keep(path: Path, figures: Mapping[str, Any]) -> None:
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Every readable row, each once per kind, example and sample. Bad lines are told of and left out."""
-    from pilotage.report.folder import row_problem
+    from pilotage.report.folder import row_problem, state_problem
 
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in files:
         file = read_jsonl(path)
         problems = list(file.problems)
         for row in file.rows:
-            problem = row_problem(row, str(row.get("kind"))) or _state_problem(row)
+            problem = row_problem(row, str(row.get("kind")))
+            if not problem and (told := state_problem(row)):
+                problem = f"is of no state that can be judged: {told}"
+            key = () if problem else (row["kind"], row["task"], row["id"], row.get("sample", 0))
+            if not problem and rows.setdefault(key, row) is not row:
+                problem = "answers again what an earlier row answers"
             if problem:
                 problems.append(f"{path.name}: the row {str(row.get('id'))[:80]} {problem}")
-            else:
-                rows.setdefault((row["kind"], row["id"], row.get("sample", 0)), row)
         for problem in problems[:5]:
             logger.warning("%s; left out", problem)
         if len(problems) > 5:
@@ -101,11 +103,3 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     if not rows:
         raise PilotageError(f"no evaluation rows in {', '.join(map(str, files))}")
     return list(rows.values())
-
-
-def _state_problem(row: dict[str, Any]) -> str:
-    try:
-        get_task(row["task"]).parse_state(row["state"])
-    except PilotageError as problem:
-        return f"is of no state that can be judged: {problem}"
-    return ""

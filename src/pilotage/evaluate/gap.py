@@ -228,7 +228,7 @@ def _differences(kinds: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
 
 
 def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    ids = {kind: {row["id"] for row in group} for kind, group in _by_kind(rows).items()}
+    ids = {kind: {(row["task"], row["id"]) for row in group} for kind, group in _by_kind(rows).items()}
     notes = [f"{kind} was not measured" for kind in GAP_KINDS if kind not in ids]
     for kind, of_kind in ids.items():
         missing, more = len(ids["image"] - of_kind), len(of_kind - ids["image"])

@@ -13,8 +13,7 @@ from pilotage.evaluate.gap import Gap, gap
 from pilotage.evaluate.strata import AXES, Curve
 from pilotage.report.fault_charts import fault_bars, heat_map, strata_chart
 from pilotage.report.faults import FAULTS
-from pilotage.report.folder import Row
-from pilotage.report.gallery import parse_row
+from pilotage.report.folder import state_problem
 from pilotage.report.numbers import task_titles
 from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
@@ -96,7 +95,7 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     kinds = gallery_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
-        rows = [row for of_kind in source.rows.values() for row in of_kind if _is_sound(row)]
+        rows = [row for of_kind in source.rows.values() for row in of_kind if not state_problem(row)]
         if any(row["kind"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:
@@ -136,12 +135,6 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
         undrawn=", ".join(source.title for number, source, _ in found if number not in drawn),
         heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
     )
-
-
-def _is_sound(row: Row) -> bool:
-    """The state is one, of the level that the row claims: the maps are as large as that."""
-    task, state = parse_row(row)
-    return task is not None and task.level_of(state) == row["level"]
 
 
 def _shown(row: FaultRow) -> list[tuple[str, tuple[int, Interval, str]]]:

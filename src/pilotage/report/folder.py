@@ -2,26 +2,29 @@
 
 config.json              the run's whole configuration
 metrics.jsonl            one line a step: {"stage", "step", "time_s", "<area>/<name>": number, …}
+rollouts.jsonl           some raw rollouts of training; no part of the page, but damage to it is told of
 eval/<stage>.<kind>.jsonl   rows of `pilotage.evaluate`
 summary.json             {"stages": {stage: {"seconds", "tasks": {task: {kind: {"success", "n", …}}}}}}
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.jsonl import JsonlFile, read_jsonl
+from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.rows import QUESTION_KIND
 from pilotage.evaluate.run import EVAL_FOLDER, KINDS
 from pilotage.evaluate.summary import Summary, summarise
+from pilotage.files import read_json
 from pilotage.report.text import visible
+from pilotage.tasks import get_task
 
+ROLLOUTS = "rollouts.jsonl"
 STAGE_ORDER = ("base", "stage1", "stage2")
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 _ROW_TYPES = {"id": str, "kind": str, "task": str, "level": int, "response": str, "state": dict}
@@ -110,10 +113,14 @@ def read_run(path: Path) -> RunFolder:
         raise PilotageError(f"{path} is no run folder: there is no such directory")
     problems: list[str] = []
     config = _read_object(path / "config.json", "the run's settings", problems)
+    summary = _read_object(path / "summary.json", "the seconds of each stage", problems)
+    problems.extend(_summary_problems(summary))
+    if (path / ROLLOUTS).exists():
+        _read_lines(path / ROLLOUTS, problems)
     return RunFolder(
         path=path,
         config=config,
-        summary=_read_object(path / "summary.json", "the seconds of each stage", problems),
+        summary=summary,
         metrics=_read_metrics(path / "metrics.jsonl", problems),
         rows=_read_evals(path / EVAL_FOLDER, config, problems),
         problems=tuple(problems),
@@ -121,34 +128,82 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _read_object(path: Path, holds: str, problems: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        problems.append(f"{path.name} is not there: {holds} cannot be shown")
-        return {}
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        problems.append(f"{path.name} is not JSON: {holds} cannot be shown")
+        return read_json(path, remedy=f"{holds} cannot be shown")
+    except PilotageError as error:
+        problems.append(str(error).replace(str(path), path.name))
         return {}
-    if not isinstance(data, dict):
-        problems.append(f"{path.name} is not a JSON object: {holds} cannot be shown")
-        return {}
-    return data
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[Row]:
+    """The readable lines of a file that is there."""
+    try:
+        file = read_jsonl(path)
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror}) and is left out")
+        return []
+    _tell([f"{problem} and is left out" for problem in file.problems], problems)
+    return file.rows
+
+
+def is_share(cell: Any) -> bool:
+    """Whether a cell of `summary.json` is a success with its interval."""
+    if not isinstance(cell, dict):
+        return False
+    low, success, high, n = (cell.get(key) for key in ("low", "success", "high", "n"))
+    return (
+        _is_number(n) and all(map(_is_number, (low, success, high))) and 0 <= low <= success <= high <= 1 <= n
+    )
+
+
+def is_seconds(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1e9
+
+
+def _is_number(value: Any) -> bool:
+    """Finite, and small enough to be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _summary_problems(summary: Mapping[str, Any]) -> Iterator[str]:
+    stages = summary.get("stages", {})
+    if not isinstance(stages, dict):
+        yield "summary.json is damaged: its stages are no object, and are left out"
+        return
+    for name, stage in stages.items():
+        where = f"summary.json is damaged: {visible(name, 40)}"
+        if not isinstance(stage, dict):
+            yield f"{where} is no object and is left out"
+            continue
+        if not is_seconds(stage.get("seconds", 0)):
+            yield f"{where} has no seconds that are a time"
+        tasks = stage.get("tasks", {})
+        cells = [
+            (task, kind, cell)
+            for task, kinds in (tasks.items() if isinstance(tasks, dict) else [("tasks", None)])
+            for kind, cell in (kinds.items() if isinstance(kinds, dict) else [("", None)])
+        ]
+        for task, kind, cell in cells:
+            if not is_share(cell):
+                yield f"{where}, {visible(f'{task} {kind}'.strip(), 80)} is no success rate and is left out"
 
 
 def _read_metrics(path: Path, problems: list[str]) -> dict[str, list[Row]]:
-    if not path.is_file():
+    if not path.exists():
         problems.append(f"{path.name} is not there: no training curves")
         return {}
-    file = read_jsonl(path)
-    _tell(file, problems)
     steps: dict[str, dict[int, Row]] = {}
-    for row in file.rows:
-        step = row.get("step")
-        if not isinstance(step, int | float) or not math.isfinite(step):
-            problems.append(f"{path.name}: a line has no step and is left out")
+    bad: list[str] = []
+    for row in _read_lines(path, problems):
+        step, stage = row.get("step"), row.get("stage", "train")
+        if not _is_number(step) or not isinstance(stage, str):
+            bad.append(
+                f"{path.name}: a line has no {'stage' if _is_number(step) else 'step'} and is left out"
+            )
             continue
         # A resumed run repeats the steps since its last checkpoint: the later line is the one that counts.
-        steps.setdefault(str(row.get("stage", "train")), {})[int(step)] = row
+        steps.setdefault(stage, {})[int(step)] = row
+    _tell(bad, problems)
     if not steps:
         problems.append(f"{path.name} has no steps yet: no training curves")
     return {stage: [rows[step] for step in sorted(rows)] for stage, rows in steps.items()}
@@ -166,17 +221,9 @@ def _read_evals(
         if not stage or not kind:
             problems.append(f"{EVAL_FOLDER}/{path.name} is not named <stage>.<kind>.jsonl and is left out")
             continue
-        file = read_jsonl(path)
-        _tell(file, problems)
-        rows: dict[tuple[str, Any], Row] = {}
-        for row in file.rows:
-            problem = row_problem(row, kind)
-            if problem:
-                problems.append(f"{path.name}: a row {problem} and is left out")
-            else:
-                rows.setdefault((row["id"], row.get("sample", 0)), row)
+        rows = _read_rows(path, kind, problems)
         if rows:
-            stages.setdefault(stage, {})[kind] = list(rows.values())
+            stages.setdefault(stage, {})[kind] = rows
     if not stages:
         problems.append(f"{EVAL_FOLDER}/ holds no evaluation rows: no gallery, no table by level")
     ordered = order_stages(list(stages), config)
@@ -185,6 +232,36 @@ def _read_evals(
         if lacking:
             problems.append(f"{stage_title(stage)} was not evaluated on: {', '.join(lacking)}")
     return {stage: stages[stage] for stage in ordered}
+
+
+def _read_rows(path: Path, kind: str, problems: list[str]) -> list[Row]:
+    """The sound rows of a file, each sample of each example once; an id is one example of each task."""
+    rows: dict[tuple[str, str, int], Row] = {}
+    bad: list[str] = []
+    for row in _read_lines(path, problems):
+        problem = row_problem(row, kind)
+        if problem:
+            bad.append(f"{path.name}: a row {problem} and is left out")
+        elif rows.setdefault((row["task"], row["id"], row.get("sample", 0)), row) is not row:
+            bad.append(f"{path.name}: a row answers again what an earlier one answers and is left out")
+    _tell(bad, problems)
+    undrawn = [
+        f"{path.name}: a row's state cannot be judged: {told}"
+        for row in rows.values()
+        if (told := state_problem(row))
+    ]
+    _tell([f"{what}; it is no part of whose fault, hard levels and misread" for what in undrawn], problems)
+    return list(rows.values())
+
+
+def state_problem(row: Row) -> str:
+    """What makes the state of a sound row none that can be judged, in words; "" when nothing does."""
+    try:
+        task = get_task(row["task"])
+        level = task.level_of(task.parse_state(row["state"]))
+    except PilotageError as problem:
+        return str(problem)
+    return "" if level == row["level"] else f"it is of level {level}, and the row says {row['level']}"
 
 
 def row_problem(row: Row, kind: str) -> str:
@@ -209,7 +286,10 @@ def row_problem(row: Row, kind: str) -> str:
     return ""
 
 
-def _tell(file: JsonlFile, problems: list[str], at_most: int = 5) -> None:
-    problems.extend(f"{problem} and is left out" for problem in file.problems[:at_most])
-    if len(file.problems) > at_most:
-        problems.append(f"… and {len(file.problems) - at_most} more such lines")
+def _tell(found: Sequence[str], problems: list[str], at_most: int = 5) -> None:
+    """Each sentence once, with how often it holds."""
+    counts = Counter(found)
+    for problem, count in list(counts.items())[:at_most]:
+        problems.append(problem if count == 1 else f"{problem} ({count} such)")
+    if len(counts) > at_most:
+        problems.append(f"… and {sum(list(counts.values())[at_most:])} more such lines")

@@ -64,15 +64,11 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     `i` are those from `start[i]` to `start[i + 1]`. All but the ids are numbers that point into the lists of
     names. `wrong` has a bit for every field of the task that was told wrongly.
     """
-    by_level: dict[str, list[tuple[int, Row]]] = {}
     kinds = gallery_kinds({kind for source in sources for kind in source.rows})
-    for number, source in enumerate(sources):
-        for rows in source.rows.values():
-            for row in rows:
-                by_level.setdefault(row["id"], []).append((number, row))
-    first = {id_: answers[0][1] for id_, answers in by_level.items()}
+    by_level = _by_level(sources)
+    first = {key: answers[0][1] for key, answers in by_level.items()}
     order = _in_order(first, max_levels)
-    num_answers = sum(len(by_level[id_]) for id_ in order)
+    num_answers = sum(len(by_level[key]) for key in order)
     packer = _Packer(
         kinds=kinds,
         tasks=gallery_tasks({row["task"] for row in first.values()}),
@@ -81,7 +77,7 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     chunks = []
     for begin in range(0, len(order), LEVELS_A_CHUNK):
         prompts: dict[str, int] = {}
-        levels = [packer.level(by_level[id_], prompts) for id_ in order[begin : begin + LEVELS_A_CHUNK]]
+        levels = [packer.level(by_level[key], prompts) for key in order[begin : begin + LEVELS_A_CHUNK]]
         chunks.append(_deflate({"levels": levels, "prompts": list(prompts)}))
     return Gallery(
         index=packer.index([source.title for source in sources]),
@@ -89,6 +85,32 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
         num_levels=len(order),
         num_answers=num_answers,
     )
+
+
+LevelKey = tuple[str, str, int]
+"""Task, id, and the number of the state: an id may stand for another state in the rows of another source."""
+
+
+def _by_level(sources: Sequence[Source]) -> dict[LevelKey, list[tuple[int, Row]]]:
+    """Level -> (source, row) of its answers. A state that is none is taken for the first one with its id."""
+    by_id: dict[tuple[str, str], list[tuple[int, Row]]] = {}
+    for number, source in enumerate(sources):
+        for rows in source.rows.values():
+            for row in rows:
+                by_id.setdefault((row["task"], row["id"]), []).append((number, row))
+    by_level: dict[LevelKey, list[tuple[int, Row]]] = {}
+    for (task, id_), answers in by_id.items():
+        of_state: dict[str, list[tuple[int, Row]]] = {}
+        for answer in answers:
+            of_state.setdefault(json.dumps(answer[1]["state"], sort_keys=True), []).append(answer)
+        # Sound states first; with a single one there is nothing to be told apart.
+        groups = sorted(
+            of_state.values(), key=lambda group: len(of_state) > 1 and parse_row(group[0][1])[0] is None
+        )
+        for place, group in enumerate(groups):
+            is_sound = place == 0 or parse_row(group[0][1])[0] is not None
+            by_level.setdefault((task, id_, place if is_sound else 0), []).extend(group)
+    return by_level
 
 
 class _Packer:
@@ -286,15 +308,17 @@ def _find_task(name: str) -> Task[Any] | None:
     return next((task for task in TASKS if task.name == name), None)
 
 
-def _in_order(rows: Mapping[str, Row], max_levels: int | None) -> list[str]:
-    """Ids, the tasks in turn and in each the grid sizes in turn; among equals a hash of the id decides.
+def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[LevelKey]:
+    """Levels, the tasks in turn and in each the grid sizes in turn; among equals a hash of the id decides.
 
     The order never depends on the answers, so that its beginning is a fair sample.
     """
-    by_task: dict[str, dict[int, list[str]]] = {}
-    for id_ in sorted(rows, key=lambda id_: hashlib.sha256(id_.encode("utf-8", "replace")).digest()):
-        row = rows[id_]
-        by_task.setdefault(row["task"], {}).setdefault(row["level"], []).append(id_)
+    by_task: dict[str, dict[int, list[LevelKey]]] = {}
+    for key in sorted(
+        rows, key=lambda key: (hashlib.sha256(key[1].encode("utf-8", "replace")).digest(), key)
+    ):
+        row = rows[key]
+        by_task.setdefault(row["task"], {}).setdefault(row["level"], []).append(key)
     in_task = [
         list(_in_turn([levels[level] for level in sorted(levels)]))[:max_levels]
         for levels in (by_task[task] for task in gallery_tasks({row["task"] for row in rows.values()}))
@@ -302,9 +326,9 @@ def _in_order(rows: Mapping[str, Row], max_levels: int | None) -> list[str]:
     return list(_in_turn(in_task))
 
 
-def _in_turn(lists: Sequence[Sequence[str]]) -> Iterator[str]:
+def _in_turn(lists: Sequence[Sequence[LevelKey]]) -> Iterator[LevelKey]:
     for i in range(max(map(len, lists), default=0)):
-        yield from (ids[i] for ids in lists if i < len(ids))
+        yield from (keys[i] for keys in lists if i < len(keys))
 
 
 def _deflate(data: Any) -> str:

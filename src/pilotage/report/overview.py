@@ -9,7 +9,7 @@ from typing import Any
 
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.charts import Cells, Share
-from pilotage.report.folder import RunFolder, stage_title
+from pilotage.report.folder import RunFolder, is_seconds, is_share, stage_title
 from pilotage.report.sources import Source
 from pilotage.report.text import duration, percent, points, span_text, visible
 from pilotage.tasks import TASKS
@@ -38,17 +38,9 @@ def shares_of(sources: Sequence[Source]) -> dict[str, dict[str, dict[str, Share]
 def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
     for task, kinds in tasks.items():
         for kind, cell in kinds.items() if isinstance(kinds, dict) else ():
-            try:
-                share = Share(
-                    success=float(cell["success"]),
-                    low=float(cell["low"]),
-                    high=float(cell["high"]),
-                    n=int(cell["n"]),
-                )
-            except (TypeError, KeyError, ValueError, OverflowError):
-                continue
-            if 0 <= share.low <= share.success <= share.high <= 1:
-                yield (str(task), str(kind)), share
+            if is_share(cell):
+                values = {key: float(cell[key]) for key in ("success", "low", "high")}
+                yield (str(task), str(kind)), Share(**values, n=int(cell["n"]))
 
 
 def macro_of(sources: Sequence[Source]) -> dict[str, dict[str, Share]]:
@@ -131,7 +123,7 @@ def tiles(run: RunFolder, macro: Cells, gaps: Mapping[str, float]) -> list[tuple
         shown = [points(gap) for gap in (paired if len(macro) > 1 else paired[:1])]
         made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image, paired by level"))
     seconds = [stage.get("seconds") for stage in run.reported.values()]
-    known = [float(s) for s in seconds if isinstance(s, int | float) and 0 <= s < 1e9]
+    known = [float(s) for s in seconds if is_seconds(s)]
     if known:
         made.append(("Time", duration(sum(known)), "all stages and evaluations"))
     return made
@@ -154,7 +146,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
         told.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
     for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
         seconds = content.get("seconds")
-        if isinstance(seconds, int | float) and 0 <= seconds < 1e9:
+        if is_seconds(seconds):
             told.append((f"{stage_title(stage)} took", duration(float(seconds))))
     return [*told, *evaluation_facts(run)]
 
