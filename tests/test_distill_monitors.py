@@ -8,6 +8,7 @@ import pytest
 from distill_run import tiny_examples
 from pilotage.distill.spans import SPANS, MgsdLayout, Spans
 from pilotage.records import Rollout
+from pilotage.report.curves import PANELS, panels
 from pilotage.train.monitors import (
     RowRecord,
     SpanFinder,
@@ -120,3 +121,9 @@ def test_spans_of_a_reference_answer_end_at_the_newline_and_the_tag():
         "answer": "<answer>R</answer>",
     }
     assert owners[-1] == "answer"
+
+
+def test_every_figure_has_a_panel_on_the_page_with_its_unit() -> None:
+    figures = step_metrics([record(0, 4), record(1, 8, origin="dataset")])
+    known = {spec.title for spec in PANELS}
+    assert {panel.title for panel in panels([{"step": 1} | dict.fromkeys(figures, 0.5)])} <= known

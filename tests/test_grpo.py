@@ -13,9 +13,10 @@ from distill_run import rows_of, tiny_examples
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
+from pilotage.report.curves import PANELS, panels
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.distill_scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
-from pilotage.train.grpo import GrpoTrainer, run_grpo
+from pilotage.train.grpo import FIGURES, GrpoTrainer, run_grpo
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.views import reference_answer, student_view
 from tiny import tiny_backbone, written
@@ -181,3 +182,8 @@ def test_a_sharded_launch_is_refused_before_anything_is_written(name, tmp_path, 
     with pytest.raises(PilotageError, match=f"{name} is set.*launch without FSDP"):
         run(tiny(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_figure_has_a_panel_on_the_page_with_its_unit() -> None:
+    made = panels([{"step": 1} | dict.fromkeys(FIGURES.values(), 0.5)])
+    assert {panel.title for panel in made} <= {spec.title for spec in PANELS}

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
 from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
-from pilotage.report.curves import MAX_POINTS, panels
+from pilotage.report.curves import MAX_POINTS, notes, panels
 from pilotage.report.folder import read_run
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import make_sources
@@ -163,6 +164,75 @@ def test_a_pooled_verdict_is_explained_beside_it(copy: Path) -> None:
     assert "All tasks: the 12 examples of all tasks together tell what those of no task tell" in page_of(copy)
 
 
+@pytest.mark.parametrize("num_runs", [2, 5, 8])
+def test_as_many_runs_as_one_likes_stand_side_by_side(run_dir: Path, tmp_path: Path, num_runs: int) -> None:
+    runs = [tmp_path / f"a-run-with-a-long-name-{i}" for i in range(num_runs)]
+    for run in runs:
+        shutil.copytree(run_dir / "eval", run / "eval")
+    page = write_report(*runs, out=tmp_path / "all.html").read_text()
+    # Every run is in every chart of bars, whatever their number.
+    for chart in re.findall(r'class="chart bars".*?</svg>', page, re.DOTALL):
+        assert all(f"{run.name}, image view: " in chart for run in runs)
+    undrawn = [run.name for run in runs[1:-3]] if num_runs > 4 else []
+    assert ("Not drawn, for want of room" in page) == bool(undrawn)
+    assert not undrawn or f"Not drawn, for want of room: {', '.join(undrawn)};" in page
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 5, 8])
+def test_as_many_stages_as_one_likes_are_one_page(run_dir: Path, tmp_path: Path, num_stages: int) -> None:
+    names = ["base", "stage1", "stage2", *(f"stage{i}" for i in range(3, 9))][:num_stages]
+    (tmp_path / "eval").mkdir()
+    for name in names:
+        for kind in ("image", "text", "perception"):
+            shutil.copy(run_dir / "eval" / f"base.{kind}.jsonl", tmp_path / "eval" / f"{name}.{kind}.jsonl")
+    reader = Reader(page_of(tmp_path))
+    assert {"gap", "diagnostic", "faults", "strata", "heat", "table", "gallery"} <= reader.ids
+    assert ("pairs" in reader.ids) == (num_stages > 1)
+
+
+def test_two_reports_at_once_leave_one_whole_page(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    command = [sys.executable, "-m", "pilotage.cli", "report", str(run_dir), "--out", str(out)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+    assert [process.returncode for process in both] == [0, 0]
+    assert out.read_text().rstrip().endswith("</html>") and [path.name for path in tmp_path.iterdir()] == [
+        "page.html"
+    ]
+
+
+def test_a_page_that_goes_elsewhere_leaves_the_run_as_it_was(run_dir: Path, tmp_path: Path) -> None:
+    def content() -> dict[str, tuple[int, int]]:
+        return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in run_dir.rglob("*")}
+
+    before = content()
+    write_report(run_dir, out=tmp_path / "new" / "page.html")
+    assert content() == before
+
+
+def test_a_run_that_cannot_be_written_to_is_told_of_with_the_remedy(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Stands for a read-only place: tests may run as a user who may write everywhere.
+    (copy / "report.html").unlink(missing_ok=True)
+    (copy / "report.html").mkdir()
+    assert main(["report", str(copy)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "report.html cannot be written" in line and line.endswith("give --out FILE")
+
+
+def test_a_report_of_nothing_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ([], ["--tables", "t"], ["--out", "page.html"]):
+        assert main(["report", *options]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "name the folder of a run: pilotage report RUN" in line
+
+
+def test_a_gallery_of_less_than_nothing_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run_dir), "--max-levels", "-1"]) == 2
+    assert "--max-levels -1 must be at least" in capsys.readouterr().err
+
+
 def test_levels_are_called_unseen_only_when_every_row_says_so(copy: Path) -> None:
     assert "of unseen levels of 3 tasks" in Reader(page_of(copy)).text
     rewrite(copy / "eval" / "base.text.jsonl", lambda row: row | {"split": "train"})
@@ -240,6 +310,110 @@ def test_a_broken_object_never_stops_the_page(copy: Path, content: bytes) -> Non
     for name in ("config.json", "summary.json"):
         (copy / name).write_bytes(content)
     assert "gallery" in Reader(page_of(copy)).ids
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "config.json cannot be read (Is a directory): the run's settings cannot be shown"),
+        ("summary.json", "summary.json cannot be read (Is a directory)"),
+        ("metrics.jsonl", "metrics.jsonl cannot be read (Is a directory) and is left out"),
+        ("rollouts.jsonl", "rollouts.jsonl cannot be read (Is a directory) and is left out"),
+        ("eval/base.image.jsonl", "base.image.jsonl cannot be read (Is a directory) and is left out"),
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_named(copy: Path, name: str, said: str) -> None:
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).mkdir()
+    reader = Reader(page_of(copy))
+    assert said in reader.text
+    assert {"gap", "gallery"} <= reader.ids
+
+
+def test_damage_is_told_once_with_how_often(copy: Path) -> None:
+    rewrite(copy / "eval" / "base.image.jsonl", lambda row: row | {"level": "3"})
+    text = copy / "eval" / "base.text.jsonl"
+    text.write_text(text.read_text() * 2)
+    (copy / "rollouts.jsonl").write_text('{"step": 1}\n{"step": \n')
+    told = read_run(copy).problems
+    assert "base.image.jsonl: a row has no level and is left out (12 such)" in told
+    assert (
+        "base.text.jsonl: a row answers again what an earlier one answers and is left out (12 such)" in told
+    )
+    assert "rollouts.jsonl line 2 is not JSON and is left out" in told
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ({"stages": 3}, "its stages are no object"),
+        ({"stages": {"base": 3}}, "base is no object"),
+        ({"stages": {"base": {"seconds": "long"}}}, "base has no seconds that are a time"),
+        ({"stages": {"base": {"tasks": 3}}}, "base, tasks is no success rate"),
+        ({"stages": {"base": {"tasks": {"maze": 3}}}}, "base, maze is no success rate"),
+        (
+            {"stages": {"base": {"tasks": {"maze": {"image": {"success": 2}}}}}},
+            "base, maze image is no success rate",
+        ),
+        ({"stages": {"base": {"seconds": 10**400}}}, "base has no seconds that are a time"),
+    ],
+)
+def test_what_a_damaged_summary_holds_is_named(copy: Path, summary: Any, said: str) -> None:
+    (copy / "summary.json").write_text(json.dumps(summary))
+    reader = Reader(page_of(copy))
+    assert f"summary.json is damaged: {said}" in reader.text
+    assert "gap" in reader.ids
+
+
+def test_steps_and_stages_that_are_none_are_named(copy: Path) -> None:
+    lines = [
+        {"step": 10**400, "loss": 1},
+        {"step": True, "loss": 1},
+        {"stage": None, "step": 1},
+        {"step": 1, "loss": 1},
+    ]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(copy)
+    assert list(run.metrics) == ["train"] and len(run.metrics["train"]) == 1
+    assert "metrics.jsonl: a line has no step and is left out (2 such)" in run.problems
+    assert "metrics.jsonl: a line has no stage and is left out" in run.problems
+
+
+def test_a_state_that_the_diagnosis_leaves_out_is_named(copy: Path) -> None:
+    rewrite(copy / "eval" / "base.image.jsonl", lambda row: row | {"level": row["level"] + 1})
+    told = [problem for problem in read_run(copy).problems if "cannot be judged" in problem]
+    assert "it is of level 3, and the row says 4; it is no part of whose fault" in told[0]
+
+
+def test_one_id_is_a_level_of_each_task(copy: Path) -> None:
+    paths = [copy / "eval" / f"{stage}.image.jsonl" for stage in ("base", "stage1", "stage2")]
+    for path in (copy / "eval").iterdir():
+        if path not in paths:
+            path.unlink()
+    for path in paths:
+        numbers: dict[str, int] = {}
+
+        def number(row: dict[str, Any], numbers: dict[str, int] = numbers) -> dict[str, Any]:
+            numbers[row["task"]] = numbers.get(row["task"], -1) + 1
+            return row | {"id": str(numbers[row["task"]])}
+
+        rewrite(path, number)
+    page = page_of(copy)
+    levels = [level for chunk in chunks_of(page) for level in chunk["levels"]]
+    assert len(levels) == 12 and all(len(level["a"]) == 3 for level in levels)
+    assert not any("answers again" in problem for problem in read_run(copy).problems)
+    pairs, notes = pair_sources(make_sources([read_run(copy)]))
+    assert [row.n for row in pairs[0].rows] == [4, 4, 4, 12] and notes == []
+
+
+def test_one_id_of_two_states_is_two_levels(copy: Path) -> None:
+    rows = [json.loads(line) for line in (copy / "eval" / "base.image.jsonl").read_text().splitlines()]
+    lake = [row["state"] for row in rows if row["task"] == "frozenlake" and row["level"] == 3]
+    path = copy / "eval" / "stage2.image.jsonl"
+    rewrite(path, lambda row: row | ({"state": lake[0]} if row["state"] == lake[1] else {}))
+    levels = [level for chunk in chunks_of(page_of(copy)) for level in chunk["levels"]]
+    assert len(levels) == 13
+    assert sum(len(level["a"]) for level in levels) == 9 * 12
 
 
 def test_broken_lines_never_stop_the_page(copy: Path) -> None:
@@ -341,6 +515,15 @@ def test_bars_are_as_high_as_the_success_they_show() -> None:
     assert "image view: 25 % [20–30], n = 100" in svg
 
 
+def test_bars_lie_down_where_names_are_long_and_keep_n_and_the_paired_gap() -> None:
+    name = "a-run-with-quite-a-long-name-0"
+    cells = {str(i): {"text": share(1.0), "image": share(0.25, n=50)} for i in range(3)}
+    svg = gap_chart("Maze", cells, {str(i): f"{name}{i}" for i in range(3)}, {"0": 0.5})
+    assert "gap +50 · n = 50–100" in svg and svg.count("gap +75 · n = 50–100") == 2
+    widths = re.findall(r'<rect x="2" y="[\d.]+" width="([\d.]+)"', svg)
+    assert [float(width) for width in widths[:2]] == [378.0, 94.5]
+
+
 def test_the_area_of_a_bubble_is_the_success_from_the_image() -> None:
     cells = {
         "base": {"text": share(0.9), "image": share(0.25), "perception": share(0.1)},
@@ -386,6 +569,56 @@ def test_known_metrics_share_panels_and_unknown_ones_get_their_own() -> None:
     }
     made = {panel.title: [s.label for s in panel.series] for panel in panels([row])}
     assert made == {"Divergence by span": ["state", "all"], "new": ["a", "b"], "z": ["z"]}
+
+
+def test_tokens_and_nats_do_not_share_an_axis() -> None:
+    row = {
+        "step": 1,
+        "route/plan/tokens": 900,
+        "route/plan/kl": 0.4,
+        "route/facts/tokens": 300,
+        "route/facts/kl": 0.2,
+    }
+    row |= {"palr/all": 0.3, "palr/all_tokens": 900, "palr/num_valid": 12, "privilege_gap/all": 0.1}
+    made = {panel.title: (panel.unit, [s.label for s in panel.series]) for panel in panels([row])}
+    assert made == {
+        "Divergence by route": ("nats/token", ["plan", "facts"]),
+        "Tokens by route": ("tokens/step", ["plan", "facts"]),
+        "Tokens behind PALR": ("tokens", ["all tokens"]),
+        "Rollouts behind PALR": ("", ["num valid"]),
+        "Taught by the answer (PALR)": ("%", ["all"]),
+        "Privilege gap": ("nats/token", ["all"]),
+    }
+
+
+def test_unknown_metrics_share_an_axis_only_with_their_unit_and_magnitude() -> None:
+    row = {"step": 1, "new/a": 1.0, "new/b": 2.0, "new/big": 5000.0, "new/a_tokens": 3.0, "new/wait_s": 2.0}
+    made = [(panel.title, panel.unit, [s.label for s in panel.series]) for panel in panels([row])]
+    assert made == [
+        ("new", "", ["a", "b"]),
+        ("new/big", "", ["big"]),
+        ("new/a_tokens", "tokens", ["a tokens"]),
+        ("new/wait_s", "seconds", ["wait s"]),
+    ]
+
+
+def test_what_no_curve_shows_is_told() -> None:
+    rows = [
+        {"step": step, "loss": loss, "route/untaught": 0.0, "lr": 1e-3}
+        for step, loss in ((1, 1.0), (2, float("nan")), (3, 10**400), (4, 2.0))
+    ]
+    assert [panel.title for panel in panels(rows)] == ["Loss", "Learning rate"]
+    assert notes(rows) == [
+        "loss is no finite number at 2 of 4 steps, first at step 2",
+        "0 at every step: route/untaught",
+    ]
+
+
+def test_a_single_step_is_a_mark_and_steps_are_whole_numbers() -> None:
+    (panel,) = panels([{"step": 1, "loss": 2.0}])
+    assert panel.chart.count("<circle") == 1
+    (panel,) = panels([{"step": step, "loss": 1.0} for step in range(1, 13)])
+    assert re.findall(r'text-anchor="middle">([^<]+)<', panel.chart) == ["5", "10"]
 
 
 def test_a_total_is_drawn_apart_from_its_parts() -> None:

@@ -150,10 +150,11 @@ def is_share(cell: Any) -> bool:
     """Whether a cell of `summary.json` is a success with its interval."""
     if not isinstance(cell, dict):
         return False
-    low, success, high, n = (cell.get(key) for key in ("low", "success", "high", "n"))
-    return (
-        _is_number(n) and all(map(_is_number, (low, success, high))) and 0 <= low <= success <= high <= 1 <= n
-    )
+    values: list[Any] = [cell.get(key) for key in ("low", "success", "high", "n")]
+    if not all(map(_is_number, values)):
+        return False
+    low, success, high, n = values
+    return 0 <= low <= success <= high <= 1 <= n
 
 
 def is_seconds(value: Any) -> bool:
@@ -195,7 +196,8 @@ def _read_metrics(path: Path, problems: list[str]) -> dict[str, list[Row]]:
     steps: dict[str, dict[int, Row]] = {}
     bad: list[str] = []
     for row in _read_lines(path, problems):
-        step, stage = row.get("step"), row.get("stage", "train")
+        step: Any = row.get("step")
+        stage = row.get("stage", "train")
         if not _is_number(step) or not isinstance(stage, str):
             bad.append(
                 f"{path.name}: a line has no {'stage' if _is_number(step) else 'step'} and is left out"

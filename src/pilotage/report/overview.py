@@ -122,7 +122,7 @@ def tiles(run: RunFolder, macro: Cells, gaps: Mapping[str, float]) -> list[tuple
     if paired:
         shown = [points(gap) for gap in (paired if len(macro) > 1 else paired[:1])]
         made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image, paired by level"))
-    seconds = [stage.get("seconds") for stage in run.reported.values()]
+    seconds: list[Any] = [stage.get("seconds") for stage in run.reported.values()]
     known = [float(s) for s in seconds if is_seconds(s)]
     if known:
         made.append(("Time", duration(sum(known)), "all stages and evaluations"))
@@ -145,7 +145,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
         when = datetime.fromtimestamp(started.stat().st_mtime, UTC)
         told.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
     for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
-        seconds = content.get("seconds")
+        seconds: Any = content.get("seconds")
         if is_seconds(seconds):
             told.append((f"{stage_title(stage)} took", duration(float(seconds))))
     return [*told, *evaluation_facts(run)]

@@ -38,13 +38,24 @@ def write_report(
     each; `all` for all). `max_levels` of each task are in the gallery, or all. Whatever a folder lacks is named
     on the page. Raises PilotageError when there is no folder.
     """
+    if not run_dirs:
+        raise PilotageError("no run to write a page of: give its folder, as in pilotage report runs/demo")
     if len(run_dirs) != 1 and out is None:
         raise PilotageError(f"a page of {len(run_dirs)} runs needs a file to go to: give --out FILE")
+    if max_levels is not None and max_levels < 0:
+        raise PilotageError(f"max_levels {max_levels}: the gallery holds 0 levels of each task or more")
     page = render_report([read_run(path) for path in run_dirs], stage=stage, max_levels=max_levels)
     target = run_dirs[0] / REPORT_NAME if out is None else out
-    target.parent.mkdir(parents=True, exist_ok=True)
     # A file name that is not UTF-8 may have put a lone surrogate into the page.
-    write_whole(target, page.encode("utf-8", "replace"))
+    content = page.encode("utf-8", "replace")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content)
+        return out
+    try:
+        write_whole(target, content)
+    except OSError as error:
+        raise PilotageError(f"{target} cannot be written ({error.strerror}): give --out FILE") from None
     return target
 
 

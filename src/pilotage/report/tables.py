@@ -49,6 +49,8 @@ def write_tables(
 
     Which stages are in them is as for the page. Raises PilotageError when no row was evaluated.
     """
+    if not run_dirs:
+        raise PilotageError("no run to write tables of: give its folder, as in pilotage report runs/demo")
     runs = [read_run(path) for path in run_dirs]
     sources = make_sources(runs, stage=stage)
     tables = make_tables(sources)
