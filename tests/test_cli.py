@@ -123,7 +123,7 @@ def test_options_that_cannot_be_read_are_one_line(typed, told, capsys):
         ("eval nano --threads 0", "threads 0 must be at least 1"),
         ("demo OUT --seed -1", "seed -1 must lie between 0 and 4294967295"),
         ("nano pretrain OUT --seed -1", "seed -1 must lie between 0 and 4294967295"),
-        ("nano pretrain OUT --peak-lr -1", "peak_lr -1.0 must be a positive number"),
+        ("nano pretrain OUT --peak-lr -1", "peak_lr -1.0 is no learning rate"),
         ("sft OUT --lora-rank -1", "the rank -1 of a LoRA adapter must be at least 1"),
         ("nano pretrain BYTES", "is no name in UTF-8, and no model can be saved there"),
         ("data questions --out OUT --cell-px 0", "cell_px is 0: a whole number of px per cell from 4 to 512"),
