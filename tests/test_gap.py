@@ -207,6 +207,13 @@ def test_the_command_explains_rows_that_are_there(folder: Path, capsys: pytest.C
     )
 
 
+def test_the_diagnosis_of_rows_goes_where_out_says(folder: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in (folder / "eval").iterdir())
+    assert main(["gap", str(folder), "--rows-only", "--out", str(tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out" / "eval").iterdir()] == ["base.gap.json"]
+    assert sorted(path.name for path in (folder / "eval").iterdir()) == before
+
+
 def test_the_command_wants_the_image_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gap", str(tmp_path), "--rows-only"]) == 2
     assert "holds no rows" in capsys.readouterr().err

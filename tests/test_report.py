@@ -190,6 +190,17 @@ def test_as_many_stages_as_one_likes_are_one_page(run_dir: Path, tmp_path: Path,
     assert ("pairs" in reader.ids) == (num_stages > 1)
 
 
+def test_what_was_not_measured_has_no_column_and_no_colour(copy: Path) -> None:
+    for path in (copy / "eval").iterdir():
+        if not path.name.endswith(".image.jsonl"):
+            path.unlink()
+    (copy / "summary.json").unlink()
+    page = page_of(copy)
+    assert '<span class="k-image">' in page and '<span class="k-text">' not in page
+    head = page.partition('<section id="table"')[2].partition("</thead>")[0]
+    assert "Image success" in head and "Text success" not in head and "Gap" not in head
+
+
 def test_two_reports_at_once_leave_one_whole_page(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     command = [sys.executable, "-m", "pilotage.cli", "report", str(run_dir), "--out", str(out)]
@@ -328,6 +339,13 @@ def test_a_folder_in_place_of_a_file_is_named(copy: Path, name: str, said: str) 
     reader = Reader(page_of(copy))
     assert said in reader.text
     assert {"gap", "gallery"} <= reader.ids
+
+
+def test_answers_to_questions_are_named_with_the_place_of_their_rates(copy: Path) -> None:
+    (copy / "eval" / "asked.question.jsonl").write_text("{}\n")
+    (copy / "eval" / "asked.summary.json").write_text("{}")
+    said = "eval/asked.question.jsonl holds answers to questions; the page shows plans (rates: eval/asked.summary.json)"
+    assert said in read_run(copy).problems
 
 
 def test_damage_is_told_once_with_how_often(copy: Path) -> None:

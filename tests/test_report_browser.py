@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from pilotage.report import write_report
+from pilotage.report.study_page import ShownTable, render_study
 from pilotage.tasks import get_task
 from pilotage.tasks.drawing import decode_png
 from synthetic_run import write_run
+from test_study_page import variant
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,13 @@ def test_every_part_is_visible(page: Any, report: str) -> None:
     ):
         assert page.locator(part).first.is_visible(), part
     assert page.locator(".level-card").count() == 12
+
+
+def test_no_panel_is_empty_where_it_is_not_scrolled_to(page: Any, report: str) -> None:
+    opened(page, report)
+    hidden = """() => [...document.querySelectorAll('figure.card')].filter(f => !f.closest('details:not([open])'))
+        .filter(f => getComputedStyle(f).contentVisibility !== 'visible' || !f.querySelector('svg *')).length"""
+    assert page.evaluate(hidden) == 0
 
 
 def test_the_picture_is_the_one_that_the_task_draws(page: Any, report: str, run_dir: Path) -> None:
@@ -376,3 +385,42 @@ def test_a_task_that_is_not_known_and_a_state_that_is_none_still_show_their_answ
 def test_an_empty_run_has_a_page_too(page: Any, tmp_path: Path) -> None:
     page.goto(write_report(tmp_path).as_uri())
     assert page.locator("#missing li").count() == 4
+
+
+SHADES = """() => [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e => [
+    e.scrollWidth > e.clientWidth, getComputedStyle(e).backgroundAttachment])"""
+
+
+def test_on_a_phone_tables_that_are_cut_lie_in_a_shade(page: Any, report: str, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    opened(page, report)
+    found = page.evaluate(SHADES)
+    assert any(is_cut for is_cut, _ in found)
+    assert {attachment for _, attachment in found} == {"local, local, scroll, scroll, scroll"}
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    # The right edge is darker than the middle, until the table has been moved to its end.
+    table = page.locator("#pairs .scroll").first
+    table.scroll_into_view_if_needed()
+    assert edge_shade(table.screenshot()) > 20
+    table.evaluate("e => { e.scrollLeft = e.scrollWidth }")
+    assert edge_shade(table.screenshot()) < 5
+
+
+def edge_shade(png: bytes) -> float:
+    """How much darker the right edge of the picture is than its surface, in the lightest rows of its middle."""
+    pixels = decode_png(png).astype(float).mean(axis=2)
+    rows = pixels[40:-40]
+    return float(rows.max() - rows[:, -6:-3].max())
+
+
+def test_the_study_page_fits_a_phone_and_shades_what_it_cuts(page: Any, tmp_path: Path) -> None:
+    shown = [variant(f"a variant with a long name {i}", 0.4, 0.6) for i in range(3)]
+    table = ShownTable(
+        title="T", head=["variant", *"abcdef"], lines=[["x" * 20, *["50.0 [40, 60]"] * 6]], note=""
+    )
+    html = render_study(name="s", what="W", facts=[], variants=shown, tables=[table], goal=None)
+    (tmp_path / "study.html").write_text(html)
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto((tmp_path / "study.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert all(is_cut and "local" in attachment for is_cut, attachment in page.evaluate(SHADES))

@@ -46,7 +46,7 @@ class GapCommand(Eval):
         if "image" not in self.kinds:
             raise PilotageError(f"kinds {list(self.kinds)} lack image: there would be no failures to explain")
         if self.rows_only:
-            found = find_rows(self.target, self.stage)
+            found = find_rows(self.target, self.stage, out=self.out)
             rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
         else:
             measured = self.measure()

@@ -27,14 +27,16 @@ class MeasuredRows:
     """`<beside>.gap.json` and the like are written next to the rows."""
 
 
-def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
-    """The rows of `RUN` (its last stage, or `stage`), `RUN/STAGE`, or `FILE.jsonl`.
+def find_rows(spec: str, stage: str | None = None, *, out: Path | None = None) -> MeasuredRows:
+    """The rows of `RUN` (its last stage, or `stage`), `RUN/STAGE`, or `FILE.jsonl`; `out` is a run folder that takes
+    what is made of them.
 
     Raises PilotageError where there are none, with the stages that there are.
     """
     path = Path(spec)
     if path.is_file():
-        return MeasuredRows(name=path.name, rows=_read([path]), beside=path.with_suffix(""))
+        beside = path.with_suffix("") if out is None else out / EVAL_FOLDER / path.stem
+        return MeasuredRows(name=path.name, rows=_read([path]), beside=beside)
     run = path
     if stage is None and not (path / EVAL_FOLDER).is_dir() and path.name in stages_of(path.parent):
         run, stage = path.parent, path.name
@@ -50,7 +52,8 @@ def find_rows(spec: str, stage: str | None = None) -> MeasuredRows:
             f"{run} has no rows of a stage {stage!r}; there are {', '.join(stages)}{meant(stage, stages)}"
         )
     files = sorted((run / EVAL_FOLDER).glob(f"{stage}.*.jsonl"))
-    return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=run / EVAL_FOLDER / stage)
+    beside = (run if out is None else out) / EVAL_FOLDER / stage
+    return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=beside)
 
 
 def stages_of(run: Path) -> list[str]:
@@ -70,6 +73,7 @@ def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) ->
 def keep(path: Path, figures: Mapping[str, Any]) -> None:
     """Writes figures beside their rows and prints where. Where nothing can be written, it says so: they were shown."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, figures)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -43,7 +43,7 @@ class Probe(Eval):
 
     def run(self) -> int:
         if self.rows_only:
-            found = find_rows(self.target, self.stage)
+            found = find_rows(self.target, self.stage, out=self.out)
             rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
         else:
             measured = self.measure()

@@ -281,7 +281,7 @@ def _labels(
     labels: list[Markup] = []
     boxes: list[tuple[float, float]] = []
     for (stage, kinds), (cx, cy, r) in zip(stages, bubbles, strict=True):
-        text = f"{fitted(stage, 24)}: {percent(kinds['image'].success)} %"
+        text = f"{fitted(stage, 18)}: {percent(kinds['image'].success)} %"
         half = 3.4 * len(text)
         x = min(max(cx, half + 52), width - 30 - half)
         below = cy < height / 2

@@ -246,7 +246,7 @@ def _draw(
         text = tick_text(100 * tick) if spec.unit == "%" else tick_text(tick)
         parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(tag("text", text, x=left - 7, y=y(tick) + 4, class_="tick", text_anchor="end"))
-    parts.append(tag("text", "step", x=left - 7, y=height - 10, class_="tick", text_anchor="end"))
+    parts.append(tag("text", "step", x=left - 14, y=height - 10, class_="tick", text_anchor="end"))
     for tick in nice_ticks(x.low, x.high, 5):
         if x.low <= tick <= x.high and tick == int(tick):
             parts.append(

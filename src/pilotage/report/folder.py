@@ -218,7 +218,11 @@ def _read_evals(
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
         if kind == QUESTION_KIND:
-            problems.append(f"{EVAL_FOLDER}/{path.name} holds answers to questions; the page shows plans")
+            rates = f"{stage}.summary.json"
+            where = f" (rates: {EVAL_FOLDER}/{rates})" if (folder / rates).is_file() else ""
+            problems.append(
+                f"{EVAL_FOLDER}/{path.name} holds answers to questions; the page shows plans{where}"
+            )
             continue
         if not stage or not kind:
             problems.append(f"{EVAL_FOLDER}/{path.name} is not named <stage>.<kind>.jsonl and is left out")

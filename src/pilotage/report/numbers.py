@@ -23,6 +23,7 @@ COLUMNS = (
 )
 """Kind, rate and title of every column."""
 
+Column = tuple[str, str, str]
 Cells = list[Interval | None]
 
 
@@ -31,17 +32,24 @@ def task_titles(tasks: Mapping[str, Any]) -> dict[str, str]:
     return {task: known.get(task, visible(task, 40)) for task in tasks}
 
 
+def columns_of(sources: Sequence[Source]) -> list[Column]:
+    """The columns that some source has a number for."""
+    there = {kind for source in sources if source.summary is not None for kind in source.summary.kinds}
+    return [column for column in COLUMNS if column[0] in there]
+
+
 def by_task(
     sources: Sequence[Source], tasks: Mapping[str, str]
 ) -> Iterator[tuple[str, list[tuple[str, str, int, Cells, Interval | None]]]]:
     """(task, [(source, n, rows that failed, cells, gap)]) rows, the macro mean last."""
+    columns = columns_of(sources)
     measured = [(source, source.summary) for source in sources if source.summary is not None]
     for task, name in tasks.items():
         rows = []
         for source, summary in measured:
             by_kind = {kind: s.tasks[task] for kind, s in summary.kinds.items() if task in s.tasks}
             if by_kind:
-                rows.append((source.title, *_cells(by_kind), summary.gap.get(task)))
+                rows.append((source.title, *_cells(by_kind, columns), summary.gap.get(task)))
         if rows:
             yield name, rows
     if len(tasks) > 1 and measured:
@@ -51,7 +59,7 @@ def by_task(
             n = _n_text({kind: s.macro["success"].n for kind, s in summary.kinds.items()})
             cells = [
                 summary.kinds[kind].macro.get(rate) if kind in summary.kinds else None
-                for kind, rate, _ in COLUMNS
+                for kind, rate, _ in columns
             ]
             num_errors = sum(rates.num_errors for rates in of_all)
             macros.append((source.title, n, num_errors, cells, summary.gap_macro))
@@ -62,6 +70,7 @@ def by_level(
     sources: Sequence[Source],
 ) -> Iterator[tuple[str, str, list[tuple[str, str, Cells]]]]:
     """(task, level, [(source, n, cells)])."""
+    columns = columns_of(sources)
     measured = [(source.title, source.summary) for source in sources if source.summary is not None]
     there = {
         (task, level)
@@ -80,7 +89,7 @@ def by_level(
                 if level in s.levels.get(task, {})
             }
             if by_kind:
-                n, _, cells = _cells(by_kind)
+                n, _, cells = _cells(by_kind, columns)
                 rows.append((title, n, cells))
         yield titles[task], f"{level}×{level}", rows
 
@@ -106,12 +115,12 @@ def by_field(sources: Sequence[Source]) -> Iterator[tuple[str, list[str], list[t
             yield name, [visible(f, 40) for f in fields[task]], rows
 
 
-def _cells(by_kind: Mapping[str, Rates]) -> tuple[str, int, Cells]:
+def _cells(by_kind: Mapping[str, Rates], columns: Sequence[Column]) -> tuple[str, int, Cells]:
     """n, rows that the engine failed on, and one interval or None a column."""
     return (
         _n_text({kind: rates.n for kind, rates in by_kind.items()}),
         sum(rates.num_errors for rates in by_kind.values()),
-        [by_kind[kind].rates.get(rate) if kind in by_kind else None for kind, rate, _ in COLUMNS],
+        [by_kind[kind].rates.get(rate) if kind in by_kind else None for kind, rate, _ in columns],
     )
 
 

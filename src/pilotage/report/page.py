@@ -92,6 +92,9 @@ def render_report(
             else overview.headline_of_several(sources, macro, levels),
             tiles=overview.tiles(runs[0], macro, macro_gaps) if alone else [],
             legend=charts.KIND_TITLES,
+            bar_kinds=[
+                kind for kind in charts.KINDS if any(kind in k for of in shares.values() for k in of.values())
+            ],
             levels_are=levels,
             bars=[
                 (name, charts.gap_chart(name, cells, titles, gaps))
@@ -123,7 +126,8 @@ def render_report(
             fault_titles=FAULTS,
             curves=panels,
             curve_data=embedded_json([panel.data for _, made, _ in panels for panel in made]),
-            columns=[name for *_, name in numbers.COLUMNS],
+            columns=[name for *_, name in numbers.columns_of(sources)],
+            has_gap=bool(macro_gaps),
             table=list(numbers.by_task(sources, tasks)),
             by_level=list(numbers.by_level(sources)),
             by_field=list(numbers.by_field(sources)),
