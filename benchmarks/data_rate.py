@@ -34,8 +34,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 from pilotage.data.build import BuildConfig, build
 from pilotage.data.sampling import Candidate, sample
-from pilotage.tasks import TASKS, Task
-from pilotage.tasks.drawing import encode_png, render_png
+from pilotage.worlds import TASKS, Task
+from pilotage.worlds.drawing import encode_png, render_png
 
 CANVASES: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("32 px per cell", {"cell_px": 32}, 2000),

@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pilotage.data.vqa import read_answer
 from pilotage.errors import PilotageError
 from pilotage.records import Question
-from pilotage.tasks.grading import grade
+from pilotage.worlds.questions.data.importing import read_answer
+from pilotage.worlds.questions.grading import grade
 
 PAIRS = Path(__file__).parent.parent / "tests" / "grading_pairs.jsonl"
 

@@ -30,9 +30,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.judge import judge
-from pilotage.tasks.task import reference_response
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.judge import judge
+from pilotage.worlds.task import reference_response
 
 TARGET_S = 60.0
 FILES = {"answers": 2_403, "states": 50_000}

@@ -26,18 +26,18 @@ import numpy as np
 
 from pilotage.cli.measured import find_rows
 from pilotage.data.examples import split_of
-from pilotage.data.published import PUBLISHED
-from pilotage.data.published.importing import import_levels
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.gap import GAP_KINDS, Gap, gap
-from pilotage.recipes.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.runner import load
 from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.tasks import get_task
+from pilotage.runs.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
+from pilotage.runs.runner import load
+from pilotage.worlds import get_task
+from pilotage.worlds.grids.data import PUBLISHED
+from pilotage.worlds.grids.data.importing import import_levels
 from published_forms import (  # pyright: ignore[reportMissingImports]
     VISUALPLANNING,
     visualplanning_row,

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from conftest import CHROMIUM, CHROMIUM_ARGS  # pyright: ignore[reportMissingImports]
 from pilotage.report import write_report
 from pilotage.report.gallery import parse_row
-from pilotage.tasks.drawing import render_png
+from pilotage.worlds.drawing import render_png
 from synthetic_run import write_many_rows  # pyright: ignore[reportMissingImports]
 
 NUM_OPENINGS = 5

@@ -61,7 +61,7 @@ def training_examples(count: int) -> list[Any]:
     import numpy as np
 
     from pilotage.data.examples import make_example
-    from pilotage.tasks import TASKS
+    from pilotage.worlds import TASKS
 
     rng, seen, examples = np.random.default_rng(0), set(), []
     while len(examples) < count:
@@ -77,7 +77,7 @@ def training_examples(count: int) -> list[Any]:
 
 def benchmark_tokenizer() -> Any:
     """A tokenizer whose words are those of every view of the benchmarks' levels and of its reference answer."""
-    from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
+    from pilotage.nano.tokenizer import build_nano_tokenizer
     from pilotage.views import VIEWS, reference_answer
 
     texts = [
@@ -93,7 +93,8 @@ def benchmark_tokenizer() -> Any:
 
 
 def save_model(directory: Path) -> None:
-    from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
+    from pilotage.backbones.save import save_backbone
+    from pilotage.nano.model import NanoConfig, build_nano
 
     save_backbone(*build_nano(NanoConfig(), benchmark_tokenizer(), seed=0), directory)
 

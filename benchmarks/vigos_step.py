@@ -45,7 +45,8 @@ SIDES = ("pilotage", "plain")
 
 
 def save_model(directory: Path) -> None:
-    from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
+    from pilotage.backbones.save import save_backbone
+    from pilotage.nano.model import NanoConfig, build_nano
 
     config = NanoConfig(hidden=WIDTH, heads=2, kv_heads=2, mlp=2 * WIDTH)
     model, processor = build_nano(config, benchmark_tokenizer(), seed=0)
@@ -133,8 +134,8 @@ def run_plain(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.backbones.encode import encode_with_response
     from pilotage.backbones.load import load_backbone
     from pilotage.distill.spans import MgsdLayout, SpanSpec
-    from pilotage.train.distill_order import ExampleOrder
-    from pilotage.train.monitors import SpanFinder
+    from pilotage.train.step.monitors import SpanFinder
+    from pilotage.train.step.order import ExampleOrder
     from pilotage.views import VIEWS
 
     student = load_backbone(model, attn_implementation="sdpa")
@@ -206,9 +207,9 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.backbones.load import load_backbone
     from pilotage.rollouts import ReplayEngine
     from pilotage.train.distill import DistillTrainer
-    from pilotage.train.distill_scoring import encode_rollouts, score_rows
-    from pilotage.train.readers import Reader
-    from pilotage.views.shown import make_view
+    from pilotage.train.step.readers import Reader
+    from pilotage.train.step.scoring import encode_rollouts, score_rows
+    from pilotage.views.registry import make_view
 
     student = load_backbone(model, attn_implementation="sdpa")
     examples = training_examples(options.rows)

@@ -71,7 +71,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
 
     `asked["refuses"]`, where it is set, is raised in place of the beginning, and `asked["killed"]` after it.
     """
-    from pilotage.recipes import measurement, runner
+    from pilotage.runs import measurement, runner
     from pilotage.train import distill, grpo, sft
 
     asked: dict[str, Any] = {}

@@ -27,10 +27,10 @@ from pilotage.distill.routes import Route, Router
 from pilotage.distill.spans import MgsdLayout
 from pilotage.records import Example
 from pilotage.rollouts.sources import FromDataSet, FromStudent, on_policy_share
-from pilotage.tasks import get_task
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy
+from pilotage.worlds import get_task
 from tiny import tiny_backbone
 
 TASKS = ("frozenlake", "maze")

@@ -27,13 +27,14 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pilotage.data.vqa_build import QuestionsConfig, build_questions
-from pilotage.data.vqa_store import load_questions
 from pilotage.evaluate import evaluate
 from pilotage.evaluate.run import KIND_VIEWS, QUESTION_KIND
-from pilotage.recipes import RECIPES, run_recipe
-from pilotage.recipes.runner import examples_of, load
+from pilotage.recipes import RECIPES
 from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.runs import run_recipe
+from pilotage.runs.runner import examples_of, load
+from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
+from pilotage.worlds.questions.data.store import load_questions
 
 METHODS = ("nano", "nano_vigos", "nano_gkd", "nano_grpo")
 STEPS = 3

@@ -11,9 +11,9 @@ import numpy as np
 from pilotage.errors import BadStateError
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts import Decoding, Request
-from pilotage.tasks import Task, get_task
-from pilotage.tasks.task import state_text
 from pilotage.views.prompts import numbered
+from pilotage.worlds import Task, get_task
+from pilotage.worlds.task import state_text
 
 GOAL = {"frozenlake": "Goal", "maze": "Goal", "minibehaviour": "Printer"}
 """The field whose cell is misread."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from pilotage.tasks import get_task
-from pilotage.tasks.grid import MOVES
+from pilotage.worlds import get_task
+from pilotage.worlds.grid import MOVES
 
 MAPS = Path("VSP-main", "maze", "task-main", "maps")
 MARKS = {"S": "@", "G": "*", "H": "#", "F": "_"}

@@ -19,10 +19,10 @@ from pilotage.evaluate import evaluate
 from pilotage.evaluate.score import score
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import Decoding, Request
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.drawing import encode_png
-from pilotage.tasks.task import reference_response, state_hash
 from pilotage.views import reference_answer
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.task import reference_response, state_hash
 
 LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
 # Stage -> kind -> (share of right answers, share of faults that are no plan at all)

@@ -12,10 +12,10 @@ import pytest
 
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
-from pilotage.recipes.ablation import ABLATION, VARIANTS
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.study_runs import run_part, run_study
-from pilotage.recipes.study_tables import cell, stages_table, success_table
+from pilotage.studies.ablation import ABLATION, VARIANTS
+from pilotage.studies.runs import run_part, run_study
+from pilotage.studies.tables import cell, stages_table, success_table
 
 
 def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
@@ -117,7 +117,7 @@ def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path,
         done.append((seed, folder))
         return 1 if folder == "mgsd" and seed == 1 else 0
 
-    monkeypatch.setattr("pilotage.recipes.study_runs._spawn", spawn)
+    monkeypatch.setattr("pilotage.studies.runs._spawn", spawn)
     told: list[str] = []
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
         run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)

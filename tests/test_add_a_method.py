@@ -14,10 +14,11 @@ import pytest
 
 from distill_run import rows_of, tiny_examples
 from pilotage.errors import PilotageError
-from pilotage.recipes.runner import run_recipe
+from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views import VIEWS, register_view, views
+from pilotage.views import VIEWS, register_view
+from pilotage.worlds.grids import views
 from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
 

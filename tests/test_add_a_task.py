@@ -18,8 +18,8 @@ from pilotage.views import PICTURE_VIEWS
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-a-task.md"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-NEW_FILE = "src/pilotage/tasks/sokoban.py"
-REGISTER = "src/pilotage/tasks/__init__.py"
+NEW_FILE = "src/pilotage/worlds/grids/sokoban.py"
+REGISTER = "src/pilotage/worlds/registry.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,7 @@ def test_the_page_touches_one_new_file_and_the_register() -> None:
     assert {each.file for each in blocks()} == {"", NEW_FILE, REGISTER}
     added = [line for each in blocks() if each.file == REGISTER for line in each.text.splitlines()]
     assert [line for line in added if line.startswith("+")] == [
-        "+from pilotage.tasks.sokoban import Sokoban",
-        "+    Sokoban(),",
+        '+    "sokoban": "pilotage.worlds.grids.sokoban:Sokoban",',
     ]
 
 

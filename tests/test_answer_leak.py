@@ -21,7 +21,7 @@ from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
-from pilotage.train.readers import Readers
+from pilotage.train.step.readers import Readers
 from pilotage.views import VIEWS, reference_answer
 from tiny import tiny_backbone, written
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pilotage.tasks import TASKS, Task
-from pilotage.tasks.answers import last_answer_block, parse_answer
-from pilotage.tasks.boxes import boxed_answer
-from pilotage.tasks.judge import REASONS, judge
+from pilotage.worlds import TASKS, Task
+from pilotage.worlds.answers import last_answer_block, parse_answer
+from pilotage.worlds.judge import REASONS, judge
+from pilotage.worlds.boxes import boxed_answer
 
 MOVES = ("L", "D", "R", "U")
 FETCH = (*MOVES, "PICK", "DROP")

@@ -15,7 +15,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.attribution import FAULTS, Attribution, attribute, attribute_all, count_faults
 from pilotage.evaluate.bootstrap import bootstrap_mean
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 from planted import PlantedEngine, misreadable
 from synthetic_run import make_examples
 

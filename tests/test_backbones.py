@@ -29,10 +29,11 @@ from pilotage.backbones.encode import (
     rope_positions,
 )
 from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
-from pilotage.backbones.nano import build_nano, save_backbone
 from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.backbones.save import save_backbone
 from pilotage.distill.align import predicting_positions, response_tokens, row_sums, split_rows
 from pilotage.errors import PilotageError
+from pilotage.nano.model import build_nano
 from pilotage.records import View
 from tiny import TINY, image_view, mixed_views, picture, png, text_view, tiny_backbone, tiny_tokenizer
 

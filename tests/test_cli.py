@@ -16,8 +16,8 @@ from pilotage import __version__
 from pilotage.cli import main as cli
 from pilotage.cli.main import COMMANDS, Entry, main
 from pilotage.data.store import load_examples
-from pilotage.data.vqa_store import load_questions
 from pilotage.errors import PilotageError
+from pilotage.worlds.questions.data.store import load_questions
 
 
 def option_names(entry: Entry) -> list[str]:

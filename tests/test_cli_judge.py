@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pilotage.cli import judge as judge_command
 from pilotage.cli.main import main
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
 # A U-shaped corridor: (0,0) opens down, (1,0) up and right, (1,1) left and up, (0,1) down.

@@ -11,17 +11,19 @@ import pytest
 from pilotage.distill.divergences import JSD, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.evaluate import rows_path
-from pilotage.recipes import comparison, study_costs, study_extras
-from pilotage.recipes.comparison import ESTIMATOR_SWITCHES, ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
-from pilotage.recipes.measurement import examples_of
-from pilotage.recipes.study import Study, run_folder
-from pilotage.recipes.study_costs import cost_table
-from pilotage.recipes.study_prior import prior_table
-from pilotage.recipes.study_runs import run_part, write_tables
-from pilotage.recipes.study_switches import switch_table
-from pilotage.tasks import get_task
+from pilotage.runs.measurement import examples_of
+from pilotage.studies import comparison
+from pilotage.studies import costs as study_costs
+from pilotage.studies import extras as study_extras
+from pilotage.studies.comparison import ESTIMATOR_SWITCHES, ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
+from pilotage.studies.costs import cost_table
+from pilotage.studies.prior import prior_table
+from pilotage.studies.runs import run_part, write_tables
+from pilotage.studies.study import Study, run_folder
+from pilotage.studies.switches import switch_table
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.grpo_config import GrpoConfig
+from pilotage.worlds import get_task
 
 ALL = (METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
 

@@ -21,9 +21,9 @@ from pilotage.data.examples import split_of
 from pilotage.data.exclude import load_exclusions
 from pilotage.data.store import load_examples, sample_examples
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.drawing import decode_png
-from pilotage.tasks.task import state_hash
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.drawing import decode_png
+from pilotage.worlds.task import state_hash
 
 
 def small(out: Path, **changes: Any) -> BuildConfig:

@@ -16,9 +16,9 @@ from pilotage.data.examples import example_id, make_example, split_of
 from pilotage.data.sampling import KeySet, check_request, sample, sample_states
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.judge import judge_plan
-from pilotage.tasks.task import Solution, state_hash, worked_state
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.judge import judge_plan
+from pilotage.worlds.task import Solution, state_hash, worked_state
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
 

@@ -21,9 +21,9 @@ from pilotage.data.store import (
     write_shard,
 )
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.drawing import decode_png
-from pilotage.tasks.task import state_hash
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.drawing import decode_png
+from pilotage.worlds.task import state_hash
 
 
 @pytest.fixture(scope="module")

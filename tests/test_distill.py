@@ -21,9 +21,9 @@ from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, lr_share
-from pilotage.train.distill_order import ExampleOrder
-from pilotage.train.distill_scoring import encode_rollouts, head_of, score_rows
 from pilotage.train.distill_setup import memory_estimate
+from pilotage.train.step.order import ExampleOrder
+from pilotage.train.step.scoring import encode_rollouts, head_of, score_rows
 from pilotage.views import VIEWS, reference_answer
 from tiny import generate, tiny_backbone
 

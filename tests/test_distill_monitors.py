@@ -9,7 +9,7 @@ from distill_run import tiny_examples
 from pilotage.distill.spans import SPANS, MgsdLayout, Spans
 from pilotage.records import Rollout
 from pilotage.report.curves import PANELS, panels
-from pilotage.train.monitors import (
+from pilotage.train.step.monitors import (
     RowRecord,
     SpanFinder,
     Taught,

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from pilotage.errors import PilotageError
-from pilotage.tasks import TASKS, Task, drawing, get_task
-from pilotage.tasks.drawing import decode_png, draw_fixed, encode_png, render_png
-from pilotage.tasks.task import worked_state
 from pilotage.views.prompts import PROMPT_SETS, prompt_template, task_content
+from pilotage.worlds import TASKS, Task, drawing, get_task
+from pilotage.worlds.drawing import decode_png, draw_fixed, encode_png, render_png
+from pilotage.worlds.task import worked_state
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.evaluate.score import DESCRIBING_VIEWS, read_fields, read_recital, same_text, score, split_items
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.task import Task
 from pilotage.views import VIEWS, reference_answer
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.task import Task
 from synthetic_run import make_examples, state_of
 
 LAKE = get_task("frozenlake")

@@ -15,7 +15,7 @@ from pilotage.evaluate.confusion import confusions, single_cell, single_cell_fie
 from pilotage.evaluate.gap import GAP_KINDS, gap
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.strata import success_curves
-from pilotage.tasks import TASKS, get_task
+from pilotage.worlds import TASKS, get_task
 from planted import PlantedEngine, misreadable
 from synthetic_run import make_examples
 from test_compare import row

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pilotage.data.vqa import read_answer
 from pilotage.errors import PilotageError
 from pilotage.records import Question
-from pilotage.tasks import math_compare, math_worker
-from pilotage.tasks.boxes import boxed_answer
-from pilotage.tasks.grading import (
+from pilotage.worlds.questions import math_compare, math_worker
+from pilotage.worlds.boxes import boxed_answer
+from pilotage.worlds.questions.data.importing import read_answer
+from pilotage.worlds.questions.grading import (
     GRADE_REASONS,
     MAX_ANSWER_CHARACTERS,
     grade,
@@ -28,8 +28,8 @@ from pilotage.tasks.grading import (
     option_of,
     plain_text,
 )
-from pilotage.tasks.math_compare import MAX_MATH_CHARACTERS, compare_math, math_available
-from pilotage.tasks.quantities import exact_number, split_unit, time_of_day
+from pilotage.worlds.questions.math_compare import MAX_MATH_CHARACTERS, compare_math, math_available
+from pilotage.worlds.questions.quantities import exact_number, split_unit, time_of_day
 
 needs_library = pytest.mark.skipif(not math_available(), reason="math-verify is not installed")
 
@@ -288,7 +288,7 @@ def test_a_hang_ends_as_a_timeout_in_any_thread_and_the_next_question_is_answere
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="Unix limits")
 def test_the_worker_ends_itself_inside_one_long_multiplication() -> None:
     code = (
-        "from pilotage.tasks.math_worker import alarm\n"
+        "from pilotage.worlds.questions.math_worker import alarm\n"
         "set_alarm = alarm(); set_alarm(0.3); x = 3 ** (10 ** 9); print('lived')"
     )
     done = subprocess.run(

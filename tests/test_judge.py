@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pilotage.records import Verdict
-from pilotage.tasks import get_task
-from pilotage.tasks.judge import REASONS, judge, judge_plan
+from pilotage.worlds import get_task
+from pilotage.worlds.judge import REASONS, judge, judge_plan
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
 # (0,0) (0,1)-(0,2)     every cell but (1,1) is on a ring that is cut above (0,1)'s left side

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.cli import judge as judge_command
-from pilotage.tasks import TASKS, Task
-from pilotage.tasks.answers import last_answer_block, parse_answer
-from pilotage.tasks.judge import REASONS, Judged, judge
-from pilotage.tasks.task import canonical_key
+from pilotage.worlds import TASKS, Task
+from pilotage.worlds.answers import last_answer_block, parse_answer
+from pilotage.worlds.judge import REASONS, Judged, judge
+from pilotage.worlds.task import canonical_key
 
 pieces = st.sampled_from(
     [

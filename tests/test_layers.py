@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 # A layer may import its own and every layer on an earlier line; layers on one line are siblings.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "files", "pictures", "records"),
-    ("tasks",),
+    ("worlds",),
     ("data",),
     ("views",),
     ("backbones",),
@@ -24,16 +24,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "evaluate"),
     ("report",),
     ("play",),
+    ("nano",),
+    ("runs",),
     ("recipes",),
+    ("studies",),
     ("cli",),
 )
 RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 LEAVES = ("__init__", "errors", "files", "pictures", "records")
 """The first line's modules may import each other."""
 
+PACKS = {folder.parent.name for folder in (SOURCE / "pilotage" / "worlds").glob("*/__init__.py")}
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")
 TASK_NAMES = {"frozenlake", "maze", "minibehaviour"}
-NO_TORCH = ("tasks", "data", "views", "report", "play", "cli")
+NO_TORCH = ("worlds", "data", "views", "report", "play", "cli")
 
 
 def modules(source: Path) -> Iterator[tuple[str, Path]]:
@@ -66,8 +70,17 @@ def imported_names(name: str, file: Path) -> Iterator[tuple[str, int]]:
                     yield argument.value, node.lineno
 
 
-def layer_of(dotted: str) -> str:
+def pack_of(dotted: str) -> str:
+    """The pack that a module belongs to; "" for the core."""
     parts = dotted.split(".")
+    return parts[2] if len(parts) > 2 and parts[1] == "worlds" and parts[2] in PACKS else ""
+
+
+def layer_of(dotted: str) -> str:
+    """`worlds/<pack>/views.py` and `worlds/<pack>/data/x.py` have the rank of the layer that they are named after."""
+    parts = dotted.split(".")
+    if pack_of(dotted) and len(parts) > 3 and parts[3] in RANK:
+        return parts[3]
     return parts[1] if len(parts) > 1 and parts[1] in RANK else "__init__"
 
 
@@ -97,18 +110,18 @@ def test_every_part_of_the_package_has_its_layer():
 @pytest.mark.parametrize(
     ("file", "code", "caught"),
     [
-        ("tasks/x.py", "from pilotage.views import student", "tasks imports views"),
-        ("tasks/x.py", "import pilotage.cli.main", "tasks imports cli"),
-        ("tasks/x.py", "from pilotage import data", "tasks imports data"),
-        ("tasks/deep/x.py", "from ...data import build", "tasks imports data"),
-        ("tasks/__init__.py", "from ..data import build", "tasks imports data"),
+        ("worlds/x.py", "from pilotage.views import student", "worlds imports views"),
+        ("worlds/x.py", "import pilotage.cli.main", "worlds imports cli"),
+        ("worlds/x.py", "from pilotage import data", "worlds imports data"),
+        ("worlds/deep/x.py", "from ...data import build", "worlds imports data"),
+        ("worlds/__init__.py", "from ..data import build", "worlds imports data"),
         ("distill/x.py", "def f():\n    from ..train import trainer", "distill imports train"),
         ("distill/x.py", "import importlib\nimportlib.import_module('pilotage.cli')", "distill imports cli"),
         ("train/x.py", "from pilotage.evaluate import score", "train imports evaluate"),
         ("evaluate/x.py", "from pilotage.train import trainer", "evaluate imports train"),
-        ("errors.py", "from pilotage.tasks import judge", "errors imports tasks"),
-        ("cli/x.py", "from pilotage.tasks import judge", None),
-        ("tasks/x.py", "from . import y\nfrom .. import errors\nfrom ..records import Verdict", None),
+        ("errors.py", "from pilotage.worlds import judge", "errors imports worlds"),
+        ("cli/x.py", "from pilotage.worlds import judge", None),
+        ("worlds/x.py", "from . import y\nfrom .. import errors\nfrom ..records import Verdict", None),
         ("train/x.py", "from pilotage.distill import align\nimport torch", None),
     ],
 )
@@ -119,6 +132,39 @@ def test_a_planted_import_is_judged(tmp_path, file, code, caught):
     found = upward_imports(tmp_path)
     assert len(found) == (caught is not None)
     assert caught is None or caught in found[0]
+
+
+def pack_imports(source: Path) -> list[str]:
+    """Imports of a pack from the core or from another pack. Recipes and the toy model may span packs."""
+    return [
+        f"{file.relative_to(source)}:{line}: {pack_of(name) or 'the core'} imports {pack_of(target)} ({target})"
+        for name, file in modules(source)
+        for target, line in imported_names(name, file)
+        if pack_of(target)
+        and pack_of(target) != pack_of(name)
+        and layer_of(name) not in ("recipes", "nano", "studies")
+    ]
+
+
+def test_the_core_imports_no_pack_and_no_pack_another():
+    assert pack_imports(SOURCE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "num_found"),
+    [
+        ("views/x.py", "from pilotage.worlds.grids.maze import Maze", 1),
+        ("worlds/questions/x.py", "from pilotage.worlds.grids import maze", 1),
+        ("worlds/grids/x.py", "from pilotage.worlds.grids.maze import Maze", 0),
+        ("worlds/grids/views.py", "from pilotage.worlds.judge import judge", 0),
+        ("recipes/x.py", "from pilotage.worlds.grids.maze import Maze", 0),
+    ],
+)
+def test_a_planted_import_of_a_pack_is_judged(tmp_path, file, code, num_found):
+    planted = tmp_path / "pilotage" / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(code)
+    assert len(pack_imports(tmp_path)) == num_found
 
 
 def forbidden_imports(source: Path, forbidden: str) -> list[str]:
@@ -141,7 +187,7 @@ def task_name_tests(source: Path) -> list[str]:
     """Comparisons with a task's name, `x == "maze"` or `x in ("maze", ...)`, and `.name ==` on a task."""
     found = []
     for name, file in modules(source):
-        if layer_of(name) in ("tasks", "recipes"):
+        if layer_of(name) in ("worlds", "recipes", "runs", "studies"):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             sides: list[ast.expr] = []
@@ -172,7 +218,7 @@ def test_no_file_outside_tasks_asks_which_task_it_is():
     ],
 )
 def test_a_planted_question_for_the_task_is_judged(tmp_path, code, num_found):
-    for layer, expected in (("views", num_found), ("tasks", 0)):
+    for layer, expected in (("views", num_found), ("worlds", 0)):
         planted = tmp_path / layer / "pilotage" / layer / "x.py"
         planted.parent.mkdir(parents=True)
         planted.write_text(code)

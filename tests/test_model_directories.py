@@ -26,8 +26,9 @@ from pilotage.backbones.load import (
     load_shape,
     load_without_weights,
 )
-from pilotage.backbones.nano import build_nano, save_backbone
+from pilotage.backbones.save import save_backbone
 from pilotage.cli.main import main
+from pilotage.nano.model import build_nano
 from tiny import TINY, tiny_tokenizer
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

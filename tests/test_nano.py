@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from pilotage.backbones.nano import NanoConfig, build_nano, save_backbone
-from pilotage.backbones.nano_tokenizer import SPECIAL_TOKENS, TOOL_TOKENS, build_nano_tokenizer
 from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.backbones.save import save_backbone
+from pilotage.nano.model import NanoConfig, build_nano
+from pilotage.nano.tokenizer import SPECIAL_TOKENS, TOOL_TOKENS, build_nano_tokenizer
 from tiny import TEXTS, TINY, tiny_tokenizer
 
 BARE = build_nano_tokenizer([])

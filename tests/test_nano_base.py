@@ -9,10 +9,10 @@ import pytest
 from pilotage.backbones.load import NANO_DIRECTORY, load_backbone
 from pilotage.data.store import sample_examples
 from pilotage.evaluate import evaluate
-from pilotage.recipes.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.tasks import get_task
+from pilotage.runs.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.views import teacher_view
+from pilotage.worlds import get_task
 from tiny import generate
 
 NUM_STATES = 40

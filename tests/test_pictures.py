@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from pilotage.backbones.encode import encode_images, encode_views
-from pilotage.data.published.source import picture_problem
-from pilotage.data.vqa_pictures import to_png
 from pilotage.errors import PilotageError
 from pilotage.pictures import BadPictureError, check_png, read_rgb
 from pilotage.rollouts import Decoding
 from pilotage.rollouts.stream import Request, answers
 from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.data.source import picture_problem
+from pilotage.worlds.questions.data.pictures import to_png
 from tiny import image_view, picture, tiny_backbone
 
 RED, GREY_OF_RED, WHITE, BLUE = (255, 0, 0), (76, 76, 76), (255, 255, 255), (0, 0, 255)

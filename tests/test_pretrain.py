@@ -11,23 +11,23 @@ import torch
 from safetensors.torch import load_file
 
 from pilotage.backbones.load import make_backbone
-from pilotage.backbones.nano import NanoConfig, build_nano, place_waves
-from pilotage.backbones.nano_corpus import (
+from pilotage.data.examples import split_of
+from pilotage.errors import PilotageError
+from pilotage.nano import pretrain as nano_pretrain
+from pilotage.nano.corpus import (
     derivation_lesson,
     description_lesson,
     hard_planning_lesson,
     picture_lesson,
     planning_lesson,
 )
-from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
-from pilotage.backbones.other_pictures import sample_question, word_groups
-from pilotage.data.examples import split_of
-from pilotage.errors import PilotageError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.judge import judge
-from pilotage.tasks.task import state_hash
-from pilotage.train import nano_pretrain
-from pilotage.train.nano_pretrain import PretrainConfig, Stretch, learning_rate, naming_loss, pretrain
+from pilotage.nano.model import NanoConfig, build_nano, place_waves
+from pilotage.nano.pictures import sample_question, word_groups
+from pilotage.nano.pretrain import PretrainConfig, Stretch, learning_rate, naming_loss, pretrain
+from pilotage.nano.tokenizer import build_nano_tokenizer
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.judge import judge
+from pilotage.worlds.task import state_hash
 
 ONE_OF_EACH = (("frozenlake", 1), ("maze", 1), ("minibehaviour", 1))
 

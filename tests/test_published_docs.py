@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from pilotage.cli.data import Import
-from pilotage.data.published import Json, Text
-from pilotage.data.published.importing import import_levels
+from pilotage.worlds.grids.data import Json, Text
+from pilotage.worlds.grids.data.importing import import_levels
 
 PAGE = (Path(__file__).parent.parent / "docs" / "published-levels.md").read_text(encoding="utf-8")
 

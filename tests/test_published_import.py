@@ -15,14 +15,14 @@ from pilotage.cli.main import main
 from pilotage.data.build import BuildConfig, build
 from pilotage.data.examples import split_of
 from pilotage.data.exclude import load_exclusions
-from pilotage.data.published import Json, Text, VisualPlanning, Vsp, importing
-from pilotage.data.published.importing import import_levels, write_import, write_rows
-from pilotage.data.published.plain import level_row
 from pilotage.data.store import load_examples, read_manifest
 from pilotage.errors import PilotageError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.drawing import render_png
-from pilotage.tasks.task import TextMaps, state_hash, worked_state
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.drawing import render_png
+from pilotage.worlds.grids.data import Json, Text, VisualPlanning, Vsp, importing
+from pilotage.worlds.grids.data.importing import import_levels, write_import, write_rows
+from pilotage.worlds.grids.data.plain import level_row
+from pilotage.worlds.task import TextMaps, state_hash, worked_state
 from published_forms import VISUALPLANNING, png, visualplanning_row, write_lines, write_vsp_map
 
 ROWS = ("FSF", "FHF", "FFG")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from pilotage.records import Question
-from pilotage.tasks import TASKS, Task, get_task
-from pilotage.tasks.grading import grade
-from pilotage.tasks.questions import (
+from pilotage.worlds import TASKS, Task, get_task
+from pilotage.worlds.asked import (
     KINDS,
     Asked,
     ask,
@@ -21,6 +20,7 @@ from pilotage.tasks.questions import (
     one_cell_fields,
     spellings,
 )
+from pilotage.worlds.questions.grading import grade
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examp
 from pilotage.errors import PilotageError
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import DistillConfig
-from pilotage.train.distill_order import ExampleOrder
+from pilotage.train.step.order import ExampleOrder
 from tiny import tiny_backbone
 
 SCRIPT = Path(__file__).parent / "distill_run.py"

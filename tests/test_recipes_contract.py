@@ -17,14 +17,14 @@ from pilotage.distill.divergences import NoCap
 from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.routes import Route, times_taught
 from pilotage.recipes import RECIPES
-from pilotage.recipes.measurement import measurement_of
 from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent
+from pilotage.runs.measurement import measurement_of
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.readers import Reader
+from pilotage.train.step.readers import Reader
 from pilotage.views import reference_answer
 from tiny import tiny_backbone, written
 

@@ -12,8 +12,8 @@ import pytest
 
 from pilotage.report import write_report
 from pilotage.report.study_page import ShownTable, render_study
-from pilotage.tasks import get_task
-from pilotage.tasks.drawing import decode_png
+from pilotage.worlds import get_task
+from pilotage.worlds.drawing import decode_png
 from synthetic_run import write_run
 from test_study_page import variant
 

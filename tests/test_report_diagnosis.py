@@ -12,7 +12,7 @@ from pilotage.evaluate.score import score
 from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources
-from pilotage.tasks import get_task
+from pilotage.worlds import get_task
 from test_report_gallery import run_of
 
 STATE = {"map": ["SFF", "FHF", "FFG"]}

@@ -19,7 +19,7 @@ from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import Source, make_sources, run_names
 from pilotage.report.tiles import ALPHABET, kinds_text
 from pilotage.report.verdicts import verdict_class
-from pilotage.tasks import TASKS, get_task
+from pilotage.worlds import TASKS, get_task
 from synthetic_run import write_many_rows
 
 

@@ -32,7 +32,7 @@ from pilotage.train.distill_config import (
     Live,
     Remote,
 )
-from pilotage.train.readers import check_sharded
+from pilotage.train.step.readers import check_sharded
 from pilotage.views import reference_answer
 from tiny import LocalServer, tiny_backbone, written
 
@@ -182,7 +182,7 @@ def test_a_span_s_scores_are_those_of_the_whole_reading(tmp_path):
 
 
 def test_routes_with_the_same_weights_and_text_are_read_once(tmp_path, monkeypatch):
-    from pilotage.train import step_scores
+    from pilotage.train.step import scores as step_scores
 
     read: list[int] = []
     score_rows = step_scores.score_rows

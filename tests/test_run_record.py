@@ -15,8 +15,8 @@ from pilotage.cli.choose import REAL_RECIPE, RecipeOptions, choose_model, is_nan
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, knows_its_backbone
-from pilotage.recipes.measurement import NANO_LEVELS
-from pilotage.recipes.record import RECORD_FILE, RunRecord, begin_run, read_record
+from pilotage.runs.measurement import NANO_LEVELS
+from pilotage.runs.record import RECORD_FILE, RunRecord, begin_run, read_record
 from pilotage.train.distill_config import FrozenCopy
 
 pytestmark = pytest.mark.usefixtures("same_threads")

@@ -13,10 +13,10 @@ import pytest
 
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
-from pilotage.recipes import Recipe, run_recipe
-from pilotage.recipes.measurement import examples_of
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.record import begin_run
+from pilotage.runs import Recipe, run_recipe
+from pilotage.runs.measurement import examples_of
+from pilotage.runs.record import begin_run
 from pilotage.train.checkpoints import claim
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig

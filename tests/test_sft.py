@@ -19,12 +19,11 @@ import torch
 
 from pilotage.backbones.encode import PromptTooLongError, encode_images, encode_with_response
 from pilotage.backbones.load import LANGUAGE_LINEARS, Backbone, LoraSettings, load_backbone, make_backbone
-from pilotage.backbones.nano import build_nano
-from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
+from pilotage.nano.model import build_nano
+from pilotage.nano.tokenizer import build_nano_tokenizer
 from pilotage.records import Example
-from pilotage.tasks import TASKS
 from pilotage.train import sft_trainer
 from pilotage.train.sft import SftConfig, lr_factor, run_sft
 from pilotage.train.sft_rows import (
@@ -37,6 +36,7 @@ from pilotage.train.sft_rows import (
     encode_rows,
 )
 from pilotage.views import VIEWS, reference_answer
+from pilotage.worlds import TASKS
 from tiny import TINY
 
 NUM_EXAMPLES = 12

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.distill.spans import SPANS, SpanSpec, find_spans, token_bytes
-from pilotage.tasks.answers import last_answer_block
+from pilotage.worlds.answers import last_answer_block
 
 GOOD = [
     "Size: 4.",

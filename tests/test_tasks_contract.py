@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.evaluate.score import same_text
-from pilotage.tasks import TASKS, Task, drawing, get_task
-from pilotage.tasks.judge import REASONS, judge
-from pilotage.tasks.recital import split_items
-from pilotage.tasks.task import (
+from pilotage.worlds import TASKS, Task, drawing, get_task
+from pilotage.worlds.judge import REASONS, judge
+from pilotage.worlds.recital import split_items
+from pilotage.worlds.task import (
     TextMaps,
     canonical_key,
     reference_response,

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from pilotage.tasks import get_task
+from pilotage.worlds import get_task
 
 NUM_MAPS = 500
 PLANS_PER_MAP = 20

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pilotage.errors import BadStateError
-from pilotage.tasks import get_task
-from pilotage.tasks.task import TextMaps
+from pilotage.worlds import get_task
+from pilotage.worlds.task import TextMaps
 
 # A U-shaped corridor: (0,0) opens down, (1,0) up and right, (1,1) left and up, (0,1) down.
 MAZE = "#####\n#S#G#\n# # #\n#   #\n#####"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
-from pilotage.tasks import get_task
-from pilotage.tasks.frozenlake import FrozenLake
-from pilotage.tasks.grid import MAX_LEVEL
-from pilotage.tasks.task import difficulty_by_length, state_text
+from pilotage.worlds import get_task
+from pilotage.worlds.grid import MAX_LEVEL
+from pilotage.worlds.grids.frozenlake import FrozenLake
+from pilotage.worlds.task import difficulty_by_length, state_text
 
 Json = dict[str, Any]
 Step = Callable[[Json, Any, str], tuple[Any, str]]

@@ -24,12 +24,12 @@ from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
+from pilotage.nano.pretrain import PretrainConfig, pretrain
 from pilotage.recipes import RECIPES
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.dry_run import dry_run
 from pilotage.train.movement import expects_rounding
-from pilotage.train.nano_pretrain import PretrainConfig, pretrain
 from pilotage.train.sft import run_sft
 from test_distill import replay
 from tiny import tiny_backbone
@@ -84,7 +84,7 @@ def test_a_second_trainer_in_a_run_is_refused_before_it_writes(
 
 def test_a_whole_recipe_is_run_once_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pilotage.files import locked
-    from pilotage.recipes.runner import LOCK
+    from pilotage.runs.runner import LOCK
 
     with locked(tmp_path / LOCK, busy=""):
         assert main(["demo", str(tmp_path)]) == 2
@@ -95,7 +95,7 @@ def test_a_whole_recipe_is_run_once_at_a_time(tmp_path: Path, capsys: pytest.Cap
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen(
-    [sys.executable, "-c", "from pilotage.recipes.study_runs import _end_with_parent as end; end(); "
+    [sys.executable, "-c", "from pilotage.studies.runs import _end_with_parent as end; end(); "
      "print('ready', flush=True); import time; time.sleep(600)"],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
 )

@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
-from pilotage.tasks import TASKS, Task
-from pilotage.tasks.judge import judge
-from pilotage.tasks.task import reference_response, state_text, worked_state
 from pilotage.views import (
     PICTURE_VIEWS,
     PROMPT_SETS,
@@ -32,6 +29,9 @@ from pilotage.views import (
     teacher_view_without_plan,
 )
 from pilotage.views.prompts import numbered, prompt_template, task_content
+from pilotage.worlds import TASKS, Task
+from pilotage.worlds.judge import judge
+from pilotage.worlds.task import reference_response, state_text, worked_state
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from distill_run import rows_of, tiny_config, tiny_examples
-from pilotage.data.vqa_build import iter_questions
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
 from pilotage.records import Question
 from pilotage.rollouts import ReplayEngine
-from pilotage.tasks import TASKS
-from pilotage.tasks.questions import KINDS
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views.vqa import vqa_reference_response
+from pilotage.worlds import TASKS
+from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pilotage.cli.main import main
-from pilotage.data.vqa import import_vqa, read_row
-from pilotage.data.vqa_pictures import BadPictureError, picture_bytes, to_png
-from pilotage.data.vqa_store import load_questions
 from pilotage.errors import PilotageError
 from pilotage.records import Question
+from pilotage.worlds.questions.data.importing import import_vqa, read_row
+from pilotage.worlds.questions.data.pictures import BadPictureError, picture_bytes, to_png
+from pilotage.worlds.questions.data.store import load_questions
 
 
 def picture(

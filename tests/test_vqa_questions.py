@@ -11,13 +11,13 @@ import pytest
 
 from pilotage.cli.main import main
 from pilotage.data.examples import split_of
-from pilotage.data.vqa_build import QuestionsConfig, build_questions, iter_questions
-from pilotage.data.vqa_store import load_questions, questions_hash, write_questions
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.grading import grade
-from pilotage.tasks.questions import KINDS
-from pilotage.tasks.task import state_hash
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions, iter_questions
+from pilotage.worlds.questions.data.store import load_questions, questions_hash, write_questions
+from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.task import state_hash
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -74,7 +74,7 @@ def test_more_questions_begin_with_the_fewer(task: Any) -> None:
 def test_no_state_is_asked_the_same_twice_however_often_more_are_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pilotage.data.vqa_build.FIRST_DRAW", 4)
+    monkeypatch.setattr("pilotage.worlds.questions.data.build.FIRST_DRAW", 4)
     questions = iter_questions([(get_task("maze"), 3)], ("length",), 40, "train", 0, cell_px=None)
     assert len({question.id for question in questions}) == 40
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotage.data.vqa_build import iter_questions
 from pilotage.distill.vigos_spans import VigosLayout, cut_turn
 from pilotage.errors import PilotageError
 from pilotage.records import Question, View
-from pilotage.tasks import TASKS
-from pilotage.tasks.grading import grade
-from pilotage.tasks.questions import KINDS
 from pilotage.views import PROMPT_SETS
 from pilotage.views.prompts import prompt_template
-from pilotage.views.vqa import (
+from pilotage.worlds import TASKS
+from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.views import (
     DESCRIPTION_PREFILL,
     THINK_PREFILL,
     VQA_VIEWS,

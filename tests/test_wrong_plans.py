@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pilotage.errors import ImpossibleRequestError
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.judge import judge_plan
-from pilotage.tasks.task import Task
-from pilotage.tasks.wrong_plans import wrong_plans
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.judge import judge_plan
+from pilotage.worlds.task import Task
+from pilotage.worlds.wrong_plans import wrong_plans
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -89,6 +89,6 @@ def test_numbers_that_make_no_sense_are_refused():
 
 
 def test_search_that_may_not_go_on_says_so(monkeypatch):
-    monkeypatch.setattr("pilotage.tasks.wrong_plans.MAX_EXECUTIONS", 5)
+    monkeypatch.setattr("pilotage.worlds.wrong_plans.MAX_EXECUTIONS", 5)
     with pytest.raises(ImpossibleRequestError, match="among those tried"):
         wrong_plans(get_task("frozenlake"), lake("SFF", "FFF", "FFG"), 30)

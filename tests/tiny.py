@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from pilotage.backbones.load import Backbone, make_backbone
-from pilotage.backbones.nano import NanoConfig, build_nano
-from pilotage.backbones.nano_tokenizer import build_nano_tokenizer
+from pilotage.nano.model import NanoConfig, build_nano
+from pilotage.nano.tokenizer import build_nano_tokenizer
 from pilotage.records import Rollout, View
 from pilotage.rollouts import Decoding, samples_of
 

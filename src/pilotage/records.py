@@ -25,7 +25,7 @@ class Verdict:
     num_executed: int
     """Actions executed until success, failure or the end of the plan; the failing one is counted."""
     reason: str
-    """One of the task-independent reasons in `pilotage.tasks.judge.REASONS`."""
+    """One of the task-independent reasons in `pilotage.worlds.judge.REASONS`."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -106,7 +106,7 @@ class Question:
     """0 for questions from elsewhere."""
     split: Split
     kind: str
-    """What is asked: of our own tasks one of `pilotage.tasks.questions.KINDS`, else `vqa`."""
+    """What is asked: of our own tasks one of `pilotage.worlds.asked.KINDS`, else `vqa`."""
     question: str
     options: tuple[str, ...] = ()
     """Texts to choose from, lettered A, B, …; empty for a free answer."""
@@ -135,11 +135,11 @@ class Grade:
     success: bool
     """The box holds the right answer."""
     reason: str
-    """One of `pilotage.tasks.grading.GRADE_REASONS`."""
+    """One of `pilotage.worlds.questions.grading.GRADE_REASONS`."""
     matched: str = ""
     """What the right answer was recognised by: `text`, `letter`, `number`, `tuple` or `math`; `""` for a wrong one."""
     read: str = ""
-    """What was read in the box, cut after `pilotage.tasks.grading.MAX_READ` characters."""
+    """What was read in the box, cut after `pilotage.worlds.questions.grading.MAX_READ` characters."""
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ from pilotage.backbones.parameters import refuse_misfits, refuse_not_finite
 from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.errors import PilotageError
 
-NANO_DIRECTORY = Path(__file__).parent / "nano_base"
+NANO_DIRECTORY = Path(__file__).parent.parent / "nano" / "base"
 """Where the shipped base weights of `nano` are."""
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]

@@ -16,9 +16,9 @@ from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
-    from pilotage.recipes import Recipe
-    from pilotage.recipes.measurement import Measurement
-    from pilotage.recipes.record import RunRecord
+    from pilotage.runs import Recipe
+    from pilotage.runs.measurement import Measurement
+    from pilotage.runs.record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class RecipeOptions:
 
     def of_endpoint(self, model: str) -> Measurement:
         """What the recipe says of how a model at an endpoint is measured; no torch is needed for it."""
-        from pilotage.recipes.measurement import measurement_of
+        from pilotage.runs.measurement import measurement_of
 
         return measurement_of(self._recipe_for(model), self.seed or 0)
 
     def _recipe_for(self, model: str) -> str:
         """Name of the recipe that a model which is no run's is measured by."""
-        from pilotage.recipes.measurement import measurement_of
+        from pilotage.runs.measurement import measurement_of
 
         if self.recipe is not None:
             return known_recipe(self.recipe)
@@ -98,7 +98,7 @@ class RecipeOptions:
 
     def holds_questions(self) -> bool:
         """Whether `--data` is a set of questions about pictures, not of levels."""
-        from pilotage.data.vqa_store import QUESTIONS_FORMAT, read_questions_manifest
+        from pilotage.worlds.questions.data.store import QUESTIONS_FORMAT, read_questions_manifest
 
         path = None if self.data is None else self.data / "manifest.json"
         if path is None or not path.is_file() or QUESTIONS_FORMAT not in path.read_text(encoding="utf-8"):
@@ -110,7 +110,7 @@ class RecipeOptions:
     def load_prompted(self, measured: Measurement, split: Split) -> list[Any]:
         """The examples of `split`, or the questions where `--data` holds such."""
         if self.data is not None and self.holds_questions():
-            from pilotage.data.vqa_store import load_questions
+            from pilotage.worlds.questions.data.store import load_questions
 
             return load_questions(self.data, split)
         return self.load_examples(measured, split)
@@ -121,7 +121,7 @@ class RecipeOptions:
             from pilotage.data.store import load_examples
 
             return load_examples(self.data, split)
-        from pilotage.recipes.measurement import examples_of
+        from pilotage.runs.measurement import examples_of
 
         return examples_of(measured, split)
 
@@ -142,7 +142,7 @@ class TrainingOptions(RecipeOptions):
 
         Raises PilotageError for options that contradict a run's record, and for a new run's base without a recipe.
         """
-        from pilotage.recipes.record import lasting_name, read_record
+        from pilotage.runs.record import lasting_name, read_record
 
         record = read_record(run)
         if record is not None:
@@ -203,7 +203,7 @@ def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tupl
     run = Path(target)
     if not run.is_dir() or holds_model(run):
         return stage or "base", target, options.of_model(target)
-    from pilotage.recipes.record import is_finished, model_of, read_record
+    from pilotage.runs.record import is_finished, model_of, read_record
 
     record = read_record(run)
     if stage is None:

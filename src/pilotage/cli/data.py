@@ -11,8 +11,10 @@ import tyro
 
 from pilotage.cli.progress import Bar
 from pilotage.data.build import BuildConfig, build
-from pilotage.data.published import PUBLISHED, Json, Loader, Text
-from pilotage.data.published.importing import (
+from pilotage.errors import PilotageError
+from pilotage.worlds import get_task
+from pilotage.worlds.grids.data import PUBLISHED, Json, Loader, Text
+from pilotage.worlds.grids.data.importing import (
     LISTS,
     REPORT,
     Note,
@@ -21,11 +23,9 @@ from pilotage.data.published.importing import (
     write_import,
     write_rows,
 )
-from pilotage.data.vqa import REPORT as VQA_REPORT
-from pilotage.data.vqa import SplitRule, VqaNote, import_vqa
-from pilotage.data.vqa_build import QuestionsConfig, build_questions
-from pilotage.errors import PilotageError
-from pilotage.tasks import get_task
+from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
+from pilotage.worlds.questions.data.importing import REPORT as VQA_REPORT
+from pilotage.worlds.questions.data.importing import SplitRule, VqaNote, import_vqa
 
 NUM_SHOWN = 10
 """Notes of each kind that are printed; the report file has them all."""

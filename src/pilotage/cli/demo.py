@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pilotage.cli.options import Count
 from pilotage.cli.progress import Heartbeat, figures_text, make_progress, minutes
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 
 if TYPE_CHECKING:
     from pilotage.evaluate import Progress
@@ -47,7 +47,8 @@ class Demo:
     def run(self) -> int:
         from dataclasses import replace
 
-        from pilotage.recipes import RECIPES, run_recipe
+        from pilotage.recipes import RECIPES
+        from pilotage.runs import run_recipe
 
         recipe = replace(RECIPES["nano"](self.seed, backbone=self.model), num_threads=self.threads)
         tasks = [name for name, _ in recipe.levels]

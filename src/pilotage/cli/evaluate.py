@@ -23,10 +23,10 @@ from pilotage.records import Split
 if TYPE_CHECKING:
     from pilotage.evaluate import Interval, Progress, Summary
     from pilotage.evaluate.passk import PassK
-    from pilotage.recipes import Recipe
-    from pilotage.recipes.measurement import Measurement
     from pilotage.records import View
     from pilotage.rollouts import Engine, StreamingEngine
+    from pilotage.runs import Recipe
+    from pilotage.runs.measurement import Measurement
 
 Kind = Literal[
     "image",
@@ -231,8 +231,8 @@ class Eval(RecipeOptions, EndpointOptions):
             from pilotage.rollouts.vllm_engine import VllmEngine
 
             return Subject(model=f"{name} in vLLM", engine=VllmEngine(load_without_weights(weights)))
-        from pilotage.recipes.runner import load
         from pilotage.rollouts.transformers_engine import TransformersEngine
+        from pilotage.runs.runner import load
 
         return Subject(
             model=name, engine=TransformersEngine(load(recipe, weights), batch_size=self._batch_size)

@@ -11,7 +11,7 @@ from pilotage.cli.progress import Bar
 from pilotage.cli.stages import DryRun, LaterStageOptions, stage_of
 
 if TYPE_CHECKING:
-    from pilotage.recipes import Recipe
+    from pilotage.runs import Recipe
     from pilotage.train.grpo_config import GrpoConfig
 
 
@@ -43,7 +43,7 @@ class Grpo(LaterStageOptions):
     def run(self) -> int:
         if self.dry_run:
             return self.tell()
-        from pilotage.recipes.runner import load
+        from pilotage.runs.runner import load
         from pilotage.train.grpo import run_grpo
 
         recipe = self.recipe_in(self.run_folder)

@@ -27,8 +27,8 @@ from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_
 from pilotage.errors import PilotageError
 from pilotage.files import whole
 from pilotage.records import Verdict
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.judge import Judged
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.judge import Judged
 
 MAX_ERROR_CHARACTERS = 300
 MAX_KNOWN_BYTES = 4 * 2**20

@@ -35,7 +35,7 @@ class Pretrain:
     """CPU threads."""
 
     def run(self) -> int:
-        from pilotage.train.nano_pretrain import PretrainConfig, pretrain
+        from pilotage.nano.pretrain import PretrainConfig, pretrain
 
         options = given(steps=self.steps, seed=self.seed, peak_lr=self.peak_lr)
         config = PretrainConfig(out=self.out, num_threads=self.threads, **options)

@@ -46,7 +46,7 @@ class PalrCommand(RecipeOptions):
     """Wrong plans for each: K."""
 
     def run(self) -> int:
-        from pilotage.recipes.runner import load
+        from pilotage.runs.runner import load
         from pilotage.train.answer_leak import leak_of_trained
 
         stage, weights, recipe = choose_model(str(self.run_folder), self.stage, self)
@@ -69,7 +69,7 @@ class PalrCommand(RecipeOptions):
 
     def _taught(self, stage: str) -> tuple[DistillConfig, str]:
         """How a stage of the run was trained, and the weights that it began with."""
-        from pilotage.recipes.record import read_record
+        from pilotage.runs.record import read_record
         from pilotage.train.distill_config import DistillConfig
 
         record = read_record(self.run_folder)

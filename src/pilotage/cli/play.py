@@ -55,8 +55,8 @@ class Play(RecipeOptions):
         return 0
 
     def _load(self, target: str) -> ModelAnswerer:
-        from pilotage.recipes.runner import load
         from pilotage.rollouts.transformers_engine import TransformersEngine
+        from pilotage.runs.runner import load
 
         _, weights, recipe = choose_model(target, None, self)
         recipe = replace(recipe, **given(prompts=self.prompts, max_new_tokens=self.max_new_tokens))

@@ -17,8 +17,8 @@ from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
     from pilotage.evaluate.prior_probe import PriorProbe
-    from pilotage.recipes import Recipe
-    from pilotage.recipes.measurement import Measurement
+    from pilotage.runs import Recipe
+    from pilotage.runs.measurement import Measurement
 
 NUM_PAIRS = 100
 PROBE_FOLDER = "probe"
@@ -64,8 +64,8 @@ class Probe(Eval):
 
     def _examples(self, measured: Measurement) -> list[Any]:
         from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
-        from pilotage.recipes.measurement import TEST_SEED
-        from pilotage.tasks import get_task
+        from pilotage.runs.measurement import TEST_SEED
+        from pilotage.worlds import get_task
 
         if self.data is not None:
             examples = replace(self, num=None).load_examples(measured, self.split)

@@ -53,10 +53,10 @@ class Serve(RecipeOptions):
                 f"--key-env {self.key_env}: the environment has no such variable, or it is empty"
             )
         _, weights, recipe = choose_model(self.target, self.stage, self)
-        from pilotage.recipes.runner import load
         from pilotage.rollouts.serve import LOOPBACK, make_app, open_socket, serve
         from pilotage.rollouts.serve_queue import Batcher
         from pilotage.rollouts.transformers_engine import TransformersEngine
+        from pilotage.runs.runner import load
 
         use_threads(recipe)
         with open_socket(self.host, self.port) as bound:

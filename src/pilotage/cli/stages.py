@@ -16,8 +16,8 @@ from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
     from pilotage.backbones.load import Backbone
-    from pilotage.recipes import Recipe
-    from pilotage.recipes.recipe import Stage
+    from pilotage.runs import Recipe
+    from pilotage.runs.recipe import Stage
 
 StageT = TypeVar("StageT")
 
@@ -54,7 +54,7 @@ class StageOptions(TrainingOptions, ABC):
 
         Raises PilotageError for a name that contradicts the run's record, and where the stage before has not ended.
         """
-        from pilotage.recipes.record import RunRecord, is_finished, lasting_name, model_of, read_record
+        from pilotage.runs.record import RunRecord, is_finished, lasting_name, model_of, read_record
 
         run, named = self.run_folder, self.named_student
         record = read_record(run) or RunRecord(recipe=recipe)
@@ -75,7 +75,7 @@ class StageOptions(TrainingOptions, ABC):
 
     def on_begin(self, recipe: Recipe, config: Stage, student: str) -> Callable[[], None]:
         """What notes in the run's record that the stage begins; a refused command has not called it."""
-        from pilotage.recipes.record import begin_stage
+        from pilotage.runs.record import begin_stage
 
         return lambda: begin_stage(recipe, config, student, self.run_folder)
 

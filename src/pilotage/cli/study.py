@@ -14,7 +14,7 @@ from pilotage.cli.progress import Bar
 from pilotage.errors import PilotageError, meant
 
 if TYPE_CHECKING:
-    from pilotage.recipes.study import Study
+    from pilotage.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class StudyCommand:
     """Train nothing: the tables of what is there."""
 
     def run(self) -> int:
-        from pilotage.recipes.studies import STUDIES
-        from pilotage.recipes.study_runs import run_study, write_tables
+        from pilotage.studies.catalogue import STUDIES
+        from pilotage.studies.runs import run_study, write_tables
 
         if self.name not in STUDIES:
             raise PilotageError(

@@ -16,8 +16,8 @@ from pilotage.errors import PilotageError, require
 if TYPE_CHECKING:
     from pilotage.distill.divergences import Cap, Divergence
     from pilotage.distill.estimators import Estimator
-    from pilotage.recipes import Recipe
-    from pilotage.recipes.recipe import Stage
+    from pilotage.runs import Recipe
+    from pilotage.runs.recipe import Stage
     from pilotage.train.distill_config import DistillConfig
     from pilotage.train.sft import SftConfig
 
@@ -60,7 +60,7 @@ class Sft(StageOptions):
         if self.dry_run:
             return self.tell()
         require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.recipes.runner import load
+        from pilotage.runs.runner import load
         from pilotage.train.sft import run_sft
 
         recipe = self.recipe_in(self.run_folder)
@@ -167,7 +167,7 @@ class Distill(LaterStageOptions):
     def run(self) -> int:
         if self.dry_run:
             return self.tell()
-        from pilotage.recipes.runner import load
+        from pilotage.runs.runner import load
         from pilotage.train.distill import distill
 
         recipe = self.recipe_in(self.run_folder)
@@ -210,7 +210,7 @@ class Distill(LaterStageOptions):
     def stage_config(self, recipe: Recipe) -> DistillConfig:
         """The recipe's stage with the options that were given."""
         from pilotage.recipes.methods import on_questions, taught_by
-        from pilotage.recipes.record import lasting_name
+        from pilotage.runs.record import lasting_name
         from pilotage.train.distill_config import DistillConfig
 
         config = stage_of(recipe, DistillConfig)

@@ -30,8 +30,8 @@ from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, counts_of, read_m
 from pilotage.data.workers import Workers
 from pilotage.errors import PilotageError, require
 from pilotage.records import SPLITS, Split
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.task import Task
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.task import Task
 
 GENERATOR_VERSION = 1
 """Goes up whenever the same arguments would give other content than before."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from pilotage.errors import BadStateError, PilotageError
 from pilotage.records import SPLITS, Example, Split
-from pilotage.tasks.drawing import render_png
-from pilotage.tasks.task import Solution, Task, state_hash
+from pilotage.worlds.drawing import render_png
+from pilotage.worlds.task import Solution, Task, state_hash
 
 SPLIT_SHARES: Mapping[Split, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 """Share of all states that belongs to each split. Builds never change it, so that all data sets agree."""
@@ -20,7 +20,7 @@ ID_DIGITS = 12
 
 
 def split_of(state_hash: str, shares: Mapping[Split, float] = SPLIT_SHARES) -> Split:
-    """The split that owns a state, by nothing but its hash (hex, see `pilotage.tasks.task.state_hash`).
+    """The split that owns a state, by nothing but its hash (hex, see `pilotage.worlds.task.state_hash`).
 
     A fixed pure function: seeds, levels, counts and the order of drawing play no part.
     """

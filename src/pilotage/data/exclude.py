@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.data.published import PUBLISHED, Json, Loader
-from pilotage.data.published.source import Malformed
 from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
-from pilotage.tasks import get_task
-from pilotage.tasks.task import Task, state_hash
+from pilotage.worlds import get_task
+from pilotage.worlds.grids.data import PUBLISHED, Json, Loader
+from pilotage.data.source import Malformed
+from pilotage.worlds.task import Task, state_hash
 
 
 @dataclass(frozen=True, kw_only=True)

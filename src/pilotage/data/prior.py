@@ -1,7 +1,7 @@
 """States that follow a task's usual regularity, and states that reverse it.
 
 For training on what is usual (`examples_with_prior`) and for asking whether a model plans by habit
-(`prior_pairs`). The regularity is the task's own: see `HasPrior` in `pilotage.tasks.task`.
+(`prior_pairs`). The regularity is the task's own: see `HasPrior` in `pilotage.worlds.task`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pilotage.data.sampling import (
 )
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Example, Split
-from pilotage.tasks import TASKS
-from pilotage.tasks.task import HasPrior, Task, state_hash, worked_state
+from pilotage.worlds import TASKS
+from pilotage.worlds.task import HasPrior, Task, state_hash, worked_state
 
 PATIENCE_BLOCKS = 12
 """Blocks of draws without one new pair, after which no more are expected."""

@@ -22,7 +22,7 @@ import numpy as np
 from pilotage.data.examples import SPLIT_SHARES, key_of, split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Split
-from pilotage.tasks.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
+from pilotage.worlds.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
 
 DIFFICULTIES = ("easy", "medium", "hard")
 

@@ -26,8 +26,8 @@ from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.records import SPLITS, Example, Split
-from pilotage.tasks.grid import shorten
-from pilotage.tasks.task import Task
+from pilotage.worlds.grid import shorten
+from pilotage.worlds.task import Task
 
 MANIFEST = "manifest.json"
 FORMAT = "pilotage-data"

@@ -11,9 +11,9 @@ In MGSD's format a response recites the state, says one sentence of route and gi
 Who owns what, for any text at all:
 
 * The state ends with the first newline (which it owns) or before the first `Route:`, whichever comes first.
-* The answer is the block that the judge reads, `pilotage.tasks.answers.last_answer_block`: the last one with both tags.
-  Without any, it is whatever follows the last `<answer>`. Earlier blocks belong to the route. The tags belong to the
-  answer.
+* The answer is the block that the judge reads, `pilotage.worlds.answers.last_answer_block`: the last one with both
+  tags. Without any, it is whatever follows the last `<answer>`. Earlier blocks belong to the route. The tags belong to
+  the answer.
 * The route is all between, its label and its newlines included. Only text before the answer is searched for the
   route's beginning, so a newline inside the answer does not start one.
 * Text behind the answer's closing tag is `after`.
@@ -89,7 +89,7 @@ class SpanLayout(Protocol):
         ...
 
     def answer(self, text: str, *, prefill: str = "") -> str:
-        """The response in the form that the judge reads (`pilotage.tasks.judge`)."""
+        """The response in the form that the judge reads (`pilotage.worlds.judge`)."""
         ...
 
 

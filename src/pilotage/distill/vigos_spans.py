@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pilotage.distill.spans import Spans, owners_of
-from pilotage.tasks.boxes import BOX_OPEN, last_box
+from pilotage.worlds.boxes import BOX_OPEN, last_box
 
 DESCRIPTION, REASONING, ANSWER, UNTAUGHT = "description", "reasoning", "answer", "untaught"
 VIGOS_SPANS = (DESCRIPTION, REASONING, ANSWER, UNTAUGHT)

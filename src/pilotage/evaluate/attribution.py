@@ -26,10 +26,10 @@ from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_mean
 from pilotage.evaluate.samples import Row, example_means
 from pilotage.evaluate.score import DESCRIBING_VIEWS, Score, score
 from pilotage.records import Verdict
-from pilotage.tasks import get_task
-from pilotage.tasks.answers import parse_answer
-from pilotage.tasks.judge import judge_plan
-from pilotage.tasks.task import Task
+from pilotage.worlds import get_task
+from pilotage.worlds.answers import parse_answer
+from pilotage.worlds.judge import judge_plan
+from pilotage.worlds.task import Task
 
 FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
 LUCKY = "lucky"

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate.samples import Row
-from pilotage.tasks import get_task
-from pilotage.tasks.grid import Cell
-from pilotage.tasks.recital import split_items
-from pilotage.tasks.task import Task
+from pilotage.worlds import get_task
+from pilotage.worlds.grid import Cell
+from pilotage.worlds.recital import split_items
+from pilotage.worlds.task import Task
 
 OUTSIDE = "outside"
 UNREAD = "unread"

@@ -20,7 +20,7 @@ from pilotage.evaluate.compare import excludes_zero
 from pilotage.evaluate.samples import Row, by_example
 from pilotage.evaluate.score import DESCRIBING_VIEWS
 from pilotage.evaluate.summary import rate_of
-from pilotage.tasks import get_task
+from pilotage.worlds import get_task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
 from pilotage.evaluate.score import score
 from pilotage.records import Example, Prompted, Question, View
 from pilotage.rollouts.stream import ASKED_AGAIN, Answer
-from pilotage.tasks import get_task
-from pilotage.tasks.grading import grade
 from pilotage.views.prompts import PromptSet
+from pilotage.worlds import get_task
+from pilotage.worlds.questions.grading import grade
 
 QUESTION_KIND = "question"
 

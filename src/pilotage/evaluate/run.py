@@ -22,9 +22,9 @@ from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import locked
 from pilotage.records import Prompted, Question, View
 from pilotage.rollouts import Answer, Decoding, Engine, Request, StreamingEngine, answers
-from pilotage.tasks.math_compare import require_math
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
+from pilotage.worlds.questions.math_compare import require_math
 
 KIND_VIEWS = {
     "image": "student",

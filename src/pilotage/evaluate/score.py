@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from pilotage.records import Verdict
-from pilotage.tasks.judge import judge
-from pilotage.tasks.recital import split_items
-from pilotage.tasks.task import Task
+from pilotage.worlds.judge import judge
+from pilotage.worlds.recital import split_items
+from pilotage.worlds.task import Task
 
 DESCRIBING_VIEWS = ("perception", "description")
 """Views that ask for a description, from the picture or from words, and for no plan."""

@@ -22,9 +22,9 @@ from pilotage.report.gallery import pack_answer, walk
 from pilotage.report.text import visible
 from pilotage.report.tiles import kinds_text
 from pilotage.report.verdicts import verdict_class
-from pilotage.tasks import get_task
-from pilotage.tasks.answers import last_answer_block
-from pilotage.tasks.task import Task, TextMaps, state_hash
+from pilotage.worlds import get_task
+from pilotage.worlds.answers import last_answer_block
+from pilotage.worlds.task import Task, TextMaps, state_hash
 
 MAX_LEVEL = 24
 """Larger grids have cells too small to play on. Pasted ones may have any level that the task accepts."""

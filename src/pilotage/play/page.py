@@ -8,8 +8,8 @@ from pilotage.report.assets import asset, embedded_json, environment, script
 from pilotage.report.text import visible
 from pilotage.report.tiles import ALPHABET, task_strip
 from pilotage.report.verdicts import VERDICTS
-from pilotage.tasks import TASKS
-from pilotage.tasks.task import TextMaps
+from pilotage.worlds import TASKS
+from pilotage.worlds.task import TextMaps
 
 PACKAGE = "pilotage.play"
 _SCRIPT, _HASH = script("level.js", f"{PACKAGE}:play.js")

@@ -10,11 +10,10 @@ import ast
 import importlib.abc
 import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pilotage.recipes.recipe import BASE_STAGE, Recipe
-    from pilotage.recipes.runner import Watcher, run_recipe
+    from pilotage.runs.recipe import Recipe
 
 
 class RecipeMaker(Protocol):
@@ -77,14 +76,6 @@ RECIPES = Catalogue(
     }
 )
 
-_ELSEWHERE = {"BASE_STAGE": "recipe", "Recipe": "recipe", "Watcher": "runner", "run_recipe": "runner"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ELSEWHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
-
 
 def knows_its_backbone(name: str) -> bool:
     """Whether a recipe is made for the nano model; the others are given one."""
@@ -92,11 +83,7 @@ def knows_its_backbone(name: str) -> bool:
 
 
 __all__ = [
-    "BASE_STAGE",
     "RECIPES",
-    "Recipe",
     "RecipeMaker",
-    "Watcher",
     "knows_its_backbone",
-    "run_recipe",
 ]

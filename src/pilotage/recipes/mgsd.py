@@ -7,8 +7,8 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
-from pilotage.recipes.measurement import PAPER
-from pilotage.recipes.recipe import Recipe
+from pilotage.runs.measurement import PAPER
+from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.measurement import NANO, NANO_MAX_NEW_TOKENS
-from pilotage.recipes.recipe import Recipe
+from pilotage.runs.measurement import NANO, NANO_MAX_NEW_TOKENS
+from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 

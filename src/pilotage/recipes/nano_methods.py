@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.measurement import NANO_LEVELS
 from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, vigos_stage
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.recipe import Recipe
+from pilotage.runs.measurement import NANO_LEVELS
+from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.measurement import LONGEST_ANSWER
 from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, sampled_by, vigos_stage
 from pilotage.recipes.mgsd import mgsd
-from pilotage.recipes.recipe import Recipe
 from pilotage.rollouts.sources import Sampling
+from pilotage.runs.measurement import LONGEST_ANSWER
+from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig

@@ -10,8 +10,8 @@ from pilotage.evaluate.run import KIND_VIEWS
 from pilotage.evaluate.score import DESCRIBING_VIEWS, read_recital, same_text
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
-from pilotage.tasks.recital import split_items
-from pilotage.tasks.task import Task
+from pilotage.worlds.recital import split_items
+from pilotage.worlds.task import Task
 
 MAX_ITEMS = 8
 """More cells than this in one field are summed up, with the wrong ones named."""

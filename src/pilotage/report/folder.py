@@ -22,7 +22,7 @@ from pilotage.evaluate.run import EVAL_FOLDER, KINDS
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import read_json
 from pilotage.report.text import visible
-from pilotage.tasks import get_task
+from pilotage.worlds import get_task
 
 ROLLOUTS = "rollouts.jsonl"
 STAGE_ORDER = ("base", "stage1", "stage2")

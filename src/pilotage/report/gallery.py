@@ -25,9 +25,9 @@ from pilotage.report.sources import Source
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
 from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
 from pilotage.report.verdicts import VERDICTS, reason_text, verdict_class, verdict_text
-from pilotage.tasks import TASKS, get_task
-from pilotage.tasks.answers import parse_answer
-from pilotage.tasks.task import Task
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.answers import parse_answer
+from pilotage.worlds.task import Task
 
 LEVELS_A_CHUNK = 48
 MAX_STEPS = 400

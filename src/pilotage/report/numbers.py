@@ -9,7 +9,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.summary import Rates
 from pilotage.report.sources import Source
 from pilotage.report.text import visible
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 
 MACRO = "All tasks"
 COLUMNS = (

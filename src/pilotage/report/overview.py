@@ -12,7 +12,7 @@ from pilotage.report.charts import Cells, Share
 from pilotage.report.folder import RunFolder, is_seconds, is_share, stage_title
 from pilotage.report.sources import Source
 from pilotage.report.text import duration, percent, points, span_text, visible
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 
 _HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
 

@@ -11,7 +11,7 @@ from pilotage.evaluate.compare import KindComparison, Pairs, compare
 from pilotage.report.numbers import MACRO, task_titles
 from pilotage.report.sources import Source
 from pilotage.report.text import visible
-from pilotage.tasks import TASKS
+from pilotage.worlds import TASKS
 
 KINDS = ("image", "text", "corrected", "perception")
 

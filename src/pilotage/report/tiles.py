@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.tasks.drawing import encode_png
-from pilotage.tasks.task import Task
+from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.task import Task
 
 TILE_PX = 96
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.:;,!?()[]{}*+=/|@#$%^~"

@@ -22,18 +22,18 @@ from pilotage.records import Example
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent, only
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.tasks import get_task
-from pilotage.tasks.wrong_plans import wrong_plans
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, GatedRefresh, Live
-from pilotage.train.distill_order import Slot
-from pilotage.train.distill_scoring import can_share_prefix, sampled_logprobs
-from pilotage.train.monitors import SpanFinder
-from pilotage.train.readers import Reader, Readers
-from pilotage.train.step_routes import StepFacts, StepRouter, nothing_routed
-from pilotage.train.step_rows import RolloutMaker, StepRow
-from pilotage.train.step_scores import StepScorer
+from pilotage.train.step.monitors import SpanFinder
+from pilotage.train.step.order import Slot
+from pilotage.train.step.readers import Reader, Readers
+from pilotage.train.step.routes import StepFacts, StepRouter, nothing_routed
+from pilotage.train.step.rows import RolloutMaker, StepRow
+from pilotage.train.step.scores import StepScorer
+from pilotage.train.step.scoring import can_share_prefix, sampled_logprobs
 from pilotage.views import VIEWS, WITHOUT_PLAN
 from pilotage.views.variants import OtherImages
+from pilotage.worlds import get_task
+from pilotage.worlds.wrong_plans import wrong_plans
 
 logger = logging.getLogger(__name__)
 

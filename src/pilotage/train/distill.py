@@ -36,20 +36,10 @@ from pilotage.files import clear_partial
 from pilotage.records import Example, Prompted
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.tasks import get_task
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
 from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
-from pilotage.train.distill_order import ExampleOrder
-from pilotage.train.distill_scoring import (
-    can_share_prefix,
-    encode_rollouts,
-    head_of,
-    micro_batches,
-    predicting_states,
-    take_rows,
-)
 from pilotage.train.distill_setup import (
     checkpoint_activations,
     example_digest,
@@ -59,16 +49,26 @@ from pilotage.train.distill_setup import (
     save_whole,
     training_arguments,
 )
-from pilotage.train.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
 from pilotage.train.movement import MovementWatch, expects_rounding
-from pilotage.train.readers import Reader, Readers, check_sharded
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnBegin
-from pilotage.train.step_routes import RoutedStep, StepFacts, StepRouter
-from pilotage.train.step_rows import RolloutMaker, StepRow
-from pilotage.train.step_scores import RowScores, StepScorer
+from pilotage.train.step.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
+from pilotage.train.step.order import ExampleOrder
+from pilotage.train.step.readers import Reader, Readers, check_sharded
+from pilotage.train.step.routes import RoutedStep, StepFacts, StepRouter
+from pilotage.train.step.rows import RolloutMaker, StepRow
+from pilotage.train.step.scores import RowScores, StepScorer
+from pilotage.train.step.scoring import (
+    can_share_prefix,
+    encode_rollouts,
+    head_of,
+    micro_batches,
+    predicting_states,
+    take_rows,
+)
 from pilotage.views.variants import OtherImages
+from pilotage.worlds import get_task
 
 logger = logging.getLogger(__name__)
 

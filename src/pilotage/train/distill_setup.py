@@ -14,7 +14,7 @@ import torch
 from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
-from pilotage.backbones.nano import save_backbone
+from pilotage.backbones.save import save_backbone
 from pilotage.files import PARTIAL
 from pilotage.records import Prompted
 from pilotage.train import checkpoints

@@ -24,14 +24,14 @@ from pilotage.records import Example
 from pilotage.rollouts.engine import Decoding, Engine, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
-from pilotage.train.distill_order import ExampleOrder
 from pilotage.train.distill_setup import example_digest, fingerprint, save_whole
 from pilotage.train.grpo_config import GrpoConfig
-from pilotage.train.monitors import judged
 from pilotage.train.movement import expects_rounding
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import OnBegin, OnStep
+from pilotage.train.step.monitors import judged
+from pilotage.train.step.order import ExampleOrder
 from pilotage.train.trl_stage import TrlStage, shared_arguments
 from pilotage.views import student_view
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pilotage.backbones.load import Backbone, with_lora
-from pilotage.backbones.nano import save_backbone
+from pilotage.backbones.save import save_backbone
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL, clear_partial
 from pilotage.records import Example

@@ -1,8 +1,8 @@
 """Who sees what: student, symbolic, teachers, perception. No torch here."""
 
 from pilotage.views.prompts import PROMPT_SETS, PromptSet
-from pilotage.views.shown import make_view, reference_of_view, shows_picture, view_names
-from pilotage.views.views import (
+from pilotage.views.registry import make_view, reference_of_view, shows_picture, view_names
+from pilotage.worlds.grids.views import (
     PICTURE_VIEWS,
     VIEWS,
     WITHOUT_PLAN,

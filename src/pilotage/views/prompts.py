@@ -14,8 +14,8 @@ from string import Template
 from typing import Literal, get_args
 
 from pilotage.errors import PilotageError
-from pilotage.tasks import get_task
-from pilotage.tasks.task import reference_response, worked_state
+from pilotage.worlds import get_task
+from pilotage.worlds.task import reference_response, worked_state
 
 PromptSet = Literal["full", "brief"]
 PROMPT_SETS: tuple[PromptSet, ...] = get_args(PromptSet)

@@ -1,0 +1,107 @@
+"""What a recipe is measured on: the part of a recipe that a model behind an endpoint needs. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pilotage.data.prior import examples_with_prior, prior_of
+from pilotage.data.store import sample_examples
+from pilotage.records import Example, Split
+from pilotage.views import PromptSet
+from pilotage.worlds import get_task
+
+TEST_SEED = 2606_06076
+"""Every run of every recipe is measured on the same test states."""
+
+NANO_LEVELS = (("frozenlake", (3, 4, 5)), ("maze", (3, 4)), ("minibehaviour", (5,)))
+NANO_MAX_NEW_TOKENS = 144
+"""The longest reference answer at these levels has under 110 tokens."""
+PAPER_LEVELS = (
+    ("frozenlake", (3, 4, 5, 6, 7, 8)),
+    ("maze", (3, 4, 5, 6)),
+    ("minibehaviour", (5, 6)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Which examples a model is trained and measured on, in which words, and how long it may answer."""
+
+    levels: tuple[tuple[str, tuple[int, ...]], ...]
+    """Task and the levels that are trained and measured."""
+    num_train: int
+    """Training examples per task."""
+    num_test: int
+    """Test examples per task; the same ones whatever the seed."""
+    max_new_tokens: int
+    """Longest answer, in evaluation."""
+    prompts: PromptSet
+    seed: int
+    cell_px: int | None = 32
+    """Pixels per cell; None draws every level on 256 x 256."""
+    train_prior: bool = False
+    """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
+    num_val: int = 30
+    """Validation examples per task; the same ones whatever the seed."""
+
+
+NANO = Measurement(
+    levels=NANO_LEVELS,
+    num_train=3000,
+    num_test=300,
+    max_new_tokens=NANO_MAX_NEW_TOKENS,
+    prompts="brief",
+    seed=0,
+)
+PAPER = Measurement(
+    levels=PAPER_LEVELS,
+    num_train=6000,
+    num_test=300,
+    max_new_tokens=2048,
+    prompts="full",
+    seed=0,
+    cell_px=None,
+)
+LONGEST_ANSWER = {
+    "vigos": 4096,
+    "vigos_released": 4096,
+    "opsd": 1024,
+    "opsd_v1": 1024,
+    "gkd": 512,
+    "dense_rl": 512,
+}
+"""Tokens, of the recipes whose papers say another number than MGSD's."""
+
+
+def measurement_of(recipe: str, seed: int = 0) -> Measurement:
+    """What the recipe of this name is measured on, without the recipe itself."""
+    whole = NANO if recipe.startswith("nano") else PAPER
+    return replace(whole, seed=seed, max_new_tokens=LONGEST_ANSWER.get(recipe, whole.max_new_tokens))
+
+
+def examples_of(measured: Measurement, split: Split) -> list[Example]:
+    """The examples of a split, task after task."""
+    counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
+    count, seed = counts[split], measured.seed if split == "train" else TEST_SEED
+    side_px = 256 if measured.cell_px is None else None
+    examples: list[Example] = []
+    for name, levels in measured.levels:
+        task = get_task(name)
+        if split == "train" and measured.train_prior and prior_of(task) is not None:
+            for place, level in enumerate(levels):
+                share = len(range(place, count, len(levels)))
+                examples += examples_with_prior(
+                    task,
+                    level,
+                    share,
+                    consistent=True,
+                    split=split,
+                    seed=seed,
+                    cell_px=measured.cell_px,
+                    side_px=side_px,
+                )
+        else:
+            examples += sample_examples(
+                task, levels, count, split, seed, cell_px=measured.cell_px, side_px=side_px
+            )
+    return examples

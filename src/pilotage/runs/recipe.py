@@ -1,0 +1,48 @@
+"""A recipe is the whole typed configuration of a run: which model, which levels, which stages, how measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pilotage.errors import PilotageError
+from pilotage.runs.measurement import Measurement
+from pilotage.train.distill_config import DistillConfig
+from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.sft import SftConfig
+
+Stage = SftConfig | DistillConfig | GrpoConfig
+
+BASE_STAGE = "base"
+"""Name under which the untrained model is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Measurement):
+    """Everything that decides a run's numbers. A variant is made with `dataclasses.replace`."""
+
+    name: str
+    backbone: str
+    """Model directory, hub id or `nano`; the student's first weights and, in MGSD, the teacher's."""
+    stages: tuple[Stage, ...]
+    """Run in this order, each from the weights that the one before left; their `stage` names differ."""
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    validate_every: int = 0
+    """Steps between measurements on unseen pictures of the split `val`, in every stage; 0 makes none."""
+    measure_base: bool = True
+    """Measure the backbone before the first stage."""
+    num_threads: int = 2
+    """CPU threads; ignored on an accelerator."""
+
+    def __post_init__(self) -> None:
+        names = [BASE_STAGE, *(stage.stage for stage in self.stages)]
+        if len(set(names)) < len(names):
+            raise PilotageError(f"recipe {self.name}: stages {names} must have different names")
+        if not 0 <= self.seed < 2**32:
+            raise PilotageError(f"seed {self.seed} must lie between 0 and {2**32 - 1}")
+        if self.num_threads < 1:
+            raise PilotageError(f"threads {self.num_threads} must be at least 1")
+
+    def seeded(self, seed: int) -> Recipe:
+        """The same recipe with another seed for its training examples, their order and the sampling."""
+        return replace(self, seed=seed, stages=tuple(replace(stage, seed=seed) for stage in self.stages))

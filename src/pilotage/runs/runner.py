@@ -1,0 +1,177 @@
+"""Runs a recipe: measure the base, train each stage, measure again, write the summary and the page.
+
+Killed at any moment and run again, it goes on: finished stages and finished rows are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
+from pilotage.errors import PilotageError
+from pilotage.evaluate import KINDS, Progress, evaluate
+from pilotage.files import locked, read_json, write_json
+from pilotage.records import Example
+from pilotage.report import write_report
+from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.runs.measurement import examples_of
+from pilotage.runs.recipe import BASE_STAGE, Recipe
+from pilotage.runs.record import begin_run, check_whole_run
+from pilotage.runs.validation import Validator
+from pilotage.train.distill import distill
+from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.sft import SftConfig, run_sft
+
+logger = logging.getLogger(__name__)
+
+EVAL_BATCH = 128
+LOCK = ".recipe.lock"
+"""In a run's folder: held by whoever runs the whole recipe there, training and measurements."""
+
+
+class Watcher(Protocol):
+    """Is told what happens, for people who watch."""
+
+    def stage_begins(self, stage: str, num_steps: int) -> None: ...
+
+    def trained(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None: ...
+
+    def measured(self, stage: str, progress: Progress) -> None: ...
+
+    def stage_ends(self, stage: str, entry: dict[str, Any]) -> None: ...
+
+
+def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Everything the recipe says, in `run_dir`; returns what `summary.json` holds."""
+    torch.set_num_threads(recipe.num_threads)
+    check_whole_run(recipe, run_dir)
+    train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
+    load_without_weights(recipe.backbone)  # a base that is none is refused before the folder is the run's
+    busy = f"another command is running the recipe in {run_dir}: wait for it to end, or name another folder"
+    with locked(run_dir / LOCK, busy=busy):
+        return _run(recipe, run_dir, train, test, watcher)
+
+
+def _run(
+    recipe: Recipe,
+    run_dir: Path,
+    train: Sequence[Example],
+    test: Sequence[Example],
+    watcher: Watcher | None,
+) -> dict[str, Any]:
+    summary = read_summary(run_dir) or {"recipe": recipe.name, "seed": recipe.seed, "stages": {}}
+    begin_run(recipe, run_dir)
+    weights = recipe.backbone
+    for stage in (*([None] if recipe.measure_base else []), *recipe.stages):
+        name = BASE_STAGE if stage is None else stage.stage
+        entry = summary["stages"].setdefault(name, {"train_s": 0.0, "eval_s": 0.0})
+        began_s = time.monotonic()
+        if watcher is not None:
+            watcher.stage_begins(name, 0 if stage is None else stage.steps)
+        if stage is not None:
+            weights = str(_train(recipe, stage, weights, train, run_dir, watcher))
+            entry["train_s"] += time.monotonic() - began_s
+            write_json(run_dir / "summary.json", summary)
+        if "tasks" not in entry:
+            began_s = time.monotonic()
+            entry["tasks"] = _measure(recipe, name, weights, test, run_dir, watcher)
+            entry["eval_s"] += time.monotonic() - began_s
+            entry["seconds"] = entry["train_s"] + entry["eval_s"]
+            write_json(run_dir / "summary.json", summary)
+        if watcher is not None:
+            watcher.stage_ends(name, entry)
+    write_report(run_dir)
+    return summary
+
+
+def load(recipe: Recipe, weights: str) -> Backbone:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
+
+
+def _train(
+    recipe: Recipe, stage: Any, weights: str, train: Sequence[Example], run_dir: Path, watcher: Watcher | None
+) -> Path:
+    finished = run_dir / stage.stage / "model"
+    if finished.is_dir():
+        return finished
+    student = load(recipe, weights)
+    validator = None
+    if recipe.validate_every:
+        validator = Validator(
+            stage.stage,
+            student,
+            examples_of(recipe, "val"),
+            run_dir,
+            every=recipe.validate_every,
+            max_new_tokens=recipe.max_new_tokens,
+            prompts=recipe.prompts,
+        )
+        validator.before_training()
+
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        if validator is not None:
+            validator.after(done, figures)
+        if watcher is not None:
+            watcher.trained(stage.stage, done, total, figures)
+
+    if isinstance(stage, SftConfig):
+        return run_sft(stage, student, train, run_dir, on_step=tell)
+    if isinstance(stage, GrpoConfig):
+        # TRL takes seconds to import.
+        from pilotage.train.grpo import run_grpo
+
+        return run_grpo(stage, student, train, run_dir, on_step=tell)
+    return distill(
+        stage,
+        student=student,
+        examples=train,
+        run_dir=run_dir,
+        on_step=lambda row: tell(int(row["step"]), stage.steps, row),
+    )
+
+
+def _measure(
+    recipe: Recipe, stage: str, weights: str, test: Sequence[Example], run_dir: Path, watcher: Watcher | None
+) -> dict[str, Any]:
+    return evaluate(
+        TransformersEngine(load(recipe, weights)),
+        test,
+        stage=stage,
+        prompts=recipe.prompts,
+        max_new_tokens=recipe.max_new_tokens,
+        out=run_dir,
+        model=stage,
+        kinds=KINDS,
+        batch_size=EVAL_BATCH,
+        progress=None if watcher is None else lambda progress: watcher.measured(stage, progress),
+    ).headline()
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """What `summary.json` of a whole run holds; None where it is not there, PilotageError where it is damaged."""
+    path = run_dir / "summary.json"
+    if not path.exists():
+        return None
+    remedy = "remove it; what was measured is kept in eval/, and only the seconds are lost"
+    summary = read_json(path, remedy=remedy)
+    stages = summary.get("stages")
+    if not isinstance(stages, dict) or not all(map(_is_entry, stages.values())):
+        raise PilotageError(f"{path} is damaged (it has no stages with seconds and rates): {remedy}")
+    return summary
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether `summary.json` can hold this of a stage: its seconds, and once it was measured its rates."""
+    try:
+        numbers = [entry[name] for name in ("train_s", "eval_s", "seconds") if name in entry]
+        numbers += [rate["success"] for kinds in entry.get("tasks", {}).values() for rate in kinds.values()]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return all(isinstance(number, int | float) for number in numbers)

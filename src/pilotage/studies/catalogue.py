@@ -1,0 +1,13 @@
+"""The studies that `pilotage study` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilotage.studies.ablation import ABLATION
+from pilotage.studies.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
+from pilotage.studies.study import Study
+
+STUDIES: Mapping[str, Study] = {
+    study.name: study for study in (ABLATION, METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
+}

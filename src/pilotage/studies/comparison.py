@@ -1,0 +1,297 @@
+"""The methods side by side on the nano model: one first stage, one budget of rollouts, the same test states.
+
+Two studies share their trunk, so that in one folder the first stage is trained once per seed: all methods, and
+{full vocabulary, sampled} x {JSD 0.5, reverse KL} x {all rows the student's, half of them the data set's}.
+
+After that first stage the model describes pictures, and a plan that it is told beside a picture changes nothing of
+what it writes: a teacher that sees picture and plan then has nothing to teach. The other two studies, ViGOS without
+one of its parts and the leaning on a prior, therefore begin behind a second trunk, in which the model also learns
+to follow a plan that it is told beside a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pilotage.distill.divergences import JSD, Cap, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
+from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
+from pilotage.distill.routes import Route
+from pilotage.recipes.methods import gkd_stage, routed_stage
+from pilotage.recipes.nano import nano_mgsd
+from pilotage.recipes.nano_methods import (
+    nano_control_no_privilege,
+    nano_dense_rl,
+    nano_gkd,
+    nano_grpo,
+    nano_opsd,
+    nano_opsd_v1,
+    nano_vigos,
+    nano_vigos_released,
+    nano_visual_sft,
+)
+from pilotage.runs.recipe import BASE_STAGE, Recipe
+from pilotage.studies.costs import cost_table
+from pilotage.studies.extras import measure_leak, measure_prior, measure_reader
+from pilotage.studies.prior import prior_table
+from pilotage.studies.study import Study, Variant
+from pilotage.studies.switches import switch_table
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.sft import SftConfig
+
+TRUNK, TOLD_TRUNK = "stage1", "told"
+"""Folder, and last stage, that variants begin with."""
+LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
+STAGE1_STEPS, STAGE2_STEPS = 200, 40
+"""Less than the demo has, on its hardest levels and beyond: methods are told apart by what is left to learn."""
+TOLD_STEPS = 20
+NUM_TRAIN, NUM_TEST, NUM_VAL, VALIDATE_EVERY = 3000, 150, 30, 5
+MAX_NEW_TOKENS = 176
+"""The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
+
+Method = Callable[[int], Recipe]
+"""Seed -> a recipe of two stages on the nano model."""
+
+
+def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
+    """A recipe at this comparison's levels and budget."""
+    first, second = whole.stages
+    assert isinstance(first, SftConfig)
+    if isinstance(second, DistillConfig | GrpoConfig):
+        warmup = min(second.warmup_steps, STAGE2_STEPS)
+        second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=warmup)
+    second = replace(second, steps=STAGE2_STEPS)
+    return replace(
+        whole,
+        levels=LEVELS,
+        num_train=NUM_TRAIN,
+        num_test=NUM_TEST,
+        num_val=NUM_VAL,
+        max_new_tokens=MAX_NEW_TOKENS,
+        train_prior=train_prior,
+        stages=(replace(first, steps=STAGE1_STEPS), second),
+    )
+
+
+def _trunk(seed: int) -> Recipe:
+    whole = _sized(nano_mgsd(seed), train_prior=False)
+    return replace(whole, name="comparison", stages=whole.stages[:1])
+
+
+def _told_trunk(seed: int, *, train_prior: bool = False) -> Recipe:
+    """The first stage, and a short one of pictures with the plan beside them, answered in full."""
+    whole = _sized(nano_mgsd(seed), train_prior=train_prior)
+    first = whole.stages[0]
+    assert isinstance(first, SftConfig)
+    told = replace(first, stage=TOLD_TRUNK, image_view="student_with_plan", steps=TOLD_STEPS)
+    return replace(whole, name="comparison_told", stages=(first, told))
+
+
+def _branch(
+    method: Method, seed: int, trunk: Path, *, after: str = TRUNK, train_prior: bool = False
+) -> Recipe:
+    """The method's second stage, from the trunk's model; teachers keep the weights that the method gives them."""
+    whole = _sized(method(seed), train_prior=train_prior)
+    return replace(
+        whole,
+        backbone=str(trunk / after / "model"),
+        stages=whole.stages[1:],
+        measure_base=False,
+        validate_every=VALIDATE_EVERY,
+    )
+
+
+def _variant(
+    title: str, folder: str, method: Method, *, after: str = TRUNK, train_prior: bool = False
+) -> Variant:
+    stage = method(0).stages[1].stage
+    make = partial(_branch, method, after=after, train_prior=train_prior)
+    return Variant(title=title, folder=folder, stage=stage, make=make)
+
+
+_told_variant = partial(_variant, after=TOLD_TRUNK)
+
+
+def _with_stage2(whole: Method, change: Callable[[DistillConfig], DistillConfig]) -> Method:
+    """A nano method with another second stage."""
+
+    def method(seed: int) -> Recipe:
+        recipe = whole(seed)
+        second = recipe.stages[1]
+        assert isinstance(second, DistillConfig)
+        return replace(recipe, stages=(recipe.stages[0], change(second)))
+
+    return method
+
+
+def _mgsd(estimator: Estimator) -> Method:
+    return _with_stage2(nano_mgsd, lambda stage: replace(stage, estimator=estimator))
+
+
+SHARED = (
+    Variant(title="base", folder=TRUNK, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=TRUNK, stage=TRUNK, make=None),
+)
+SHARED_TOLD = (
+    Variant(title="base", folder=TOLD_TRUNK, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=TOLD_TRUNK, stage=TRUNK, make=None),
+    Variant(title="before distilling", folder=TOLD_TRUNK, stage=TOLD_TRUNK, make=None),
+)
+
+
+MGSD_FULL = "MGSD, full vocabulary"
+
+METHODS = Study(
+    name="methods",
+    title="every method after the same first stage, at one budget of rollouts",
+    trunk=_trunk,
+    trunk_folder=TRUNK,
+    variants=(
+        *SHARED,
+        _variant("MGSD, as released (sampled)", "mgsd", _mgsd(Sampled(as_="advantage"))),
+        _variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
+        _variant("MGSD, forward KL", "mgsd_forward", _mgsd(FullVocabulary(divergence=ForwardKL()))),
+        _variant("ViGOS, paper", "vigos", nano_vigos),
+        _variant("ViGOS, released", "vigos_released", nano_vigos_released),
+        _variant("OPSD", "opsd", nano_opsd),
+        _variant("OPSD, version 1", "opsd_v1", nano_opsd_v1),
+        _variant("GKD", "gkd", nano_gkd),
+        _variant("dense-feedback RL", "dense_rl", nano_dense_rl),
+        _variant("GRPO", "grpo", nano_grpo),
+        _variant("SFT on reference answers", "visual_sft", nano_visual_sft),
+        _variant("control without privilege", "control", nano_control_no_privilege),
+    ),
+    reference=MGSD_FULL,
+    extras=(measure_prior, measure_leak, measure_reader),
+    tables=(cost_table, prior_table),
+)
+
+
+def _estimator_variant(sampled: bool, divergence: Divergence, on_policy: float) -> Variant:
+    estimator: Estimator = FullVocabulary(divergence=divergence)
+    if sampled:
+        estimator = Sampled(as_="advantage", divergence=divergence)
+    kind = "jsd" if isinstance(divergence, JSD) else "reverse"
+    folder = f"{'sampled' if sampled else 'full'}_{kind}_{int(100 * on_policy)}"
+
+    def stage(mgsd: DistillConfig) -> DistillConfig:
+        return gkd_stage(
+            mgsd,
+            weights=FrozenCopy(source="nano"),
+            view="teacher",
+            on_policy=on_policy,
+            estimator=estimator,
+        )
+
+    how = "sampled token" if sampled else "full vocabulary"
+    title = f"{how}, {'JSD 0.5' if kind == 'jsd' else 'reverse KL'}, lambda {on_policy:g}"
+    return _variant(title, folder, _with_stage2(nano_mgsd, stage))
+
+
+_ESTIMATORS = tuple(
+    _estimator_variant(sampled, divergence, on_policy)
+    for sampled in (False, True)
+    for divergence in (JSD(beta=0.5), ReverseKL())
+    for on_policy in (1.0, 0.5)
+)
+
+_ESTIMATOR_FOLDERS = [variant.folder for variant in _ESTIMATORS]
+ESTIMATOR_SWITCHES = {
+    what: [(folder, folder.replace(on, off)) for folder in _ESTIMATOR_FOLDERS if on in folder]
+    for what, on, off in (
+        ("full vocabulary, not the sampled token", "full", "sampled"),
+        ("JSD 0.5, not reverse KL", "jsd", "reverse"),
+        ("half of the rows the data set's, not none", "_50", "_100"),
+    )
+}
+
+ESTIMATORS = Study(
+    name="estimators",
+    title="full vocabulary or the sampled token, JSD or reverse KL, all rows the student's or half of them",
+    trunk=_trunk,
+    trunk_folder=TRUNK,
+    variants=(*SHARED, *_ESTIMATORS),
+    reference=next(v.title for v in _ESTIMATORS if v.folder == "sampled_reverse_100"),
+    tables=(partial(switch_table, ESTIMATOR_SWITCHES), cost_table),
+)
+
+
+def _with_routes(whole: Method, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
+    """A nano method with other routes."""
+
+    def rerouted(stage: DistillConfig) -> DistillConfig:
+        assert stage.router is not None
+        router = replace(stage.router, routes=change(stage.router.routes))
+        return replace(routed_stage(stage, router=router), means=stage.means)
+
+    return _with_stage2(whole, rerouted)
+
+
+def _without(name: str) -> Method:
+    return _with_routes(nano_vigos, lambda routes: tuple(route for route in routes if route.name != name))
+
+
+def _with_cap(whole: Method, cap: Cap) -> Method:
+    """Every route's estimator with another cap."""
+    return _with_routes(
+        whole,
+        lambda routes: tuple(replace(route, estimator=replace(route.estimator, cap=cap)) for route in routes),
+    )
+
+
+def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    return tuple(
+        replace(route, estimator=replace(route.estimator, divergence=ForwardKL()))
+        if route.name == "reference"
+        else route
+        for route in routes
+    )
+
+
+VIGOS_PARTS = Study(
+    name="vigos",
+    title="ViGOS without one of its parts, or with another",
+    trunk=_told_trunk,
+    trunk_folder=TOLD_TRUNK,
+    variants=(
+        *SHARED_TOLD,
+        _told_variant("ViGOS, paper", "vigos", nano_vigos),
+        _told_variant("no perception teacher", "vigos_no_perception", _without("perception")),
+        _told_variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
+        _told_variant(
+            "reference by forward KL", "vigos_forward_reference", _with_routes(nano_vigos, _forward_reference)
+        ),
+        _told_variant("no reference teacher", "vigos_no_reference", _without("reference")),
+        _told_variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
+        _told_variant("cap: rescale", "vigos_rescale", _with_cap(nano_vigos, RescaleCap(tau=0.05))),
+        _told_variant("cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap())),
+        _told_variant("OPSD", "opsd", nano_opsd),
+        _told_variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
+    ),
+    reference="ViGOS, paper",
+    extras=(measure_leak, measure_reader),
+    tables=(cost_table,),
+)
+
+PRIOR = Study(
+    name="prior",
+    title="trained on levels that follow their task's prior alone: who leans on it?",
+    trunk=partial(_told_trunk, train_prior=True),
+    trunk_folder=TOLD_TRUNK,
+    variants=(
+        *SHARED_TOLD,
+        _told_variant("OPSD", "opsd", nano_opsd, train_prior=True),
+        _told_variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
+        _told_variant("OPSD, cap: none", "opsd_no_cap", _with_cap(nano_opsd, NoCap()), train_prior=True),
+        _told_variant("ViGOS, cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap()), train_prior=True),
+        _told_variant(
+            MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True
+        ),
+    ),
+    reference="OPSD",
+    extras=(measure_prior, measure_leak, measure_reader),
+    tables=(cost_table, prior_table),
+)

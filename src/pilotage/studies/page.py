@@ -1,0 +1,68 @@
+"""A study's folder as a page: what the runs measured, handed to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pilotage.evaluate import KINDS
+from pilotage.report.study_page import ShownTable, ShownVariant, render_study
+from pilotage.runs.recipe import BASE_STAGE
+from pilotage.runs.validation import VALIDATION
+from pilotage.studies.costs import GOAL_SHARE, curve_of, rows_per_step
+from pilotage.studies.study import Study, StudyTable, Variant, run_folder
+from pilotage.studies.tables import interval_of, is_measured, outcomes
+
+
+def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[StudyTable]) -> str:
+    """The page of what is there."""
+    trunk = study.trunk(seeds[0])
+    levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in trunk.levels)
+    facts = [
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Levels", levels),
+        ("Test levels a task", str(trunk.num_test)),
+        ("Backbone", trunk.backbone),
+        ("Command", f"pilotage study {study.name}"),
+    ]
+    return render_study(
+        name=study.name,
+        what=study.title[:1].upper() + study.title[1:] + ("" if study.title.endswith("?") else "."),
+        facts=facts,
+        variants=[_shown(study, out, seeds, variant) for variant in study.variants],
+        tables=[
+            ShownTable(title=table.title, head=table.head, lines=table.lines, note=table.note)
+            for table in tables
+        ],
+        goal=_goal(study, out, seeds),
+    )
+
+
+def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> ShownVariant:
+    if not all(is_measured(out, seed, variant) for seed in seeds):
+        return ShownVariant(title=variant.title, shares={})
+    shares = {
+        kind: interval_of([list(outcomes(out, seed, variant, kind).values()) for seed in seeds])
+        for kind in KINDS
+    }
+    curves = []
+    for seed in seeds:
+        if variant.make is not None and (run_folder(out, seed, variant.folder) / VALIDATION).exists():
+            rows = rows_per_step(out, seed, variant)
+            curves.append([(row["step"] * rows, row["macro"]) for row in curve_of(out, seed, variant)])
+    return ShownVariant(
+        title=variant.title,
+        shares=shares,
+        curves=[curve for curve in curves if curve],
+        is_reference=variant.title == study.reference,
+    )
+
+
+def _goal(study: Study, out: Path, seeds: Sequence[int]) -> float | None:
+    base = next((variant for variant in study.variants if variant.stage == BASE_STAGE), None)
+    if base is None or not all(is_measured(out, seed, base) for seed in seeds):
+        return None
+    texts = [list(outcomes(out, seed, base, "text").values()) for seed in seeds]
+    return GOAL_SHARE * float(np.mean([[task.mean() for task in seed] for seed in texts]))

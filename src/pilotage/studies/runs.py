@@ -1,0 +1,134 @@
+"""Runs a study's variants, several at a time, and writes what came out."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.files import locked, write_whole
+from pilotage.runs.runner import run_recipe
+from pilotage.studies.page import study_page
+from pilotage.studies.study import Study, run_folder
+from pilotage.studies.tables import success_table
+
+ORPHANED_STATUS = 143
+"""Exit status of a part whose study has ended before it."""
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+"""The parts of this process's studies, to be ended when it is interrupted."""
+
+
+def run_study(
+    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None]
+) -> str:
+    """Runs what is missing in `out`, `jobs` processes at a time of one thread each; returns the tables in Markdown.
+
+    Every run resumes by itself: a study that was killed trains only what is missing.
+    """
+    if not seeds or jobs < 1:
+        raise PilotageError(f"seeds {list(seeds)} and jobs {jobs}: give at least one of each")
+    busy = f"another command is running this study in {out}: wait for it to end, or name another folder"
+    with locked(out / f".{study.name}.lock", busy=busy):
+        return _run(study, out, seeds, jobs=jobs, tell=tell)
+
+
+def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None]) -> str:
+    branches = dict.fromkeys(variant.folder for variant in study.variants if variant.make is not None)
+    parts: dict[tuple[int, str], Future[int]] = {}
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            # First come, first served: when a branch's turn comes, its trunk runs already, or is there.
+            trunks = {seed: pool.submit(_spawn, study, out, seed, study.trunk_folder) for seed in seeds}
+            parts |= {(seed, study.trunk_folder): trunk for seed, trunk in trunks.items()}
+            for folder in branches:
+                for seed in seeds:
+                    parts[seed, folder] = pool.submit(_spawn_branch, study, out, seed, folder, trunks[seed])
+            for (seed, folder), part in parts.items():
+                if part.result():
+                    failed.append(f"seed {seed}, {folder}: see {run_folder(out, seed, folder) / 'log.txt'}")
+                tell(f"seed {seed}: {folder} {'failed' if part.result() else 'is there'}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_RUNNING):
+                process.kill()
+            raise
+    told = write_tables(study, out, seeds)
+    if failed:
+        raise PilotageError(f"{len(failed)} of {len(parts)} runs failed: {'; '.join(failed)}")
+    return told
+
+
+def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
+    """The tables of what is there, also in `<study>.md` and on the page `<study>.html`; returns them."""
+    tables = [table(study, out, seeds) for table in (success_table, *study.tables)]
+    told = "\n".join(table.as_markdown() for table in tables)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / f"{study.name}.md", told)
+    write_whole(out / f"{study.name}.html", study_page(study, out, seeds, tables))
+    return told
+
+
+def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
+    """One run of the study, in this process."""
+    trunk = run_folder(out, seed, study.trunk_folder)
+    makers = {variant.folder: variant.make for variant in study.variants if variant.make is not None}
+    if folder == study.trunk_folder:
+        recipe = study.trunk(seed)
+    elif folder in makers:
+        recipe = makers[folder](seed, trunk)
+    else:
+        raise PilotageError(f"no part {folder!r}; there are {', '.join((study.trunk_folder, *makers))}")
+    recipe = replace(recipe, num_threads=1)
+    run_recipe(recipe, run_folder(out, seed, folder))
+    for extra in study.extras:
+        extra(recipe, run_folder(out, seed, folder))
+
+
+def _spawn_branch(study: Study, out: Path, seed: int, folder: str, trunk: Future[int]) -> int:
+    """Runs a branch once its trunk is there; without a trunk it has failed too."""
+    return trunk.result() or _spawn(study, out, seed, folder)
+
+
+def _spawn(study: Study, out: Path, seed: int, folder: str) -> int:
+    """Runs one part in a process of its own, which ends when this one does; its exit status."""
+    target = run_folder(out, seed, folder)
+    target.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pilotage.studies.runs", study.name, str(out), str(seed), folder]
+    with (target / "log.txt").open("a") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # Nothing is ever written to this pipe. It closes when this process ends, whatever ends it.
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        ) as part:
+            _RUNNING.add(part)
+            try:
+                return part.wait()
+            finally:
+                _RUNNING.discard(part)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: it would train on where nobody knows of it."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(ORPHANED_STATUS)  # as a kill would: what is there is whole, and the next one goes on from it
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    logging.basicConfig(level=logging.INFO)
+    studies: Any = importlib.import_module("pilotage.studies.catalogue")
+    run_part(studies.STUDIES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,67 @@
+"""A study: variants of a run at the same budget, with several seeds, in one command and one table.
+
+Variants of a seed branch off its trunk, so that what they share is trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilotage.runs.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the table."""
+
+    title: str
+    folder: str
+    stage: str
+    """The stage whose evaluation is the row."""
+    make: Callable[[int, Path], Recipe] | None
+    """Recipe of a seed, given that seed's folder of the trunk; None when it is part of the trunk."""
+
+
+Extra = Callable[[Recipe, Path], None]
+"""A measurement of a finished run's last stage, besides the usual ones; it does nothing where its result is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTable:
+    """Figures in words, a line a variant."""
+
+    title: str
+    head: list[str]
+    lines: list[list[str]]
+    note: str = ""
+
+    def as_markdown(self) -> str:
+        rows = [self.head, ["---"] * len(self.head), *self.lines]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        return f"{table}\n{self.note}\n" if self.note else table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which runs, and what is told of them."""
+
+    name: str
+    title: str
+    trunk: Callable[[int], Recipe]
+    """The run of a seed that variants branch off."""
+    trunk_folder: str
+    variants: tuple[Variant, ...]
+    reference: str
+    """Title of the variant that the others are compared with."""
+    extras: tuple[Extra, ...] = ()
+    tables: tuple[Callable[[Study, Path, Sequence[int]], StudyTable], ...] = ()
+    """Further tables."""
+
+    def variant(self, title: str) -> Variant:
+        return next(variant for variant in self.variants if variant.title == title)
+
+
+def run_folder(out: Path, seed: int, folder: str) -> Path:
+    return out / f"seed{seed}" / folder

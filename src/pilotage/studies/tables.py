@@ -1,0 +1,159 @@
+"""What came out of a study: success with intervals over seeds and states, each variant against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pilotage.evaluate import KINDS, rows_path
+from pilotage.evaluate.bootstrap import Interval
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.evaluate.summary import rate_of
+from pilotage.runs.recipe import BASE_STAGE
+from pilotage.runs.runner import read_summary
+from pilotage.studies.study import Study, StudyTable, Variant, run_folder
+
+Values = Mapping[str, np.ndarray]
+"""Task -> one value per test state, in the order of the states' ids, which all runs share."""
+PerSeed = Sequence[Sequence[np.ndarray]]
+"""Seed -> task -> one value per state."""
+
+
+def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
+    """Image success per task and macro, text success, perception; mean over seeds and 95 % interval.
+
+    The last column is the image macro less the reference's, in points, paired by seed and state. A variant that
+    some seed has not finished says so.
+    """
+    tasks = [name for name, _ in study.trunk(seeds[0]).levels]
+    head = (
+        [f"image {task}" for task in tasks]
+        + [f"{kind} macro" for kind in KINDS]
+        + ["image against reference"]
+    )
+    reference = study.variant(study.reference)
+    lines = []
+    for variant in study.variants:
+        if not all(is_measured(out, seed, variant) for seed in seeds):
+            lines.append([variant.title, *(["not run"] * len(head))])
+            continue
+        values = {kind: [outcomes(out, seed, variant, kind) for seed in seeds] for kind in KINDS}
+        cells = [cell([[seed[task]] for seed in values["image"]]) for task in tasks]
+        cells += [cell([list(seed.values()) for seed in values[kind]]) for kind in KINDS]
+        against = "" if variant is reference else _against(out, seeds, reference, values["image"])
+        lines.append([variant.title, *cells, against])
+    return StudyTable(
+        title="Success on unseen levels, per cent",
+        head=["variant", *head],
+        lines=lines,
+        note=f"Reference: {study.reference}.",
+    )
+
+
+def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
+    """The trunk's stages side by side, every kind and task; mean over seeds and 95 % interval."""
+    trunk = study.trunk(seeds[0])
+    stages = [
+        Variant(title=name, folder=study.trunk_folder, stage=name, make=None)
+        for name in (*([BASE_STAGE] if trunk.measure_base else []), *(stage.stage for stage in trunk.stages))
+    ]
+    lines = []
+    for kind in KINDS:
+        values = {
+            stage.title: [outcomes(out, seed, stage, kind) for seed in seeds]
+            if all(is_measured(out, seed, stage) for seed in seeds)
+            else None
+            for stage in stages
+        }
+        for task, _ in trunk.levels:
+            cells = [
+                "not run" if by_seed is None else cell([[seed[task]] for seed in by_seed])
+                for by_seed in values.values()
+            ]
+            lines.append([f"{kind}, {task}", *cells])
+    return StudyTable(
+        title="The stages of the whole method", head=["", *(stage.title for stage in stages)], lines=lines
+    )
+
+
+def is_measured(out: Path, seed: int, variant: Variant) -> bool:
+    summary = read_summary(run_folder(out, seed, variant.folder))
+    return summary is not None and "tasks" in summary["stages"].get(variant.stage, {})
+
+
+def outcomes(out: Path, seed: int, variant: Variant, kind: str, rate: str = "success") -> Values:
+    """A rate of every test state, by task."""
+    rows = read_jsonl(rows_path(run_folder(out, seed, variant.folder), variant.stage, kind)).rows
+    of = rate_of(rate)
+    by_task: dict[str, list[tuple[str, float]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append((row["id"], of(row)))
+    return {task: np.array([value for _, value in sorted(pairs)]) for task, pairs in sorted(by_task.items())}
+
+
+def _against(out: Path, seeds: Sequence[int], reference: Variant, image: Sequence[Values]) -> str:
+    """The variant's image success less the reference's, in points, or `not run` where that is not there."""
+    if not all(is_measured(out, seed, reference) for seed in seeds):
+        return "not run"
+    theirs = [outcomes(out, seed, reference, "image") for seed in seeds]
+    return difference_cell(
+        less([list(seed.values()) for seed in image], [list(seed.values()) for seed in theirs])
+    )
+
+
+def less(ours: PerSeed, theirs: PerSeed) -> PerSeed:
+    """State by state, `ours` less `theirs`."""
+    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ours, theirs, strict=True)]
+
+
+def difference_cell(per_seed: PerSeed) -> str:
+    """Mean over seeds of the mean over tasks of values in [-1, 1], in points, signed, with its interval."""
+    mean = float(np.mean([[task.mean() for task in seed] for seed in per_seed]))
+    if all((values == mean).all() for seed in per_seed for values in seed):
+        low, high = max(-1.0, mean - _reach(per_seed)), min(1.0, mean + _reach(per_seed))
+    else:
+        low, high = bounds(per_seed)
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def cell(per_seed: PerSeed) -> str:
+    """`interval_of` in per cent, in words."""
+    found = interval_of(per_seed)
+    return f"{100 * found.mean:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f})"
+
+
+def interval_of(per_seed: PerSeed) -> Interval:
+    """Mean over seeds of the mean over tasks, with a bootstrap over seeds and over states."""
+    mean = float(np.mean([[values.mean() for values in seed] for seed in per_seed]))
+    n = sum(len(values) for values in per_seed[0])
+    if mean in (0.0, 1.0):
+        # Resampling sees no spread where all agree: the exact binomial bound for the states of one seed stands in.
+        reach = _reach(per_seed)
+        return Interval(mean=mean, low=max(0.0, mean - reach), high=min(1.0, mean + reach), n=n)
+    low, high = bounds(per_seed)
+    return Interval(mean=mean, low=low, high=high, n=n)
+
+
+def _reach(per_seed: PerSeed) -> float:
+    """Exact binomial 95 % bound of a share that was never seen, for the states of one seed and task."""
+    return 1 - (0.05 / 2) ** (1 / min(len(values) for values in per_seed[0]))
+
+
+def bounds(per_seed: PerSeed, num_resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds of the mean over tasks of values by state.
+
+    Both sources of chance: which seeds were run, and which states were drawn (the same ones for every seed).
+    """
+    rng = np.random.default_rng(0)
+    num_states = [len(values) for values in per_seed[0]]
+    resampled = np.empty(num_resamples)
+    for i in range(num_resamples):
+        seeds = rng.integers(len(per_seed), size=len(per_seed))
+        states = [rng.integers(n, size=n) for n in num_states]
+        resampled[i] = np.mean(
+            [[values[at].mean() for values, at in zip(per_seed[s], states, strict=True)] for s in seeds]
+        )
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,210 @@
+"""Who reads rollouts in a run: each set of teachers' weights once, whichever routes use it.
+
+M positions, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pilotage.backbones.load import Backbone, load_backbone
+from pilotage.distill.chunked import Head
+from pilotage.errors import PilotageError
+from pilotage.rollouts.remote_scores import RemoteScorer
+from pilotage.train.distill_config import (
+    EMA,
+    AdapterOff,
+    DistillConfig,
+    FrozenCopy,
+    GatedRefresh,
+    Live,
+    Remote,
+    TeacherWeights,
+)
+from pilotage.train.step.scoring import head_of
+from pilotage.train.teachers import MovingTeacher
+
+logger = logging.getLogger(__name__)
+
+
+class Reader:
+    """One set of weights, and the model that reads with it."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        moving: MovingTeacher | None = None,
+        scorer: RemoteScorer | None = None,
+    ) -> None:
+        self.backbone = backbone
+        """Its model is the student's own where the teacher's weights are put inside for reading. Of a remote teacher
+        it is the student too, which renders and tokenises."""
+        self.moving = moving
+        self.scorer = scorer
+        """Set for a remote teacher, which has no head."""
+        self._head: Head | None = None
+
+    def _inside(self) -> AbstractContextManager[Any]:
+        if self.moving is not None:
+            return self.moving.shadow.inside(self.backbone.model)
+        return nullcontext()
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """The model, in eval mode with the reader's weights inside."""
+        model = self.backbone.model
+        was_training = model.training
+        model.eval()
+        try:
+            with self._inside():
+                yield model
+        finally:
+            model.train(was_training)
+
+    def begin_step(self) -> None:
+        """Weights may have moved since the last step; within one they do not."""
+        self._head = None
+
+    def head(self, hidden_MH: Tensor) -> Head:
+        """The reader's head over hidden states; all of a step share its tensors, so that routes can be merged."""
+        if self._head is None:
+            own = head_of(self.backbone.model, hidden_MH[:0])
+            if self.moving is not None:
+                bias_V = None if own.bias_V is None else self.moving.shadow.of(own.bias_V)
+                own = replace(own, weight_VH=self.moving.shadow.of(own.weight_VH), bias_V=bias_V)
+            self._head = own
+        return replace(self._head, hidden_MH=hidden_MH)
+
+    def head_of_none(self, like: Tensor) -> Head:
+        """The reader's head over no token at all; precision and place as `like`."""
+        width = self.backbone.model.get_output_embeddings().weight.shape[1]
+        return self.head(like.new_zeros(0, width))
+
+
+class AdapterOffReader(Reader):
+    """The student without its adapter."""
+
+    def _inside(self) -> AbstractContextManager[Any]:
+        return self.backbone.model.disable_adapter()
+
+
+class Readers:
+    """All readers of a run."""
+
+    def __init__(
+        self, config: DistillConfig, *, student: Backbone, given: Backbone | None, device: torch.device
+    ) -> None:
+        frozen = [weights for weights in config.all_weights if isinstance(weights, FrozenCopy)]
+        if given is not None and len(frozen) > 1:
+            raise PilotageError(
+                f"a teacher was given, but {len(frozen)} frozen copies are asked for: {frozen}"
+            )
+        self._of = {
+            weights: _reader(weights, student=student, given=given, device=device)
+            for weights in config.all_weights
+        }
+
+    def __getitem__(self, weights: Any) -> Reader:
+        return self._of[weights]
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        """The distinct models that read, in the order of the routes; a moving teacher's is the student's."""
+        return list({id(reader.backbone): reader.backbone for reader in self._of.values()}.values())
+
+    @property
+    def moving(self) -> list[MovingTeacher]:
+        return [reader.moving for reader in self._of.values() if reader.moving is not None]
+
+    def begin_step(self) -> None:
+        for reader in self._of.values():
+            reader.begin_step()
+
+    def after_step(self, model: Any, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Brings moving teachers up to date after the update of a step, counted from 1; figures for the log."""
+        figures: dict[str, float] = {}
+        for teacher in self.moving:
+            decision = teacher.after_step(model, step, metrics)
+            if decision is not None and not decision.refresh:
+                logger.info("step %d: the teacher stays: %s", step, "; ".join(decision.reasons))
+            if teacher.gate is not None:
+                figures["teacher/refreshes"] = float(teacher.gate.num_refreshes)
+        return figures
+
+    def save(self, directory: Path) -> None:
+        """Moving teachers into a checkpoint."""
+        for number, teacher in enumerate(self.moving):
+            teacher.save(directory / f"teacher-{number}")
+
+    def load(self, directory: Path) -> None:
+        """Goes on from a checkpoint; raises PilotageError when it has no teacher, or another."""
+        for number, teacher in enumerate(self.moving):
+            teacher.load(directory / f"teacher-{number}")
+
+
+def check_sharded(config: DistillConfig) -> None:
+    """Raises PilotageError where ranks that share out the student's parameters would wait for each other for ever.
+
+    They meet in every forward of the student, so all must make equally many; routes that skip rows, and sources that
+    are drawn by row, give each rank a number of its own.
+    """
+    if moving := [weights for weights in config.all_weights if isinstance(weights, EMA | GatedRefresh)]:
+        raise PilotageError(
+            f"the student is sharded, and {type(moving[0]).__name__} keeps its weights whole; use FrozenCopy()"
+        )
+    if len(config.mixture.sources) > 1:
+        raise PilotageError("the student is sharded: rollouts must come from one source, not from a mixture")
+    inside = [
+        route for route in config.routes if route.signals or isinstance(route.weights, Live | AdapterOff)
+    ]
+    if inside and (len(config.routes) > 1 or inside[0].rows != "all"):
+        raise PilotageError(
+            f"the student is sharded, and route {inside[0].name!r} reads with its parameters some rows of a step only; "
+            "use FrozenCopy(), or one route over all rows"
+        )
+
+
+def _reader(
+    weights: TeacherWeights, *, student: Backbone, given: Backbone | None, device: torch.device
+) -> Reader:
+    if isinstance(weights, Live):
+        return Reader(student)
+    if isinstance(weights, EMA | GatedRefresh):
+        return Reader(student, moving=MovingTeacher(weights, student.model))
+    if isinstance(weights, Remote):
+        return Reader(student, scorer=weights.scorer())
+    if isinstance(weights, AdapterOff):
+        if not hasattr(student.model, "disable_adapter"):
+            raise PilotageError(
+                f"AdapterOff needs a student with a LoRA adapter, and {student.name} has none; load it with "
+                "lora=LoraSettings(...), or use FrozenCopy()"
+            )
+        return AdapterOffReader(student)
+    frozen = given or _frozen_copy(weights, student)
+    if len(frozen.tokenizer) != len(student.tokenizer) or frozen.eos_ids != student.eos_ids:
+        raise PilotageError(
+            f"teacher {frozen.name} and student {student.name} do not share a tokenizer: rollouts are scored id by id"
+        )
+    frozen.model.to(device).eval().requires_grad_(False)
+    return Reader(frozen)
+
+
+def _frozen_copy(weights: FrozenCopy, student: Backbone) -> Backbone:
+    if weights.source is None:
+        return replace(student, model=copy.deepcopy(student.model))
+    return load_backbone(
+        weights.source,
+        dtype=student.model.dtype,
+        attn_implementation=student.model.config._attn_implementation,
+        device=student.device,
+    )

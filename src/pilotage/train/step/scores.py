@@ -1,0 +1,289 @@
+"""What the readers say of a step's rollouts: one batched forward per set of weights, whatever the routes.
+
+R rows of the step on this rank, T tokens of one of them, M taught tokens of one route (row by row), H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pilotage.distill.estimators import SampledLogProbs
+from pilotage.distill.policy_gradient import Advantages, PolicyGradient, advantage_parts, advantages
+from pilotage.distill.reduce import AllSum, global_reduced
+from pilotage.distill.route_loss import TeacherScores
+from pilotage.distill.routes import Route, RoutedRow
+from pilotage.records import View
+from pilotage.rollouts.sources import FromDataSet
+from pilotage.train.distill_config import DistillConfig
+from pilotage.train.seeds import mixed
+from pilotage.train.step.readers import Reader, Readers
+from pilotage.train.step.routes import StepFacts, StepRouter
+from pilotage.train.step.rows import StepRow
+from pilotage.train.step.scoring import encode_rollouts, sampled_logprobs, score_rows
+from pilotage.train.teachers import remote_logprobs
+from pilotage.views import make_view
+from pilotage.views.variants import OtherImages, varied
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Reading:
+    """One rollout, or a part of it, under one view."""
+
+    row: int
+    view: View
+    shown: slice
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowScores:
+    """What one route's reader says of the taught tokens of each row."""
+
+    reader: Reader
+    by_row: Sequence[Tensor | None]
+    """States [taught tokens, H]; log-probabilities [taught tokens] of a remote teacher. None without such tokens."""
+    advantages: Sequence[Advantages | None] | None = None
+    """By row, for a route whose loss is a policy gradient."""
+
+    def of_rows(self, rows: Sequence[int], hidden_MH: Tensor) -> TeacherScores:
+        """What `routed_loss` is given for these rows; `hidden_MH` are the student's states."""
+        if self.advantages is not None:
+            found = [part for row in rows if (part := self.advantages[row]) is not None]
+            empty = hidden_MH.new_zeros(0, dtype=torch.float64)
+            return Advantages(
+                advantage_M=torch.cat([part.advantage_M for part in found] or [empty]),
+                sampled_logp_M=torch.cat([part.sampled_logp_M for part in found] or [empty]),
+            )
+        found = [part for row in rows if (part := self.by_row[row]) is not None]
+        if self.reader.scorer is not None:
+            return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]).to(hidden_MH.device))
+        if not found:
+            return self.reader.head_of_none(hidden_MH)
+        return self.reader.head(torch.cat(found).to(hidden_MH.dtype))
+
+
+class StepScorer:
+    """Scores a step's rollouts by all readers."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        *,
+        readers: Readers,
+        router: StepRouter,
+        others: OtherImages,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        can_share_prefix: Callable[[Any], bool],
+    ) -> None:
+        self.config = config
+        self.readers = readers
+        self.router = router
+        self._others = others
+        self._autocast = autocast
+        self._can_share_prefix = can_share_prefix
+
+    def scores(
+        self,
+        rows: Sequence[StepRow],
+        facts: Sequence[StepFacts],
+        routed: Mapping[str, Sequence[RoutedRow]],
+        *,
+        step: int,
+        all_sum: AllSum,
+        instead: Mapping[str, str] | None = None,
+    ) -> dict[str, RowScores]:
+        """Route -> its scores. Readings under the same weights are one batch, pictures apart from words.
+
+        `instead` names views to show in place of the routes' own.
+        """
+        found: dict[str, list[Tensor | None]] = {
+            route.name: [None] * len(rows) for route in self.router.routes
+        }
+        for (weights, _), readings in self._batches(rows, routed, step, instead or {}).items():
+            reader = self.readers[weights]
+            for reading, scores_T in zip(readings, self._read(reader, rows, readings), strict=True):
+                for route in reading.routes:
+                    mask_T = routed[route.name][reading.row].mask_T[reading.shown]
+                    if mask_T.any():
+                        taught = torch.from_numpy(mask_T).to(scores_T.device)
+                        found[route.name][reading.row] = scores_T if mask_T.all() else scores_T[taught]
+        scores = {
+            route.name: RowScores(reader=self.readers[route.weights], by_row=found[route.name])
+            for route in self.router.routes
+        }
+        for route in self.router.routes:
+            if isinstance(route.estimator, PolicyGradient):
+                scores[route.name] = self._with_advantages(
+                    route, scores[route.name], rows, facts, routed[route.name], all_sum
+                )
+        return scores
+
+    def _batches(
+        self,
+        rows: Sequence[StepRow],
+        routed: Mapping[str, Sequence[RoutedRow]],
+        step: int,
+        instead: Mapping[str, str],
+    ) -> dict[tuple[Any, bool], list[_Reading]]:
+        batches: dict[tuple[Any, bool], list[_Reading]] = {}
+        for router in self.router.routers:
+            for group in router.readings():
+                for place, row in enumerate(rows):
+                    if not self.router.is_mine(router, row):
+                        continue
+                    # They all begin with the same token, so the longest holds the others.
+                    shown = max((routed[route.name][place].shown for route in group), key=_length)
+                    if not _length(shown):
+                        continue
+                    view = self._view(group[0], row, step, instead)
+                    key = (group[0].weights, bool(view.images))
+                    batches.setdefault(key, []).append(
+                        _Reading(row=place, view=view, shown=shown, routes=group)
+                    )
+        return batches
+
+    def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
+        seed = mixed(self.config.seed, step)
+        return varied(
+            make_view(instead.get(route.view, route.view), row.example, self.config.prompts),
+            images=route.images,
+            other=self._others.pick(row.example, seed=seed) if route.images == "other" else None,
+            seed=seed,
+            # A view that begins the turn itself goes on doing so.
+            prefill=route.prefill or None,
+        )
+
+    def _read(self, reader: Reader, rows: Sequence[StepRow], readings: Sequence[_Reading]) -> list[Tensor]:
+        """Per reading: states [shown tokens, H], or a remote teacher's log-probabilities [shown tokens]."""
+        views = [reading.view for reading in readings]
+        rollouts = [
+            replace(rows[reading.row].rollout, token_ids=rows[reading.row].rollout.token_ids[reading.shown])
+            for reading in readings
+        ]
+        if reader.scorer is not None:
+            return remote_logprobs(reader.scorer, reader.backbone, views, rollouts)
+        encoded = encode_rollouts(
+            reader.backbone,
+            views,
+            rollouts,
+            max_prompt_tokens=self.config.max_prompt_tokens,
+            pad_to_multiple=self.config.pad_to_multiple,
+        )
+        with reader.reading() as model, self._autocast():
+            return score_rows(
+                model,
+                encoded,
+                batch_size=self.config.teacher_batch_size or self.config.micro_batch_size,
+                pad_to_multiple=self.config.pad_to_multiple,
+                share_prefix=self._can_share_prefix(model),
+            )
+
+    def _with_advantages(
+        self,
+        route: Route,
+        scores: RowScores,
+        rows: Sequence[StepRow],
+        facts: Sequence[StepFacts],
+        routed: Sequence[RoutedRow],
+        all_sum: AllSum,
+    ) -> RowScores:
+        """Once per step, from log-probabilities as they were recorded and scored: no parameter has moved yet."""
+        mix = self.config.mix
+        assert mix is not None, "the configuration checks that advantages have their mix"
+        router = next(router for router in self.router.routers if route in router.routes)
+        mine = [place for place, row in enumerate(rows) if self.router.is_mine(router, row)]
+        teacher, sampled = [torch.zeros(0)], [torch.zeros(0)]
+        for place in mine:
+            if (part := scores.by_row[place]) is None:
+                continue
+            rollout, mask_T = rows[place].rollout, routed[place].mask_T
+            if scores.reader.scorer is None:
+                ids_M = torch.tensor(np.array(rollout.token_ids)[mask_T], device=part.device)
+                head = scores.reader.head(part)
+                part = sampled_logprobs(head, ids_M, temperature=route.estimator.temperature)
+            teacher.append(part.float().cpu())
+            sampled.append(torch.tensor(np.array(rollout.logprobs, dtype=np.float32)[mask_T]))
+        num_tokens = [routed[place].num_tokens for place in mine]
+        parts = advantage_parts(
+            mix,
+            teacher_logp_M=torch.cat(teacher),
+            sampled_logp_M=torch.cat(sampled),
+            rewards_R=[facts[place].judged.reward for place in mine],
+            num_tokens_R=num_tokens,
+            groups_R=[rows[place].prompt for place in mine],
+        )
+        advantage_M = advantages(mix, parts, global_reduced(parts.sums(), all_sum))
+        device = self.readers[route.weights].backbone.device
+        by_row: list[Advantages | None] = [None] * len(rows)
+        pieces = zip(advantage_M.split(num_tokens), torch.cat(sampled).split(num_tokens), strict=True)
+        for place, (advantage_T, logp_T) in zip(mine, pieces, strict=True):
+            by_row[place] = Advantages(
+                advantage_M=advantage_T.to(device), sampled_logp_M=logp_T.double().to(device)
+            )
+        return replace(scores, advantages=by_row)
+
+    # -- signals ------------------------------------------------------------------------------------------------------
+
+    def signals(self, student: Reader, rows: Sequence[StepRow]) -> list[dict[str, np.ndarray]]:
+        """What token weights are made of, by row: from passes of the student as it is, only where it is asked for.
+
+        `log_ratio` is log p_now - log p_sampling at the sampling temperature; 0 for a data set's answer.
+        `visual_advantage` is log p(token | image) - log p(token | no image) at temperature 1.
+        """
+        signals: list[dict[str, np.ndarray]] = [{} for _ in rows]
+        asked = [self.router.signals_of(row) for row in rows]
+        for source in self.config.mixture.sources:
+            places = [
+                place
+                for place, names in enumerate(asked)
+                if "log_ratio" in names and rows[place].source == source
+            ]
+            if isinstance(source, FromDataSet):
+                for place in places:
+                    signals[place]["log_ratio"] = np.zeros(len(rows[place].rollout.token_ids))
+            elif places:
+                now = self.student_logprobs(student, rows, places, "same", source.sampling.temperature)
+                for place, now_T in zip(places, now, strict=True):
+                    signals[place]["log_ratio"] = now_T - np.array(rows[place].rollout.logprobs)
+        if places := [place for place, names in enumerate(asked) if "visual_advantage" in names]:
+            seeing = self.student_logprobs(student, rows, places, "same", 1.0)
+            blind = self.student_logprobs(student, rows, places, "none", 1.0)
+            for place, seeing_T, blind_T in zip(places, seeing, blind, strict=True):
+                signals[place]["visual_advantage"] = seeing_T - blind_T
+        return signals
+
+    def student_logprobs(
+        self, student: Reader, rows: Sequence[StepRow], places: Sequence[int], images: Any, temperature: float
+    ) -> list[np.ndarray]:
+        """Of these rows' own tokens under the student's view, float64 [T] each."""
+        readings = [
+            _Reading(
+                row=place,
+                view=varied(rows[place].view, images=images),
+                shown=slice(0, len(rows[place].rollout.token_ids)),
+                routes=(),
+            )
+            for place in places
+        ]
+        return [
+            sampled_logprobs(
+                student.head(states_TH),
+                torch.tensor(rows[reading.row].rollout.token_ids, dtype=torch.long, device=states_TH.device),
+                temperature=temperature,
+            )
+            .double()
+            .cpu()
+            .numpy()
+            for reading, states_TH in zip(readings, self._read(student, rows, readings), strict=True)
+        ]
+
+
+def _length(shown: slice) -> int:
+    return shown.stop - shown.start

@@ -1,0 +1,1 @@
+"""Grid worlds, each solved by one plan: states, generators, solvers, the answer grammar, the judge, pictures."""

@@ -1,0 +1,1 @@
+"""Questions about pictures: their grading, and their data sets."""

@@ -1,0 +1,1 @@
+"""Sets of questions: built from states, imported from elsewhere, on disk."""

@@ -1,0 +1,86 @@
+"""The worlds that there are: a name -> where its class is. A world's module is imported when the world is opened.
+
+Whoever brings a world of their own registers it as an entry point of the group `pilotage.worlds`, in the same form:
+
+    [project.entry-points."pilotage.worlds"]
+    sokoban = "my_package.sokoban:Sokoban"
+
+What belongs to a world lies beside it: `<its package>.views`, `<its package>.data` and so on; each layer finds its own
+with `beside_worlds`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from pilotage.errors import PilotageError, meant
+from pilotage.worlds.task import Task
+
+GROUP = "pilotage.worlds"
+
+_OURS = {
+    "frozenlake": "pilotage.worlds.grids.frozenlake:FrozenLake",
+    "maze": "pilotage.worlds.grids.maze:Maze",
+    "minibehaviour": "pilotage.worlds.grids.minibehaviour:MiniBehaviour",
+}
+
+
+@cache
+def places() -> dict[str, str]:
+    """Name -> `module:Class` of every world, ours first. Raises PilotageError for a name that is there twice."""
+    found = dict(_OURS)
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise PilotageError(
+                f"two packages have a world {point.name!r}: {found[point.name]} and {point.value}; remove one of them"
+            )
+    return found
+
+
+def world_names() -> tuple[str, ...]:
+    return tuple(places())
+
+
+@cache
+def get_world(name: str) -> Any:
+    """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
+    known = places()
+    if name not in known:
+        raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
+    module, _, attribute = known[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        if known[name] == _OURS.get(name):
+            raise
+        raise PilotageError(f"world {name!r} cannot be opened at {known[name]}: {error}") from error
+
+
+@cache
+def tasks() -> tuple[Task[Any], ...]:
+    """The worlds whose whole answer is one plan and that can be generated and solved: what data sets are built of."""
+    worlds = (get_world(name) for name in places())
+    return tuple(world for world in worlds if isinstance(world, Task))
+
+
+def get_task(name: str) -> Task[Any]:
+    """The planning world of this name. Raises PilotageError for any other."""
+    for task in tasks():
+        if task.name == name:
+            return task
+    names = [task.name for task in tasks()]
+    raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
+
+
+def beside_worlds(layer: str) -> Iterator[ModuleType]:
+    """The modules `<package of a world>.<layer>` that there are, each once, in the order of the worlds."""
+    packages = dict.fromkeys(place.partition(":")[0].rpartition(".")[0] for place in places().values())
+    for package in packages:
+        if package and importlib.util.find_spec(f"{package}.{layer}") is not None:
+            yield importlib.import_module(f"{package}.{layer}")
