@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate import evaluate
-from pilotage.evaluate.score import score
+from pilotage.worlds.score import score
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import Decoding, Request
 from pilotage.views import reference_answer

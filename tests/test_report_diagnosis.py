@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.score import score
+from pilotage.worlds.score import score
 from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources

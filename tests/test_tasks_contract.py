@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
-from pilotage.evaluate.score import same_text
+from pilotage.worlds.score import same_text
 from pilotage.worlds import TASKS, Task, drawing, get_task
 from pilotage.worlds.judge import REASONS, judge
 from pilotage.worlds.recital import split_items

@@ -1,9 +1,13 @@
-"""The records that flow between layers. Plain data: no torch, no I/O."""
+"""The records that flow between layers. Plain data: no torch, no I/O.
+
+An episode is judged, a turn is taught: a world gives observations, a view shows a part of one, a rollout answers it, and
+the three together are a turn. A task that is answered once is an episode of one turn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Split = Literal["train", "val", "test"]
@@ -11,53 +15,93 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the judge says of one answer. A bad answer is data, never an exception."""
+class Privileged:
+    """What the simulator knows of a moment and the student must not: what teachers are made of."""
 
-    parsed: bool
-    """An answer block was found and every token in it is an action of the task."""
-    legal: bool
-    """Parsed, and no executed action was illegal (hole, wall, edge, object, misplaced PICK or DROP)."""
-    success: bool
-    """Parsed, and executing the plan reached the task's goal before any failure."""
-    optimal: bool
-    """Success with as few executed actions as any plan."""
-    num_executed: int
-    """Actions executed until success, failure or the end of the plan; the failing one is counted."""
-    reason: str
-    """One of the task-independent reasons in `pilotage.worlds.judge.REASONS`."""
+    state: Mapping[str, Any] | None = None
+    """The canonical symbolic state in its JSON form; None where there is none."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Ordered perception fields -> their exact text, e.g. `{"Size": "4", "Player": "(2,0)"}`."""
+    plan: tuple[str, ...] = ()
+    """The expert's continuation from here, in the world's action names; empty where no expert is asked."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "parsed": self.parsed,
-            "legal": self.legal,
-            "success": self.success,
-            "optimal": self.optimal,
-            "num_executed": self.num_executed,
-            "reason": self.reason,
-        }
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What there is at one turn. It never says how it is to be shown: that is a view's business."""
+
+    text: str = ""
+    """What the world says: a question, a mission, an event."""
+    images: tuple[bytes, ...] = ()
+    """PNG bytes of each picture."""
+    privileged: Privileged | None = None
+
+    def public(self) -> Observation:
+        """The same without its privileged part."""
+        return self if self.privileged is None else replace(self, privileged=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One planning instance with everything a view may show of it."""
+    """One episode that may be begun: a level, a question, a mission and its seed."""
 
     id: str
-    """`task-level-hash`, stable across builds: the hash is that of the canonical state."""
-    task: str
-    level: int
+    """Stable across builds, e.g. `task-level-hash`: the hash is that of the canonical state."""
+    world: str
+    """Name of the world, as `pilotage.worlds.get_world` knows it."""
     split: Split
-    difficulty: str
-    """`easy`, `medium` or `hard`, by the task's own rule."""
-    state: Mapping[str, Any]
-    """The canonical symbolic state in its JSON form (see the task's docstring)."""
-    facts: Mapping[str, str]
-    """Ordered perception fields -> their exact text, e.g. `{"Size": "4", "Player": "(2,0)"}`."""
-    plan: tuple[str, ...]
-    """The reference plan: one shortest plan, in the task's action names."""
-    optimal_length: int
-    image: bytes
-    """PNG bytes of the picture; `b""` when the example was made without a picture."""
+    axes: Mapping[str, int | str] = field(default_factory=dict)
+    """What results can be broken down by: `level`, `difficulty`, …; `task` where that is not the world's name."""
+    start: Observation
+    """What there is before the first turn."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What else the world needs to begin and to show the episode, e.g. a question's options. Nothing privileged."""
+    hidden: Mapping[str, Any] = field(default_factory=dict)
+    """What only the judge and privileged readers may see besides, e.g. a question's answer."""
+
+    def public(self) -> Example:
+        """The same without anything privileged."""
+        return replace(self, start=self.start.public(), hidden={})
+
+    @property
+    def task(self) -> str:
+        """What results are grouped by: the axis `task`, or the world."""
+        return str(self.axes.get("task", self.world))
+
+    @property
+    def level(self) -> int:
+        """The axis `level`; 0 where there is none."""
+        return int(self.axes.get("level", 0))
+
+    @property
+    def difficulty(self) -> str:
+        """The axis `difficulty`: `easy`, `medium` or `hard` by the world's own rule, `""` where it has none."""
+        return str(self.axes.get("difficulty", ""))
+
+    @property
+    def image(self) -> bytes:
+        """The first picture of the start; `b""` without one."""
+        return self.start.images[0] if self.start.images else b""
+
+    @property
+    def state(self) -> Mapping[str, Any] | None:
+        """The symbolic state at the start, where there is one and it is not withheld."""
+        return None if self.start.privileged is None else self.start.privileged.state
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The perception fields at the start."""
+        return {} if self.start.privileged is None else self.start.privileged.facts
+
+    @property
+    def plan(self) -> tuple[str, ...]:
+        """The expert's plan from the start."""
+        return () if self.start.privileged is None else self.start.privileged.plan
+
+    @property
+    def optimal_length(self) -> int:
+        """Actions of the expert's plan."""
+        return len(self.plan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,59 +137,130 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A question about one picture, with its answer: what visual question answering learns from and is measured by.
+class Turn:
+    """One thing asked of the model and its answer: a complete snapshot, of which nothing has to be reconstructed."""
 
-    `id`, `task`, `level`, `split` and `image` mean what they mean in `Example`.
-    """
+    role: str
+    """Which part the model played: `plan`, `describe`, `act`, …"""
+    seen: Observation
+    """What there was; its privileged part is that of this very turn."""
+    view: View
+    """What the model was shown of it."""
+    rollout: Rollout | None
+    """None, or what there is of an answer, where the asking failed."""
+    reward: float | None = None
+    """What the world gave for the answer; None where it gives nothing by turns."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What else is kept of it: `seconds`, the agent's own notes, …"""
 
-    id: str
-    task: str
-    """Name of the task that the picture is of; `vqa` for questions from elsewhere."""
-    level: int
-    """0 for questions from elsewhere."""
-    split: Split
-    kind: str
-    """What is asked: of our own tasks one of `pilotage.worlds.asked.KINDS`, else `vqa`."""
-    question: str
-    options: tuple[str, ...] = ()
-    """Texts to choose from, lettered A, B, …; empty for a free answer."""
-    answer: str
-    """The reference answer; with options, the letter of the right one."""
-    accepted: tuple[str, ...] = ()
-    """What is right besides `answer`: other shortest first moves, other words for the same."""
-    solution: str = ""
-    """A worked solution where there is one; `""` where not."""
-    state: Mapping[str, Any] | None = None
-    """The task's symbolic state in its JSON form, where there is one."""
-    image: bytes
-    """PNG bytes of the picture; `b""` when the question was made without one."""
-
-
-Prompted = Example | Question
-"""What a model can be asked about: both have an id, a task, a level, a split and a picture."""
+    @property
+    def text(self) -> str:
+        """The whole answer, the view's prefill included."""
+        return self.view.prefill + ("" if self.rollout is None else self.rollout.text)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grade:
-    """What the grader says of one answer to a question. A bad answer is data, never an exception."""
+class Moment:
+    """All that a view can be made of: the one argument of every view maker."""
 
-    parsed: bool
-    """The response has a box, and something is in it."""
+    example: Example
+    role: str
+    seen: Observation
+    past: tuple[Turn, ...] = ()
+    """The turns before this one, the oldest first."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the agent tells the view, e.g. how many pictures of the past to show."""
+
+    def public(self) -> Moment:
+        """The same without anything privileged, in the past either."""
+        return replace(
+            self,
+            example=self.example.public(),
+            seen=self.seen.public(),
+            past=tuple(replace(turn, seen=turn.seen.public()) for turn in self.past),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the world says of an episode. A bad answer is data, never an exception."""
+
     success: bool
-    """The box holds the right answer."""
     reason: str
-    """One of `pilotage.worlds.questions.grading.GRADE_REASONS`."""
-    matched: str = ""
-    """What the right answer was recognised by: `text`, `letter`, `number`, `tuple` or `math`; `""` for a wrong one."""
-    read: str = ""
-    """What was read in the box, cut after `pilotage.worlds.questions.grading.MAX_READ` characters."""
+    """One of the world's reasons, e.g. `success`, `no_answer_block`, `hole`."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """The world's measures by name; one that does not apply is absent. Flags are True or False."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What was read out of the answer by field: the recited state, the facts of a description, the answer in a box."""
+    right: Mapping[str, bool] = field(default_factory=dict)
+    """Field -> whether what was read is the truth; a field that was not found is wrong."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What else the judge found, in words, e.g. what a right answer was recognised by."""
+
+    @property
+    def all_right(self) -> bool:
+        """Every field is right."""
+        return all(self.right.values())
+
+    def is_(self, measure: str) -> bool:
+        """Whether a flag is set; False where it does not apply."""
+        return bool(self.measures.get(measure, False))
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "parsed": self.parsed,
-            "success": self.success,
-            "reason": self.reason,
-            "matched": self.matched,
-            "read": self.read,
-        }
+        """Success, reason, measures and notes in one flat object, as rows hold them."""
+        return {"success": self.success, "reason": self.reason, **self.measures, **self.notes}
+
+
+End = Literal["done", "max_turns", "max_tokens", "timeout", "world_failed", "engine_failed"]
+WORLD_ENDS: frozenset[End] = frozenset({"timeout", "world_failed"})
+"""Ends that are the world's fault: asked again and counted apart, never a failure of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """An example's turns, its end and what the world says of it."""
+
+    example: Example
+    sample: int = 0
+    """Which of the episodes from this example."""
+    turns: tuple[Turn, ...]
+    outcome: Outcome | None
+    """None where the episode failed before it could be judged: see `error`."""
+    end: End = "done"
+    """`max_turns` and `max_tokens` are the model's, and judged; the last three have an error."""
+    error: str | None = None
+    """One line."""
+    error_kind: str | None = None
+    """Of an engine: `transport`, `engine`, `refused`, …; of a world: `world` or `timeout`."""
+    num_tries: int = 1
+    """How often it was begun: more than once where the world broke it off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that a world gives an episode, as tables and pages need to know it."""
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"] = "higher"
+    unit: str = ""
+    """`""` for a share."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    is_flag: bool = True
+    """True or False of each episode, so that its mean is a rate; else a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One way to measure a model in a world: which view each role is shown."""
+
+    name: str
+    """As the command line, rows and tables have it: `image`, `text`, `corrected`, …"""
+    title: str
+    views: Mapping[str, str]
+    """Role -> name of the view. The first role is the one that the episode begins with."""
+
+    @property
+    def role(self) -> str:
+        """The role that an episode begins with."""
+        return next(iter(self.views))

@@ -179,6 +179,6 @@ def _percent(share: float | None) -> str:
 def _succeeded(answer: Mapping[str, Any]) -> bool:
     if answer["error"]:
         return False
-    if answer["verdict"] is not None:
-        return answer["verdict"]["success"]
+    if answer["outcome"] is not None:
+        return answer["outcome"]["success"]
     return all(answer["right"].values())

@@ -40,7 +40,6 @@ Kind = Literal[
     "question",
 ]
 USUAL_KINDS: tuple[Kind, ...] = ("image", "text", "perception")
-RATES = ("success", "optimal", "illegal", "parsed")
 MANY_CUT = 0.1
 """From this share of answers on, their being cut at the token limit is worth a notice."""
 
@@ -313,16 +312,18 @@ def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
 
 def print_summary(summary: Summary, *, by_level: bool) -> None:
     """A table of rates in per cent with their intervals, then the modality gap."""
+    cells = [cell for rates in summary.kinds.values() for cell in rates.tasks.values()]
+    names = [name for name in rate_names(cells) if name not in UNSHOWN]
     table = Table(caption="per cent, with 95 % bootstrap intervals", box=box.SIMPLE, pad_edge=False)
-    for title in ("kind", "task", "n", *RATES):
+    for title in ("kind", "task", "n", *names):
         table.add_column(title, justify="left" if title in ("kind", "task") else "right", no_wrap=True)
     for kind, rates in summary.kinds.items():
         for task, cell in rates.tasks.items():
-            table.add_row(kind, task, str(cell.n), *_cells(cell.rates))
+            table.add_row(kind, task, str(cell.n), *_cells(cell.rates, names))
             if by_level:
                 for level, at_level in rates.levels[task].items():
-                    table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates))
-        table.add_row(kind, "macro", "", *_cells(rates.macro), end_section=True)
+                    table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates, names))
+        table.add_row(kind, "macro", "", *_cells(rates.macro, names), end_section=True)
     console = table_console()
     console.print(table)
     gaps = [(task, gap) for task, gap in summary.gap.items()]
@@ -332,5 +333,5 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
         console.print(f"modality gap, {task}: {points(gap)}", highlight=False)
 
 
-def _cells(rates: Mapping[str, Interval]) -> list[str]:
-    return [points(rates.get(name)) for name in RATES]
+def _cells(rates: Mapping[str, Interval], names: Sequence[str]) -> list[str]:
+    return [points(rates.get(name)) for name in names]

@@ -26,9 +26,9 @@ from pilotage.cli.progress import Bar
 from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_lines, parse_object
 from pilotage.errors import PilotageError
 from pilotage.files import whole
-from pilotage.records import Verdict
+from pilotage.records import Outcome
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.judge import Judged
+from pilotage.worlds.judge import StateJudge
 
 MAX_ERROR_CHARACTERS = 300
 MAX_KNOWN_BYTES = 4 * 2**20
@@ -84,8 +84,10 @@ class Tally:
         self.num_bad = 0
         self._endings: Counter[tuple[str, bool, bool, bool, bool]] = Counter()
 
-    def add(self, task: str, verdict: Verdict) -> None:
-        self._endings[task, verdict.parsed, verdict.legal, verdict.success, verdict.optimal] += 1
+    def add(self, task: str, outcome: Outcome) -> None:
+        of = outcome.measures
+        legal = of["parsed"] and not of["illegal"]
+        self._endings[task, bool(of["parsed"]), bool(legal), outcome.success, bool(of["optimal"])] += 1
 
     def summary(self, wall_s: float) -> str:
         by_task: dict[str, Counter[str]] = {}
@@ -119,21 +121,43 @@ def _judge_line(
         row = parse_object(line, MAX_LINE_BYTES)
         _check_fields(row)
         known = states.get(row["task"], row["state"])
-        verdict = known.judge(row["response"], strict_edges=strict_edges)
+        outcome = known.judge(row["response"], strict_edges=strict_edges)
     except PilotageError as error:
         tally.num_bad += 1
         bad = {"line": line_number, "error": _one_line(str(error))}
         if row is not None and _is_id(row.get("id")):
             bad = {"id": row["id"], **bad}
         return json.dumps(bad) + "\n"
-    tally.add(row["task"], verdict)
-    return f'{{"id": {_ENCODER.encode(row["id"])}, {_verdict_text(verdict)}'
+    tally.add(row["task"], outcome)
+    return f'{{"id": {_ENCODER.encode(row["id"])}, {_outcome_text(outcome)}'
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    of = outcome.measures
+    return _verdict_text(
+        bool(of["parsed"]),
+        bool(of["parsed"] and not of["illegal"]),
+        outcome.success,
+        bool(of["optimal"]),
+        int(of["num_executed"]),
+        outcome.reason,
+    )
 
 
 @lru_cache(maxsize=4096)
-def _verdict_text(verdict: Verdict) -> str:
+def _verdict_text(
+    parsed: bool, legal: bool, success: bool, optimal: bool, num_executed: int, reason: str
+) -> str:
     """The rest of a line, after the id. ASCII, as all of it: a lone surrogate in an id survives any encoding."""
-    return json.dumps(verdict.as_dict())[1:] + "\n"
+    verdict = {
+        "parsed": parsed,
+        "legal": legal,
+        "success": success,
+        "optimal": optimal,
+        "num_executed": num_executed,
+        "reason": reason,
+    }
+    return json.dumps(verdict)[1:] + "\n"
 
 
 class KnownStates:
@@ -146,10 +170,10 @@ class KnownStates:
     def __init__(self, max_bytes: int = MAX_KNOWN_BYTES) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._newer: dict[tuple[str, bytes], Judged] = {}
-        self._older: dict[tuple[str, bytes], Judged] = {}
+        self._newer: dict[tuple[str, bytes], StateJudge] = {}
+        self._older: dict[tuple[str, bytes], StateJudge] = {}
 
-    def get(self, task_name: str, data: dict[str, Any]) -> Judged:
+    def get(self, task_name: str, data: dict[str, Any]) -> StateJudge:
         """Raises PilotageError for an unknown task or a state that is none."""
         try:
             # Version 2 has no references: equal values give equal bytes, and 1, 1.0 and true do not.
@@ -161,11 +185,11 @@ class KnownStates:
             known = self._older.get(key)
             if known is None:
                 task = get_task(task_name)
-                known = Judged(task, task.parse_state(data))
+                known = StateJudge(task, task.parse_state(data))
             self._keep(key, known)
         return known
 
-    def _keep(self, key: tuple[str, bytes], known: Judged) -> None:
+    def _keep(self, key: tuple[str, bytes], known: StateJudge) -> None:
         num_bytes = len(key[1])
         if 2 * (self._num_bytes + num_bytes) > self._max_bytes:
             self._older, self._newer, self._num_bytes = self._newer, {}, 0

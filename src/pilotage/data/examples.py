@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from pilotage.errors import BadStateError, PilotageError
-from pilotage.records import SPLITS, Example, Split
+from pilotage.records import SPLITS, Example, Observation, Privileged, Split
 from pilotage.worlds.drawing import render_png
 from pilotage.worlds.task import Solution, Task, state_hash
 
@@ -60,24 +60,24 @@ def make_example(
         raise BadStateError(f"{example_id(task.name, level, hash_)}: no plan reaches the goal of this state")
     return Example(
         id=example_id(task.name, level, hash_),
-        task=task.name,
-        level=level,
+        world=task.name,
         split=split or split_of(hash_),
-        difficulty=task.difficulty(state, len(solution.plan)),
-        state=task.to_json(state),
-        facts=task.facts(state),
-        plan=solution.plan,
-        optimal_length=len(solution.plan),
-        image=_picture(task, state, cell_px, side_px),
+        axes={"level": level, "difficulty": task.difficulty(state, len(solution.plan))},
+        start=Observation(
+            images=_pictures(task, state, cell_px, side_px),
+            privileged=Privileged(state=task.to_json(state), facts=task.facts(state), plan=solution.plan),
+        ),
     )
 
 
-def _picture(task: Task[Any], state: Any, cell_px: int | None, side_px: int | None) -> bytes:
+def _pictures(
+    task: Task[Any], state: Any, cell_px: int | None, side_px: int | None
+) -> tuple[bytes, ...]:
     if side_px is not None:
-        return render_png(task, state, side_px=side_px)
+        return (render_png(task, state, side_px=side_px),)
     if cell_px is not None:
-        return render_png(task, state, cell_px=cell_px)
-    return b""
+        return (render_png(task, state, cell_px=cell_px),)
+    return ()
 
 
 @lru_cache(maxsize=8)

@@ -20,8 +20,8 @@ from typing import Any
 from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
-from pilotage.worlds.grids.data import PUBLISHED, Json, Loader
-from pilotage.data.source import Malformed
+from pilotage.worlds.registry import beside_worlds
+from pilotage.data.source import Loader, Malformed
 from pilotage.worlds.task import Task, state_hash
 
 
@@ -64,7 +64,7 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
         if (path / MANIFEST).exists():
             kind, states = _data_set(path)
         else:
-            loader = next((x for x in PUBLISHED if x.finds(path)), Json())
+            loader = _loader_of(path)
             kind, states = loader.name, _published(loader, path)
         num_rows, hashes = 0, set[str]()
         for task, state in states:
@@ -78,6 +78,14 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
         )
     counts = tuple((task, level, n) for (task, level), n in sorted(Counter(levels.values()).items()))
     return Exclusions(hashes=frozenset(levels), counts=counts, files=tuple(files))
+
+
+def _loader_of(path: Path) -> Loader:
+    """The first that finds its files there, of all worlds' loaders of published sets, or else of plain lines."""
+    modules = list(beside_worlds("data"))
+    published = [loader for module in modules for loader in getattr(module, "PUBLISHED", ())]
+    plain = [loader for module in modules for loader in getattr(module, "PLAIN", ())]
+    return next((loader for loader in published if loader.finds(path)), plain[0])
 
 
 def _data_set(root: Path) -> tuple[str, Iterator[tuple[Task[Any], Any]]]:

@@ -25,7 +25,7 @@ from pilotage.data.examples import make_example
 from pilotage.data.sampling import DIFFICULTIES, check_request, sample
 from pilotage.errors import PilotageError
 from pilotage.files import write_whole
-from pilotage.records import SPLITS, Example, Split
+from pilotage.records import SPLITS, Example, Observation, Privileged, Split
 from pilotage.worlds.grid import shorten
 from pilotage.worlds.task import Task
 
@@ -344,14 +344,18 @@ def _row(example: Example) -> dict[str, Any]:
 
 
 def _example(row: dict[str, Any]) -> Example:
+    image = row["image"]["bytes"]
     return Example(
-        **row
-        | {
-            "state": json.loads(row["state"]),
-            "facts": json.loads(row["facts"]),
-            "plan": tuple(row["plan"]),
-            "image": row["image"]["bytes"],
-        }
+        id=row["id"],
+        world=row["task"],
+        split=row["split"],
+        axes={"level": row["level"], "difficulty": row["difficulty"]},
+        start=Observation(
+            images=(image,) if image else (),
+            privileged=Privileged(
+                state=json.loads(row["state"]), facts=json.loads(row["facts"]), plan=tuple(row["plan"])
+            ),
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from pilotage.evaluate.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.run import KIND_VIEWS, KINDS, Progress, evaluate, rows_path
-from pilotage.evaluate.score import Score, score
+from pilotage.worlds.score import Score, score
 from pilotage.evaluate.summary import Summary, summarise
 
 __all__ = [

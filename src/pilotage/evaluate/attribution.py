@@ -23,12 +23,13 @@ from typing import Any
 
 from pilotage.errors import BadStateError, PilotageError
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_mean
+from pilotage.evaluate.roles import role_of
 from pilotage.evaluate.samples import Row, example_means
-from pilotage.evaluate.score import DESCRIBING_VIEWS, Score, score
-from pilotage.records import Verdict
+from pilotage.worlds.score import DESCRIBE, score
+from pilotage.records import Outcome
 from pilotage.worlds import get_task
 from pilotage.worlds.answers import parse_answer
-from pilotage.worlds.judge import judge_plan
+from pilotage.worlds.judge import MEASURES, judge_plan
 from pilotage.worlds.task import Task
 
 FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
@@ -87,9 +88,8 @@ def attribute(row: Row) -> Attribution:
     for key in ("task", "state", "response"):
         if key not in row:
             raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
-    view = row.get("view", row.get("kind", ""))
-    if view in DESCRIBING_VIEWS:
-        raise PilotageError(f"row {row.get('id')!r} is of the view {view!r}, which asks for no plan")
+    if role_of(row) == DESCRIBE:
+        raise PilotageError(f"row {row.get('id')!r} is of the kind {row.get('kind')!r}, which asks for no plan")
     if row.get("error"):
         return Attribution(fault="error")
     task = get_task(row["task"])
@@ -97,7 +97,7 @@ def attribute(row: Row) -> Attribution:
     scored = _known_score(row)
     if scored is None:
         state = task.parse_state(row["state"])
-        scored = score(task, state, view, row["response"], strict_edges=strict_edges)
+        scored = score(task, state, row["response"], strict_edges=strict_edges)
     if scored.success and scored.all_right:
         return Attribution(fault="none", has_recited=True, reason_as_read="success")
     as_read = _judge_as_read(task, scored, row["response"], strict_edges)
@@ -120,21 +120,25 @@ def recited_state(task: Task[Any], fields: Mapping[str, str]) -> Any | None:
         return None
 
 
-def _known_score(row: Row) -> Score | None:
-    """The score that the row was written with, or None where it holds none that is well formed."""
-    verdict, fields, right = (row.get(key) for key in ("verdict", "fields", "right"))
-    if not (isinstance(verdict, dict) and isinstance(fields, dict) and isinstance(right, dict) and right):
+def _known_score(row: Row) -> Outcome | None:
+    """The outcome that the row was written with, or None where it holds none that is well formed."""
+    told, fields, right = (row.get(key) for key in ("outcome", "fields", "right"))
+    if not (isinstance(told, dict) and isinstance(fields, dict) and isinstance(right, dict) and right):
         return None
     if not all(isinstance(text, str) for text in fields.values()):
         return None
-    try:
-        return Score(verdict=Verdict(**verdict), fields=fields, right=right)
-    except TypeError:
+    measures = {name: value for name, value in told.items() if name not in ("success", "reason")}
+    if not isinstance(told.get("success"), bool) or not isinstance(told.get("reason"), str):
         return None
+    if not {measure.name for measure in MEASURES} <= measures.keys():
+        return None
+    return Outcome(
+        success=told["success"], reason=told["reason"], measures=measures, fields=fields, right=right
+    )
 
 
-def _judge_as_read(task: Task[Any], scored: Score, response: str, strict_edges: bool) -> Verdict | None:
-    """The verdict on the plan in the recited state; None without such a state or without a plan."""
+def _judge_as_read(task: Task[Any], scored: Outcome, response: str, strict_edges: bool) -> Outcome | None:
+    """The outcome of the plan in the recited state; None without such a state or without a plan."""
     plan = parse_answer(response, task.actions).plan
     believed = None if plan is None else recited_state(task, scored.fields)
     if plan is None or believed is None:
@@ -142,17 +146,15 @@ def _judge_as_read(task: Task[Any], scored: Score, response: str, strict_edges: 
     return judge_plan(task, believed, plan, strict_edges=strict_edges)
 
 
-def _fault(task: Task[Any], scored: Score, as_read: Verdict | None, *, was_cut: bool) -> tuple[str, str]:
-    verdict = scored.verdict
-    assert verdict is not None
-    if verdict.success:
+def _fault(task: Task[Any], scored: Outcome, as_read: Outcome | None, *, was_cut: bool) -> tuple[str, str]:
+    if scored.success:
         return "none", "" if scored.all_right else LUCKY if scored.fields else UNREAD
-    if not verdict.parsed:
-        return "format", CUT_SHORT if was_cut else verdict.reason
+    if not scored.is_("parsed"):
+        return "format", CUT_SHORT if was_cut else scored.reason
     if not scored.fields:
         return "format", NOTHING_RECITED
     if scored.all_right:
-        return "misplanned", verdict.reason
+        return "misplanned", scored.reason
     if as_read is None:
         return "both", NO_STATE
     if as_read.success:

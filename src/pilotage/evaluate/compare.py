@@ -16,7 +16,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean
-from pilotage.evaluate.run import KIND_VIEWS
+from pilotage.evaluate.roles import kind_order
 from pilotage.evaluate.samples import Row
 from pilotage.evaluate.summary import rate_of
 
@@ -279,4 +279,4 @@ def _by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         kinds.setdefault(row["kind"], []).append(row)
-    return {kind: kinds[kind] for kind in (*KIND_VIEWS, *kinds) if kind in kinds}
+    return {kind: kinds[kind] for kind in (*kind_order(), *kinds) if kind in kinds}

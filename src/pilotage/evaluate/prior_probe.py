@@ -18,7 +18,7 @@ from pilotage.evaluate.attribution import FaultCounts, attribute_all, count_faul
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.compare import excludes_zero
 from pilotage.evaluate.samples import Row, by_example
-from pilotage.evaluate.score import DESCRIBING_VIEWS
+from pilotage.evaluate.roles import is_description
 from pilotage.evaluate.summary import rate_of
 from pilotage.worlds import get_task
 
@@ -168,7 +168,7 @@ def _cell(paired: _Paired, kind: str, task: str, seed: int, num_resamples: int) 
     assert prior is not None
     faults = [
         None
-        if kind in DESCRIBING_VIEWS
+        if is_description(kind)
         else count_faults(
             attribute_all([row for pair in paired.pairs for row in pair[side]]),
             seed=seed,

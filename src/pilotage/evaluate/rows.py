@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
-from pilotage.evaluate.score import score
-from pilotage.records import Example, Prompted, Question, View
-from pilotage.rollouts.stream import ASKED_AGAIN, Answer
+from pilotage.records import Episode, Turn
+from pilotage.rollouts.stream import ASKED_AGAIN
 from pilotage.views.prompts import PromptSet
-from pilotage.worlds import get_task
-from pilotage.worlds.questions.grading import grade
-
-QUESTION_KIND = "question"
 
 logger = logging.getLogger(__name__)
 
@@ -75,65 +70,69 @@ def resume(path: Path, settings: Settings) -> dict[tuple[str, int], dict[str, An
     return kept
 
 
-def make_row(
-    example: Prompted, sample: int, kind: str, view: View, answer: Answer, settings: Settings
-) -> dict[str, Any]:
-    rollout = answer.rollout
-    response = "" if rollout is None else view.prefill + rollout.text
-    # What there is of a failed answer is kept to be looked at, and not scored.
-    judged = "" if answer.error else response
+def make_row(episode: Episode, kind: str, settings: Settings) -> dict[str, Any]:
+    """The row of an episode. One of several turns has them all in `turns`; what stands beside is its last turn's."""
+    example, outcome = episode.example, episode.outcome
+    turns = [_turn(turn) for turn in episode.turns]
+    last = turns[-1] if turns else _NO_TURN
+    asked = {"text": example.start.text, **example.data, **example.hidden}
     return {
         "id": example.id,
-        "sample": sample,
+        "sample": episode.sample,
         "kind": kind,
+        "world": example.world,
         "task": example.task,
         "level": example.level,
         "split": example.split,
-        "view": view.name,
-        "messages": [dict(message) for message in view.messages],
-        "response": response,
-        "num_tokens": 0 if rollout is None else len(rollout.token_ids),
-        "finished": rollout is not None and rollout.finished,
-        **(
-            _graded(example, judged)
-            if isinstance(example, Question)
-            else _scored(example, view, judged, settings, failed=bool(answer.error))
-        ),
-        "error": answer.error,
-        "error_kind": answer.error_kind,
-        "seconds": round(answer.seconds, 4),
-        **answer.notes,
+        "axes": dict(example.axes),
+        "difficulty": example.difficulty,
+        "state": dict(example.state or {}),
+        "optimal_length": example.optimal_length,
+        **({"asked": asked} if any(asked.values()) else {}),
+        **{name: last[name] for name in ("role", "view", "messages", "response")},
+        "num_tokens": sum(turn["num_tokens"] for turn in turns),
+        "finished": bool(turns) and all(turn["finished"] for turn in turns),
+        "outcome": None if outcome is None else outcome.as_dict(),
+        "fields": {} if outcome is None else dict(outcome.fields),
+        "right": {} if outcome is None else dict(outcome.right),
+        "end": episode.end,
+        "num_turns": len(turns),
+        **({"turns": turns} if len(turns) > 1 else {}),
+        "error": episode.error,
+        "error_kind": episode.error_kind,
+        **({"num_tries": episode.num_tries} if episode.num_tries > 1 else {}),
+        **(_notes(episode.turns) if turns else {}),
+        "seconds": round(sum(turn.notes.get("seconds", 0.0) for turn in episode.turns), 4),
         "settings": settings.as_dict(),
     }
 
 
-def _scored(example: Example, view: View, judged: str, settings: Settings, *, failed: bool) -> dict[str, Any]:
-    """What a row holds of a level and of the judge's verdict."""
-    task = get_task(example.task)
-    scored = score(
-        task, task.parse_state(example.state), view.name, judged, strict_edges=settings.strict_edges
-    )
+_NO_TURN: Mapping[str, Any] = {"role": "", "view": "", "messages": [], "response": ""}
+"""Of an episode that its world broke off before anything was asked."""
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    """What a row holds of a turn: what was seen, shown and said."""
+    rollout = turn.rollout
+    state = None if turn.seen.privileged is None else turn.seen.privileged.state
     return {
-        "difficulty": example.difficulty,
-        "state": dict(example.state),
-        "optimal_length": example.optimal_length,
-        "verdict": None if failed or scored.verdict is None else scored.verdict.as_dict(),
-        "fields": dict(scored.fields),
-        "right": dict(scored.right),
+        "role": turn.role,
+        "view": turn.view.name,
+        "messages": [dict(message) for message in turn.view.messages],
+        "num_images": len(turn.view.images),
+        "state": None if state is None else dict(state),
+        "response": "" if rollout is None else turn.text,
+        "num_tokens": turn.notes.get("num_tokens", 0 if rollout is None else len(rollout.token_ids)),
+        "finished": rollout is not None and rollout.finished,
+        "reward": turn.reward,
     }
 
 
-def _graded(question: Question, judged: str) -> dict[str, Any]:
-    """What a row holds of a question and of its grade; `right` says whether the answer is, as for perception."""
-    graded = grade(question, judged)
-    return {
-        "state": {} if question.state is None else dict(question.state),
-        "asked": question.kind,
-        "question": question.question,
-        "options": list(question.options),
-        "answer": question.answer,
-        "grade": asdict(graded),
-        "verdict": None,
-        "fields": {"answer": graded.read} if graded.parsed else {},
-        "right": {"answer": graded.success},
-    }
+def _notes(turns: Sequence[Turn]) -> dict[str, Any]:
+    """What the engine noted: of one turn as it is, of several the sums of what can be summed."""
+    notes: dict[str, Any] = {}
+    for turn in turns:
+        for name, value in turn.notes.items():
+            is_count = isinstance(value, int | float) and not isinstance(value, bool)
+            notes[name] = value + notes[name] if is_count and name in notes else value
+    return {name: value for name, value in notes.items() if name != "seconds"}

@@ -12,33 +12,24 @@ import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.jsonl import append_jsonl
-from pilotage.evaluate.rows import QUESTION_KIND, Settings, kept_rows, make_row, resume
+from pilotage.evaluate.rows import Settings, kept_rows, make_row, resume
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import locked
-from pilotage.records import Prompted, Question, View
-from pilotage.rollouts import Answer, Decoding, Engine, Request, StreamingEngine, answers
+from pilotage.records import Condition, Example, Moment, View
+from pilotage.rollouts import Decoding, Engine, StreamingEngine
+from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
-from pilotage.worlds.questions.math_compare import require_math
+from pilotage.worlds.agents import direct
+from pilotage.worlds.registry import get_world
+from pilotage.worlds.world import condition_of
 
-KIND_VIEWS = {
-    "image": "student",
-    "text": "symbolic",
-    "corrected": "student_with_state",
-    "perception": "perception",
-    "description": "description",
-    "teacher": "teacher",
-    "teacher_no_plan": "teacher_no_plan",
-    "teacher_with_picture": "student_with_plan",
-    QUESTION_KIND: "vqa_student",
-}
-"""What is measured -> the view that the model is shown for it. `image` and `text` make the modality gap;
-`corrected` is the image with its state told: what planning alone would reach; `question` is for questions alone."""
 KINDS = ("image", "text", "perception")
 EVAL_FOLDER = "eval"
 
@@ -58,10 +49,10 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Question:
-    """An example's `sample`-th answer is to be asked for."""
+class _Wanted:
+    """An example's `sample`-th episode is to be played."""
 
-    example: Prompted
+    example: Example
     sample: int
 
     @property
@@ -78,7 +69,7 @@ def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
 
 def evaluate(
     engine: Engine | StreamingEngine,
-    examples: Sequence[Prompted],
+    examples: Sequence[Example],
     *,
     stage: str,
     prompts: PromptSet,
@@ -93,12 +84,15 @@ def evaluate(
     batch_size: int = 64,
     strict_edges: bool = False,
     endpoint: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    open_session: Open | None = None,
     before_work: Callable[[View], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
 
-    Examples are levels, or questions about pictures, whose one kind is `question`.
+    Examples are of any worlds that have the kinds among their conditions. Episodes of several turns are cut off by
+    `limits`; `open_session` says where their sessions are, if not in this process.
 
     Greedy unless `temperature` (> 0) says otherwise; with one, `samples` answers are taken to each example, and
     a later call with more of them adds the rest. `model` names the weights, so that a resumed file is never
@@ -130,7 +124,7 @@ def evaluate(
     # the file means nothing.
     ordered = sorted(examples, key=lambda example: (example.task, example.level))
     questions = [
-        _Question(example=example, sample=sample) for sample in range(samples) for example in ordered
+        _Wanted(example=example, sample=sample) for sample in range(samples) for example in ordered
     ]
     paths = {kind: rows_path(out, stage, kind) for kind in kinds}
     known = {kind: kept_rows(path, settings) for kind, path in paths.items()}
@@ -145,56 +139,70 @@ def evaluate(
     with nullcontext() if is_complete else locked(folder / ".lock", busy=busy):
         for kind, path in paths.items():
             kept = known[kind][0] if is_complete else resume(path, settings)
-            for row in _measure(engine, questions, kind, path, kept, settings, batch_size, progress):
+            for row in _measure(
+                engine, questions, kind, path, kept, settings, batch_size, limits, open_session, progress
+            ):
                 measured.append(row)
     return summarise(measured)
 
 
-def _check(examples: Sequence[Prompted], kinds: Sequence[str]) -> None:
+def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tuple[str, str], Condition]:
+    """(world, kind) -> its condition. Raises PilotageError for a kind that one of the examples' worlds has not."""
+    found: dict[tuple[str, str], Condition] = {}
+    for name in dict.fromkeys(example.world for example in examples):
+        world = get_world(name)
+        known = [condition.name for condition in world.conditions]
+        for kind in kinds:
+            condition = condition_of(world, kind)
+            if condition is None:
+                raise PilotageError(
+                    f"unknown kinds {[kind]}: {world.title} is measured by {', '.join(known)}{meant(kind, known)}"
+                )
+            found[name, kind] = condition
+    return found
+
+
+def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
     if not examples:
         raise PilotageError("no examples to evaluate on")
-    unknown = [kind for kind in kinds if kind not in KIND_VIEWS]
-    if unknown:
-        raise PilotageError(
-            f"unknown kinds {unknown}; there are {', '.join(KIND_VIEWS)}{meant(unknown[0], KIND_VIEWS)}"
-        )
-    for example in examples:
-        is_question = isinstance(example, Question)
-        if is_question != (set(kinds) == {QUESTION_KIND}):
-            raise PilotageError(
-                f"{example.id} is a {'question' if is_question else 'level'}, and what is measured is "
-                f"{', '.join(kinds)}: questions are measured by {QUESTION_KIND!r} alone, and levels by the others"
-            )
-        if is_question and example.state is None and not example.options:
-            require_math()
+    conditions_of(examples, kinds)
+    for name in dict.fromkeys(example.world for example in examples):
+        # What a world needs besides, e.g. an extra for its judge, is asked ahead of long work.
+        check = getattr(get_world(name), "check", None)
+        if check is not None:
+            check([example for example in examples if example.world == name])
     ids = [example.id for example in examples]
     if len(set(ids)) < len(ids):
         twice = next(id_ for id_ in ids if ids.count(id_) > 1)
         raise PilotageError(f"example {twice} is there more than once; evaluate each state once")
 
 
-def _view(question: _Question, kind: str, settings: Settings) -> View:
-    return make_view(KIND_VIEWS[kind], question.example, settings.prompts)
-
-
-def _missing(questions: Sequence[_Question], kept: Container[tuple[str, int]]) -> list[_Question]:
+def _missing(questions: Sequence[_Wanted], kept: Container[tuple[str, int]]) -> list[_Wanted]:
     return [question for question in questions if question.key not in kept]
 
 
-def _first_view(missing: Mapping[str, Sequence[_Question]], settings: Settings) -> View | None:
+def _first_view(missing: Mapping[str, Sequence[_Wanted]], settings: Settings) -> View | None:
     """One of the views that are to be asked, one with a picture if there is any."""
-    views = [_view(questions[0], kind, settings) for kind, questions in missing.items() if questions]
+    views = []
+    for kind, wanted in missing.items():
+        if wanted:
+            example = wanted[0].example
+            condition = conditions_of([example], [kind])[example.world, kind]
+            moment = Moment(example=example, role=condition.role, seen=example.start)
+            views.append(make_view(condition.views[condition.role], moment, settings.prompts))
     return next((view for view in views if view.images), views[0] if views else None)
 
 
 def _measure(
     engine: Engine | StreamingEngine,
-    questions: Sequence[_Question],
+    questions: Sequence[_Wanted],
     kind: str,
     path: Path,
     known: Mapping[tuple[str, int], dict[str, Any]],
     settings: Settings,
     batch_size: int,
+    limits: Limits | None,
+    open_session: Open | None,
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one kind, known ones first, each of the others once it is written."""
@@ -215,37 +223,47 @@ def _measure(
 
     count(kept)
     yield from kept
-    for question, view, answer in _ask(engine, _missing(questions, known), kind, settings, batch_size):
-        row = make_row(question.example, question.sample, kind, view, answer, settings)
-        append_jsonl(path, [row])
-        count([row])
-        yield row
+    missing = _missing(questions, known)
+    conditions = conditions_of([question.example for question in missing], [kind])
 
+    def show(moment: Moment) -> View:
+        views = conditions[moment.example.world, kind].views
+        if moment.role not in views:
+            raise PilotageError(f"{moment.example.world}: {kind} has no view for the role {moment.role!r}")
+        return make_view(views[moment.role], moment, settings.prompts)
 
-def _ask(
-    engine: Engine | StreamingEngine,
-    questions: Sequence[_Question],
-    kind: str,
-    settings: Settings,
-    batch_size: int,
-) -> Iterator[tuple[_Question, View, Answer]]:
-    views: dict[str, View] = {}
-    for question in questions:
-        if question.example.id not in views:
-            views[question.example.id] = _view(question, kind, settings)
-    requests = [
-        Request(
-            view=views[question.example.id],
-            example_id=question.example.id,
-            seed=sample_seed(settings.seed, question.sample),
-        )
-        for question in questions
-    ]
     decoding = Decoding(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    for answer in answers(engine, requests, decoding, batch_size=batch_size):
-        yield questions[answer.index], requests[answer.index].view, answer
+    writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size)
+    opened = open_session or partial(open_in_process, strict=settings.strict_edges)
+    for world, wanted_here in _by_world(missing).items():
+        starts = [
+            Start(
+                example=question.example,
+                sample=question.sample,
+                seed=sample_seed(settings.seed, question.sample),
+                role=conditions[question.example.world, kind].role,
+            )
+            for question in wanted_here
+        ]
+        agent = getattr(get_world(world), "agent", direct)
+        for episode in play(
+            starts, writer=writer, show=show, agent=agent, limits=limits, open_session=opened
+        ):
+            row = make_row(episode, kind, settings)
+            append_jsonl(path, [row])
+            count([row])
+            yield row
+
+
+def _by_world(missing: Sequence[_Wanted]) -> dict[str, list[_Wanted]]:
+    """Worlds with the same agent are played together, so that their questions share batches."""
+    groups: dict[Any, tuple[str, list[_Wanted]]] = {}
+    for wanted in missing:
+        agent = getattr(get_world(wanted.example.world), "agent", direct)
+        groups.setdefault(agent, (wanted.example.world, []))[1].append(wanted)
+    return dict(groups.values())
 
 
 def sample_seed(seed: int, sample: int) -> int:

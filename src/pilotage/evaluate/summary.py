@@ -14,15 +14,28 @@ from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
-from pilotage.evaluate.rows import QUESTION_KIND
+from pilotage.evaluate.bootstrap import NUM_RESAMPLES, UNBOUNDED, Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.samples import Row, by_example, example_means
 
-RATES = ("success", "optimal", "illegal", "parsed", "state", "finished")
-"""`success` is the plan's or, for perception, every field right; `state` is every recited field right;
-`illegal` is a parsed plan with a forbidden move; `finished` ended its turn before the token limit."""
-PLAN_RATES = frozenset({"optimal", "illegal", "parsed"})
-"""Rates that an answer without a plan (perception) does not have."""
+FIRST_RATES, LAST_RATES = ("success",), ("state", "finished")
+"""What every row has: `success` is the outcome's; `state` is every field read right that the answer told; `finished`
+ended its turn before the token limit. Between them stand the flags among the world's own measures."""
+MEASURES = ("optimal", "illegal", "parsed")
+"""The order of those that planning worlds have; others follow as they come."""
+
+
+def rate_names(cells: Iterable[Rates]) -> tuple[str, ...]:
+    """The rates of these cells, in the order in which tables show them."""
+    found = dict.fromkeys(name for cell in cells for name in cell.rates)
+    return _in_order(found)
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    found = list(dict.fromkeys(names))
+    own = [name for name in found if name not in (*FIRST_RATES, *MEASURES, *LAST_RATES)]
+    return tuple(
+        name for name in (*FIRST_RATES, *MEASURES, *own, *LAST_RATES) if name in found
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +47,9 @@ class Rates:
     num_errors: int
     """Rows that the engine failed on; they are among the answers and count as failures."""
     rates: Mapping[str, Interval]
-    """Keys from `RATES`."""
+    """Rate -> its mean over examples, keys as of `rate_names`."""
+    numbers: Mapping[str, Interval] = field(default_factory=dict)
+    """The world's other measures, e.g. the number of turns -> their mean over episodes that have them."""
     fields: Mapping[str, Interval] = field(default_factory=dict)
     """Field of the state or of the perception answer -> share read right."""
 
@@ -42,7 +57,8 @@ class Rates:
         named = {name: interval.as_dict() for name, interval in self.rates.items()}
         fields = {name: interval.as_dict() for name, interval in self.fields.items()}
         counts = {"n": self.n, "num_answers": self.num_answers, "num_errors": self.num_errors}
-        return {**counts, **named, "fields": fields}
+        numbers = {name: interval.as_dict() for name, interval in self.numbers.items()}
+        return {**counts, **named, "fields": fields, **({"numbers": numbers} if numbers else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +121,17 @@ def summarise(
             if key not in row:
                 raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
         by_kind.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
-    rates = partial(_rates, seed=seed, num_resamples=num_resamples)
     macro = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
     kinds = {}
     for kind, tasks in by_kind.items():
+        flags = _flags(row for task_rows in tasks.values() for row in task_rows)
+        rates = partial(_rates, flags=flags, seed=seed, num_resamples=num_resamples)
         by_task = {task: rates(task_rows) for task, task_rows in tasks.items()}
-        shared = [name for name in RATES if all(name in cell.rates for cell in by_task.values())]
+        shared = [
+            name
+            for name in rate_names(by_task.values())
+            if all(name in cell.rates for cell in by_task.values())
+        ]
         kinds[kind] = KindSummary(
             tasks=by_task,
             levels={
@@ -134,14 +155,11 @@ def summarise(
     )
 
 
-def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
+def _rates(rows: Sequence[Row], *, flags: Sequence[str], seed: int, num_resamples: int) -> Rates:
     mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
-    plans = any(row.get("verdict") is not None for row in rows) or rows[0]["kind"] not in (
-        "perception",
-        "description",
-        QUESTION_KIND,
-    )
-    names = [name for name in RATES if plans or name not in PLAN_RATES]
+    # Of rows that all failed nobody knows the measures; they are those of the other rows of this kind.
+    own = _flags(rows) if any(row.get("outcome") for row in rows) else flags
+    names = _in_order((*FIRST_RATES, *own, *LAST_RATES))
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
     return Rates(
         n=len(by_example(rows)),
@@ -149,28 +167,48 @@ def _rates(rows: Sequence[Row], *, seed: int, num_resamples: int) -> Rates:
         num_errors=sum(bool(row.get("error")) for row in rows),
         rates={name: mean(example_means(rows, rate_of(name))) for name in names},
         fields={name: mean(example_means(rows, partial(_field, name=name))) for name in fields},
+        numbers=_numbers(rows, seed=seed, num_resamples=num_resamples),
     )
 
 
+def _flags(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The measures that are flags, of all these rows' outcomes."""
+    outcomes = (row.get("outcome") or {} for row in rows)
+    names = (name for outcome in outcomes for name, value in outcome.items() if isinstance(value, bool))
+    return tuple(name for name in dict.fromkeys(names) if name not in FIRST_RATES)
+
+
+def _numbers(rows: Sequence[Row], *, seed: int, num_resamples: int) -> dict[str, Interval]:
+    """The measures that are numbers, of episodes of several turns; plans have `num_executed`, which no table shows."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if not row.get("turns"):
+            continue
+        for name, value in (row.get("outcome") or {}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values.setdefault(name, []).append(float(value))
+        values.setdefault("num_turns", []).append(float(len(row["turns"])))
+    return {
+        name: bootstrap_mean(numbers, seed=seed, num_resamples=num_resamples, bounds=UNBOUNDED)
+        for name, numbers in values.items()
+    }
+
+
 def rate_of(name: str) -> Callable[[Row], float]:
-    """Row -> 1.0 or 0.0: whether it counts towards the rate, one of `RATES`."""
+    """Row -> 1.0 or 0.0: whether it counts towards the rate, one of `rate_names`."""
     return partial(_rate, name=name)
 
 
 def _rate(row: Row, name: str) -> float:
     if row.get("error"):
         return 0.0
-    verdict = row.get("verdict")
-    if name == "state" or (name == "success" and verdict is None):
+    outcome = row.get("outcome")
+    if name == "state" or (name == "success" and outcome is None):
         right = row.get("right") or {}
         return float(bool(right) and all(right.values()))
     if name == "finished":
         return float(bool(row.get("finished", True)))
-    if verdict is None:
-        return 0.0
-    if name == "illegal":
-        return float(bool(verdict["parsed"] and not verdict["legal"]))
-    return float(bool(verdict[name]))
+    return float(bool((outcome or {}).get(name)))
 
 
 def _field(row: Row, name: str) -> float:

@@ -12,10 +12,11 @@ from pilotage.data.examples import split_of
 from pilotage.data.sampling import DIFFICULTIES
 from pilotage.errors import PilotageError
 from pilotage.nano.pictures import sample_question
-from pilotage.records import Example, Split, View
-from pilotage.views import VIEWS, PromptSet, reference_answer
+from pilotage.records import Example, Observation, Privileged, Split, View
+from pilotage.views import PromptSet
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.grids.views import VIEWS, reference_answer
 from pilotage.worlds.task import reference_response, state_hash
 
 PROMPTS: PromptSet = "brief"
@@ -156,13 +157,11 @@ def _example(task: Task[Any], state: Any, plan: tuple[str, ...]) -> Example:
     level = task.level_of(state)
     return Example(
         id=f"{task.name}-{level}-lesson",
-        task=task.name,
-        level=level,
+        world=task.name,
         split="train",
-        difficulty=task.difficulty(state, len(plan)),
-        state=task.to_json(state),
-        facts=task.facts(state),
-        plan=plan,
-        optimal_length=len(plan),
-        image=b"no picture is needed",
+        axes={"level": level, "difficulty": task.difficulty(state, len(plan))},
+        start=Observation(
+            images=(b"no picture is needed",),
+            privileged=Privileged(state=task.to_json(state), facts=task.facts(state), plan=plan),
+        ),
     )

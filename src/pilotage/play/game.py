@@ -14,8 +14,7 @@ import numpy as np
 
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
-from pilotage.evaluate.run import KIND_VIEWS
-from pilotage.evaluate.score import score
+from pilotage.worlds.score import PLAN, score
 from pilotage.records import Example
 from pilotage.report.faults import attribution_of
 from pilotage.report.gallery import pack_answer, walk
@@ -114,18 +113,17 @@ def ask_model(request: Mapping[str, Any], answerer: Answerer) -> dict[str, Any]:
 
 
 def _judged(task: Task[Any], state: Any, response: str, *, kind: str, finished: bool) -> dict[str, Any]:
-    scored = score(task, state, KIND_VIEWS[kind], response)
-    assert scored.verdict is not None
+    scored = score(task, state, response)
     row = {
         "id": "",
         "kind": kind,
-        "view": KIND_VIEWS[kind],
+        "role": PLAN,
         "task": task.name,
         "level": task.level_of(state),
         "state": task.to_json(state),
         "response": response,
         "finished": finished,
-        "verdict": scored.verdict.as_dict(),
+        "outcome": scored.as_dict(),
         "fields": dict(scored.fields),
         "right": dict(scored.right),
         "error": None,
@@ -133,7 +131,7 @@ def _judged(task: Task[Any], state: Any, response: str, *, kind: str, finished: 
     numbers: dict[str, int] = {}
     packed = pack_answer(task, state, row, numbers, attribution_of(row))
     return {
-        "verdict": row["verdict"],
+        "outcome": row["outcome"],
         "class": verdict_class(row),
         "answer": packed,
         "fields": [visible(name, 40) for name in numbers],

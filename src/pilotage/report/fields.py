@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pilotage.evaluate.run import KIND_VIEWS
-from pilotage.evaluate.score import DESCRIBING_VIEWS, read_recital, same_text
+from pilotage.evaluate.roles import is_description
+from pilotage.worlds.score import read_recital, same_text
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.worlds.recital import split_items
@@ -36,11 +36,6 @@ class Field:
     """Items of the truth."""
     truth: str
     """What should have been there, as far as it was not."""
-
-
-def is_description(kind: str) -> bool:
-    """Whether answers of this kind describe the state and hold no plan."""
-    return KIND_VIEWS.get(kind) in DESCRIBING_VIEWS
 
 
 def recited_fields(task: Task[Any], state: Any, row: Row) -> tuple[Field, ...]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
-from pilotage.evaluate.rows import QUESTION_KIND
 from pilotage.evaluate.run import EVAL_FOLDER, KINDS
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import read_json
@@ -38,14 +37,9 @@ _OPTIONAL_TYPES = {
     "right": dict,
     "finished": bool,
 }
-_VERDICT_TYPES = {
-    "parsed": bool,
-    "legal": bool,
-    "success": bool,
-    "optimal": bool,
-    "num_executed": int,
-    "reason": str,
-}
+_OUTCOME_TYPES = {"success": bool, "reason": str}
+_PLAN_TYPES = {"parsed": bool, "illegal": bool, "optimal": bool, "num_executed": int}
+"""Of a plan's outcome besides: all of them, or none."""
 
 Row = dict[str, Any]
 
@@ -283,13 +277,21 @@ def row_problem(row: Row, kind: str) -> str:
     for key, type_ in _OPTIONAL_TYPES.items():
         if row.get(key) is not None and not isinstance(row[key], type_):
             return f"has a malformed {key}"
-    verdict = row.get("verdict")
-    if verdict is not None and not (
-        isinstance(verdict, dict)
-        and all(isinstance(verdict.get(key), type_) for key, type_ in _VERDICT_TYPES.items())
-    ):
-        return "has a malformed verdict"
+    outcome = row.get("outcome")
+    if outcome is not None and not _is_outcome(outcome):
+        return "has a malformed outcome"
+    if "verdict" in row and outcome is None:
+        return "was written by an earlier version (it has a verdict and no outcome): evaluate again"
     return ""
+
+
+def _is_outcome(outcome: Any) -> bool:
+    if not isinstance(outcome, dict):
+        return False
+    types = dict(_OUTCOME_TYPES)
+    if "optimal" in outcome or "illegal" in outcome:
+        types |= _PLAN_TYPES
+    return all(isinstance(outcome.get(key), type_) for key, type_ in types.items())
 
 
 def _tell(found: Sequence[str], problems: list[str], at_most: int = 5) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
-from pilotage.report.fields import Field, is_description, read_fields_of, recited_fields
+from pilotage.evaluate.roles import is_description
+from pilotage.report.fields import Field, read_fields_of, recited_fields
 from pilotage.report.folder import Row
 from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
@@ -231,7 +232,7 @@ def pack_answer(
         return packed
     plan = _plan(task, row)
     if plan:
-        packed |= walk(task, state, plan, row["verdict"]["num_executed"])
+        packed |= walk(task, state, plan, row["outcome"]["num_executed"])
     seen = recited_state(task, read_fields_of(task, state, row))
     if seen is not None and seen != state:
         packed["q"] = _as_read(task, seen, plan)
@@ -249,7 +250,7 @@ def _as_read(task: Task[Any], seen: Any, plan: Sequence[str] | None) -> dict[str
 
 
 def _plan(task: Task[Any] | None, row: Row) -> tuple[str, ...] | None:
-    if task is None or row.get("verdict") is None or is_description(row["kind"]):
+    if task is None or row.get("outcome") is None or is_description(row["kind"]):
         return None
     text = row["response"]
     return None if len(text) > _MAX_PLAN_CHARACTERS else parse_answer(text, task.actions).plan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pilotage.evaluate.roles import role_of
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
+from pilotage.worlds.score import DESCRIBE
 
 VERDICTS = {
     "optimal": ("✓", "optimal"),
@@ -21,17 +23,19 @@ GOOD = ("optimal", "success", "read")
 
 def verdict_class(row: Row) -> str:
     """A key of `VERDICTS`."""
-    verdict = row.get("verdict")
+    outcome = row.get("outcome")
     if row.get("error"):
         return "error"
-    if verdict is None:
+    if outcome is None or "optimal" not in outcome:
+        if role_of(row) not in (DESCRIBE, ""):
+            return "success" if outcome and outcome["success"] else "not_reached"
         right = row.get("right") or {}
         return "read" if right and all(right.values()) else "misread"
-    if not verdict["parsed"]:
+    if not outcome["parsed"]:
         return "unparsed"
-    if verdict["success"]:
-        return "optimal" if verdict["optimal"] else "success"
-    return "not_reached" if verdict["legal"] else "illegal"
+    if outcome["success"]:
+        return "optimal" if outcome["optimal"] else "success"
+    return "illegal" if outcome["illegal"] else "not_reached"
 
 
 def verdict_text(row: Row) -> str:
@@ -39,18 +43,20 @@ def verdict_text(row: Row) -> str:
     name = VERDICTS[verdict_class(row)][1]
     if row.get("error"):
         return f"{name}: {visible(row['error'], 120)}"
-    verdict = row.get("verdict")
-    if verdict is None:
+    outcome = row.get("outcome")
+    if outcome is None or role_of(row) == DESCRIBE:
         right = row.get("right") or {}
         return f"{sum(map(bool, right.values()))} of {len(right)} fields right"
     reason = reason_text(row)
-    return name if verdict["success"] or reason == "not reached" else f"{name}: {reason}"
+    return name if outcome["success"] or reason == "not reached" else f"{name}: {reason}"
 
 
 def reason_text(row: Row) -> str:
     """The judge's reason in words, or ""."""
-    verdict = row.get("verdict")
-    return "" if verdict is None or row.get("error") else visible(verdict["reason"], 40).replace("_", " ")
+    outcome = row.get("outcome")
+    if outcome is None or row.get("error") or role_of(row) == DESCRIBE:
+        return ""
+    return visible(outcome["reason"], 40).replace("_", " ")
 
 
 def succeeded(row: Row) -> bool:

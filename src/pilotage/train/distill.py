@@ -33,7 +33,7 @@ from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
 from pilotage.errors import PilotageError
 from pilotage.files import clear_partial
-from pilotage.records import Example, Prompted
+from pilotage.records import Example
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
@@ -83,7 +83,7 @@ def distill(
     config: DistillConfig,
     *,
     student: Backbone,
-    examples: Sequence[Prompted],
+    examples: Sequence[Example],
     run_dir: Path,
     teacher: Backbone | None = None,
     engine: Engine | None = None,
@@ -122,7 +122,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         config: DistillConfig,
         *,
         student: Backbone,
-        examples: Sequence[Prompted],
+        examples: Sequence[Example],
         run_dir: Path,
         teacher: Backbone | None = None,
         engine: Engine | None = None,
@@ -448,7 +448,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         (directory / WATCH).write_text(json.dumps(self.watch.state()))
 
 
-def _actions_of(example: Prompted) -> Sequence[str]:
+def _actions_of(example: Example) -> Sequence[str]:
     """The task's words of action; none for a question from elsewhere."""
     return () if example.state is None else get_task(example.task).actions
 

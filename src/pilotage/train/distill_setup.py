@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
 from pilotage.files import PARTIAL
-from pilotage.records import Prompted
+from pilotage.records import Example
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
 
@@ -141,7 +141,7 @@ def fingerprint(backbone: Backbone) -> str:
     return digest.hexdigest()[:16]
 
 
-def example_digest(examples: Sequence[Prompted]) -> str:
+def example_digest(examples: Sequence[Example]) -> str:
     """The number of examples, and a hash of their ids in order."""
     text = "\n".join(example.id for example in examples)
     return f"{len(examples)}, {hashlib.sha256(text.encode()).hexdigest()[:16]}"

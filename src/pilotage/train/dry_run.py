@@ -10,7 +10,7 @@ import torch
 
 from pilotage.backbones.load import Backbone, with_lora
 from pilotage.backbones.render import render
-from pilotage.records import Prompted, View
+from pilotage.records import Example, View
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import memory_estimate, training_memory, weight_bytes
@@ -33,7 +33,7 @@ def dry_run(
     *,
     student: Backbone,
     load_shape: Callable[[str], Backbone],
-    examples: Sequence[Prompted],
+    examples: Sequence[Example],
 ) -> str:
     """The text of a dry run, for the first example. `student` and what `load_shape` gives need no weights in memory."""
     if config.lora is not None and not hasattr(student.model, "disable_adapter"):
@@ -64,7 +64,7 @@ def _of_distillation(
     config: DistillConfig,
     student: Backbone,
     load_shape: Callable[[str], Backbone],
-    examples: Sequence[Prompted],
+    examples: Sequence[Example],
 ) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
     teachers = [
         replace(student) if weights.source is None else load_shape(weights.source)
@@ -75,7 +75,7 @@ def _of_distillation(
 
 
 def _of_grpo(
-    config: GrpoConfig, student: Backbone, example: Prompted
+    config: GrpoConfig, student: Backbone, example: Example
 ) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
     first_weights = weight_bytes(student) if config.kl_coef and config.lora is None else 0
     parts = training_memory(
@@ -94,7 +94,7 @@ def _of_grpo(
 
 
 def _of_sft(
-    config: SftConfig, student: Backbone, example: Prompted
+    config: SftConfig, student: Backbone, example: Example
 ) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
     parts = training_memory(
         student,
@@ -113,7 +113,7 @@ def _of_sft(
     return parts, [note], shown
 
 
-def _readers(config: DistillConfig, examples: Sequence[Prompted]) -> list[Shown]:
+def _readers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]:
     """The student, each route's reader, and the teachers that answer."""
     example = examples[0]
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pilotage.errors import PilotageError
 from pilotage.pictures import read_rgb
-from pilotage.records import Prompted, View
+from pilotage.records import Example, View
 
 Images = Literal["same", "none", "crop", "other"]
 IMAGES: tuple[Images, ...] = ("same", "none", "crop", "other")
@@ -84,14 +84,14 @@ def _without_image(message: Mapping[str, Any]) -> Mapping[str, Any]:
 class OtherImages:
     """Pictures of other examples: of the same task and level where there are any, else of the same task."""
 
-    def __init__(self, examples: Sequence[Prompted]) -> None:
-        self._of: dict[tuple[str, int | None], list[Prompted]] = {}
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._of: dict[tuple[str, int | None], list[Example]] = {}
         for example in examples:
             if example.image:
                 self._of.setdefault((example.task, example.level), []).append(example)
                 self._of.setdefault((example.task, None), []).append(example)
 
-    def pick(self, example: Prompted, *, seed: int) -> tuple[bytes, ...]:
+    def pick(self, example: Example, *, seed: int) -> tuple[bytes, ...]:
         """Pictures that are not the example's, by the seed and the example's id. Raises PilotageError without any."""
         rng = np.random.default_rng([seed & (2**64 - 1), zlib.crc32(example.id.encode())])
         for level in (example.level, None):

@@ -1,11 +1,11 @@
-"""The one judge: a state and a response in, a verdict out."""
+"""The one judge of plans: a state and a response in, an outcome out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from pilotage.records import Verdict
+from pilotage.records import Measure, Outcome
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.task import Task
 
@@ -22,10 +22,21 @@ REASONS = (
     "bad_drop",
     "not_reached",
 )
-"""Why an answer got its verdict: the first three failures are unparsed answers, the next six are illegal."""
+"""Why an answer got its outcome: the first three failures are unparsed answers, the next six are illegal."""
+
+MEASURES = (
+    Measure(name="optimal", title="optimal"),
+    Measure(name="illegal", title="illegal", better="lower"),
+    Measure(name="parsed", title="parsed"),
+    Measure(name="num_executed", title="actions executed", unit="actions", bounds=None, is_flag=False),
+)
+"""Of a plan. `parsed`: an answer block was found and every token in it is an action of the task. `illegal`: parsed, and an executed
+action was illegal (hole, wall, edge, object, misplaced PICK or DROP).
+`optimal`: success with as few executed actions as any plan. `num_executed`: actions until success, failure or the end of
+the plan, the failing one counted."""
 
 
-class Judged:
+class StateJudge:
     """One state to judge many answers on: what does not depend on the answer is worked out once."""
 
     __slots__ = ("_optimal_length", "state", "task")
@@ -44,41 +55,59 @@ class Judged:
             self._optimal_length = len(solution.plan)
         return self._optimal_length
 
-    def judge(self, text: str, *, strict_edges: bool = False) -> Verdict:
+    def judge(self, text: str, *, strict_edges: bool = False) -> Outcome:
         """See `judge`."""
         answer = parse_answer(text, self.task.actions)
         if answer.plan is None:
             return _UNPARSED[answer.problem]
         return self.judge_plan(answer.plan, strict_edges=strict_edges)
 
-    def judge_plan(self, plan: Sequence[str], *, strict_edges: bool = False) -> Verdict:
+    def judge_plan(self, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
         """See `judge_plan`."""
-        outcome = self.task.execute(self.state, plan, strict_edges=strict_edges)
-        return Verdict(
+        done = self.task.execute(self.state, plan, strict_edges=strict_edges)
+        return plan_outcome(
             parsed=True,
-            legal=outcome.legal,
-            success=outcome.success,
-            optimal=outcome.success and outcome.num_executed == self.optimal_length,
-            num_executed=outcome.num_executed,
-            reason=outcome.reason,
+            legal=done.legal,
+            success=done.success,
+            optimal=done.success and done.num_executed == self.optimal_length,
+            num_executed=done.num_executed,
+            reason=done.reason,
         )
 
 
-def judge(task: Task[Any], state: Any, text: str, *, strict_edges: bool = False) -> Verdict:
-    """The verdict on one response. Never raises on any `text`.
+def judge(task: Task[Any], state: Any, text: str, *, strict_edges: bool = False) -> Outcome:
+    """The outcome of one response. Never raises on any `text`.
 
     `strict_edges` makes a step off the FrozenLake board a failure (MGSD's own benchmark script) instead of
     a wasted move (Gymnasium's rule and both published scorers').
     """
-    return Judged(task, state).judge(text, strict_edges=strict_edges)
+    return StateJudge(task, state).judge(text, strict_edges=strict_edges)
 
 
-def judge_plan(task: Task[Any], state: Any, plan: Sequence[str], *, strict_edges: bool = False) -> Verdict:
-    """The verdict on a plan that is already a sequence of the task's actions."""
-    return Judged(task, state).judge_plan(plan, strict_edges=strict_edges)
+def judge_plan(task: Task[Any], state: Any, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
+    """The outcome of a plan that is already a sequence of the task's actions."""
+    return StateJudge(task, state).judge_plan(plan, strict_edges=strict_edges)
+
+
+def plan_outcome(
+    *, parsed: bool, legal: bool, success: bool, optimal: bool, num_executed: int, reason: str
+) -> Outcome:
+    """An outcome with all measures of a plan."""
+    return Outcome(
+        success=success,
+        reason=reason,
+        measures={
+            "parsed": parsed,
+            "illegal": parsed and not legal,
+            "optimal": optimal,
+            "num_executed": num_executed,
+        },
+    )
 
 
 _UNPARSED = {
-    problem: Verdict(parsed=False, legal=False, success=False, optimal=False, num_executed=0, reason=problem)
+    problem: plan_outcome(
+        parsed=False, legal=False, success=False, optimal=False, num_executed=0, reason=problem
+    )
     for problem in ("no_answer_block", "empty_answer", "unknown_token")
 }

@@ -28,6 +28,7 @@ _OURS = {
     "frozenlake": "pilotage.worlds.grids.frozenlake:FrozenLake",
     "maze": "pilotage.worlds.grids.maze:Maze",
     "minibehaviour": "pilotage.worlds.grids.minibehaviour:MiniBehaviour",
+    "questions": "pilotage.worlds.questions.world:Questions",
 }
 
 
@@ -78,9 +79,27 @@ def get_task(name: str) -> Task[Any]:
     raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
 
 
+def beside_world(name: str, layer: str) -> ModuleType | None:
+    """The module `<package of the world>.<layer>`, or None where there is none. Raises PilotageError for no world."""
+    known = places()
+    if name not in known:
+        raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
+    return _beside(_package(known[name]), layer)
+
+
 def beside_worlds(layer: str) -> Iterator[ModuleType]:
     """The modules `<package of a world>.<layer>` that there are, each once, in the order of the worlds."""
-    packages = dict.fromkeys(place.partition(":")[0].rpartition(".")[0] for place in places().values())
-    for package in packages:
-        if package and importlib.util.find_spec(f"{package}.{layer}") is not None:
-            yield importlib.import_module(f"{package}.{layer}")
+    for package in dict.fromkeys(map(_package, places().values())):
+        if (module := _beside(package, layer)) is not None:
+            yield module
+
+
+def _package(place: str) -> str:
+    return place.partition(":")[0].rpartition(".")[0]
+
+
+@cache
+def _beside(package: str, layer: str) -> ModuleType | None:
+    if not package or importlib.util.find_spec(f"{package}.{layer}") is None:
+        return None
+    return importlib.import_module(f"{package}.{layer}")

@@ -33,7 +33,7 @@ class Solution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Execution:
     """What happened when a plan was executed."""
 
     success: bool
@@ -115,7 +115,7 @@ class Task(Protocol[S]):
         """A shortest plan, or None when the goal cannot be reached. `rng` breaks ties at random instead."""
         ...
 
-    def execute(self, state: S, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
+    def execute(self, state: S, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
         """Runs `plan` until success, failure or its end. `strict_edges` makes a harmless bump a failure."""
         ...
 

@@ -118,7 +118,7 @@
     card.classList.add("mine");
     $("results").prepend(card);
     if (steps) steps.play();
-    count("You", judged.verdict);
+    count("You", judged.outcome);
   };
 
   const theirs = (judged, view) => {
@@ -130,7 +130,7 @@
       h("p", { class: "note" }, shown),
       h("details", {}, h("summary", {}, "Full answer"), h("pre", { dir: "ltr", tabindex: 0, class: "response" }, answer.r || "(empty)"))));
     if (look.steps) look.steps.play();
-    count(settings.model, judged.verdict);
+    count(settings.model, judged.outcome);
     $("results").lastChild.scrollIntoView({ block: "nearest" });
   };
 

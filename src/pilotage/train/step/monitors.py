@@ -21,7 +21,7 @@ from pilotage.distill.align import split_rows
 from pilotage.distill.estimators import TokenLoss
 from pilotage.distill.routes import RoutedRow
 from pilotage.distill.spans import SpanLayout, Spans, token_bytes
-from pilotage.records import Grade, Prompted, Question, Rollout, Verdict
+from pilotage.records import Grade, Example, Question, Rollout, Verdict
 from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
 from pilotage.worlds.judge import judge
@@ -50,7 +50,7 @@ class Judged:
         return float(self.described if self.verdict is None else self.verdict.success)  # pyright: ignore[reportArgumentType]
 
 
-def judged(example: Prompted, text: str, *, asks_perception: bool) -> Judged:
+def judged(example: Example, text: str, *, asks_perception: bool) -> Judged:
     """The one judge's verdict on a plan, the one grader's on an answer; whether a description is the reference."""
     if asks_perception:
         return Judged(verdict=None, described=text == reference_of_view(example, "perception"))
@@ -153,7 +153,7 @@ class SpanFinder:
 
 
 def row_record(
-    example: Prompted,
+    example: Example,
     rollout: Rollout,
     *,
     slot: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilotage.errors import PilotageError
-from pilotage.records import Prompted
+from pilotage.records import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Slot:
 
     index: int
     """Place in the step, over all ranks."""
-    example: Prompted
+    example: Example
 
 
 class ExampleOrder:
@@ -27,10 +27,10 @@ class ExampleOrder:
     A step that begins one pass and ends another shows no example twice, given two steps' worth of examples per task.
     """
 
-    def __init__(self, examples: Sequence[Prompted], *, prompts_per_step: int, seed: int) -> None:
+    def __init__(self, examples: Sequence[Example], *, prompts_per_step: int, seed: int) -> None:
         if not examples:
             raise PilotageError("there are no examples to train on")
-        self.examples_of: dict[str, list[Prompted]] = {}
+        self.examples_of: dict[str, list[Example]] = {}
         for example in examples:
             self.examples_of.setdefault(example.task, []).append(example)
         self.tasks = sorted(self.examples_of)
@@ -55,7 +55,7 @@ class ExampleOrder:
         turn = (step * self.prompts_per_step + index) // len(self.tasks)
         return int((turn + 1) * share + 1e-9) > int(turn * share + 1e-9)
 
-    def _example(self, place: int) -> Prompted:
+    def _example(self, place: int) -> Example:
         draw, turn = divmod(place, len(self.tasks))
         task = self.tasks[turn]
         examples = self.examples_of[task]

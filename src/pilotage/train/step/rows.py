@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.backbones.load import Backbone
-from pilotage.records import Prompted, Rollout, View
+from pilotage.records import Example, Rollout, View
 from pilotage.rollouts.engine import Engine, samples_of
 from pilotage.rollouts.sources import (
     FromDataSet,
@@ -43,7 +43,7 @@ class StepRow:
     """A number that no other row of the step has, on any rank."""
     prompt: int
     """The prompt's place in the step; its samples share it."""
-    example: Prompted
+    example: Example
     view: View
     """What the student is shown, with its prefill."""
     rollout: Rollout
@@ -97,7 +97,7 @@ class RolloutMaker:
             for place, row in enumerate(planned)
         ]
 
-    def _student_view(self, example: Prompted, *, asks_perception: bool) -> View:
+    def _student_view(self, example: Example, *, asks_perception: bool) -> View:
         if asks_perception:
             return make_view(PERCEPTION, example, self.config.prompts)
         view = make_view(self.config.student_view, example, self.config.prompts)
@@ -107,7 +107,7 @@ class RolloutMaker:
         self,
         source: Source,
         prompts: Sequence[Row],
-        example_of: dict[int, Prompted],
+        example_of: dict[int, Example],
         view_of: dict[int, View],
         asks: dict[int, bool],
         *,
@@ -140,7 +140,7 @@ class RolloutMaker:
     def _sampled(
         self,
         engine: Engine,
-        examples: Sequence[Prompted],
+        examples: Sequence[Example],
         views: Sequence[View],
         sampling: Sampling,
         seed: int,
@@ -149,7 +149,7 @@ class RolloutMaker:
         requests = samples_of(views, ids, num=sampling.num_samples, seed=seed)
         return engine.generate(requests, sampling.decoding(self.config.max_new_tokens))
 
-    def _reference(self, example: Prompted, view: View) -> Rollout:
+    def _reference(self, example: Example, view: View) -> Rollout:
         tokenizer: Any = self._student.tokenizer
         end_id = tokenizer.eos_token_id
         return text_rollout(

@@ -34,8 +34,9 @@ from pilotage.worlds.grid import (
     shorten,
     text_rows,
 )
+from pilotage.worlds.planning import PlanningWorld
 from pilotage.worlds.recital import recited_cell, recited_cells, recited_size
-from pilotage.worlds.task import Outcome, Solution, Swatch, difficulty_by_length
+from pilotage.worlds.task import Execution, Solution, Swatch, difficulty_by_length
 
 MIN_LEVEL = 2
 MAX_TRIES = 10_000
@@ -50,7 +51,7 @@ class FrozenLakeState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenLake:
+class FrozenLake(PlanningWorld):
     hole_share: tuple[float, float] = (0.1, 0.25)
     """Each map draws its probability of a hole uniformly from this range (published maps: 13.6-19.4 %)."""
 
@@ -167,7 +168,7 @@ class FrozenLake:
             num_optimal=count_descents(start, distance, graph),
         )
 
-    def execute(self, state: FrozenLakeState, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
+    def execute(self, state: FrozenLakeState, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
         r, c = state.player
         n, goal, holes = state.level, state.goal, state.holes
         for executed, action in enumerate(plan, start=1):
@@ -175,12 +176,12 @@ class FrozenLake:
             if 0 <= r + dr < n and 0 <= c + dc < n:
                 r, c = r + dr, c + dc
             elif strict_edges:
-                return Outcome(success=False, legal=False, num_executed=executed, reason="off_board")
+                return Execution(success=False, legal=False, num_executed=executed, reason="off_board")
             if (r, c) in holes:
-                return Outcome(success=False, legal=False, num_executed=executed, reason="hole")
+                return Execution(success=False, legal=False, num_executed=executed, reason="hole")
             if (r, c) == goal:
-                return Outcome(success=True, legal=True, num_executed=executed, reason="success")
-        return Outcome(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+                return Execution(success=True, legal=True, num_executed=executed, reason="success")
+        return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
 
     def difficulty(self, state: FrozenLakeState, optimal_length: int) -> str:
         return difficulty_by_length(state.level, optimal_length)

@@ -33,8 +33,9 @@ from pilotage.worlds.grid import (
     shorten,
     text_rows,
 )
+from pilotage.worlds.planning import PlanningWorld
 from pilotage.worlds.recital import recited_cell, recited_sides, recited_size
-from pilotage.worlds.task import Outcome, Solution, Swatch, difficulty_by_length
+from pilotage.worlds.task import Execution, Solution, Swatch, difficulty_by_length
 
 MIN_LEVEL = 2
 WALL_BIT = {"U": 1, "D": 2, "L": 4, "R": 8}
@@ -61,7 +62,7 @@ _OPEN_SIDES = tuple("".join(a for a in MOVES if not mask & WALL_BIT[a]) for mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maze:
+class Maze(PlanningWorld):
     name = "maze"
     title = "Maze"
     levels = range(3, 7)
@@ -219,16 +220,16 @@ class Maze:
             num_optimal=count_descents(start, distance, graph),
         )
 
-    def execute(self, state: MazeState, plan: Sequence[str], *, strict_edges: bool = False) -> Outcome:
+    def execute(self, state: MazeState, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
         r, c = state.player
         for executed, action in enumerate(plan, start=1):
             if state.walls[r][c] & WALL_BIT[action]:
-                return Outcome(success=False, legal=False, num_executed=executed, reason="wall")
+                return Execution(success=False, legal=False, num_executed=executed, reason="wall")
             dr, dc = MOVES[action]
             r, c = r + dr, c + dc
             if (r, c) == state.goal:
-                return Outcome(success=True, legal=True, num_executed=executed, reason="success")
-        return Outcome(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+                return Execution(success=True, legal=True, num_executed=executed, reason="success")
+        return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
 
     def difficulty(self, state: MazeState, optimal_length: int) -> str:
         return difficulty_by_length(state.level, optimal_length)

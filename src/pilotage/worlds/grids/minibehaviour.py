@@ -36,8 +36,9 @@ from pilotage.worlds.grid import (
     shorten,
     text_rows,
 )
+from pilotage.worlds.planning import PlanningWorld
 from pilotage.worlds.recital import recited_cell, recited_cells, recited_size
-from pilotage.worlds.task import COUNTING_LIMIT, Outcome, Solution, Swatch
+from pilotage.worlds.task import COUNTING_LIMIT, Execution, Solution, Swatch
 
 MIN_LEVEL = 3
 TABLE_ROWS, TABLE_COLS = 2, 3
@@ -53,7 +54,7 @@ class MiniBehaviourState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiniBehaviour:
+class MiniBehaviour(PlanningWorld):
     name = "minibehaviour"
     title = "MiniBehaviour"
     levels = range(5, 9)
@@ -193,14 +194,14 @@ class MiniBehaviour:
 
     def execute(
         self, state: MiniBehaviourState, plan: Sequence[str], *, strict_edges: bool = False
-    ) -> Outcome:
+    ) -> Execution:
         cell, carrying = state.agent, False
         for executed, action in enumerate(plan, start=1):
             cell, carrying, reason = _step(state, cell, carrying, action)
             if reason:
                 done = reason == "success"
-                return Outcome(success=done, legal=done, num_executed=executed, reason=reason)
-        return Outcome(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+                return Execution(success=done, legal=done, num_executed=executed, reason=reason)
+        return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
 
     def difficulty(self, state: MiniBehaviourState, optimal_length: int) -> str:
         """By the length of the plan, PICK and DROP included: easy up to N-1, medium up to N+1, else hard."""

@@ -1,144 +1,201 @@
-"""Who sees what of an example. Tasks own the content; nothing here knows one task from another."""
+"""Who sees what of a grid world. The worlds own the content; nothing here knows one of them from another.
+
+Placeholders of the prompt files: `$rules`, `$title`, `$actions`, `$fields`, `$worked_example` and `$worked_perception`
+come from the world alone; `$state` and `$plan` from the moment, and only the files of readers that may see them hold
+these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
+from functools import lru_cache
+from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import Example, View
-from pilotage.views.prompts import PromptSet, numbered, prompt_template, task_content
-from pilotage.worlds import get_task
-from pilotage.worlds.task import reference_response, state_text
+from pilotage.records import Moment, Privileged, View
+from pilotage.views.prompts import PromptSet, prompt_template
+from pilotage.views.registry import ViewSpec
+from pilotage.worlds.registry import get_world
+from pilotage.worlds.task import Task, reference_response, state_text, worked_state
 
-ViewMaker = Callable[[Example, PromptSet], View]
 
-
-def student_view(example: Example, prompts: PromptSet) -> View:
+def _student(moment: Moment, prompts: PromptSet) -> View:
     """The task's rules and the picture, nothing else: what the model has at inference."""
-    return _picture_view("student", example, prompts)
+    return _picture_view("student", moment, prompts)
 
 
-def student_view_with_state(example: Example, prompts: PromptSet) -> View:
+def _student_with_state(moment: Moment, prompts: PromptSet) -> View:
     """The student's view, its answer begun with the true state: whoever misread it can now plan as if it had not.
 
     The prefill ends with the line, so that what follows is tokenised as in an answer of the model's own.
     """
-    seen = student_view(example, prompts)
-    return replace(seen, name="student_with_state", prefill=_state_of(example) + "\n")
+    seen = _student(moment, prompts)
+    return replace(seen, name="student_with_state", prefill=_state_of(moment) + "\n")
 
 
-def student_view_with_plan(example: Example, prompts: PromptSet) -> View:
+def _student_with_plan(moment: Moment, prompts: PromptSet) -> View:
     """The student's own view and the reference plan besides: the privileged reader who still sees the picture."""
-    return _picture_view("student_with_plan", example, prompts, plan=" ".join(example.plan))
+    return _picture_view("student_with_plan", moment, prompts, plan=_plan_of(moment))
 
 
-def picture_view(example: Example, prompts: PromptSet) -> View:
+def _picture(moment: Moment, prompts: PromptSet) -> View:
     """The picture and not a word: a reader who can teach what is seen, and nothing that a question gives away."""
-    asked = _picture_view("student", example, prompts)
+    asked = _student(moment, prompts)
     return replace(asked, name="picture", messages=[{"role": "user", "content": [{"type": "image"}]}])
 
 
-def perception_view(example: Example, prompts: PromptSet) -> View:
+def _perception(moment: Moment, prompts: PromptSet) -> View:
     """The picture and the request to describe it in numbered parts."""
-    return _picture_view("perception", example, prompts)
+    return _picture_view("perception", moment, prompts)
 
 
-def symbolic_view(example: Example, prompts: PromptSet) -> View:
+def _symbolic(moment: Moment, prompts: PromptSet) -> View:
     """The state in words, no picture and no plan: the text side of the modality gap."""
-    text = _fill("symbolic", example, prompts, state=_state_of(example))
+    text = _fill("symbolic", moment, prompts, state=_state_of(moment))
     return View(name="symbolic", messages=[{"role": "user", "content": text}])
 
 
-def description_view(example: Example, prompts: PromptSet) -> View:
+def _description(moment: Moment, prompts: PromptSet) -> View:
     """The perception question with the state in words in place of the picture: who sees nothing reads it off."""
-    text = _fill("description", example, prompts, state=_state_of(example))
+    text = _fill("description", moment, prompts, state=_state_of(moment))
     return View(name="description", messages=[{"role": "user", "content": text}])
 
 
-def teacher_view(example: Example, prompts: PromptSet) -> View:
+def _teacher(moment: Moment, prompts: PromptSet) -> View:
     """The state in words and the reference plan: the privileged reader of MGSD's second stage."""
-    return _teacher_view("teacher_user", "teacher", example, prompts)
+    return _teacher_view("teacher_user", "teacher", moment, prompts)
 
 
-def teacher_view_without_plan(example: Example, prompts: PromptSet) -> View:
+def _teacher_no_plan(moment: Moment, prompts: PromptSet) -> View:
     """The privileged reader with the state alone."""
-    return _teacher_view("teacher_user_no_plan", "teacher_no_plan", example, prompts)
+    return _teacher_view("teacher_user_no_plan", "teacher_no_plan", moment, prompts)
 
 
-_VIEWS: dict[str, ViewMaker] = {
-    "student": student_view,
-    "symbolic": symbolic_view,
-    "teacher": teacher_view,
-    "teacher_no_plan": teacher_view_without_plan,
-    "perception": perception_view,
-    "description": description_view,
-    "student_with_state": student_view_with_state,
-    "student_with_plan": student_view_with_plan,
-    "picture": picture_view,
-}
-_WITHOUT_PLAN = {"teacher": "teacher_no_plan", "student_with_plan": "student"}
-_PICTURE_VIEWS: dict[str, bool] = dict.fromkeys(
-    ("student", "student_with_state", "student_with_plan", "picture", "perception"), True
+def _reference_plan(moment: Moment) -> str:
+    told = privileged_of(moment)
+    task = task_of(moment.example.world)
+    return reference_response(task, task.parse_state(told.state or {}), told.plan)
+
+
+def _reference_description(moment: Moment) -> str:
+    return numbered(privileged_of(moment).facts)
+
+
+def _spec(
+    name: str,
+    make: Callable[[Moment, PromptSet], View],
+    *,
+    reference: Callable[[Moment], str] = _reference_plan,
+    **more: Any,
+) -> ViewSpec:
+    return ViewSpec(name=name, make=make, reference=reference, **more)
+
+
+student_view = _spec("student", _student, shows_picture=True)
+symbolic_view = _spec("symbolic", _symbolic, privileged=True)
+teacher_view = _spec("teacher", _teacher, privileged=True, without_plan="teacher_no_plan")
+teacher_view_without_plan = _spec("teacher_no_plan", _teacher_no_plan, privileged=True)
+perception_view = _spec("perception", _perception, shows_picture=True, reference=_reference_description)
+description_view = _spec("description", _description, privileged=True, reference=_reference_description)
+student_view_with_state = _spec(
+    "student_with_state", _student_with_state, shows_picture=True, privileged=True
 )
+student_view_with_plan = _spec(
+    "student_with_plan", _student_with_plan, shows_picture=True, privileged=True, without_plan="student"
+)
+picture_view = _spec("picture", _picture, shows_picture=True)
 
-VIEWS: Mapping[str, ViewMaker] = MappingProxyType(_VIEWS)
-"""Name -> what makes the view."""
-WITHOUT_PLAN: Mapping[str, str] = MappingProxyType(_WITHOUT_PLAN)
-"""View that holds the reference plan, or a part of it -> the same reader's view without it."""
-PICTURE_VIEWS: Collection[str] = _PICTURE_VIEWS.keys()
-"""Those that show the picture."""
-
-
-def register_view(
-    name: str, maker: ViewMaker, *, shows_picture: bool = False, without_plan: str | None = None
-) -> None:
-    """Makes a view known by name, for routes and `pilotage palr`. Raises PilotageError for a name that is taken.
-
-    `without_plan` names the view of the same reader without the reference plan, if this one tells of it.
-    """
-    if name in _VIEWS and _VIEWS[name] is not maker:
-        raise PilotageError(f"there is a view {name!r} already; give yours another name")
-    if without_plan is not None and without_plan not in _VIEWS:
-        raise PilotageError(f"without_plan {without_plan!r} is not a view; there are {', '.join(_VIEWS)}")
-    _VIEWS[name] = maker
-    if shows_picture:
-        _PICTURE_VIEWS[name] = True
-    if without_plan is not None:
-        _WITHOUT_PLAN[name] = without_plan
+VIEWS: Mapping[str, ViewSpec] = {
+    spec.name: spec
+    for spec in (
+        student_view,
+        symbolic_view,
+        teacher_view,
+        teacher_view_without_plan,
+        perception_view,
+        description_view,
+        student_view_with_state,
+        student_view_with_plan,
+        picture_view,
+    )
+}
+PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture)
 
 
-def reference_answer(example: Example, view_name: str) -> str:
+def reference_answer(example: Any, view_name: str) -> str:
     """The text that a perfect reader of the named view would write, the view's prefill included."""
-    if view_name in ("perception", "description"):
-        return numbered(dict(example.facts))
     if view_name not in VIEWS:
         raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
-    task = get_task(example.task)
-    return reference_response(task, task.parse_state(example.state), example.plan)
+    moment = Moment(example=example, role="", seen=example.start)
+    reference = VIEWS[view_name].reference
+    assert reference is not None, "every view of a grid world has one"
+    return reference(moment)
 
 
-def _picture_view(name: str, example: Example, prompts: PromptSet, **privileged: str) -> View:
-    if not example.image:
+def task_of(world: str) -> Task[Any]:
+    """The planning task of a grid world: itself, or what is played move by move."""
+    opened = get_world(world)
+    return getattr(opened, "task", opened)
+
+
+def numbered(facts: Mapping[str, str]) -> str:
+    """Facts as a perception answer: `1. Size: 4.` and so on, one a line."""
+    return "\n".join(f"{i}. {name}: {text}." for i, (name, text) in enumerate(facts.items(), start=1))
+
+
+def privileged_of(moment: Moment) -> Privileged:
+    """The privileged part of a moment, for the views that may see it."""
+    told = moment.seen.privileged
+    if told is None or told.state is None:
+        raise PilotageError(f"{moment.example.id}: a privileged view was given a moment without its state")
+    return told
+
+
+@lru_cache(maxsize=64)
+def task_content(world: str, prompts: PromptSet) -> dict[str, str]:
+    """What a prompt may say of a world whatever the example: a function of the world and the prompt set."""
+    task = task_of(world)
+    state = worked_state(task)
+    solution = task.solve(state)
+    assert solution is not None, "generators only give solvable states"
+    fields = task.facts(state)
+    return {
+        "title": task.title,
+        "rules": task.rules[prompts],
+        "actions": ", ".join(task.actions),
+        "fields": "\n".join(f"{i}. {name}" for i, name in enumerate(fields, start=1)),
+        "worked_example": reference_response(task, state, solution.plan),
+        "worked_perception": numbered(fields),
+    }
+
+
+def _picture_view(name: str, moment: Moment, prompts: PromptSet, **privileged: str) -> View:
+    if not moment.seen.images:
         raise PilotageError(
-            f"example {example.id} has no picture for the {name} view to show; build it with one"
+            f"example {moment.example.id} has no picture for the {name} view to show; build it with one"
         )
-    content = [{"type": "text", "text": _fill(name, example, prompts, **privileged)}, {"type": "image"}]
-    return View(name=name, messages=[{"role": "user", "content": content}], images=(example.image,))
+    content: list[dict[str, Any]] = [{"type": "text", "text": _fill(name, moment, prompts, **privileged)}]
+    content += [{"type": "image"}] * len(moment.seen.images)
+    return View(name=name, messages=[{"role": "user", "content": content}], images=moment.seen.images)
 
 
-def _teacher_view(user_file: str, name: str, example: Example, prompts: PromptSet) -> View:
-    system = _fill("teacher_system", example, prompts)
-    user = _fill(user_file, example, prompts, state=_state_of(example), plan=" ".join(example.plan))
+def _teacher_view(user_file: str, name: str, moment: Moment, prompts: PromptSet) -> View:
+    system = _fill("teacher_system", moment, prompts)
+    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=_plan_of(moment))
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     return View(name=name, messages=messages)
 
 
-def _state_of(example: Example) -> str:
-    task = get_task(example.task)
-    return state_text(task.recital(task.parse_state(example.state)))
+def _plan_of(moment: Moment) -> str:
+    return " ".join(privileged_of(moment).plan)
 
 
-def _fill(name: str, example: Example, prompts: PromptSet, **privileged: str) -> str:
-    return prompt_template(prompts, name).substitute(task_content(example.task, prompts), **privileged)
+def _state_of(moment: Moment) -> str:
+    task = task_of(moment.example.world)
+    return state_text(task.recital(task.parse_state(privileged_of(moment).state or {})))
+
+
+def _fill(name: str, moment: Moment, prompts: PromptSet, **privileged: str) -> str:
+    content = task_content(moment.example.world, prompts)
+    return prompt_template("pilotage.worlds.grids", prompts, name).substitute(content, **privileged)

@@ -27,9 +27,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from pilotage.records import Grade, Question
+from pilotage.records import Outcome
 from pilotage.worlds.boxes import BOX_OPEN, boxed_answer
 from pilotage.worlds.questions.math_compare import MAX_MATH_CHARACTERS, compare_math
+from pilotage.worlds.questions.question import Question
 from pilotage.worlds.questions.quantities import (
     Unit,
     decimal,
@@ -116,7 +117,7 @@ _LOOSE_DIGITS = re.compile(r"[0-9]\s+[0-9]")
 _EQUATION = re.compile(r"[a-z](?:_\{?[a-z0-9]\}?)?\s*=[^=]*")
 
 
-def grade(question: Question, response: str) -> Grade:
+def grade(question: Question, response: str) -> Outcome:
     """The grade of one response. Never raises on any `response`.
 
     Raises PilotageError where the answer needs mathematics and its library is missing
@@ -124,24 +125,36 @@ def grade(question: Question, response: str) -> Grade:
     """
     inside = boxed_answer(response)
     if inside is None:
-        return Grade(parsed=False, success=False, reason="no_box")
+        return _graded("no_box", parsed=False)
     return grade_answer(question, inside)
 
 
-def grade_answer(question: Question, said: str) -> Grade:
+def grade_answer(question: Question, said: str) -> Outcome:
     """The same for what stands in the box."""
     read = said.strip()[:MAX_READ]
     if len(said) > MAX_ANSWER_CHARACTERS:
-        return Grade(parsed=True, success=False, reason="too_long", read=read)
+        return _graded("too_long", read=read)
     if not plain_text(said):
-        return Grade(parsed=False, success=False, reason="empty_box", read=read)
+        return _graded("empty_box", parsed=False)
     if question.options:
         reason, matched = _grade_choice(question, said)
     else:
         matched = matches_any((question.answer, *question.accepted), said)
         reason = {"": "wrong", "timeout": "timeout"}.get(matched, "right")
+    return _graded(reason, read=read, matched=matched)
+
+
+def _graded(reason: str, *, parsed: bool = True, read: str = "", matched: str = "") -> Outcome:
+    """`parsed`: there is a box with something in it; `matched`: what the right answer was recognised by."""
     success = reason == "right"
-    return Grade(parsed=True, success=success, reason=reason, matched=matched if success else "", read=read)
+    return Outcome(
+        success=success,
+        reason="success" if success else reason,
+        measures={"parsed": parsed},
+        fields={"answer": read} if parsed else {},
+        right={"answer": success},
+        notes={"matched": matched} if success else {},
+    )
 
 
 def matches_any(references: Sequence[str], said: str) -> Match:

@@ -7,78 +7,92 @@ strangers: they stand in the prompt as they are, and no placeholder in them is f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import Question, View
+from pilotage.records import Example, Moment, View
 from pilotage.views.prompts import PromptSet, prompt_template
-from pilotage.worlds import get_task
+from pilotage.views.registry import ViewSpec
 from pilotage.worlds.questions.grading import LETTERS
+from pilotage.worlds.questions.question import FOREIGN, Question, question_of
+from pilotage.worlds.registry import get_task
 from pilotage.worlds.task import state_text
-
-QuestionViewMaker = Callable[[Question, PromptSet], View]
 
 DESCRIPTION_PREFILL = "<description>"
 THINK_PREFILL = "<think>"
 
 
-def vqa_student_view(question: Question, prompts: PromptSet) -> View:
+def _student(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question and the form of the answer: what the model has at inference."""
-    return _view("vqa_student", question, prompts, prefill=DESCRIPTION_PREFILL)
+    return _view("vqa_student", moment, prompts, prefill=DESCRIPTION_PREFILL)
 
 
-def vqa_perception_view(question: Question, prompts: PromptSet) -> View:
+def _perception(moment: Moment, prompts: PromptSet) -> View:
     """The picture alone: neither question nor answer, so that no token of a description can be taught by them."""
-    return _view("vqa_perception", question, prompts, sees_question=False)
+    return _view("vqa_perception", moment, prompts, sees_question=False)
 
 
-def vqa_reasoning_view(question: Question, prompts: PromptSet) -> View:
+def _reasoning(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question and the reference answer."""
-    return _view("vqa_reasoning", question, prompts, prefill=THINK_PREFILL, reference=reference_of(question))
+    told = reference_of(question_of(moment.example))
+    return _view("vqa_reasoning", moment, prompts, prefill=THINK_PREFILL, reference=told)
 
 
-def vqa_solution_view(question: Question, prompts: PromptSet) -> View:
+def _solution(moment: Moment, prompts: PromptSet) -> View:
     """The same with the worked solution in place of the answer. Raises PilotageError where there is none."""
+    question = question_of(moment.example)
     if not question.solution:
         raise PilotageError(
-            f"question {question.id} has no worked solution for the vqa_solution view to show; use vqa_reasoning"
+            f"question {moment.example.id} has no worked solution for the vqa_solution view to show; use vqa_reasoning"
         )
-    return _view("vqa_solution", question, prompts, prefill=THINK_PREFILL, reference=question.solution)
+    return _view("vqa_solution", moment, prompts, prefill=THINK_PREFILL, reference=question.solution)
 
 
-def vqa_reference_view(question: Question, prompts: PromptSet) -> View:
+def _reference(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question, the answer and the form: the teacher of rows that do not keep to the form."""
-    return _view(
-        "vqa_reference", question, prompts, prefill=DESCRIPTION_PREFILL, reference=reference_of(question)
-    )
+    told = reference_of(question_of(moment.example))
+    return _view("vqa_reference", moment, prompts, prefill=DESCRIPTION_PREFILL, reference=told)
 
 
-VQA_VIEWS: Mapping[str, QuestionViewMaker] = {
-    "vqa_student": vqa_student_view,
-    "vqa_perception": vqa_perception_view,
-    "vqa_reasoning": vqa_reasoning_view,
-    "vqa_solution": vqa_solution_view,
-    "vqa_reference": vqa_reference_view,
-}
-
-
-def vqa_reference_response(question: Question) -> str:
-    r"""What a perfect student would write, the prefill included; for questions of our own tasks.
+def vqa_reference_response(example: Example) -> str:
+    r"""What a perfect student would write, the prefill included; for questions of our own worlds.
 
     `<description> the state </description> <think> the solution </think> \boxed{answer}`. Raises PilotageError for
     questions from elsewhere: nobody knows what their pictures show.
     """
-    if question.state is None:
+    if example.state is None:
         raise PilotageError(
-            f"question {question.id} is of no task of ours: there is no reference description of it"
+            f"question {example.id} is of no world of ours: there is no reference description of it"
         )
-    task = get_task(question.task)
-    described = state_text(task.recital(task.parse_state(question.state)))
+    question, task = question_of(example), get_task(example.task)
+    described = state_text(task.recital(task.parse_state(example.state)))
     return (
         f"{DESCRIPTION_PREFILL}{described}</description>{THINK_PREFILL}{question.solution}</think>"
         rf"\boxed{{{question.answer}}}"
     )
+
+
+def _spec(name: str, make: Any, *, privileged: bool = False) -> ViewSpec:
+    return ViewSpec(
+        name=name,
+        make=make,
+        privileged=privileged,
+        shows_picture=True,
+        reference=lambda moment: vqa_reference_response(moment.example),
+    )
+
+
+VIEWS: Mapping[str, ViewSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("vqa_student", _student),
+        _spec("vqa_perception", _perception),
+        _spec("vqa_reasoning", _reasoning, privileged=True),
+        _spec("vqa_solution", _solution, privileged=True),
+        _spec("vqa_reference", _reference, privileged=True),
+    )
+}
 
 
 def reference_of(question: Question) -> str:
@@ -88,10 +102,11 @@ def reference_of(question: Question) -> str:
     return f"{question.answer}. {question.options[LETTERS.index(question.answer)]}"
 
 
-def question_text(question: Question, prompts: PromptSet) -> str:
-    """The rules of the world for a question of our own tasks, the question, and its options line by line."""
-    lines = [get_task(question.task).rules[prompts]] if question.state is not None else []
-    lines.append(question.question)
+def question_text(example: Example, prompts: PromptSet) -> str:
+    """The rules of the world for a question of our own worlds, the question, and its options line by line."""
+    question = question_of(example)
+    lines = [] if example.task == FOREIGN else [get_task(example.task).rules[prompts]]
+    lines.append(question.text)
     lines += [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
     if question.options:
         lines.append("Answer with the letter of one option.")
@@ -100,20 +115,19 @@ def question_text(question: Question, prompts: PromptSet) -> str:
 
 def _view(
     name: str,
-    question: Question,
+    moment: Moment,
     prompts: PromptSet,
     *,
     sees_question: bool = True,
     prefill: str = "",
     reference: str | None = None,
 ) -> View:
-    if not question.image:
-        raise PilotageError(f"question {question.id} has no picture for the {name} view to show")
-    shown = {"question": question_text(question, prompts)} if sees_question else {}
+    pictures = moment.seen.images
+    if not pictures:
+        raise PilotageError(f"question {moment.example.id} has no picture for the {name} view to show")
+    shown = {"question": question_text(moment.example, prompts)} if sees_question else {}
     if reference is not None:
         shown["reference"] = reference
-    text = prompt_template(prompts, name).substitute(shown)
-    content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": text}]
-    return View(
-        name=name, messages=[{"role": "user", "content": content}], images=(question.image,), prefill=prefill
-    )
+    text = prompt_template("pilotage.worlds.questions", prompts, name).substitute(shown)
+    content: list[dict[str, Any]] = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
+    return View(name=name, messages=[{"role": "user", "content": content}], images=pictures, prefill=prefill)

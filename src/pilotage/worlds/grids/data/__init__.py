@@ -9,5 +9,7 @@ from pilotage.worlds.grids.data.vsp import Vsp
 
 PUBLISHED: tuple[Loader, ...] = (Vsp(), VisualPlanning())
 """Loaders of published sets. A folder is recognised by the first that finds its files in it."""
+PLAIN: tuple[Loader, ...] = (Json(),)
+"""Loaders of lines from anywhere, for what no published set's loader finds."""
 
 __all__ = ["PUBLISHED", "Json", "Loader", "Text", "VisualPlanning", "Vsp"]

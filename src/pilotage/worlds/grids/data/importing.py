@@ -25,7 +25,7 @@ from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.grids.data import PUBLISHED
 from pilotage.worlds.grids.data.plain import level_row
 from pilotage.data.source import Level, Loader, Malformed, Place, Source
-from pilotage.worlds.judge import Judged
+from pilotage.worlds.judge import StateJudge
 from pilotage.worlds.task import Solution, Task, state_hash, worked_state
 
 SPLIT: Split = "test"
@@ -174,7 +174,7 @@ def import_levels(
             **canvas,
         )
         if piece.picture is not None and not redraw:
-            example = replace(example, image=piece.picture)
+            example = replace(example, start=replace(example.start, images=(piece.picture,)))
         if repeats[hash_]:
             example = replace(example, id=f"{example.id}-{repeats[hash_] + 1}")
         if piece.state == _worked(piece.task):
@@ -257,13 +257,13 @@ def _checked(level: Level, solution: Solution, found: _Found) -> Solution:
         found.note("plans", level.place, level.plan_problem)
     if level.plan is None:
         return solution
-    verdict = Judged(level.task, level.state).judge_plan(level.plan, strict_edges=True)
-    if verdict.optimal and verdict.num_executed == len(level.plan):
+    outcome = StateJudge(level.task, level.state).judge_plan(level.plan, strict_edges=True)
+    if outcome.is_("optimal") and outcome.measures["num_executed"] == len(level.plan):
         return replace(solution, plan=level.plan)
-    if verdict.success:
+    if outcome.success:
         text = f"the reference plan takes {len(level.plan)} steps where {shortest} are enough"
     else:
-        text = f"the reference plan fails at step {verdict.num_executed}: {verdict.reason}"
+        text = f"the reference plan fails at step {outcome.measures['num_executed']}: {outcome.reason}"
     found.note("plans", level.place, text)
     return solution
 

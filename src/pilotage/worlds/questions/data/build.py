@@ -18,8 +18,9 @@ import numpy as np
 from pilotage.data.examples import key_of, make_example, split_of
 from pilotage.data.exclude import load_exclusions
 from pilotage.data.sampling import Candidate, sample
+from pilotage.worlds.questions.question import make_question
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.records import SPLITS, Question, Split
+from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS, Kind, ask
 from pilotage.worlds.questions.data.store import write_questions
@@ -89,7 +90,7 @@ def build_questions(config: QuestionsConfig, progress: Progress | None = None) -
     ]
     total = sum(counts.values())
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[Example]:
         num_done = 0
         for split, count in counts.items():
             for question in iter_questions(
@@ -120,7 +121,7 @@ def iter_questions(
     exclude: Collection[str] = frozenset(),
     cell_px: int | None = 32,
     side_px: int | None = None,
-) -> Iterator[Question]:
+) -> Iterator[Example]:
     """`count` questions in all, one of each (world, kind) in turn. Raises ImpossibleRequestError when one runs dry."""
     streams = [
         _stream(task, level, kind, split, seed, exclude, cell_px, side_px)
@@ -140,7 +141,7 @@ def _stream(
     exclude: Collection[str],
     cell_px: int | None,
     side_px: int | None,
-) -> Iterator[Question]:
+) -> Iterator[Example]:
     """Questions of one kind about distinct states, for as long as there are states."""
     num_given = num_refused = 0
     for candidate in _candidates(task, level, split, seed, exclude):
@@ -164,7 +165,7 @@ def _stream(
             hash_=candidate.hash,
         )
         num_given += 1
-        yield Question(
+        yield make_question(
             id=f"{example.id}-{kind}",
             task=task.name,
             level=level,

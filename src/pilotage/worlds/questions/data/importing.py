@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 from pilotage.data.examples import split_of
 from pilotage.data.lines import BadLineError, kind_of, numbered_lines, parse_object
 from pilotage.data.store import MANIFEST
+from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.errors import PilotageError
-from pilotage.records import SPLITS, Question
+from pilotage.records import SPLITS, Example
 from pilotage.worlds.grid import shorten
 from pilotage.data.source import Place, find_files
 from pilotage.worlds.boxes import boxed_answer
@@ -150,7 +151,7 @@ def import_vqa(
     return report
 
 
-def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px: int | None) -> Question:
+def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px: int | None) -> Example:
     """The question of one row. Raises PilotageError that says what is wrong with it, and nothing else."""
     problem = _text(row, "problem", MAX_QUESTION_CHARACTERS, num_pictures=1)
     problem = problem.replace(PLACEHOLDER, "").strip()
@@ -164,7 +165,7 @@ def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px
     of_all = hashlib.sha256(
         json.dumps([picture.sha256, plain_text(problem), [plain_text(option) for option in options]]).encode()
     ).hexdigest()
-    return Question(
+    return make_question(
         id=f"{TASK}-{of_all[:16]}",
         task=TASK,
         level=0,
@@ -180,7 +181,7 @@ def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px
 
 def _questions(
     path: Path, report: VqaReport, split: SplitRule, max_side_px: int | None, progress: Progress | None
-) -> Iterator[Question]:
+) -> Iterator[Example]:
     seen: dict[str, tuple[VqaNote, str]] = {}
     for file, place, row in _rows(path, progress):
         report.num_read += 1
@@ -194,13 +195,13 @@ def _questions(
             continue
         if question.id in seen:
             first, answer = seen[question.id]
-            same = "" if answer == plain_text(question.answer) else ", with another answer"
+            same = "" if answer == plain_text(question_of(question).answer) else ", with another answer"
             _add(report.duplicates, note, f"the same picture and question as {first.place}{same}")
             continue
-        seen[question.id] = note, plain_text(question.answer)
+        seen[question.id] = note, plain_text(question_of(question).answer)
         report.num_imported += 1
-        report.num_with_options += bool(question.options)
-        report.num_with_solution += bool(question.solution)
+        report.num_with_options += bool(question_of(question).options)
+        report.num_with_solution += bool(question_of(question).solution)
         report.splits[question.split] += 1
         yield question
 

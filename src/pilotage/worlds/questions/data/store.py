@@ -21,9 +21,10 @@ from typing import Any
 
 from pilotage import __version__
 from pilotage.data.store import MANIFEST, parquet_rows, shard_path
+from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.errors import PilotageError, require
 from pilotage.files import whole, write_json, write_whole
-from pilotage.records import SPLITS, Question, Split
+from pilotage.records import SPLITS, Example, Split
 
 QUESTIONS_FORMAT = "pilotage-questions"
 QUESTIONS_VERSION = 1
@@ -60,7 +61,7 @@ class QuestionShard:
 
 def write_questions(
     root: Path,
-    questions: Iterable[Question],
+    questions: Iterable[Example],
     arguments: Mapping[str, Any],
     *,
     files: Callable[[], Mapping[str, str]] = dict,
@@ -110,7 +111,7 @@ def load_questions(
     split: Split | None = None,
     kinds: Collection[str] | None = None,
     limit: int | None = None,
-) -> list[Question]:
+) -> list[Example]:
     """The questions of a folder in its order; None means all.
 
     Raises PilotageError when the folder is no complete set of questions, when a shard is missing, damaged or not what
@@ -131,7 +132,7 @@ def load_questions(
         for shard in manifest["shards"]
         if split in (None, shard["split"])
         for question in _read_shard(root, shard)
-        if kinds is None or question.kind in kinds
+        if kinds is None or question_of(question).kind in kinds
     )
     return list(islice(questions, limit))
 
@@ -155,7 +156,7 @@ def read_questions_manifest(root: Path) -> dict[str, Any]:
     )
 
 
-def questions_hash(questions: Iterable[Question]) -> str:
+def questions_hash(questions: Iterable[Example]) -> str:
     """SHA-256 over every column of every row."""
     digest = hashlib.sha256()
     for question in questions:
@@ -177,8 +178,8 @@ def _held(root: Path) -> dict[str, Any] | None:
     return read_questions_manifest(root)
 
 
-def _write_shards(root: Path, questions: Iterable[Question]) -> Iterator[tuple[QuestionShard, Counter[str]]]:
-    waiting: dict[Split, list[Question]] = {split: [] for split in SPLITS}
+def _write_shards(root: Path, questions: Iterable[Example]) -> Iterator[tuple[QuestionShard, Counter[str]]]:
+    waiting: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     num_shards = dict.fromkeys(SPLITS, 0)
 
     def write(split: Split) -> tuple[QuestionShard, Counter[str]]:
@@ -187,7 +188,7 @@ def _write_shards(root: Path, questions: Iterable[Question]) -> Iterator[tuple[Q
         num_shards[split] += 1
         _write_parquet(root / file, rows)
         shard = QuestionShard(file=file, split=split, num_rows=len(rows), sha256=questions_hash(rows))
-        return shard, Counter(question.kind for question in rows)
+        return shard, Counter(question_of(question).kind for question in rows)
 
     for question in questions:
         waiting[question.split].append(question)
@@ -206,7 +207,7 @@ def _counts(shards: Iterable[tuple[QuestionShard, Counter[str]]]) -> dict[str, d
     return {split: dict(sorted(tally.items())) for split, tally in counts.items()}
 
 
-def _write_parquet(path: Path, questions: list[Question]) -> None:
+def _write_parquet(path: Path, questions: list[Example]) -> None:
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -230,7 +231,7 @@ def _write_parquet(path: Path, questions: list[Question]) -> None:
         pq.write_table(table, file)
 
 
-def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
+def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Example]:
     remedy = "write the set again with --overwrite"
     path = shard_path(root, str(shard["file"]))
     rows = parquet_rows(path, COLUMNS, remedy, num_rows=shard["num_rows"])
@@ -245,18 +246,26 @@ def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Question]:
     return questions
 
 
-def _row(question: Question) -> dict[str, Any]:
+def _row(question: Example) -> dict[str, Any]:
+    content = question_of(question)
     return {
-        **{name: getattr(question, name) for name in COLUMNS},
-        "options": list(question.options),
-        "accepted": list(question.accepted),
+        "id": question.id,
+        "task": question.task,
+        "level": question.level,
+        "split": question.split,
+        "kind": content.kind,
+        "question": content.text,
+        "options": list(content.options),
+        "answer": content.answer,
+        "accepted": list(content.accepted),
+        "solution": content.solution,
         "state": "" if question.state is None else json.dumps(question.state),
         "image": {"bytes": question.image, "path": None},
     }
 
 
-def _question(row: dict[str, Any]) -> Question:
-    return Question(
+def _question(row: dict[str, Any]) -> Example:
+    return make_question(
         **row
         | {
             "options": tuple(row["options"]),

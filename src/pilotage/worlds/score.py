@@ -1,4 +1,4 @@
-"""Scores one response: the judge's verdict for a planning view, exact match per field for perception.
+"""Scores one response: the judge's outcome for a plan, exact match per field for a description.
 
 The state is read out of a response field by field: `Name: text`, up to the next full stop, line end or
 field. Names are those of the task's facts, in any case; of a repeated field the last one counts, as of
@@ -11,54 +11,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from pilotage.records import Verdict
+from pilotage.records import Outcome
 from pilotage.worlds.judge import judge
 from pilotage.worlds.recital import split_items
 from pilotage.worlds.task import Task
 
-DESCRIBING_VIEWS = ("perception", "description")
-"""Views that ask for a description, from the picture or from words, and for no plan."""
-"""The one view that is scored by its fields alone; every other view asks for a plan."""
+PLAN, DESCRIBE = "plan", "describe"
+"""The roles of a planning world: who plans is judged by the plan, who describes by the fields alone."""
+READING_REASONS = ("success", "misread")
+"""Of a description: every field is right, or one is not."""
 
 _DECORATION = str.maketrans("", "", "*_`")
 _NUMBERED = re.compile(r"[ \t]*([0-9]{1,3})[.)](.*)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    verdict: Verdict | None
-    """None for the perception view, which asks for no plan."""
-    fields: Mapping[str, str]
-    """Field -> the text that was read for it; a field that was not found is absent."""
-    right: Mapping[str, bool]
-    """Field -> the text read is the true one. Perception: every fact; planning: the recited state."""
+def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_edges: bool = False) -> Outcome:
+    """The outcome of one response, with what was read of the state. Never raises on any `text`.
 
-    @property
-    def all_right(self) -> bool:
-        return all(self.right.values())
-
-    @property
-    def success(self) -> bool:
-        """The plan succeeded; for perception: every field is right."""
-        return self.all_right if self.verdict is None else self.verdict.success
-
-
-def score(task: Task[Any], state: Any, view_name: str, text: str, *, strict_edges: bool = False) -> Score:
-    """The score of one response to the named view. Never raises on any `text`."""
+    Of a description: success is that every fact is right. Of a plan: the judge's outcome; `fields` and `right` are of the
+    state that was recited before it.
+    """
     facts = task.facts(state)
-    if view_name in DESCRIBING_VIEWS:
-        verdict, truth = None, facts
-        read = read_fields(text, tuple(facts))
-    else:
-        verdict, truth = judge(task, state, text, strict_edges=strict_edges), task.recital(state)
-        read = read_recital(text, tuple(facts))
+    if role == DESCRIBE:
+        fields, right = _compared(read_fields(text, tuple(facts)), facts)
+        success = bool(right) and all(right.values())
+        reason = READING_REASONS[0] if success else READING_REASONS[1]
+        return Outcome(success=success, reason=reason, fields=fields, right=right)
+    fields, right = _compared(read_recital(text, tuple(facts)), task.recital(state))
+    outcome = judge(task, state, text, strict_edges=strict_edges)
+    return replace(outcome, fields=fields, right=right)
+
+
+def _compared(read: Mapping[str, str], truth: Mapping[str, str]) -> tuple[dict[str, str], dict[str, bool]]:
     fields = {name: read[name] for name in truth if name in read}
-    right = {name: name in fields and same_text(fields[name], truth[name]) for name in truth}
-    return Score(verdict=verdict, fields=fields, right=right)
+    return fields, {name: name in fields and same_text(fields[name], truth[name]) for name in truth}
 
 
 def read_recital(text: str, names: Sequence[str]) -> dict[str, str]:

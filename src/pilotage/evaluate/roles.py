@@ -1,0 +1,32 @@
+"""Which part the model played in a row: told by the row, or by the condition that its kind names."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pilotage.evaluate.samples import Row
+from pilotage.worlds.registry import get_world, world_names
+from pilotage.worlds.score import DESCRIBE
+
+
+def role_of(row: Row) -> str:
+    """The role of the row's answer; `""` where neither the row nor its kind tells."""
+    role = row.get("role")
+    return role if isinstance(role, str) and role else role_of_kind(str(row.get("kind", "")))
+
+
+@cache
+def role_of_kind(kind: str) -> str:
+    """The role that the condition of this name begins with, in the first world that has such a condition."""
+    return next((c.role for name in world_names() for c in get_world(name).conditions if c.name == kind), "")
+
+
+def is_description(kind: str) -> bool:
+    """Whether answers of this kind describe the state and hold no plan."""
+    return role_of_kind(kind) == DESCRIBE
+
+
+@cache
+def kind_order() -> tuple[str, ...]:
+    """The names of all worlds' conditions, in the order in which tables show them."""
+    return tuple(dict.fromkeys(c.name for name in world_names() for c in get_world(name).conditions))

@@ -1,0 +1,307 @@
+"""The one loop in which a model is asked and a world answers: evaluation, training and probes all call it.
+
+    for episode in play(starts, writer=Writer(engine=engine, decoding=decoding), show=show):
+        ...
+
+In each round all episodes that wait for an answer are asked in one call of the engine. There is no event loop: the same
+starts and weights give the same episodes, whatever the number of episodes that are open at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Turn, View
+from pilotage.rollouts.engine import Decoding, Engine, Request
+from pilotage.rollouts.stream import Answer, StreamingEngine, answers
+from pilotage.worlds.agents import Agent, Ask, direct
+from pilotage.worlds.registry import get_world
+from pilotage.worlds.world import Session
+
+logger = logging.getLogger(__name__)
+
+Show = Callable[[Moment], View]
+"""What a reader is shown of a moment."""
+
+
+class SessionError(Exception):
+    """A session failed by the world's fault. `kind` is `world_failed` (it crashed) or `timeout` (it hung)."""
+
+    def __init__(self, told: str, kind: End = "world_failed") -> None:
+        super().__init__(told)
+        self.kind: End = kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """An episode to be played."""
+
+    example: Example
+    sample: int = 0
+    """Which of the episodes from this example."""
+    seed: int = 0
+    draw: int = 0
+    """Number of the sample under this seed, where several episodes share one."""
+    role: str = ""
+    """The role that it begins with; `""` is the world's first."""
+
+    def key(self, turn: int) -> str:
+        """What the noise of a turn's sampling depends on: the example's id, for the first turn that alone."""
+        return self.example.id if turn == 0 else f"{self.example.id}#{turn}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """Who writes a turn's answer, and how."""
+
+    engine: Engine | StreamingEngine
+    decoding: Decoding
+    show: Show | None = None
+    """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
+    student. None: the turn's own view."""
+    batch_size: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When an episode is cut off, and how many are open at once."""
+
+    max_turns: int = 64
+    max_tokens: int | None = None
+    """Of all of an episode's answers together."""
+    num_open: int = 2048
+    """Episodes under way at once; a simulator that takes much memory wants fewer."""
+    num_tries: int = 3
+    """How often an episode is begun again that the world broke off."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "num_open", "num_tries"):
+            if getattr(self, name) < 1:
+                raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
+
+
+Open = Callable[[Start], Session]
+
+
+def open_in_process(start: Start, *, strict: bool = False) -> Session:
+    """The start's session in this process."""
+    return get_world(start.example.world).open(start.example, role=start.role or None, strict=strict)
+
+
+def play(
+    starts: Sequence[Start],
+    *,
+    writer: Writer | Callable[[Start, int], Writer],
+    show: Show,
+    agent: Agent = direct,
+    limits: Limits | None = None,
+    open_session: Open = open_in_process,
+) -> Iterator[Episode]:
+    """The episodes, each when it is over. `writer` may depend on the start and the number of the turn, from 0.
+
+    A session that raises is an end of its own, tried `limits.num_tries` times from the start; an engine that fails on a
+    request ends that episode. Both have an `error` and no outcome. Raises PilotageError for an example that no session can
+    be begun from, and what a streaming engine raises when no further request could succeed.
+    """
+    limits = limits or Limits()
+    for first in range(0, len(starts), limits.num_open):
+        group = [
+            _Running(start, agent=agent, limits=limits, open_session=open_session, place=place)
+            for place, start in enumerate(starts[first : first + limits.num_open])
+        ]
+        try:
+            yield from _play_group(group, writer, show)
+        finally:
+            for running in group:
+                running.close()
+
+
+def _play_group(
+    group: Sequence[_Running], writer: Writer | Callable[[Start, int], Writer], show: Show
+) -> Iterator[Episode]:
+    waiting = []
+    for running in group:
+        running.begin()
+        if running.episode is None:
+            waiting.append(running)
+        else:
+            yield running.episode
+    while waiting:
+        by_writer: dict[int, tuple[Writer, list[_Running]]] = {}
+        for running in waiting:
+            one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
+            by_writer.setdefault(id(one), (one, []))[1].append(running)
+        still = []
+        for one, asked in by_writer.values():
+            for running in _ask(one, asked, show):
+                if running.episode is None:
+                    still.append(running)
+                else:
+                    yield running.episode
+        waiting = sorted(still, key=lambda running: running.place)
+
+
+def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running]:
+    """One call of the engine; each episode when its answer is there and acted on."""
+    for running in asked:
+        running.view = show(running.moment)
+    requests = [
+        Request(
+            view=running.view if writer.show is None else writer.show(running.moment),
+            example_id=running.start.key(len(running.turns)),
+            seed=running.start.seed,
+            sample=running.start.draw,
+        )
+        for running in asked
+    ]
+    for answer in answers(writer.engine, requests, writer.decoding, batch_size=writer.batch_size):
+        running = asked[answer.index]
+        running.take(answer)
+        yield running
+
+
+@dataclass(eq=False)
+class _Running:
+    """An episode under way."""
+
+    start: Start
+    agent: Agent
+    limits: Limits
+    open_session: Open
+    turns: list[Turn] = field(default_factory=list)
+    view: Any = None
+    episode: Episode | None = None
+    num_tries: int = 0
+    place: int = 0
+
+    def begin(self) -> None:
+        """Opens the session and has the first question ready, or the episode's end."""
+        self.turns, self.num_tries = [], self.num_tries + 1
+        try:
+            self._session = _Recorder(self.open_session(self.start))
+            self._asking = self.agent(self._session, self.start.role or _first_role(self.start))
+            self._next(lambda: next(self._asking))
+        except PilotageError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
+            self._failed(failure)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(
+            example=self.start.example,
+            role=self._ask.role,
+            seen=self._ask.seen,
+            past=tuple(self.turns),
+            notes=self._ask.notes,
+        )
+
+    def take(self, answer: Answer) -> None:
+        """The answer becomes a turn, and the agent goes on to its next question or to the end."""
+        turn = Turn(
+            role=self._ask.role,
+            seen=self._ask.seen,
+            view=self.view,
+            rollout=answer.rollout,
+            notes={**self._ask.notes, "seconds": answer.seconds, **answer.notes},
+        )
+        self.turns.append(turn)
+        if answer.error:
+            self._end("engine_failed", None, error=answer.error, error_kind=answer.error_kind)
+            return
+        self._session.reward = None
+        try:
+            self._next(lambda: self._asking.send(turn.text))
+        except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
+            self._failed(failure)
+
+    def close(self) -> None:
+        """Frees the session, whatever state it is in."""
+        session: _Recorder | None = getattr(self, "_session", None)
+        if session is not None:
+            try:
+                session.close()
+            except Exception as failure:  # noqa: BLE001 - what was to be known of the session is known
+                logger.debug("%s: closing its session failed: %s", self.start.example.id, failure)
+
+    def _next(self, go_on: Callable[[], Ask]) -> None:
+        try:
+            ask: Ask | None = go_on()
+        except StopIteration:
+            ask = None
+        if self.turns:
+            self.turns[-1] = replace(self.turns[-1], reward=self._session.reward)
+        if ask is None:
+            self._end("done", self._session.outcome())
+        elif len(self.turns) >= self.limits.max_turns:
+            self._end("max_turns", self._session.outcome())
+        elif self.limits.max_tokens is not None and self._num_tokens() >= self.limits.max_tokens:
+            self._end("max_tokens", self._session.outcome())
+        else:
+            self._ask = ask
+
+    def _num_tokens(self) -> int:
+        return sum(len(turn.rollout.token_ids) for turn in self.turns if turn.rollout is not None)
+
+    def _failed(self, failure: Exception) -> None:
+        self.close()
+        told = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        told = " ".join(told.split())[:500]
+        kind = failure.kind if isinstance(failure, SessionError) else "world_failed"
+        if self.num_tries < self.limits.num_tries:
+            logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, told)
+            self.begin()
+        else:
+            logger.error("%s: the world failed %d times: %s", self.start.example.id, self.num_tries, told)
+            self._end(kind, None, error=told, error_kind="timeout" if kind == "timeout" else "world")
+
+    def _end(
+        self,
+        end: End,
+        outcome: Outcome | None,
+        *,
+        error: str | None = None,
+        error_kind: str | None = None,
+    ) -> None:
+        self.close()
+        self.episode = Episode(
+            example=self.start.example,
+            sample=self.start.sample,
+            turns=tuple(self.turns),
+            outcome=outcome,
+            end=end,
+            error=error,
+            error_kind=error_kind,
+            num_tries=self.num_tries,
+        )
+
+
+class _Recorder:
+    """The session as the agent sees it; remembers what an answer was rewarded with."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.reward: float | None = None
+
+    def observe(self) -> Observation | None:
+        return self._session.observe()
+
+    def act(self, text: str) -> float | None:
+        reward = self._session.act(text)
+        if reward is not None:
+            self.reward = reward + (self.reward or 0.0)
+        return reward
+
+    def outcome(self) -> Outcome:
+        return self._session.outcome()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _first_role(start: Start) -> str:
+    return get_world(start.example.world).roles[0]

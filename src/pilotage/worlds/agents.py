@@ -1,0 +1,34 @@
+"""Agents: the program between a world and a model. An agent says what is asked next, of which role, and acts on it.
+
+An agent is a generator, so that many episodes can wait for one batch of answers: it yields what it asks, is sent the
+answer, and acts. It asks no model itself and sees no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilotage.records import Observation
+from pilotage.worlds.world import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One thing to be asked of the model."""
+
+    role: str
+    seen: Observation
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the view of it may need besides; kept in the turn."""
+
+
+Agent = Callable[[Session, str], Generator[Ask, str, None]]
+"""(the session, the role that the episode begins with) -> asks, sent the answers; it ends when the episode does."""
+
+
+def direct(session: Session, role: str) -> Generator[Ask, str, None]:
+    """One role, asked until the world has nothing more to show; each answer goes to the world as it is."""
+    while (seen := session.observe()) is not None:
+        session.act((yield Ask(role=role, seen=seen)))

@@ -1,0 +1,64 @@
+"""What makes a planning task a world: its whole answer is one plan, so its episodes have one turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilotage.errors import PilotageError
+from pilotage.records import Condition, Example, Observation, Outcome
+from pilotage.worlds.judge import MEASURES, REASONS
+from pilotage.worlds.score import DESCRIBE, PLAN, READING_REASONS, score
+
+CONDITIONS = (
+    Condition(name="image", title="from the picture", views={PLAN: "student"}),
+    Condition(name="text", title="from words", views={PLAN: "symbolic"}),
+    Condition(name="corrected", title="from the picture, its state told", views={PLAN: "student_with_state"}),
+    Condition(name="perception", title="describing the picture", views={DESCRIBE: "perception"}),
+    Condition(name="description", title="describing from words", views={DESCRIBE: "description"}),
+    Condition(name="teacher", title="teacher: words and plan", views={PLAN: "teacher"}),
+    Condition(name="teacher_no_plan", title="teacher: words", views={PLAN: "teacher_no_plan"}),
+    Condition(name="teacher_with_picture", title="teacher: picture and plan", views={PLAN: "student_with_plan"}),
+)
+"""`image` and `text` make the modality gap; `corrected` is the image with its state told: what planning alone would
+reach; the teachers show what there is to be learnt from them."""
+
+
+class PlanningWorld:
+    """Inherited by a `Task`: what it has as a world, whatever its states are."""
+
+    roles = (PLAN, DESCRIBE)
+    reasons = (*REASONS, READING_REASONS[1])
+    measures = MEASURES
+    conditions = CONDITIONS
+
+    def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> PlanSession:
+        """An episode of one turn. Raises BadStateError for an example whose state is none."""
+        return PlanSession(self, example, role or PLAN, strict)
+
+
+class PlanSession:
+    """One question, one answer."""
+
+    def __init__(self, task: Any, example: Example, role: str, strict: bool) -> None:
+        if role not in task.roles:
+            raise PilotageError(f"{task.name} has no role {role!r}; there are {', '.join(task.roles)}")
+        if example.state is None:
+            raise PilotageError(f"{example.id} has no state of {task.name} to be judged on")
+        self._task, self._example, self._role, self._strict = task, example, role, strict
+        self._state = task.parse_state(example.state)
+        self._text: str | None = None
+
+    def observe(self) -> Observation | None:
+        return self._example.start if self._text is None else None
+
+    def act(self, text: str) -> float | None:
+        self._text = text
+        return None
+
+    def outcome(self) -> Outcome:
+        return score(
+            self._task, self._state, self._text or "", role=self._role, strict_edges=self._strict
+        )
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,108 @@
+"""The protocols of worlds: what a simulator must offer, and what it may offer besides.
+
+A world emits content, public and privileged apart (`Observation`), and judges. It writes no prompt and knows of no model.
+What it can do beyond that is a capability of its own, a protocol that a world has or has not (`Task` in
+`pilotage.worlds.task` for worlds that are generated, solved, recited and drawn; `HasExpert` here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged
+
+
+class Session(Protocol):
+    """One episode under way."""
+
+    def observe(self) -> Observation | None:
+        """What there is now; None when the episode is over."""
+        ...
+
+    def act(self, text: str) -> float | None:
+        """Takes the model's words, whatever they are, and returns a reward where the world gives one by turns.
+
+        Never raises on any `text`: words that cannot be acted on are a failure or a wasted turn of the model's.
+        """
+        ...
+
+    def outcome(self) -> Outcome:
+        """What the episode has come to, over or cut off here."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the episode holds; may be called more than once."""
+        ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """A simulator. The docstrings are the specification; `tests/contracts` holds every registered world to it."""
+
+    @property
+    def name(self) -> str:
+        """Lower case: file name, JSON field and plot label alike."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """As a prompt or a page names it."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The parts that a model may play, the usual one first."""
+        ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Every reason that an outcome may have, `success` among them."""
+        ...
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Every measure that an outcome may hold."""
+        ...
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The ways to measure a model here."""
+        ...
+
+    def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> Session:
+        """Begins the example's episode, for one of the world's roles (None: its first).
+
+        `strict` takes the harder of two rules where a world has two (FrozenLake: a step off the board fails). Raises
+        PilotageError for an example that is not of this world or is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class HasExpert(Protocol):
+    """A world whose expert can go on from wherever an episode is: what DAgger and stepwise teachers need."""
+
+    def expert(self, session: Any) -> tuple[str, ...] | None:
+        """The expert's actions from the session's state to the end; None where there is no way on."""
+        ...
+
+
+@runtime_checkable
+class HasPrivileged(Protocol):
+    """A session that can tell its privileged part without a picture being drawn."""
+
+    def privileged(self) -> Privileged: ...
+
+
+def condition_of(world: World, name: str) -> Condition | None:
+    """The world's condition of this name, or None."""
+    return next((condition for condition in world.conditions if condition.name == name), None)
+
+
+def check_outcome(world: World, outcome: Outcome) -> Outcome:
+    """The outcome, if it speaks the world's own words. An `assert`: a world that breaks it is broken."""
+    known: Mapping[str, Measure] = {measure.name: measure for measure in world.measures}
+    assert outcome.reason in world.reasons, f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
+    assert set(outcome.measures) <= set(known), f"{world.name}: {sorted(outcome.measures)} has unknown measures"
+    return outcome
