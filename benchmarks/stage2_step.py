@@ -78,7 +78,7 @@ def training_examples(count: int) -> list[Any]:
 def benchmark_tokenizer() -> Any:
     """A tokenizer whose words are those of every view of the benchmarks' levels and of its reference answer."""
     from pilotage.nano.tokenizer import build_nano_tokenizer
-    from pilotage.views import VIEWS, reference_answer
+    from pilotage.worlds.grids.views import VIEWS, reference_answer
 
     texts = [
         text
@@ -184,7 +184,7 @@ def run_trl(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from trl.trainer.utils import pad
 
     from pilotage.backbones.load import load_backbone
-    from pilotage.views import VIEWS
+    from pilotage.worlds.grids.views import VIEWS
 
     class TwoPromptTrainer(DistillationTrainer):
         """The teacher reads `teacher_prompt`, text only, in place of the student's prompt and picture."""

@@ -59,7 +59,7 @@ def save_model(directory: Path) -> None:
 def answers(backbone: Any, examples: list[Any]) -> list[Any]:
     """The reference answers as rollouts; every fourth without its end."""
     from pilotage.records import Rollout
-    from pilotage.views import reference_answer
+    from pilotage.worlds.grids.views import reference_answer
 
     rollouts = []
     for number, example in enumerate(examples):
@@ -136,7 +136,7 @@ def run_plain(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.distill.spans import MgsdLayout, SpanSpec
     from pilotage.train.step.monitors import SpanFinder
     from pilotage.train.step.order import ExampleOrder
-    from pilotage.views import VIEWS
+    from pilotage.worlds.grids.views import VIEWS
 
     student = load_backbone(model, attn_implementation="sdpa")
     teacher = copy.deepcopy(student.model).eval().requires_grad_(False)

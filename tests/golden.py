@@ -28,11 +28,11 @@ from typing import Any
 from safetensors import safe_open
 
 from pilotage.evaluate import evaluate
-from pilotage.evaluate.run import KIND_VIEWS, QUESTION_KIND
 from pilotage.recipes import RECIPES
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs import run_recipe
 from pilotage.runs.runner import examples_of, load
+from pilotage.worlds.planning import CONDITIONS
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
 from pilotage.worlds.questions.data.store import load_questions
 
@@ -58,12 +58,12 @@ def record(work: Path) -> dict[str, Any]:
         }
     recipe = replace(RECIPES["nano"](0, backbone="nano"), num_test=NUM_ROWS)
     engine = TransformersEngine(load(recipe, "nano"))
-    for kind in (kind for kind in KIND_VIEWS if kind != QUESTION_KIND):
+    for kind in (condition.name for condition in CONDITIONS):
         parts[f"eval {kind}"] = _evaluated(engine, examples_of(recipe, "test"), kind, work / "eval", {})
     build_questions(QuestionsConfig(out=work / "questions", num_train=1, num_val=1, num_test=NUM_ROWS))
     sampled = {"temperature": 1.0, "top_p": 0.9, "samples": 2}
     questions = load_questions(work / "questions", "test")
-    parts["eval questions"] = _evaluated(engine, questions, QUESTION_KIND, work / "asked", sampled)
+    parts["eval questions"] = _evaluated(engine, questions, "question", work / "asked", sampled)
     return parts
 
 
@@ -106,9 +106,47 @@ def _weights(directory: Path) -> str:
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        {key: value for key, value in row.items() if key not in TIMES and not key.startswith("time/")}
+        {
+            key: value
+            for key, value in _as_before(row).items()
+            if key not in TIMES and not key.startswith("time/")
+        }
         for row in rows
     ]
+
+
+def _as_before(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an evaluation in the form that rows had before outcomes were of one kind for all worlds."""
+    if "outcome" not in row or "settings" not in row:
+        return row
+    new = ("world", "axes", "role", "end", "num_turns", "outcome", "asked")
+    old = {key: value for key, value in row.items() if key not in new}
+    outcome = row["outcome"]
+    if row["world"] == "questions":
+        for key in ("difficulty", "optimal_length"):
+            old.pop(key)
+        asked = row["asked"]
+        right = outcome["reason"] == "success"
+        old |= {
+            "asked": row["axes"]["kind"],
+            "question": asked["text"],
+            "options": asked["options"],
+            "answer": asked["answer"],
+            "grade": {
+                "parsed": outcome["parsed"],
+                "success": outcome["success"],
+                "reason": "right" if right else outcome["reason"],
+                "matched": outcome.get("matched", ""),
+                "read": row["fields"].get("answer", ""),
+            },
+            "verdict": None,
+        }
+        return old
+    is_plan = row["role"] == "plan"
+    names = ("parsed", "legal", "success", "optimal", "num_executed", "reason")
+    told = {**outcome, "legal": outcome["parsed"] and not outcome["illegal"]} if is_plan else {}
+    old["verdict"] = {name: told[name] for name in names} if is_plan else None
+    return old
 
 
 def _digest(rows: list[dict[str, Any]]) -> str:

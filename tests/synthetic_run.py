@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate import evaluate
-from pilotage.worlds.score import score
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import Decoding, Request
-from pilotage.views import reference_answer
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.grids.views import reference_answer
+from pilotage.worlds.score import score
 from pilotage.worlds.task import reference_response, state_hash
 
 LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}

@@ -17,8 +17,9 @@ from pilotage.errors import PilotageError
 from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views import VIEWS, register_view
+from pilotage.views import register_view
 from pilotage.worlds.grids import views
+from pilotage.worlds.grids.views import VIEWS
 from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
 

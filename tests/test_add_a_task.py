@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotage.views import PICTURE_VIEWS
+from pilotage.worlds.grids.views import PICTURE_VIEWS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-a-task.md"

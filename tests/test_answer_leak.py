@@ -22,7 +22,7 @@ from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trai
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
 from pilotage.train.step.readers import Readers
-from pilotage.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS, reference_answer
 from tiny import tiny_backbone, written
 
 FORWARD = FullVocabulary(divergence=ForwardKL())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.answers import last_answer_block, parse_answer
-from pilotage.worlds.judge import REASONS, judge
 from pilotage.worlds.boxes import boxed_answer
+from pilotage.worlds.judge import REASONS, judge
 
 MOVES = ("L", "D", "R", "U")
 FETCH = (*MOVES, "PICK", "DROP")

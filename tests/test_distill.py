@@ -24,7 +24,7 @@ from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, l
 from pilotage.train.distill_setup import memory_estimate
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.scoring import encode_rollouts, head_of, score_rows
-from pilotage.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS, reference_answer
 from tiny import generate, tiny_backbone
 
 ESTIMATORS = {

@@ -18,7 +18,7 @@ from pilotage.train.step.monitors import (
     row_record,
     step_metrics,
 )
-from pilotage.views import reference_answer
+from pilotage.worlds.grids.views import reference_answer
 from tiny import tiny_backbone
 
 

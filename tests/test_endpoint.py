@@ -35,7 +35,7 @@ from pilotage.records import View
 from pilotage.rollouts import Answer, Decoding, Request
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.rollouts.endpoint_http import base_url, one_line, read_completion, retry_after_s
-from pilotage.views import VIEWS
+from pilotage.worlds.grids.views import VIEWS
 from synthetic_run import make_examples
 from tiny import generate
 

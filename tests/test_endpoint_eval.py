@@ -217,7 +217,7 @@ import os, signal, sys
 from pathlib import Path
 from pilotage.evaluate import evaluate
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
-from pilotage.views import VIEWS
+from pilotage.worlds.grids.views import VIEWS
 from synthetic_run import make_examples
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it

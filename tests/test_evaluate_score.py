@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotage.worlds.score import DESCRIBING_VIEWS, read_fields, read_recital, same_text, score, split_items
-from pilotage.views import VIEWS, reference_answer
 from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.score import DESCRIBING_VIEWS, read_fields, read_recital, same_text, score, split_items
 from pilotage.worlds.task import Task
 from synthetic_run import make_examples, state_of
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pilotage.errors import PilotageError
 from pilotage.records import Question
-from pilotage.worlds.questions import math_compare, math_worker
 from pilotage.worlds.boxes import boxed_answer
+from pilotage.worlds.questions import math_compare, math_worker
 from pilotage.worlds.questions.data.importing import read_answer
 from pilotage.worlds.questions.grading import (
     GRADE_REASONS,

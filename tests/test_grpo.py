@@ -18,7 +18,7 @@ from pilotage.rollouts import ReplayEngine
 from pilotage.train.grpo import FIGURES, GrpoTrainer, run_grpo
 from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.step.scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
-from pilotage.views import reference_answer, student_view
+from pilotage.worlds.grids.views import reference_answer, student_view
 from tiny import tiny_backbone, written
 
 

@@ -11,8 +11,8 @@ from pilotage.data.store import sample_examples
 from pilotage.evaluate import evaluate
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
-from pilotage.views import teacher_view
 from pilotage.worlds import get_task
+from pilotage.worlds.grids.views import teacher_view
 from tiny import generate
 
 NUM_STATES = 40

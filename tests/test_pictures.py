@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from pilotage.backbones.encode import encode_images, encode_views
+from pilotage.data.source import picture_problem
 from pilotage.errors import PilotageError
 from pilotage.pictures import BadPictureError, check_png, read_rgb
 from pilotage.rollouts import Decoding
 from pilotage.rollouts.stream import Request, answers
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.data.source import picture_problem
 from pilotage.worlds.questions.data.pictures import to_png
 from tiny import image_view, picture, tiny_backbone
 

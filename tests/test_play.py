@@ -16,8 +16,8 @@ from pilotage.play import PlayServer, Reply
 from pilotage.play.game import ask_model, judge_plan_text, new_level, own_level
 from pilotage.play.server import MAX_BODY_BYTES
 from pilotage.records import Example
-from pilotage.views import reference_answer
 from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.task import TextMaps
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}

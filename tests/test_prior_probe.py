@@ -19,8 +19,8 @@ from pilotage.evaluate.bootstrap import bootstrap_mean
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.records import Example, Rollout
-from pilotage.views import reference_answer
 from pilotage.worlds import TASKS, Task, get_task
+from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.task import state_hash, worked_state
 
 WITH_PRIOR = [task for task in TASKS if prior_of(task)]

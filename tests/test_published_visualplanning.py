@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotage.data.source import Level, Malformed
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data import VisualPlanning
-from pilotage.data.source import Level, Malformed
 from published_forms import VISUALPLANNING, visualplanning_row, write_lines
 
 LAKE: dict[str, Any] = {

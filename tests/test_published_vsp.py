@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotage.data.source import Level, Malformed
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data import Vsp
-from pilotage.data.source import Level, Malformed
 from published_forms import MAPS, MARKS, png, table, words, write_vsp_map
 
 TASK = get_task("frozenlake")

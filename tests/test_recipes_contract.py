@@ -25,7 +25,7 @@ from pilotage.runs.measurement import measurement_of
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.step.readers import Reader
-from pilotage.views import reference_answer
+from pilotage.worlds.grids.views import reference_answer
 from tiny import tiny_backbone, written
 
 LORA = LoraSettings(rank=2, alpha=4)

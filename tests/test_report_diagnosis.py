@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pilotage.evaluate.bootstrap import Interval
-from pilotage.worlds.score import score
 from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources
 from pilotage.worlds import get_task
+from pilotage.worlds.score import score
 from test_report_gallery import run_of
 
 STATE = {"map": ["SFF", "FHF", "FFG"]}

@@ -33,7 +33,7 @@ from pilotage.train.distill_config import (
     Remote,
 )
 from pilotage.train.step.readers import check_sharded
-from pilotage.views import reference_answer
+from pilotage.worlds.grids.views import reference_answer
 from tiny import LocalServer, tiny_backbone, written
 
 FORWARD = FullVocabulary(divergence=ForwardKL())

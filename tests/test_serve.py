@@ -35,7 +35,7 @@ from pilotage.rollouts.serve import MAX_BODY_BYTES, MAX_HELD_BYTES, make_app, op
 from pilotage.rollouts.serve_chat import RequestError, parse_chat, read_image
 from pilotage.rollouts.serve_queue import Batcher
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.views import VIEWS
+from pilotage.worlds.grids.views import VIEWS
 from synthetic_run import make_examples
 from tiny import generate, image_view, picture, png, text_view, tiny_backbone
 

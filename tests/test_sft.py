@@ -35,8 +35,8 @@ from pilotage.train.sft_rows import (
     cut_where_padding_is_least,
     encode_rows,
 )
-from pilotage.views import VIEWS, reference_answer
 from pilotage.worlds import TASKS
+from pilotage.worlds.grids.views import VIEWS, reference_answer
 from tiny import TINY
 
 NUM_EXAMPLES = 12

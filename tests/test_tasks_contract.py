@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
-from pilotage.worlds.score import same_text
 from pilotage.worlds import TASKS, Task, drawing, get_task
 from pilotage.worlds.judge import REASONS, judge
 from pilotage.worlds.recital import split_items
+from pilotage.worlds.score import same_text
 from pilotage.worlds.task import (
     TextMaps,
     canonical_key,

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
-from pilotage.views import (
+from pilotage.views import PROMPT_SETS
+from pilotage.views.prompts import numbered, prompt_template, task_content
+from pilotage.worlds import TASKS, Task
+from pilotage.worlds.grids.views import (
     PICTURE_VIEWS,
-    PROMPT_SETS,
     VIEWS,
     perception_view,
     reference_answer,
@@ -28,8 +30,6 @@ from pilotage.views import (
     teacher_view,
     teacher_view_without_plan,
 )
-from pilotage.views.prompts import numbered, prompt_template, task_content
-from pilotage.worlds import TASKS, Task
 from pilotage.worlds.judge import judge
 from pilotage.worlds.task import reference_response, state_text, worked_state
 

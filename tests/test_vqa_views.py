@@ -124,7 +124,7 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
             name in ("vqa_student", "vqa_reference") or (name, prompts) == ("vqa_perception", "full")
         )
     for name in ("vqa_reasoning", "vqa_reference"):
-        assert "B. Zanzibar" in texts(VQA_VIEWS[name](CHOICE, prompts))
+        assert "B. Zanzibar" in texts(VIEWS[name](CHOICE, prompts))
 
 
 @every_set
@@ -141,7 +141,7 @@ def test_what_cannot_be_shown_is_an_error() -> None:
     with pytest.raises(PilotageError, match="vqa-1 has no picture for the vqa_student view"):
         vqa_student_view(replace(FOREIGN, image=b""), "brief")
     with pytest.raises(PilotageError, match="no worked solution"):
-        VQA_VIEWS["vqa_solution"](replace(FOREIGN, solution=""), "brief")
+        VIEWS["vqa_solution"](replace(FOREIGN, solution=""), "brief")
     with pytest.raises(PilotageError, match="no reference description"):
         vqa_reference_response(FOREIGN)
 

@@ -1,7 +1,7 @@
 """The records that flow between layers. Plain data: no torch, no I/O.
 
-An episode is judged, a turn is taught: a world gives observations, a view shows a part of one, a rollout answers it, and
-the three together are a turn. A task that is answered once is an episode of one turn.
+An episode is judged, a turn is taught: a world gives observations, a view shows a part of one, a rollout answers it,
+and the three together are a turn. A task that is answered once is an episode of one turn.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class Example:
         return self.start.images[0] if self.start.images else b""
 
     @property
-    def state(self) -> Mapping[str, Any] | None:
-        """The symbolic state at the start, where there is one and it is not withheld."""
-        return None if self.start.privileged is None else self.start.privileged.state
+    def state(self) -> Mapping[str, Any]:
+        """The symbolic state at the start in its JSON form; empty where there is none or it is withheld."""
+        return {} if self.start.privileged is None else self.start.privileged.state or {}
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -97,6 +97,15 @@ class Example:
     def plan(self) -> tuple[str, ...]:
         """The expert's plan from the start."""
         return () if self.start.privileged is None else self.start.privileged.plan
+
+    def with_plan(self, plan: tuple[str, ...]) -> Example:
+        """The same, told another plan from the start."""
+        told = self.start.privileged or Privileged()
+        return replace(self, start=replace(self.start, privileged=replace(told, plan=plan)))
+
+    def with_images(self, images: tuple[bytes, ...]) -> Example:
+        """The same with other pictures at the start."""
+        return replace(self, start=replace(self.start, images=images))
 
     @property
     def optimal_length(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +40,8 @@ Kind = Literal[
     "question",
 ]
 USUAL_KINDS: tuple[Kind, ...] = ("image", "text", "perception")
+UNSHOWN = ("state", "finished")
+"""Rates that stand on the page and in the summary, and would make the table too wide."""
 MANY_CUT = 0.1
 """From this share of answers on, their being cut at the token limit is worth a notice."""
 
@@ -312,6 +314,8 @@ def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
 
 def print_summary(summary: Summary, *, by_level: bool) -> None:
     """A table of rates in per cent with their intervals, then the modality gap."""
+    from pilotage.evaluate.summary import rate_names
+
     cells = [cell for rates in summary.kinds.values() for cell in rates.tasks.values()]
     names = [name for name in rate_names(cells) if name not in UNSHOWN]
     table = Table(caption="per cent, with 95 % bootstrap intervals", box=box.SIMPLE, pad_edge=False)

@@ -77,13 +77,16 @@ class ModelAnswerer:
     max_new_tokens: int
 
     def answer(self, example: Example, view: Literal["image", "text"]) -> Reply:
-        from pilotage.evaluate.run import KIND_VIEWS
         from pilotage.play import Reply
         from pilotage.rollouts import Decoding, Request
-        from pilotage.views import VIEWS
+        from pilotage.views import make_view
+        from pilotage.worlds.registry import get_world
+        from pilotage.worlds.world import condition_of
 
         began_s = time.monotonic()
-        shown = VIEWS[KIND_VIEWS[view]](example, self.prompts)
+        condition = condition_of(get_world(example.world), view)
+        assert condition is not None, "planning worlds have both"
+        shown = make_view(condition.views[condition.role], example, self.prompts)
         (rollout,) = self.engine.generate(
             [Request(view=shown, example_id=example.id)], Decoding(max_new_tokens=self.max_new_tokens)
         )

@@ -70,9 +70,7 @@ def make_example(
     )
 
 
-def _pictures(
-    task: Task[Any], state: Any, cell_px: int | None, side_px: int | None
-) -> tuple[bytes, ...]:
+def _pictures(task: Task[Any], state: Any, cell_px: int | None, side_px: int | None) -> tuple[bytes, ...]:
     if side_px is not None:
         return (render_png(task, state, side_px=side_px),)
     if cell_px is not None:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilotage.data.source import Loader, Malformed
 from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
 from pilotage.worlds.registry import beside_worlds
-from pilotage.data.source import Loader, Malformed
 from pilotage.worlds.task import Task, state_hash
 
 

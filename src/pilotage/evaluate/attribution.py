@@ -25,11 +25,11 @@ from pilotage.errors import BadStateError, PilotageError
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_mean
 from pilotage.evaluate.roles import role_of
 from pilotage.evaluate.samples import Row, example_means
-from pilotage.worlds.score import DESCRIBE, score
 from pilotage.records import Outcome
 from pilotage.worlds import get_task
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.judge import MEASURES, judge_plan
+from pilotage.worlds.score import DESCRIBE, score
 from pilotage.worlds.task import Task
 
 FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
@@ -89,7 +89,9 @@ def attribute(row: Row) -> Attribution:
         if key not in row:
             raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
     if role_of(row) == DESCRIBE:
-        raise PilotageError(f"row {row.get('id')!r} is of the kind {row.get('kind')!r}, which asks for no plan")
+        raise PilotageError(
+            f"row {row.get('id')!r} is of the kind {row.get('kind')!r}, which asks for no plan"
+        )
     if row.get("error"):
         return Attribution(fault="error")
     task = get_task(row["task"])

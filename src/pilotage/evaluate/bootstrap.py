@@ -14,7 +14,7 @@ import numpy as np
 
 from pilotage.errors import PilotageError
 
-UNBOUNDED = (-math.inf, math.inf)
+UNBOUNDED = (-np.inf, np.inf)
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
 _CHUNK_NUMBERS = 4_000_000

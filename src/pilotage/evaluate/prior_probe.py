@@ -17,8 +17,8 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import FaultCounts, attribute_all, count_faults
 from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.compare import excludes_zero
-from pilotage.evaluate.samples import Row, by_example
 from pilotage.evaluate.roles import is_description
+from pilotage.evaluate.samples import Row, by_example
 from pilotage.evaluate.summary import rate_of
 from pilotage.worlds import get_task
 

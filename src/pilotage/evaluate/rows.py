@@ -86,7 +86,7 @@ def make_row(episode: Episode, kind: str, settings: Settings) -> dict[str, Any]:
         "split": example.split,
         "axes": dict(example.axes),
         "difficulty": example.difficulty,
-        "state": dict(example.state or {}),
+        "state": dict(example.state),
         "optimal_length": example.optimal_length,
         **({"asked": asked} if any(asked.values()) else {}),
         **{name: last[name] for name in ("role", "view", "messages", "response")},

@@ -21,12 +21,11 @@ from pilotage.evaluate.jsonl import append_jsonl
 from pilotage.evaluate.rows import Settings, kept_rows, make_row, resume
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import locked
-from pilotage.records import Condition, Example, Moment, View
+from pilotage.records import Condition, Episode, Example, Moment, View
 from pilotage.rollouts import Decoding, Engine, StreamingEngine
 from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
-from pilotage.worlds.agents import direct
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import condition_of
 
@@ -123,9 +122,7 @@ def evaluate(
     # Pictures of one size and plans of one length batch best, and a batch has one seed; the order of rows in
     # the file means nothing.
     ordered = sorted(examples, key=lambda example: (example.task, example.level))
-    questions = [
-        _Wanted(example=example, sample=sample) for sample in range(samples) for example in ordered
-    ]
+    questions = [_Wanted(example=example, sample=sample) for sample in range(samples) for example in ordered]
     paths = {kind: rows_path(out, stage, kind) for kind in kinds}
     known = {kind: kept_rows(path, settings) for kind, path in paths.items()}
     missing = {kind: _missing(questions, kept) for kind, (kept, _) in known.items()}
@@ -144,6 +141,37 @@ def evaluate(
             ):
                 measured.append(row)
     return summarise(measured)
+
+
+def episodes_of(
+    engine: Engine | StreamingEngine,
+    examples: Sequence[Example],
+    *,
+    decoding: Decoding,
+    prompts: PromptSet,
+    kind: str | None = None,
+    view: str | None = None,
+    batch_size: int = 64,
+) -> list[Episode]:
+    """One episode of each example, in their order: what validation and probes are made of.
+
+    `kind` is one of the worlds' conditions; None is each world's first. `view` is shown in place of the condition's.
+    """
+
+    def condition(world: str) -> Condition:
+        found = condition_of(get_world(world), kind) if kind else get_world(world).conditions[0]
+        if found is None:
+            raise PilotageError(f"the world {world} has no condition {kind!r}")
+        return found
+
+    def show(moment: Moment) -> View:
+        name = view or condition(moment.example.world).views[moment.role]
+        return make_view(name, moment, prompts)
+
+    starts = [Start(example=example, role=condition(example.world).role) for example in examples]
+    writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size, raises=True)
+    by_id = {id(episode.example): episode for episode in play(starts, writer=writer, show=show)}
+    return [by_id[id(example)] for example in examples]
 
 
 def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tuple[str, str], Condition]:
@@ -237,33 +265,20 @@ def _measure(
     )
     writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size)
     opened = open_session or partial(open_in_process, strict=settings.strict_edges)
-    for world, wanted_here in _by_world(missing).items():
-        starts = [
-            Start(
-                example=question.example,
-                sample=question.sample,
-                seed=sample_seed(settings.seed, question.sample),
-                role=conditions[question.example.world, kind].role,
-            )
-            for question in wanted_here
-        ]
-        agent = getattr(get_world(world), "agent", direct)
-        for episode in play(
-            starts, writer=writer, show=show, agent=agent, limits=limits, open_session=opened
-        ):
-            row = make_row(episode, kind, settings)
-            append_jsonl(path, [row])
-            count([row])
-            yield row
-
-
-def _by_world(missing: Sequence[_Wanted]) -> dict[str, list[_Wanted]]:
-    """Worlds with the same agent are played together, so that their questions share batches."""
-    groups: dict[Any, tuple[str, list[_Wanted]]] = {}
-    for wanted in missing:
-        agent = getattr(get_world(wanted.example.world), "agent", direct)
-        groups.setdefault(agent, (wanted.example.world, []))[1].append(wanted)
-    return dict(groups.values())
+    starts = [
+        Start(
+            example=question.example,
+            sample=question.sample,
+            seed=sample_seed(settings.seed, question.sample),
+            role=conditions[question.example.world, kind].role,
+        )
+        for question in missing
+    ]
+    for episode in play(starts, writer=writer, show=show, limits=limits, open_session=opened):
+        row = make_row(episode, kind, settings)
+        append_jsonl(path, [row])
+        count([row])
+        yield row
 
 
 def sample_seed(seed: int, sample: int) -> int:

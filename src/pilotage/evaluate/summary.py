@@ -14,7 +14,13 @@ from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, UNBOUNDED, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.bootstrap import (
+    NUM_RESAMPLES,
+    UNBOUNDED,
+    Interval,
+    bootstrap_macro_mean,
+    bootstrap_mean,
+)
 from pilotage.evaluate.samples import Row, by_example, example_means
 
 FIRST_RATES, LAST_RATES = ("success",), ("state", "finished")
@@ -33,9 +39,7 @@ def rate_names(cells: Iterable[Rates]) -> tuple[str, ...]:
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
     found = list(dict.fromkeys(names))
     own = [name for name in found if name not in (*FIRST_RATES, *MEASURES, *LAST_RATES)]
-    return tuple(
-        name for name in (*FIRST_RATES, *MEASURES, *own, *LAST_RATES) if name in found
-    )
+    return tuple(name for name in (*FIRST_RATES, *MEASURES, *own, *LAST_RATES) if name in found)
 
 
 @dataclass(frozen=True, kw_only=True)

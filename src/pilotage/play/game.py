@@ -14,7 +14,6 @@ import numpy as np
 
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
-from pilotage.worlds.score import PLAN, score
 from pilotage.records import Example
 from pilotage.report.faults import attribution_of
 from pilotage.report.gallery import pack_answer, walk
@@ -23,6 +22,7 @@ from pilotage.report.tiles import kinds_text
 from pilotage.report.verdicts import verdict_class
 from pilotage.worlds import get_task
 from pilotage.worlds.answers import last_answer_block
+from pilotage.worlds.score import PLAN, score
 from pilotage.worlds.task import Task, TextMaps, state_hash
 
 MAX_LEVEL = 24

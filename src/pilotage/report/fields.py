@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.evaluate.roles import is_description
-from pilotage.worlds.score import read_recital, same_text
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.worlds.recital import split_items
+from pilotage.worlds.score import read_recital, same_text
 from pilotage.worlds.task import Task
 
 MAX_ITEMS = 8

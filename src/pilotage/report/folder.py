@@ -211,7 +211,7 @@ def _read_evals(
     stages: dict[str, dict[str, list[Row]]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
-        if kind == QUESTION_KIND:
+        if kind == "question":
             rates = f"{stage}.summary.json"
             where = f" (rates: {EVAL_FOLDER}/{rates})" if (folder / rates).is_file() else ""
             problems.append(

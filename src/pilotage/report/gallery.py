@@ -17,8 +17,8 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
-from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.evaluate.roles import is_description
+from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import Field, read_fields_of, recited_fields
 from pilotage.report.folder import Row
 from pilotage.report.pairs import gallery_kinds, gallery_tasks

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.summary import RATES, Summary
+from pilotage.evaluate.summary import Summary, rate_names
 from pilotage.files import write_whole
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.folder import read_run
@@ -196,40 +196,52 @@ def _text(value: str) -> str:
     return visible(value, MAX_TEXT)
 
 
+def _rate_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The rates of all sources together: the columns of a table."""
+    return rate_names(
+        cell
+        for _, summary in _measured(sources)
+        for of_kind in summary.kinds.values()
+        for cell in of_kind.tasks.values()
+    )
+
+
 def _rates(sources: Sequence[Source]) -> Table:
+    names = _rate_names(sources)
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
         for kind, of_kind in summary.kinds.items():
             titles = task_titles(of_kind.tasks)
             for task, rates in of_kind.tasks.items():
-                cells = (rates.rates.get(rate) for rate in RATES)
+                cells = (rates.rates.get(rate) for rate in names)
                 rows.append((source, _text(kind), titles[task], rates.n, rates.num_errors, *cells))
             if len(of_kind.tasks) > 1:
-                macros = [of_kind.macro.get(rate) for rate in RATES]
+                macros = [of_kind.macro.get(rate) for rate in names]
                 n = sum(rates.n for rates in of_kind.tasks.values())
                 num_errors = sum(rates.num_errors for rates in of_kind.tasks.values())
                 rows.append((source, _text(kind), MACRO, n, num_errors, *macros))
     return Table(
         name="rates",
         caption="Rates in per cent with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "n", "failed requests", *RATES),
+        columns=("source", "kind", "task", "n", "failed requests", *names),
         rows=tuple(rows),
     )
 
 
 def _levels(sources: Sequence[Source]) -> Table:
+    names = _rate_names(sources)
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
         for kind, of_kind in summary.kinds.items():
             titles = task_titles(of_kind.levels)
             for task, levels in of_kind.levels.items():
                 for level, rates in levels.items():
-                    cells = (rates.rates.get(rate) for rate in RATES)
+                    cells = (rates.rates.get(rate) for rate in names)
                     rows.append((source, _text(kind), titles[task], level, rates.n, *cells))
     return Table(
         name="levels",
         caption="Rates by grid size, in per cent with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "level", "n", *RATES),
+        columns=("source", "kind", "task", "level", "n", *names),
         rows=tuple(rows),
     )
 

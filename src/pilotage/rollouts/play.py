@@ -10,12 +10,12 @@ starts and weights give the same episodes, whatever the number of episodes that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Turn, View
+from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Rollout, Turn, View
 from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 from pilotage.worlds.agents import Agent, Ask, direct
@@ -58,12 +58,22 @@ class Start:
 class Writer:
     """Who writes a turn's answer, and how."""
 
-    engine: Engine | StreamingEngine
-    decoding: Decoding
+    engine: Engine | StreamingEngine | None = None
+    decoding: Decoding | None = None
+    """How the engine decodes; goes with it."""
+    write: Callable[[Moment, View], Rollout] | None = None
+    """In place of an engine: writes the answer to a moment whose turn's view is given, as an expert does."""
     show: Show | None = None
     """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
     student. None: the turn's own view."""
     batch_size: int = 64
+    raises: bool = False
+    """A failing engine ends the play with its error (in training), not the episode with a note of it."""
+
+    def __post_init__(self) -> None:
+        assert (self.write is None) == (self.engine is not None) == (self.decoding is not None), (
+            "a writer has an engine with its decoding, or writes by itself"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +107,24 @@ def play(
     *,
     writer: Writer | Callable[[Start, int], Writer],
     show: Show,
-    agent: Agent = direct,
+    agent: Agent | None = None,
+    read: Callable[[Example, Turn], str] | None = None,
     limits: Limits | None = None,
     open_session: Open = open_in_process,
 ) -> Iterator[Episode]:
     """The episodes, each when it is over. `writer` may depend on the start and the number of the turn, from 0.
 
+    `agent` None is the world's own (its attribute `agent`), or `direct`. `read` says what the world is told of an
+    answer; None tells it all, the view's prefill included.
+
     A session that raises is an end of its own, tried `limits.num_tries` times from the start; an engine that fails on a
-    request ends that episode. Both have an `error` and no outcome. Raises PilotageError for an example that no session can
-    be begun from, and what a streaming engine raises when no further request could succeed.
+    request ends that episode. Both have an `error` and no outcome. Raises PilotageError for an example that no session
+    can be begun from, and what a streaming engine raises when no further request could succeed.
     """
     limits = limits or Limits()
     for first in range(0, len(starts), limits.num_open):
         group = [
-            _Running(start, agent=agent, limits=limits, open_session=open_session, place=place)
+            _Running(start, agent=agent, read=read, limits=limits, open_session=open_session, place=place)
             for place, start in enumerate(starts[first : first + limits.num_open])
         ]
         try:
@@ -149,6 +163,12 @@ def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running
     """One call of the engine; each episode when its answer is there and acted on."""
     for running in asked:
         running.view = show(running.moment)
+    if writer.write is not None:
+        for running in asked:
+            running.take(Answer(index=0, rollout=writer.write(running.moment, running.view), seconds=0.0))
+            yield running
+        return
+    assert writer.engine is not None and writer.decoding is not None, "checked when the writer was made"
     requests = [
         Request(
             view=running.view if writer.show is None else writer.show(running.moment),
@@ -158,6 +178,12 @@ def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running
         )
         for running in asked
     ]
+    if writer.raises:
+        rollouts = writer.engine.generate(requests, writer.decoding)  # pyright: ignore[reportAttributeAccessIssue]
+        for running, rollout in zip(asked, rollouts, strict=True):
+            running.take(Answer(index=0, rollout=rollout, seconds=0.0))
+            yield running
+        return
     for answer in answers(writer.engine, requests, writer.decoding, batch_size=writer.batch_size):
         running = asked[answer.index]
         running.take(answer)
@@ -169,7 +195,8 @@ class _Running:
     """An episode under way."""
 
     start: Start
-    agent: Agent
+    agent: Agent | None
+    read: Callable[[Example, Turn], str] | None
     limits: Limits
     open_session: Open
     turns: list[Turn] = field(default_factory=list)
@@ -183,7 +210,8 @@ class _Running:
         self.turns, self.num_tries = [], self.num_tries + 1
         try:
             self._session = _Recorder(self.open_session(self.start))
-            self._asking = self.agent(self._session, self.start.role or _first_role(self.start))
+            agent = self.agent or getattr(get_world(self.start.example.world), "agent", direct)
+            self._asking = agent(self._session, self.start.role or _first_role(self.start))
             self._next(lambda: next(self._asking))
         except PilotageError:
             raise
@@ -215,7 +243,8 @@ class _Running:
             return
         self._session.reward = None
         try:
-            self._next(lambda: self._asking.send(turn.text))
+            said = turn.text if self.read is None else self.read(self.start.example, turn)
+            self._next(lambda: self._asking.send(said))
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
             self._failed(failure)
 

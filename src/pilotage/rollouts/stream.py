@@ -19,7 +19,8 @@ ErrorKind = Literal["transport", "engine", "refused", "empty", "too_large"]
 `refused`: the server answered that it will not answer this request. `empty`: the answer has no text.
 `too_large`: the answer is longer than any that was asked for."""
 ASKED_AGAIN: frozenset[str | None] = frozenset({"transport", "engine", "world", "timeout", None})
-"""Kinds of failure that say nothing about the model: of the wire, of our own side, of the world. Rows of older files have errors without a kind."""
+"""Kinds of failure that say nothing about the model: of the wire, of our own side, of the world. Rows of older files
+have errors without a kind."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,20 +12,19 @@ import numpy as np
 
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
-from pilotage.evaluate import score
 from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
+from pilotage.evaluate.run import episodes_of
 from pilotage.records import Example
-from pilotage.rollouts import Decoding, samples_of
+from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.views import VIEWS, PromptSet
-from pilotage.worlds import get_task
+from pilotage.views import PromptSet
 
 VALIDATION = "validation.jsonl"
 BATCH = 64
 
 
 class Validator:
-    """Answers the student's view of some examples greedily every `every` steps, and writes a row for each time.
+    """Plays some examples in their world's first condition every `every` steps, and writes a row for each time.
 
     A row has the stage, the step, the seconds of training before it (its own and earlier validations' apart), its own
     seconds, and the share of successes by task and their mean. Training is not disturbed: nothing is drawn at random,
@@ -52,7 +51,7 @@ class Validator:
         self.path = run_dir / VALIDATION
         self._engine = TransformersEngine(backbone, batch_size=BATCH)
         self._examples = examples
-        self._views = [VIEWS["student"](example, prompts) for example in examples]
+        self._prompts: PromptSet = prompts
         self._max_new_tokens = max_new_tokens
 
     def before_training(self) -> None:
@@ -86,11 +85,15 @@ class Validator:
         return others, [row for row in rows if row["stage"] == self.stage and row["step"] < step]
 
     def _success(self) -> dict[str, float]:
-        requests = samples_of(self._views, [example.id for example in self._examples])
-        rollouts = self._engine.generate(requests, Decoding(max_new_tokens=self._max_new_tokens))
+        episodes = episodes_of(
+            self._engine,
+            self._examples,
+            decoding=Decoding(max_new_tokens=self._max_new_tokens),
+            prompts=self._prompts,
+            batch_size=len(self._examples),
+        )
         by_task: dict[str, list[bool]] = {}
-        for example, rollout in zip(self._examples, rollouts, strict=True):
-            task = get_task(example.task)
-            won = score(task, task.parse_state(example.state), "student", rollout.text).success
-            by_task.setdefault(example.task, []).append(won)
+        for episode in episodes:
+            won = episode.outcome is not None and episode.outcome.success
+            by_task.setdefault(episode.example.task, []).append(won)
         return {task: float(np.mean(won)) for task, won in by_task.items()}

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from pilotage.data.prior import prior_of, prior_pairs
 from pilotage.distill.routes import Route
-from pilotage.evaluate import evaluate, rows_path, score
+from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
+from pilotage.evaluate.run import episodes_of
 from pilotage.files import write_json
-from pilotage.rollouts import Decoding, samples_of
+from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED, examples_of
 from pilotage.runs.recipe import Recipe
 from pilotage.runs.runner import EVAL_BATCH, load
 from pilotage.train.answer_leak import leak_of_trained
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedRefresh, Live
-from pilotage.views import VIEWS
-from pilotage.worlds import get_task
+from pilotage.worlds.registry import get_task
 
 NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
 PRIOR_FILE, LEAK_FILE, READER_FILE = "prior.json", "palr.json", "reader.json"
@@ -91,16 +91,17 @@ def measure_reader(recipe: Recipe, run_dir: Path) -> None:
         return
     examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
     reader = load(recipe, routes[0].weights.source or recipe.backbone)
-    views = [VIEWS[routes[0].view](example, recipe.prompts) for example in examples]
-    rollouts = TransformersEngine(reader, batch_size=EVAL_BATCH).generate(
-        samples_of(views, [example.id for example in examples]),
-        Decoding(max_new_tokens=recipe.max_new_tokens),
+    episodes = episodes_of(
+        TransformersEngine(reader, batch_size=EVAL_BATCH),
+        examples,
+        decoding=Decoding(max_new_tokens=recipe.max_new_tokens),
+        prompts=recipe.prompts,
+        view=routes[0].view,
+        batch_size=len(examples),
     )
     by_task: dict[str, list[bool]] = {name: [] for name, _ in recipe.levels}
-    for example, rollout in zip(examples, rollouts, strict=True):
-        task = get_task(example.task)
-        verdict = score(task, task.parse_state(example.state), "student", rollout.text)
-        by_task[example.task].append(verdict.success)
+    for episode in episodes:
+        by_task[episode.example.task].append(episode.outcome is not None and episode.outcome.success)
     success = {name: sum(won) / len(won) for name, won in by_task.items()}
     write_json(
         path, {"view": routes[0].view, "success": success, "macro": sum(success.values()) / len(success)}

@@ -30,10 +30,10 @@ from pilotage.train.step.routes import StepFacts, StepRouter, nothing_routed
 from pilotage.train.step.rows import RolloutMaker, StepRow
 from pilotage.train.step.scores import StepScorer
 from pilotage.train.step.scoring import can_share_prefix, sampled_logprobs
-from pilotage.views import VIEWS, WITHOUT_PLAN
+from pilotage.views import make_view, view_names, without_plan
 from pilotage.views.variants import OtherImages
-from pilotage.worlds import get_task
-from pilotage.worlds.wrong_plans import wrong_plans
+from pilotage.worlds.registry import get_world
+from pilotage.worlds.world import HasWrongAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Leak:
 @dataclass(frozen=True, kw_only=True)
 class _Probed:
     example: Example
-    wrong_plans: tuple[tuple[str, ...], ...]
+    wrong: tuple[Example, ...]
+    """The same, told another answer each."""
     other_image: bytes
 
 
@@ -81,26 +82,24 @@ class LeakProbe:
         for example in _tasks_in_turn(examples):
             if len(self.probed) == num_examples:
                 break
-            task = get_task(example.task)
-            try:
-                wrong = wrong_plans(
-                    task,
-                    task.parse_state(example.state),
-                    num_wrong,
-                    num_actions=len(example.plan),
-                    seed=PROBE_SEED,
+            world = get_world(example.world)
+            if not isinstance(world, HasWrongAnswers):
+                raise PilotageError(
+                    f"{world.title} knows no wrong answers, which PALR compares the right one with"
                 )
+            try:
+                wrong = world.wrong(example, num_wrong, seed=PROBE_SEED)
             except ImpossibleRequestError:
                 self.num_passed_over += 1
                 continue
             (other,) = self.others.pick(example, seed=PROBE_SEED)
-            self.probed.append(_Probed(example=example, wrong_plans=wrong, other_image=other))
+            self.probed.append(_Probed(example=example, wrong=wrong, other_image=other))
         if not self.probed:
             raise PilotageError(
-                f"none of {len(examples)} examples has {num_wrong} wrong plans of its plan's length; lower num_wrong"
+                f"none of {len(examples)} examples has {num_wrong} wrong answers; lower num_wrong"
             )
         if self.num_passed_over:
-            logger.info("%d examples have too few wrong plans and are passed over", self.num_passed_over)
+            logger.info("%d examples have too few wrong answers and are passed over", self.num_passed_over)
 
     @torch.no_grad()
     def measure(self, student: Reader, *, rollouts: RolloutMaker, scorer: StepScorer) -> Leak:
@@ -122,11 +121,11 @@ class LeakProbe:
         student_logp = scorer.student_logprobs(student, rows, places, "same", 1.0)
         teacher_logp = _logps(scorer, rows, facts, routed)
         wrong_logp = [
-            _logps(scorer, self._with_plans(rows, number), facts, telling)
+            _logps(scorer, self._with_answers(rows, number), facts, telling)
             for number in range(self.num_wrong if any(told.values()) else 0)
         ]
         other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
-        blind_logp = _logps(scorer, rows, facts, telling, instead=WITHOUT_PLAN)
+        blind_logp = _logps(scorer, rows, facts, telling, instead=_without_plans())
         leak_rows, gaps = [], _Gaps()
         for place, row in enumerate(rows):
             taught_T = _union(routed, place, row)
@@ -149,27 +148,24 @@ class LeakProbe:
                 gaps.add(facts[place], teacher_logp[place] - blind_logp[place], sees_answer_T)
         return Leak(palr=palr(leak_rows, _groups(router)), gap_nats=gaps.means())
 
-    def _with_plans(self, rows: Sequence[StepRow], number: int) -> list[StepRow]:
-        return [
-            replace(row, example=replace(row.example, plan=probed.wrong_plans[number]))
-            for row, probed in zip(rows, self.probed, strict=True)
-        ]
+    def _with_answers(self, rows: Sequence[StepRow], number: int) -> list[StepRow]:
+        return [row.of_example(probed.wrong[number]) for row, probed in zip(rows, self.probed, strict=True)]
 
     def _with_other_images(self, rows: Sequence[StepRow]) -> list[StepRow]:
         return [
-            replace(row, example=replace(row.example, image=probed.other_image))
+            row.of_example(row.example.with_images((probed.other_image,)))
             for row, probed in zip(rows, self.probed, strict=True)
         ]
 
     def _sees_answer(self, route: Route) -> bool:
         """Whether another plan changes what the reader is shown."""
         probed = self.probed[0]
-        right = VIEWS[route.view](probed.example, self.config.prompts)
-        wrong = VIEWS[route.view](replace(probed.example, plan=probed.wrong_plans[0]), self.config.prompts)
+        right = make_view(route.view, probed.example, self.config.prompts)
+        wrong = make_view(route.view, probed.wrong[0], self.config.prompts)
         return (right.messages, right.prefill) != (wrong.messages, wrong.prefill)
 
     def _sees_image(self, route: Route) -> bool:
-        view = VIEWS[route.view](self.probed[0].example, self.config.prompts)
+        view = make_view(route.view, self.probed[0].example, self.config.prompts)
         return bool(view.images) and route.images in SEES_IMAGE
 
 
@@ -309,6 +305,11 @@ def _logps(
     return logps
 
 
+def _without_plans() -> dict[str, str]:
+    """View that tells of the plan -> the same reader's view without it."""
+    return {name: blind for name in view_names() if (blind := without_plan(name)) is not None}
+
+
 def _only(
     routed: Mapping[str, Sequence[RoutedRow]], kept: Mapping[str, bool]
 ) -> dict[str, Sequence[RoutedRow]]:
@@ -348,6 +349,8 @@ def _student_alone(config: DistillConfig) -> DistillConfig:
         temperature=1.0,
         top_p=1.0,
         top_k=0,
+        # What is exchanged is what an episode begins with: its first turn is probed.
+        max_turns=1,
         seed=PROBE_SEED,
         mix=mix,
     )

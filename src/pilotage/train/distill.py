@@ -68,7 +68,7 @@ from pilotage.train.step.scoring import (
     take_rows,
 )
 from pilotage.views.variants import OtherImages
-from pilotage.worlds import get_task
+from pilotage.worlds import get_world, world_names
 
 logger = logging.getLogger(__name__)
 
@@ -172,14 +172,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         )
         self.leak_meter = None
         if config.palr_every:
-            levels = [example for example in examples if isinstance(example, Example)]
-            if len(levels) < len(examples):
-                raise PilotageError("palr_every needs levels: wrong answers are known of their plans only")
             self.leak_meter = leak_meter(
                 config,
                 student=student,
                 readers=self.readers,
-                examples=levels,
+                examples=examples,
                 num_examples=config.palr_examples,
                 num_wrong=config.palr_wrong_answers,
                 engine=self.engine,
@@ -376,7 +373,10 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 slot=row.slot,
                 origin=row.source.origin,
                 spans=known.spans,
-                judged=known.judged,
+                role=row.turn.role,
+                number=row.number,
+                is_last=row.is_last,
+                outcome=known.outcome,
                 taught={route.name: taught[route.name][place] for route in self.router.router_of(row).routes},
                 content_T=self.router.spans.holds_content(row.rollout.token_ids, _actions_of(row.example)),
             )
@@ -438,8 +438,9 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                     "finished": row.rollout.finished,
                     "num_tokens": record.num_tokens,
                     "kl_nats": record.kl_nats["all"] / max(record.span_tokens["all"], 1),
-                    "verdict": record.judged.verdict.as_dict() if record.judged.verdict else None,
-                    "described": record.judged.described,
+                    "role": row.turn.role,
+                    "turn": row.number,
+                    "outcome": record.outcome.as_dict(),
                 },
             )
 
@@ -449,8 +450,9 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
 
 def _actions_of(example: Example) -> Sequence[str]:
-    """The task's words of action; none for a question from elsewhere."""
-    return () if example.state is None else get_task(example.task).actions
+    """The words of action of the world that the example is of or about; none for a question from elsewhere."""
+    world = get_world(example.task if example.task in world_names() else example.world)
+    return getattr(world, "actions", ())
 
 
 class _StepsLeft(torch.utils.data.Sampler[int]):

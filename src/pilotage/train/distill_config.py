@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings
+from pilotage.distill.credit import Credit, EpisodeReturn
 from pilotage.distill.divergences import (
     JSD,
     DropCap,
@@ -32,6 +33,7 @@ from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
 from pilotage.train.teachers import EMA, Live, Remote
 from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
+from pilotage.worlds.score import DESCRIBE
 
 __all__ = [
     "EMA",
@@ -102,6 +104,12 @@ class DistillConfig:
 
     student_view: str = field(default="student", metadata=LATER)
     """What the student sees."""
+    of_roles: tuple[tuple[str, Router], ...] = field(default=(), metadata=LATER)
+    """(role, who teaches its turns), for roles of a world that are taught otherwise than by `router`."""
+    credit: Credit = field(default=EpisodeReturn(), metadata=LATER)
+    """What number a turn gets of its episode, for policy gradients and token weights."""
+    max_turns: int = field(default=64, metadata=LATER)
+    """Longest episode that is played to train on."""
     student_prefill: str | None = field(default=None, metadata=LATER)
     """Text that begins the student's turn; None leaves it to the view."""
     sources: Mixture | None = field(default=None, metadata=LATER)
@@ -167,7 +175,10 @@ class DistillConfig:
     """Name of the run's part: in `metrics.jsonl`, and of the folder with checkpoints and the model."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "max_new_tokens", "samples_per_prompt", "micro_batch_size"):
+        for name in (
+            *("steps", "prompts_per_step", "max_new_tokens", "samples_per_prompt", "micro_batch_size"),
+            "max_turns",
+        ):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 <= self.perception_share < 1:
@@ -283,17 +294,24 @@ class DistillConfig:
         route = self.description or self._only_route(DESCRIPTION, view)
         return Router(layout=WholeLayout(name=DESCRIPTION), routes=(route,))
 
+    def router_of(self, role: str) -> Router:
+        """Who teaches the turns of a role."""
+        if role == DESCRIBE and self.descriptions is not None:
+            return self.descriptions
+        return dict(self.of_roles).get(role, self.plans)
+
     def _only_route(self, name: str, view: str) -> Route:
         assert self.estimator is not None and self.teacher_weights is not None, "checked at the beginning"
         return Route(name=name, view=view, weights=self.teacher_weights, estimator=self.estimator)
 
     @property
     def routers(self) -> tuple[Router, ...]:
-        return (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
+        own = (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
+        return (*own, *(router for _, router in self.of_roles))
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """All routes of both kinds of rollouts."""
+        """All routes, of all roles."""
         return tuple(route for router in self.routers for route in router.routes)
 
     @property

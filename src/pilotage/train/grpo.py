@@ -20,7 +20,7 @@ from pilotage.backbones.load import Backbone, with_lora
 from pilotage.errors import PilotageError
 from pilotage.files import clear_partial
 from pilotage.pictures import read_rgb
-from pilotage.records import Example
+from pilotage.records import Example, Outcome
 from pilotage.rollouts.engine import Decoding, Engine, samples_of
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train import checkpoints
@@ -30,10 +30,10 @@ from pilotage.train.movement import expects_rounding
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import OnBegin, OnStep
-from pilotage.train.step.monitors import judged
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.trl_stage import TrlStage, shared_arguments
-from pilotage.views import student_view
+from pilotage.views import make_view
+from pilotage.worlds.registry import get_world
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
         for place in batch["place"]:
             step, index = divmod(place, self.stage_config.prompts_per_step)
             example = self._example_of[self._order.slots(step)[index].example.id]
-            view = student_view(example, self.stage_config.prompts)
+            view = make_view("student", example, self.stage_config.prompts)
             (image,) = view.images
             rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])
             rows["image"].append(read_rgb(image))
@@ -189,7 +189,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
             # Ranks may cut a group; each part is drawn with its rank's own seed.
             of_length = [group[0] for group in groups if len(group) == length]
             seed = mixed(config.seed, self.state.global_step, self.args.process_index)
-            views = [student_view(self._example_of[name], config.prompts) for name in of_length]
+            views = [make_view("student", self._example_of[name], config.prompts) for name in of_length]
             requests = samples_of(views, of_length, num=length, seed=seed)
             rollouts += self._engine.generate(requests, decoding)
         self.model.train(was_training)
@@ -209,7 +209,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
 
         def verdicts(completion_ids: Any, example: Any) -> list[Any]:
             return [
-                judged(self._example_of[name], self.backbone.decode(ids), asks_perception=False).verdict
+                _outcome(self._example_of[name], self.backbone.decode(ids))
                 for name, ids in zip(example, completion_ids, strict=True)
             ]
 
@@ -217,7 +217,7 @@ class GrpoTrainer(TrlStage, GRPOTrainer):
             return [float(verdict.success) for verdict in verdicts(completion_ids, example)]
 
         def parsed(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
-            return [float(verdict.parsed) for verdict in verdicts(completion_ids, example)]
+            return [float(verdict.is_("parsed")) for verdict in verdicts(completion_ids, example)]
 
         def of_task(task: str) -> Callable[..., list[float | None]]:
             def function(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
@@ -283,3 +283,9 @@ def _arguments(config: GrpoConfig, folder: Path, backbone: Backbone, weights: li
         seed=config.seed,
         **shared_arguments(backbone),
     )
+
+
+def _outcome(example: Example, text: str) -> Outcome:
+    session = get_world(example.world).open(example)
+    session.act(text)
+    return session.outcome()

@@ -10,7 +10,7 @@ from typing import Literal
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
 from pilotage.train.settings import check_lr, check_not_negative
-from pilotage.views import PICTURE_VIEWS, VIEWS, PromptSet
+from pilotage.views import PromptSet, shows_picture, view_names
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
 
@@ -71,7 +71,7 @@ class SftConfig:
                 "retention_views names no view for the retention rows; give one, or retention_share 0"
             )
         for name, share in self.retention_views:
-            if name not in VIEWS or share <= 0 or name in PICTURE_VIEWS:
+            if name not in view_names() or share <= 0 or shows_picture(name):
                 raise PilotageError(
                     f"retention view {name!r} with share {share} must be a text view, share > 0"
                 )

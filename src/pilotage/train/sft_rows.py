@@ -19,7 +19,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.train.sft_config import SftConfig
-from pilotage.views import VIEWS, reference_answer
+from pilotage.views import make_view, reference_of_view
 
 IGNORED = -100
 """Label of positions that are not trained on."""
@@ -37,7 +37,7 @@ class Row:
 
     example: Example
     view: str
-    """Name of the view in `pilotage.views.VIEWS`."""
+    """Name of the view in `pilotage.views`."""
     answer: str
     """What the model should write, without the end-of-turn token."""
     place: int
@@ -96,7 +96,7 @@ class Mixture:
     def _length(self, row: Row) -> int:
         key = (row.example.id, row.view)
         if key not in self._lengths:
-            view = VIEWS[row.view](row.example, self.config.prompts)
+            view = make_view(row.view, row.example, self.config.prompts)
             self._lengths[key] = count_tokens(self.backbone, view, row.answer)
         return self._lengths[key]
 
@@ -132,7 +132,7 @@ class Mixture:
         return names[min(int(np.searchsorted(np.cumsum(shares), draw, side="right")), len(names) - 1)]
 
     def _answer(self, example: Example, view: str) -> str:
-        return self.answers.get((example.id, view)) or reference_answer(example, view)
+        return self.answers.get((example.id, view)) or reference_of_view(example, view)
 
 
 def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
@@ -168,7 +168,7 @@ def cut_where_padding_is_least(
 
 def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> dict[str, torch.Tensor]:
     """Model inputs and `labels`: the answer's ids and the end of turn, IGNORED everywhere else."""
-    views: list[View] = [VIEWS[row.view](row.example, config.prompts) for row in rows]
+    views: list[View] = [make_view(row.view, row.example, config.prompts) for row in rows]
     texts = [row.answer for row in rows]
     ids: Any = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     end: Any = backbone.tokenizer.eos_token_id

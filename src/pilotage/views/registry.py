@@ -20,8 +20,8 @@ class ViewSpec:
 
     name: str
     make: Maker
-    """Given a moment without its privileged parts, past ones too, unless the view is `privileged`: the type is the guard
-    against leaks."""
+    """Given a moment without its privileged parts, past ones too, unless the view is `privileged`: the type is the
+    guard against leaks."""
     privileged: bool = False
     """Whether it tells anything of the state, the plan or the answer."""
     shows_picture: bool = False

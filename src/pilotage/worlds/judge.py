@@ -30,10 +30,10 @@ MEASURES = (
     Measure(name="parsed", title="parsed"),
     Measure(name="num_executed", title="actions executed", unit="actions", bounds=None, is_flag=False),
 )
-"""Of a plan. `parsed`: an answer block was found and every token in it is an action of the task. `illegal`: parsed, and an executed
-action was illegal (hole, wall, edge, object, misplaced PICK or DROP).
-`optimal`: success with as few executed actions as any plan. `num_executed`: actions until success, failure or the end of
-the plan, the failing one counted."""
+"""Of a plan. `parsed`: an answer block was found and every token in it is an action of the task. `illegal`: parsed, and
+an executed action was illegal (hole, wall, edge, object, misplaced PICK or DROP). `optimal`: success with as few
+executed actions as any plan. `num_executed`: actions until success, failure or the end of the plan, the failing one
+counted."""
 
 
 class StateJudge:

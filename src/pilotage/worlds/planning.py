@@ -8,6 +8,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Condition, Example, Observation, Outcome
 from pilotage.worlds.judge import MEASURES, REASONS
 from pilotage.worlds.score import DESCRIBE, PLAN, READING_REASONS, score
+from pilotage.worlds.wrong_plans import wrong_plans
 
 CONDITIONS = (
     Condition(name="image", title="from the picture", views={PLAN: "student"}),
@@ -17,7 +18,9 @@ CONDITIONS = (
     Condition(name="description", title="describing from words", views={DESCRIBE: "description"}),
     Condition(name="teacher", title="teacher: words and plan", views={PLAN: "teacher"}),
     Condition(name="teacher_no_plan", title="teacher: words", views={PLAN: "teacher_no_plan"}),
-    Condition(name="teacher_with_picture", title="teacher: picture and plan", views={PLAN: "student_with_plan"}),
+    Condition(
+        name="teacher_with_picture", title="teacher: picture and plan", views={PLAN: "student_with_plan"}
+    ),
 )
 """`image` and `text` make the modality gap; `corrected` is the image with its state told: what planning alone would
 reach; the teachers show what there is to be learnt from them."""
@@ -30,10 +33,20 @@ class PlanningWorld:
     reasons = (*REASONS, READING_REASONS[1])
     measures = MEASURES
     conditions = CONDITIONS
+    usual = ("image", "text", "perception")
+    """What is measured when nothing else is asked for."""
+    answer_form = "block"
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> PlanSession:
         """An episode of one turn. Raises BadStateError for an example whose state is none."""
         return PlanSession(self, example, role or PLAN, strict)
+
+    def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
+        """The example told `num` plans of its plan's length that fail (see `wrong_plans`)."""
+        task: Any = self
+        state = task.parse_state(example.state)
+        plans = wrong_plans(task, state, num, num_actions=len(example.plan), seed=seed)
+        return tuple(example.with_plan(plan) for plan in plans)
 
 
 class PlanSession:
@@ -42,7 +55,7 @@ class PlanSession:
     def __init__(self, task: Any, example: Example, role: str, strict: bool) -> None:
         if role not in task.roles:
             raise PilotageError(f"{task.name} has no role {role!r}; there are {', '.join(task.roles)}")
-        if example.state is None:
+        if not example.state:
             raise PilotageError(f"{example.id} has no state of {task.name} to be judged on")
         self._task, self._example, self._role, self._strict = task, example, role, strict
         self._state = task.parse_state(example.state)
@@ -56,9 +69,7 @@ class PlanSession:
         return None
 
     def outcome(self) -> Outcome:
-        return score(
-            self._task, self._state, self._text or "", role=self._role, strict_edges=self._strict
-        )
+        return score(self._task, self._state, self._text or "", role=self._role, strict_edges=self._strict)
 
     def close(self) -> None:
         pass

@@ -32,8 +32,8 @@ _NUMBERED = re.compile(r"[ \t]*([0-9]{1,3})[.)](.*)")
 def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_edges: bool = False) -> Outcome:
     """The outcome of one response, with what was read of the state. Never raises on any `text`.
 
-    Of a description: success is that every fact is right. Of a plan: the judge's outcome; `fields` and `right` are of the
-    state that was recited before it.
+    Of a description: success is that every fact is right. Of a plan: the judge's outcome; `fields` and `right` are of
+    the state that was recited before it.
     """
     facts = task.facts(state)
     if role == DESCRIBE:

@@ -1,6 +1,6 @@
 """The protocols of worlds: what a simulator must offer, and what it may offer besides.
 
-A world emits content, public and privileged apart (`Observation`), and judges. It writes no prompt and knows of no model.
+A world emits content, public and privileged apart (`Observation`), and judges. It writes no prompt and knows no model.
 What it can do beyond that is a capability of its own, a protocol that a world has or has not (`Task` in
 `pilotage.worlds.task` for worlds that are generated, solved, recited and drawn; `HasExpert` here).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged
+from pilotage.records import Condition, Example, Measure, Observation, Outcome
 
 
 class Session(Protocol):
@@ -89,10 +89,15 @@ class HasExpert(Protocol):
 
 
 @runtime_checkable
-class HasPrivileged(Protocol):
-    """A session that can tell its privileged part without a picture being drawn."""
+class HasWrongAnswers(Protocol):
+    """A world that knows answers that are wrong: what PALR compares the right one with."""
 
-    def privileged(self) -> Privileged: ...
+    def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
+        """The example `num` times, each time told another wrong answer as if it were the right one.
+
+        Raises ImpossibleRequestError where there are not so many.
+        """
+        ...
 
 
 def condition_of(world: World, name: str) -> Condition | None:
@@ -103,6 +108,10 @@ def condition_of(world: World, name: str) -> Condition | None:
 def check_outcome(world: World, outcome: Outcome) -> Outcome:
     """The outcome, if it speaks the world's own words. An `assert`: a world that breaks it is broken."""
     known: Mapping[str, Measure] = {measure.name: measure for measure in world.measures}
-    assert outcome.reason in world.reasons, f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
-    assert set(outcome.measures) <= set(known), f"{world.name}: {sorted(outcome.measures)} has unknown measures"
+    assert outcome.reason in world.reasons, (
+        f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
+    )
+    assert set(outcome.measures) <= set(known), (
+        f"{world.name}: {sorted(outcome.measures)} has unknown measures"
+    )
     return outcome

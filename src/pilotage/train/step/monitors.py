@@ -8,6 +8,7 @@ T response tokens of one rollout, M of them taught by one route.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,43 +22,17 @@ from pilotage.distill.align import split_rows
 from pilotage.distill.estimators import TokenLoss
 from pilotage.distill.routes import RoutedRow
 from pilotage.distill.spans import SpanLayout, Spans, token_bytes
-from pilotage.records import Grade, Example, Question, Rollout, Verdict
-from pilotage.views import reference_of_view
-from pilotage.worlds import get_task
-from pilotage.worlds.judge import judge
-from pilotage.worlds.questions.grading import grade
+from pilotage.records import Example, Outcome, Rollout
+from pilotage.worlds.score import DESCRIBE
 
 NUM_PARTS = 4
 """Into how many parts a rollout is cut to tell where along it the divergence lies."""
 LEAST_NATS = 1e-5
 """Per token: below it, what is left is rounding, and shares of it say nothing."""
+TURN_BINS = ((0, 1), (1, 2), (2, 4), (4, 8), (8, math.inf))
+"""Turns that are summed up together."""
 NGRAM = 4
 """Length of the runs of ids whose return counts as repetition."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What became of one rollout."""
-
-    verdict: Verdict | Grade | None
-    """None for a rollout that was asked to describe, not to plan."""
-    described: bool | None
-    """Whether such a rollout is the reference description to the letter; None for a plan."""
-
-    @property
-    def reward(self) -> float:
-        """1 for success, 0 otherwise."""
-        return float(self.described if self.verdict is None else self.verdict.success)  # pyright: ignore[reportArgumentType]
-
-
-def judged(example: Example, text: str, *, asks_perception: bool) -> Judged:
-    """The one judge's verdict on a plan, the one grader's on an answer; whether a description is the reference."""
-    if asks_perception:
-        return Judged(verdict=None, described=text == reference_of_view(example, "perception"))
-    if isinstance(example, Question):
-        return Judged(verdict=grade(example, text), described=None)
-    task = get_task(example.task)
-    return Judged(verdict=judge(task, task.parse_state(example.state), text), described=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +64,13 @@ class RowRecord:
     repetition: float
     vision_attempts: int
     """Times a token that only a prompt may hold would have been sampled, had it not been suppressed."""
-    judged: Judged
+    role: str
+    number: int
+    """Which turn of its episode, from 0."""
+    is_last: bool
+    """Stands for the episode where episodes are counted."""
+    outcome: Outcome
+    """Of the episode."""
     valid: bool
     """Keeps to the format."""
     loss: float
@@ -159,7 +140,10 @@ def row_record(
     slot: int,
     origin: str,
     spans: Spans,
-    judged: Judged,
+    role: str,
+    number: int,
+    is_last: bool,
+    outcome: Outcome,
     taught: Mapping[str, Taught],
     content_T: np.ndarray,
 ) -> RowRecord:
@@ -180,7 +164,10 @@ def row_record(
         finished=rollout.finished,
         repetition=repetition(rollout.token_ids),
         vision_attempts=int(rollout.meta.get("num_vision_attempts", 0)),
-        judged=judged,
+        role=role,
+        number=number,
+        is_last=is_last,
+        outcome=outcome,
         valid=spans.valid,
         loss=float(sum(route.loss_M.sum() for route in taught.values())),
         kl_nats={span: float(nats_T[mask_T].sum()) for span, mask_T in masks.items()},
@@ -262,6 +249,7 @@ def _taught_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         if num_compared := sum(row.num_compared for row in rows):
             metrics["teacher/agreement"] = sum(row.agreed for row in rows) / num_compared
         metrics["loss/cap_rate"] = sum(row.capped for row in rows) / num_taught
+    metrics |= _by_turn(rows)
     routes = dict.fromkeys(name for row in rows for name in row.route_tokens)
     for name in routes:
         count = sum(row.route_tokens.get(name, 0) for row in rows)
@@ -284,15 +272,31 @@ def _rollout_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
         "rollout/vision_attempts": float(sum(row.vision_attempts for row in rows)),
     }
-    verdicts = [(row.task, row.judged.verdict) for row in rows if row.judged.verdict is not None]
-    if verdicts:
-        metrics["rollout/valid"] = _share(row.valid for row in rows if row.judged.verdict is not None)
-        metrics["rollout/parsed"] = _share(verdict.parsed for _, verdict in verdicts)
-        metrics["rollout/success"] = _share(verdict.success for _, verdict in verdicts)
-    for task in sorted({task for task, _ in verdicts}):
-        metrics[f"rollout/success/{task}"] = _share(v.success for name, v in verdicts if name == task)
-    if described := [row.judged.described for row in rows if row.judged.described is not None]:
+    acted = [row for row in rows if row.role != DESCRIBE]
+    ended = [row for row in acted if row.is_last]
+    if ended:
+        metrics["rollout/valid"] = _share(row.valid for row in acted)
+        metrics["rollout/parsed"] = _share(row.outcome.is_("parsed") for row in ended)
+        metrics["rollout/success"] = _share(row.outcome.success for row in ended)
+    for task in sorted({row.task for row in ended}):
+        metrics[f"rollout/success/{task}"] = _share(row.outcome.success for row in ended if row.task == task)
+    if described := [row.outcome.success for row in rows if row.role == DESCRIBE]:
         metrics["rollout/described"] = _share(described)
+    if any(row.number for row in acted):
+        metrics["episode/turns"] = len(acted) / max(len(ended), 1)
+    return metrics
+
+
+def _by_turn(rows: Sequence[RowRecord]) -> dict[str, float]:
+    """The mean divergence by turn of the episodes, in bins that double; nothing where all have one turn."""
+    if not any(row.number for row in rows):
+        return {}
+    metrics = {}
+    for low, high in TURN_BINS:
+        mine = [row for row in rows if low <= row.number < high]
+        if count := sum(row.span_tokens["all"] for row in mine):
+            name = f"{low}" if high == low + 1 else f"{low}+" if high == math.inf else f"{low}-{high - 1}"
+            metrics[f"turn/kl_{name}"] = sum(row.kl_nats["all"] for row in mine) / count
     return metrics
 
 

@@ -14,10 +14,11 @@ from pilotage.distill.reduce import AllSum, count_routes, global_route_counts, r
 from pilotage.distill.routes import Route, RoutedRow, Router, num_tokens_of, route_rows
 from pilotage.distill.spans import Spans
 from pilotage.distill.token_weights import RowFacts
-from pilotage.records import Question
+from pilotage.records import Outcome
 from pilotage.train.distill_config import DistillConfig
-from pilotage.train.step.monitors import Judged, SpanFinder, judged
+from pilotage.train.step.monitors import SpanFinder
 from pilotage.train.step.rows import StepRow
+from pilotage.worlds.score import DESCRIBE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,13 +26,16 @@ class StepFacts:
     """What routing and records need of one rollout."""
 
     spans: Spans
-    judged: Judged
+    outcome: Outcome
+    """Of the row's episode."""
+    reward: float
+    """What its turn gets of it (`pilotage.distill.credit`)."""
     signals: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoutedStep:
-    """All routes over all rows; a row of the other kind (a plan, a description) has nothing from a route."""
+    """All routes over all rows; a row has nothing from the routes of another role than its turn's."""
 
     routed: Mapping[str, Sequence[RoutedRow]]
     row_weights: Mapping[str, Sequence[float]]
@@ -46,25 +50,27 @@ class RoutedStep:
 
 
 class StepRouter:
-    """The configuration's routers, for rows that plan and rows that describe."""
+    """The configuration's routers, each for the turns of its roles."""
 
     def __init__(self, config: DistillConfig, *, spans: SpanFinder, tasks: Sequence[str]) -> None:
         self.config = config
-        self.plans, self.descriptions = config.plans, config.descriptions
-        self.routers = (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
+        self.plans = config.plans
+        described = config.descriptions
+        self._of_role: dict[str, Router] = dict(config.of_roles)
+        if described is not None:
+            self._of_role[DESCRIBE] = described
+        self.routers = (self.plans, *([] if described is None else [described]))
+        self.routers += tuple(router for _, router in config.of_roles)
         self.routes: tuple[Route, ...] = config.routes
         self._scale_of = {route.name: route.scale for route in self.routes}
         self.spans = spans
         self._tasks = tasks
 
     def router_of(self, row: StepRow) -> Router:
-        if not row.asks_perception:
-            return self.plans
-        assert self.descriptions is not None, "only a share of the prompts asks for descriptions"
-        return self.descriptions
+        return self._of_role.get(row.turn.role, self.plans)
 
     def is_mine(self, router: Router, row: StepRow) -> bool:
-        return row.asks_perception == (router is self.descriptions)
+        return self.router_of(row) is router
 
     def signals_of(self, row: StepRow) -> set[str]:
         """Signals that the row's routes need."""
@@ -73,12 +79,12 @@ class StepRouter:
     def facts(self, row: StepRow, signals: Mapping[str, np.ndarray]) -> StepFacts:
         layout = self.router_of(row).layout
         spans = self.spans.find(layout, row.rollout.token_ids, prefill=row.view.prefill)
-        text = row.rollout.text
-        if not isinstance(row.example, Question):
-            text = layout.answer(text, prefill=row.view.prefill)
+        outcome = row.episode.outcome
+        assert outcome is not None, "episodes that could not be judged are not taught"
         return StepFacts(
             spans=spans,
-            judged=judged(row.example, text, asks_perception=row.asks_perception),
+            outcome=outcome,
+            reward=self.config.credit(row.episode)[row.number],
             signals=signals,
         )
 
@@ -90,7 +96,7 @@ class StepRouter:
             known = [
                 RowFacts(
                     spans=facts[place].spans,
-                    reward=facts[place].judged.reward,
+                    reward=facts[place].reward,
                     signals=facts[place].signals,
                 )
                 for place in mine

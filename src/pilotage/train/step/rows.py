@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pilotage.backbones.load import Backbone
-from pilotage.records import Example, Rollout, View
-from pilotage.rollouts.engine import Engine, samples_of
+from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
+from pilotage.rollouts.engine import Engine
+from pilotage.rollouts.play import Limits, Show, Start, Writer, play
 from pilotage.rollouts.sources import (
     FromDataSet,
     FromTeacher,
     Row,
-    Sampling,
     Source,
     by_source,
     plan_rows,
@@ -30,29 +30,75 @@ from pilotage.train.step.order import Slot
 from pilotage.train.step.readers import Readers
 from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import varied
+from pilotage.worlds.registry import get_world
+from pilotage.worlds.score import DESCRIBE
 
 PERCEPTION = "perception"
 """The view that asks a student to describe the picture."""
+DESCRIPTION = "description"
+"""The view by which a teacher describes it, from words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRow:
-    """One rollout of the step on this rank."""
+    """One turn of an episode of the step on this rank: what is taught."""
 
     slot: int
     """A number that no other row of the step has, on any rank."""
     prompt: int
-    """The prompt's place in the step; its samples share it."""
-    example: Example
-    view: View
-    """What the student is shown, with its prefill."""
-    rollout: Rollout
+    """The example's place in the step; its episodes share it."""
+    episode: Episode
+    number: int
+    """Which of the episode's turns, from 0."""
     source: Source
-    asks_perception: bool = False
+
+    @property
+    def turn(self) -> Turn:
+        return self.episode.turns[self.number]
+
+    @property
+    def example(self) -> Example:
+        return self.episode.example
+
+    @property
+    def view(self) -> View:
+        """What the student is shown, with its prefill."""
+        return self.turn.view
+
+    @property
+    def rollout(self) -> Rollout:
+        rollout = self.turn.rollout
+        assert rollout is not None, "an engine that fails in training ends the step"
+        return rollout
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its turn is the episode's last, which stands for the episode where episodes are counted."""
+        return self.number == len(self.episode.turns) - 1
+
+    @property
+    def moment(self) -> Moment:
+        """What there was at this turn, for the views of readers."""
+        turn = self.turn
+        return Moment(
+            example=self.example,
+            role=turn.role,
+            seen=turn.seen,
+            past=self.episode.turns[: self.number],
+            notes=turn.notes,
+        )
+
+    def of_example(self, example: Example) -> StepRow:
+        """The same first turn, of an example that says something else: another plan, another picture."""
+        assert self.number == 0, "only what an example begins with can be exchanged"
+        turn = replace(self.turn, seen=example.start)
+        return replace(
+            self, episode=replace(self.episode, example=example, turns=(turn, *self.episode.turns[1:]))
+        )
 
 
 class RolloutMaker:
-    """Makes a step's rollouts, one call of an engine per source."""
+    """Makes a step's episodes, all those of a source together."""
 
     def __init__(
         self,
@@ -65,99 +111,111 @@ class RolloutMaker:
     ) -> None:
         self.config = config
         self.mixture = config.mixture
+        self.num_failed = 0
+        """Episodes of the last step that their worlds broke off for good; nothing of them is taught."""
         self._student = student
         self._engine = engine
         self._readers = readers
         self._autocast = autocast
 
     def rows(self, step: int, slots: Sequence[Slot], asks_perception: Sequence[bool]) -> list[StepRow]:
-        """The rollouts of these prompts of a step, prompt by prompt."""
+        """The turns of the episodes of these prompts of a step, prompt by prompt, turn by turn."""
         example_of = {slot.index: slot.example for slot in slots}
         asks = {slot.index: asked for slot, asked in zip(slots, asks_perception, strict=True)}
-        view_of = {
-            index: self._student_view(example, asks_perception=asks[index])
-            for index, example in example_of.items()
-        }
         planned = plan_rows(self.mixture, seed=self.config.seed, step=step, slots=example_of)
-        rollouts: dict[int, Rollout] = {}
+        seed = mixed(self.config.seed, step)
+        episodes: dict[int, Episode] = {}
         for source, places in by_source(planned).items():
-            first = [planned[place] for place in places if planned[place].sample == 0]
-            made = self._made(source, first, example_of, view_of, asks, seed=mixed(self.config.seed, step))
-            rollouts |= zip(places, made, strict=True)
+            starts = [_start(planned[place], example_of, asks, seed) for place in places]
+            episodes |= zip(places, self._played(source, starts), strict=True)
+        self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
+        num_numbers = self.config.prompts_per_step * self.mixture.max_samples
         return [
             StepRow(
-                slot=row.number(self.mixture),
+                slot=row.number(self.mixture) + number * num_numbers,
                 prompt=row.slot,
-                example=example_of[row.slot],
-                view=view_of[row.slot],
-                rollout=rollouts[place],
+                episode=episodes[place],
+                number=number,
                 source=row.source,
-                asks_perception=asks[row.slot],
             )
             for place, row in enumerate(planned)
+            if episodes[place].end not in WORLD_ENDS
+            for number in range(len(episodes[place].turns))
         ]
 
-    def _student_view(self, example: Example, *, asks_perception: bool) -> View:
-        if asks_perception:
-            return make_view(PERCEPTION, example, self.config.prompts)
-        view = make_view(self.config.student_view, example, self.config.prompts)
-        return varied(view, prefill=self.config.student_prefill)
-
-    def _made(
-        self,
-        source: Source,
-        prompts: Sequence[Row],
-        example_of: dict[int, Example],
-        view_of: dict[int, View],
-        asks: dict[int, bool],
-        *,
-        seed: int,
-    ) -> list[Rollout]:
-        """All samples of these prompts, prompt by prompt."""
-        examples = [example_of[row.slot] for row in prompts]
-        views = [view_of[row.slot] for row in prompts]
+    def _played(self, source: Source, starts: Sequence[Start]) -> list[Episode]:
+        """The episodes of these starts, in their order."""
         if isinstance(source, FromDataSet):
-            return [self._reference(example, view) for example, view in zip(examples, views, strict=True)]
+            return self._play(starts, Writer(write=self._reference))
         if not isinstance(source, FromTeacher):
             self._engine.sync(self._student.model)
+            decoding = source.sampling.decoding(self.config.max_new_tokens)
             with self._autocast():
-                return self._sampled(self._engine, examples, views, source.sampling, seed)
+                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True))
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
-        described = [asks[row.slot] for row in prompts]
-        views = [
-            make_view("description" if asked else source.view, example, self.config.prompts)
-            for example, asked in zip(examples, described, strict=True)
-        ]
+
+        def show(moment: Moment) -> View:
+            name = DESCRIPTION if moment.role == DESCRIBE else source.view
+            return make_view(name, moment, self.config.prompts)
+
         with reader.reading(), self._autocast():
             engine = TransformersEngine(
                 reader.backbone,
                 batch_size=max(64, self.config.micro_batch_size),
                 max_prompt_tokens=self.config.max_prompt_tokens,
             )
-            return self._sampled(engine, examples, views, source.sampling, seed)
+            decoding = source.sampling.decoding(self.config.max_new_tokens)
+            return self._play(starts, Writer(engine=engine, decoding=decoding, show=show, raises=True))
 
-    def _sampled(
-        self,
-        engine: Engine,
-        examples: Sequence[Example],
-        views: Sequence[View],
-        sampling: Sampling,
-        seed: int,
-    ) -> list[Rollout]:
-        ids = [example.id for example in examples]
-        requests = samples_of(views, ids, num=sampling.num_samples, seed=seed)
-        return engine.generate(requests, sampling.decoding(self.config.max_new_tokens))
+    def _play(self, starts: Sequence[Start], writer: Writer) -> list[Episode]:
+        found = {
+            (id(episode.example), episode.sample): episode
+            for episode in play(
+                starts,
+                writer=writer,
+                show=self._shown,
+                read=self._read,
+                limits=Limits(max_turns=self.config.max_turns),
+            )
+        }
+        return [found[id(start.example), start.sample] for start in starts]
 
-    def _reference(self, example: Example, view: View) -> Rollout:
+    @property
+    def _shown(self) -> Show:
+        """What the student is shown."""
+
+        def show(moment: Moment) -> View:
+            if moment.role == DESCRIBE:
+                return make_view(PERCEPTION, moment, self.config.prompts)
+            view = make_view(self.config.student_view, moment, self.config.prompts)
+            return varied(view, prefill=self.config.student_prefill)
+
+        return show
+
+    def _read(self, example: Example, turn: Turn) -> str:
+        """An answer in the form that the world reads: layouts may have words of their own for the answer."""
+        assert turn.rollout is not None
+        text, layout = turn.rollout.text, self.config.router_of(turn.role).layout
+        if getattr(get_world(example.world), "answer_form", "block") != "block":
+            return text
+        return layout.answer(text, prefill=turn.view.prefill)
+
+    def _reference(self, moment: Moment, view: View) -> Rollout:
         tokenizer: Any = self._student.tokenizer
         end_id = tokenizer.eos_token_id
         return text_rollout(
-            reference_of_view(example, view.name),
-            example_id=example.id,
+            reference_of_view(moment, view.name),
+            example_id=moment.example.id,
             encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
             decode=self._student.decode,
             end_id=self._student.eos_ids[-1] if end_id is None else end_id,
             prefill=view.prefill,
             max_new_tokens=self.config.max_new_tokens,
         )
+
+
+def _start(row: Row, example_of: dict[int, Example], asks: dict[int, bool], seed: int) -> Start:
+    example = example_of[row.slot]
+    role = DESCRIBE if asks[row.slot] else get_world(example.world).roles[0]
+    return Start(example=example, sample=row.sample, draw=row.sample, seed=seed, role=role)

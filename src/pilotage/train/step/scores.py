@@ -152,7 +152,7 @@ class StepScorer:
     def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
         seed = mixed(self.config.seed, step)
         return varied(
-            make_view(instead.get(route.view, route.view), row.example, self.config.prompts),
+            make_view(instead.get(route.view, route.view), row.moment, self.config.prompts),
             images=route.images,
             other=self._others.pick(row.example, seed=seed) if route.images == "other" else None,
             seed=seed,
@@ -215,7 +215,7 @@ class StepScorer:
             mix,
             teacher_logp_M=torch.cat(teacher),
             sampled_logp_M=torch.cat(sampled),
-            rewards_R=[facts[place].judged.reward for place in mine],
+            rewards_R=[facts[place].reward for place in mine],
             num_tokens_R=num_tokens,
             groups_R=[rows[place].prompt for place in mine],
         )

@@ -30,7 +30,6 @@ from typing import Literal
 from pilotage.records import Outcome
 from pilotage.worlds.boxes import BOX_OPEN, boxed_answer
 from pilotage.worlds.questions.math_compare import MAX_MATH_CHARACTERS, compare_math
-from pilotage.worlds.questions.question import Question
 from pilotage.worlds.questions.quantities import (
     Unit,
     decimal,
@@ -39,6 +38,7 @@ from pilotage.worlds.questions.quantities import (
     split_unit,
     time_of_day,
 )
+from pilotage.worlds.questions.question import Question
 
 GRADE_REASONS = (
     "right",

@@ -61,7 +61,7 @@ def vqa_reference_response(example: Example) -> str:
     `<description> the state </description> <think> the solution </think> \boxed{answer}`. Raises PilotageError for
     questions from elsewhere: nobody knows what their pictures show.
     """
-    if example.state is None:
+    if not example.state:
         raise PilotageError(
             f"question {example.id} is of no world of ours: there is no reference description of it"
         )

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from pilotage.errors import PilotageError
+import re
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Condition, Example, Measure, Observation, Outcome
-from pilotage.worlds.questions.grading import GRADE_REASONS, grade
+from pilotage.worlds.questions.grading import GRADE_REASONS, LETTERS, grade, grade_answer
 from pilotage.worlds.questions.math_compare import require_math
 from pilotage.worlds.questions.question import question_of
+from pilotage.worlds.registry import get_world, world_names
 
 ANSWER = "answer"
+NUM_NEAR = 4
+"""How far wrong numbers and cells reach at least."""
+_CELL = re.compile(r"\(([0-9]{1,2}),([0-9]{1,2})\)")
 
 
 class Questions:
@@ -18,6 +28,9 @@ class Questions:
     title = "Questions"
     roles = (ANSWER,)
     reasons = tuple("success" if reason == "right" else reason for reason in GRADE_REASONS)
+    answer_form = "box"
+    """Answers stand in a box; other worlds read answer blocks."""
+    usual = ("question",)
     measures = (Measure(name="parsed", title="parsed"),)
     conditions = (
         Condition(name="question", title="the picture and the question", views={ANSWER: "vqa_student"}),
@@ -26,10 +39,43 @@ class Questions:
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> QuestionSession:
         return QuestionSession(example, role or ANSWER)
 
+    def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
+        """The example told `num` wrong answers of the right one's kind: other options, cells, numbers, actions."""
+        question = question_of(example)
+        found = [said for said in _wrong_answers(example) if not grade_answer(question, said).success]
+        if len(found) < num:
+            raise ImpossibleRequestError(f"{example.id} has {len(found)} known wrong answers, not {num}")
+        order = np.random.default_rng([seed, zlib.crc32(example.id.encode())]).permutation(len(found))
+        told = [found[place] for place in order[:num]]
+        return tuple(
+            replace(example, hidden={**example.hidden, "answer": said, "accepted": (), "solution": ""})
+            for said in told
+        )
+
     def check(self, examples: list[Example]) -> None:
         """Raises PilotageError where answers are mathematical texts and what compares them is not installed."""
-        if any(example.state is None and not example.data.get("options") for example in examples):
+        if any(not example.state and not example.data.get("options") for example in examples):
             require_math()
+
+
+def _wrong_answers(example: Example) -> list[str]:
+    """Answers that might be wrong, of the form that the right one has; none where its form is not known."""
+    question = question_of(example)
+    answer = question.answer
+    if question.options:
+        return list(LETTERS[: len(question.options)])
+    if answer.lower() in ("yes", "no"):
+        return ["yes", "no"]
+    if (cell := _CELL.fullmatch(answer)) is not None:
+        reach = max(int(cell[1]), int(cell[2]), NUM_NEAR - 1)
+        return [f"({row},{column})" for row in range(reach + 1) for column in range(reach + 1)]
+    if answer.isascii() and answer.isdigit():
+        number = int(answer)
+        return [str(other) for other in range(max(1, number - NUM_NEAR), number + NUM_NEAR + 1)]
+    if example.task in world_names():
+        actions = getattr(get_world(example.task), "actions", ())
+        return list(actions) if answer in actions else []
+    return []
 
 
 class QuestionSession:

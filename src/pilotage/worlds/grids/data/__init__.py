@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pilotage.worlds.grids.data.plain import Json, Text
 from pilotage.data.source import Loader
+from pilotage.worlds.grids.data.plain import Json, Text
 from pilotage.worlds.grids.data.visualplanning import VisualPlanning
 from pilotage.worlds.grids.data.vsp import Vsp
 

@@ -18,13 +18,13 @@ from typing import Any
 from pilotage import __version__
 from pilotage.data.examples import SPLIT_SHARES, make_example, split_of
 from pilotage.data.folder import open_folder
+from pilotage.data.source import Level, Loader, Malformed, Place, Source
 from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, content_hash, counts_of, save_shard
 from pilotage.errors import PilotageError, require
 from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.grids.data import PUBLISHED
 from pilotage.worlds.grids.data.plain import level_row
-from pilotage.data.source import Level, Loader, Malformed, Place, Source
 from pilotage.worlds.judge import StateJudge
 from pilotage.worlds.task import Solution, Task, state_hash, worked_state
 

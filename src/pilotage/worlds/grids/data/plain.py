@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
-from pilotage.records import Example
-from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.grid import shorten
 from pilotage.data.source import (
     BadLevelError,
     Level,
@@ -32,6 +28,10 @@ from pilotage.data.source import (
     read_bytes,
     read_lines,
 )
+from pilotage.errors import PilotageError
+from pilotage.records import Example
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.grid import shorten
 from pilotage.worlds.task import Task, TextMaps
 
 MAX_MAPS_BYTES = 16 * 2**20
@@ -107,7 +107,11 @@ def _picture(value: Any) -> tuple[bytes | None, str]:
 
 def level_row(example: Example, source: str = "") -> dict[str, Any]:
     """The line that `Json` reads back as the same level, picture and all."""
-    row: dict[str, Any] = {"task": example.task, "state": dict(example.state), "plan": list(example.plan)}
+    row: dict[str, Any] = {
+        "task": example.task,
+        "state": dict(example.state),
+        "plan": list(example.plan),
+    }
     if example.image:
         row["image"] = base64.b64encode(example.image).decode("ascii")
     return row | ({"source": source} if source else {})

@@ -20,9 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.errors import PilotageError
-from pilotage.worlds import get_task
-from pilotage.worlds.grid import MAX_LEVEL, MOVES, Cell, shorten
 from pilotage.data.source import (
     BadLevelError,
     Level,
@@ -33,6 +30,9 @@ from pilotage.data.source import (
     find_files,
     read_lines,
 )
+from pilotage.errors import PilotageError
+from pilotage.worlds import get_task
+from pilotage.worlds.grid import MAX_LEVEL, MOVES, Cell, shorten
 from pilotage.worlds.task import Task
 
 WALLS = {"north": 1, "south": 2, "west": 4, "east": 8}

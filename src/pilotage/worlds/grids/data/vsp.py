@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotage.errors import PilotageError
-from pilotage.worlds import get_task
-from pilotage.worlds.grid import Cell, check_level, shorten
 from pilotage.data.source import (
     MAX_PICTURE_BYTES,
     BadLevelError,
@@ -30,6 +27,9 @@ from pilotage.data.source import (
     read_bytes,
     read_text,
 )
+from pilotage.errors import PilotageError
+from pilotage.worlds import get_task
+from pilotage.worlds.grid import Cell, check_level, shorten
 
 CELL_PX = 64
 MAPS = Path("VSP-main", "maze", "task-main", "maps")

@@ -18,12 +18,12 @@ import numpy as np
 from pilotage.data.examples import key_of, make_example, split_of
 from pilotage.data.exclude import load_exclusions
 from pilotage.data.sampling import Candidate, sample
-from pilotage.worlds.questions.question import make_question
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS, Kind, ask
 from pilotage.worlds.questions.data.store import write_questions
+from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.task import Task, state_hash, worked_state
 
 QUESTIONS_GENERATOR = 1

@@ -20,13 +20,12 @@ from typing import Any, Literal, get_args
 
 from pilotage.data.examples import split_of
 from pilotage.data.lines import BadLineError, kind_of, numbered_lines, parse_object
+from pilotage.data.source import Place, find_files
 from pilotage.data.store import MANIFEST
-from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.errors import PilotageError
 from pilotage.records import SPLITS, Example
-from pilotage.worlds.grid import shorten
-from pilotage.data.source import Place, find_files
 from pilotage.worlds.boxes import boxed_answer
+from pilotage.worlds.grid import shorten
 from pilotage.worlds.questions.data.pictures import picture_bytes, to_png
 from pilotage.worlds.questions.data.store import write_questions
 from pilotage.worlds.questions.grading import (
@@ -36,6 +35,7 @@ from pilotage.worlds.questions.grading import (
     plain_text,
     without_preamble,
 )
+from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.worlds.thoughts import after_thoughts
 
 REPORT = "import.json"

@@ -21,10 +21,10 @@ from typing import Any
 
 from pilotage import __version__
 from pilotage.data.store import MANIFEST, parquet_rows, shard_path
-from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.errors import PilotageError, require
 from pilotage.files import whole, write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
+from pilotage.worlds.questions.question import make_question, question_of
 
 QUESTIONS_FORMAT = "pilotage-questions"
 QUESTIONS_VERSION = 1
@@ -259,7 +259,7 @@ def _row(question: Example) -> dict[str, Any]:
         "answer": content.answer,
         "accepted": list(content.accepted),
         "solution": content.solution,
-        "state": "" if question.state is None else json.dumps(question.state),
+        "state": "" if not question.state else json.dumps(question.state),
         "image": {"bytes": question.image, "path": None},
     }
 
