@@ -101,7 +101,7 @@ def test_a_perception_row_has_no_plan_to_be_at_fault() -> None:
         attribute({"task": "maze", "response": ""})
 
 
-@pytest.mark.parametrize("known", [{}, {"verdict": None}, {"verdict": {"success": True}}, {"fields": [1]}])
+@pytest.mark.parametrize("known", [{}, {"outcome": None}, {"outcome": {"success": True}}, {"fields": [1]}])
 def test_scores_that_a_file_holds_in_another_form_are_made_again(known: dict[str, Any]) -> None:
     assert attribute(row(answer(NO_HOLE, "R D D R"), **known)).fault == "misread"
 

@@ -16,7 +16,7 @@ from pilotage.evaluate import Progress
 
 def answer(task: str, success: bool | None, right: bool = False, error: str | None = None) -> dict[str, Any]:
     verdict = None if success is None else {"success": success}
-    return {"task": task, "verdict": verdict, "right": {"Size": True, "Goal": right}, "error": error}
+    return {"task": task, "outcome": verdict, "right": {"Size": True, "Goal": right}, "error": error}
 
 
 def rendered(table: LiveTable) -> str:

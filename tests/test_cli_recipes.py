@@ -127,13 +127,13 @@ def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, argu
 
 
 def row(kind: str, number: int, success: bool) -> dict[str, Any]:
-    verdict = {"parsed": True, "legal": True, "success": success, "optimal": success, "num_executed": 3}
+    verdict = {"parsed": True, "illegal": False, "success": success, "optimal": success, "num_executed": 3}
     return {
         "id": f"maze-3-{number}",
         "kind": kind,
         "task": "maze",
         "level": 3,
-        "verdict": verdict,
+        "outcome": verdict,
         "right": {"Size": True},
         "fields": {},
         "error": None,
