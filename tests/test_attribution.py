@@ -96,7 +96,7 @@ def test_a_bump_is_a_fault_only_under_strict_edges() -> None:
 
 def test_a_perception_row_has_no_plan_to_be_at_fault() -> None:
     with pytest.raises(PilotageError, match="'perception', which asks for no plan"):
-        attribute(row(TRUE, view="perception"))
+        attribute(row(TRUE, kind="perception"))
     with pytest.raises(PilotageError, match="has no 'state'"):
         attribute({"task": "maze", "response": ""})
 

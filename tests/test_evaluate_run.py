@@ -61,7 +61,7 @@ def test_every_kind_has_one_row_for_every_example(tmp_path: Path) -> None:
     assert image["outcome"]["optimal"] is True
     assert image["settings"]["temperature"] == 0.0
     assert image["error"] is None and image["seconds"] >= 0
-    assert read(tmp_path, "perception")[0]["outcome"] is None
+    assert read(tmp_path, "perception")[0]["outcome"] == {"success": True, "reason": "success"}
 
 
 def test_every_teacher_can_be_asked_to_plan_itself(tmp_path: Path) -> None:

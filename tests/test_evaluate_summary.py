@@ -116,7 +116,12 @@ def test_rates_by_hand() -> None:
             "e",
             False,
             finished=False,
-            outcome={**row("", False)["outcome"], "parsed": False, "reason": "no_answer_block"},
+            outcome={
+                **row("", False)["outcome"],
+                "parsed": False,
+                "illegal": False,
+                "reason": "no_answer_block",
+            },
         ),
         # arrives by a detour
         row("f", True, task="frozenlake", outcome={**row("", True)["outcome"], "optimal": False}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from string import Template
 from typing import Any
 
@@ -163,7 +162,7 @@ def test_the_teacher_without_a_plan_sees_the_same_whatever_the_plan(
     task: Task[Any], prompts: Any, seed: int
 ) -> None:
     example = example_of(task, seed)
-    other_plan = Example(**{**vars(example), "plan": ("L",) * 9, "optimal_length": 9})
+    other_plan = example.with_plan(("L",) * 9)
     for view in (symbolic_view, teacher_view_without_plan):
         assert view(example, prompts) == view(other_plan, prompts)
     assert teacher_view(example, prompts) != teacher_view(other_plan, prompts)
@@ -191,7 +190,7 @@ def test_the_reader_with_a_plan_sees_the_student_s_words_and_the_plan_alone(
 ) -> None:
     example, plan = example_of(task, 3), ("MARKED",)
     seen, told = (texts(VIEWS[name](example, prompts)) for name in ("student", "student_with_plan"))
-    marked = texts(VIEWS["student_with_plan"](replace(example, plan=plan), prompts))
+    marked = texts(VIEWS["student_with_plan"](example.with_plan(plan), prompts))
     assert told.replace(" ".join(example.plan), "MARKED") == marked or len(example.plan) < 2
     assert set(seen.split()) <= set(told.split())
 

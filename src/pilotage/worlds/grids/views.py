@@ -197,5 +197,5 @@ def _state_of(moment: Moment) -> str:
 
 
 def _fill(name: str, moment: Moment, prompts: PromptSet, **privileged: str) -> str:
-    content = task_content(moment.example.world, prompts)
-    return prompt_template("pilotage.worlds.grids", prompts, name).substitute(content, **privileged)
+    template = prompt_template("pilotage.worlds.grids", prompts, name)
+    return template.substitute(task_content(moment.example.world, prompts), **privileged)
