@@ -35,8 +35,8 @@ LEAVES = ("__init__", "errors", "files", "pictures", "records")
 """The first line's modules may import each other."""
 
 MAY_SPAN = ("recipes", "nano", "studies", "cli")
-"""Layers that may name a pack: recipes and studies that span worlds, the toy that grew up on them, and the commands that
-import what strangers published."""
+"""Layers that may name a pack: recipes and studies that span worlds, the toy that grew up on them, and the commands
+that import what strangers published."""
 PACKS = {folder.parent.name for folder in (SOURCE / "pilotage" / "worlds").glob("*/__init__.py")}
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")
 TASK_NAMES = {"frozenlake", "maze", "minibehaviour"}
