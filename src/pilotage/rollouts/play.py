@@ -10,7 +10,7 @@ starts and weights give the same episodes, whatever the number of episodes that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,12 @@ class Writer:
     """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
     student. None: the turn's own view."""
     batch_size: int = 64
+    decodings: Mapping[str, Decoding] = field(default_factory=dict)
+    """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where greedy
+    answers would repeat themselves. A name that is not here is written as `decoding` says."""
+
+    def decoding_of(self, notes: Mapping[str, Any]) -> Decoding:
+        return self.decodings.get(str(notes.get("decoding", "")), self.decoding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +137,14 @@ def _play_group(
         else:
             yield running.episode
     while waiting:
-        by_writer: dict[int, tuple[Writer, list[_Running]]] = {}
+        calls: dict[tuple[int, Decoding], tuple[Writer, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
-            by_writer.setdefault(id(one), (one, []))[1].append(running)
+            decoding = one.decoding_of(running.moment.notes)
+            calls.setdefault((id(one), decoding), (one, []))[1].append(running)
         still = []
-        for one, asked in by_writer.values():
-            for running in _ask(one, asked, show):
+        for (_, decoding), (one, asked) in calls.items():
+            for running in _ask(one, decoding, asked, show):
                 if running.episode is None:
                     still.append(running)
                 else:
@@ -145,7 +152,7 @@ def _play_group(
         waiting = sorted(still, key=lambda running: running.place)
 
 
-def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running]:
+def _ask(writer: Writer, decoding: Decoding, asked: list[_Running], show: Show) -> Iterator[_Running]:
     """One call of the engine; each episode when its answer is there and acted on."""
     for running in asked:
         running.view = show(running.moment)
@@ -158,7 +165,7 @@ def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running
         )
         for running in asked
     ]
-    for answer in answers(writer.engine, requests, writer.decoding, batch_size=writer.batch_size):
+    for answer in answers(writer.engine, requests, decoding, batch_size=writer.batch_size):
         running = asked[answer.index]
         running.take(answer)
         yield running
@@ -281,7 +288,7 @@ class _Running:
 
 
 class _Recorder:
-    """The session as the agent sees it; remembers what an answer was rewarded with."""
+    """The session as the agent sees it, its own capabilities included; remembers what an answer was rewarded with."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -301,6 +308,9 @@ class _Recorder:
 
     def close(self) -> None:
         self._session.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def _first_role(start: Start) -> str:

@@ -168,7 +168,9 @@ class FrozenLake(PlanningWorld):
             num_optimal=count_descents(start, distance, graph),
         )
 
-    def execute(self, state: FrozenLakeState, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
+    def execute(
+        self, state: FrozenLakeState, plan: Sequence[str], *, strict_edges: bool = False
+    ) -> Execution:
         r, c = state.player
         n, goal, holes = state.level, state.goal, state.holes
         for executed, action in enumerate(plan, start=1):

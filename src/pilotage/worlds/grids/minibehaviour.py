@@ -75,7 +75,9 @@ class MiniBehaviour(PlanningWorld):
     state_form = (
         '{"level": N, "agent": [r, c], "printer": [r, c], "table": [[r, c], ...]}: a table of 2 x 3 cells'
     )
-    text_form = "one line a row: A agent, P printer, T table (2 rows x 3 columns), . floor; C agent with the printer"
+    text_form = (
+        "one line a row: A agent, P printer, T table (2 rows x 3 columns), . floor; C agent with the printer"
+    )
     rules = {
         "full": (
             "A room is a square grid with a black floor. The agent is the red triangle, the printer is the "
@@ -291,7 +293,9 @@ class MiniBehaviour(PlanningWorld):
         beside = () if state.carrying else _beside(state.printer, n)
         beside_printer = {divmod(i, n) for i in beside} - taken
         beside_table = {divmod(i, n) for cell in state.table for i in _beside(cell, n)} - taken
-        legal = [a for a in self.actions if _step(state, state.agent, state.carrying, a)[2] in ("", "success")]
+        legal = [
+            a for a in self.actions if _step(state, state.agent, state.carrying, a)[2] in ("", "success")
+        ]
         return self.recital(state) | {
             "Beside printer": cells_text(beside_printer),
             "Beside table": cells_text(beside_table),

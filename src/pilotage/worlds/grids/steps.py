@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pilotage.errors import PilotageError
+from pilotage.errors import BadStateError, PilotageError
 from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged
 from pilotage.worlds import drawing
 from pilotage.worlds.answers import parse_answer
@@ -36,11 +36,19 @@ from pilotage.worlds.task import Stepwise, Task, canonical_key
 
 ACT = "act"
 TURNS_PER_LEVEL = 3
-"""Turns that an episode has, for each cell of the map's side."""
+"""Turns that an episode has, for each cell of the map's side. Where the expert needs so many that fewer than a side would be
+left over, as in long mazes, an episode has a side's more than the expert needs."""
 UNREADABLE = ("no_answer_block", "empty_answer", "unknown_token")
 """Reasons of a plan's judge that end no episode here: such an answer is a wasted turn."""
 FOG_RGB = (128, 128, 128)
-"""No thing of any grid world has this colour."""
+"""The colour of no thing in any grid world."""
+OPTIONS: Mapping[str, tuple[int, int]] = {
+    "burst": (1, 1),
+    "fog": (0, 0),
+    "cell_px": (32, 0),
+    "window": (1, 1),
+}
+"""Option -> (its default, the least that it may be)."""
 
 STEP_CONDITIONS = (
     Condition(name="image", title="from the picture", views={ACT: "student"}),
@@ -49,7 +57,9 @@ STEP_CONDITIONS = (
     Condition(name="memory", title="from the picture, its own past told", views={ACT: "memory"}),
     Condition(name="teacher", title="teacher: words and plan", views={ACT: "teacher"}),
     Condition(name="teacher_no_plan", title="teacher: words", views={ACT: "teacher_no_plan"}),
-    Condition(name="teacher_with_picture", title="teacher: picture and plan", views={ACT: "student_with_plan"}),
+    Condition(
+        name="teacher_with_picture", title="teacher: picture and plan", views={ACT: "student_with_plan"}
+    ),
 )
 
 STEP_MEASURES = (
@@ -57,7 +67,12 @@ STEP_MEASURES = (
     Measure(name="circled", title="went in circles", better="lower"),
     Measure(name="num_turns", title="turns", better="lower", unit="turns", bounds=None, is_flag=False),
     Measure(
-        name="num_revisits", title="states seen again", better="lower", unit="moves", bounds=None, is_flag=False
+        name="num_revisits",
+        title="states seen again",
+        better="lower",
+        unit="moves",
+        bounds=None,
+        is_flag=False,
     ),
 )
 """Of an episode, in the words of a plan's measures. `parsed`: every turn could be read. `illegal`: a move ended it in failure.
@@ -111,7 +126,7 @@ class MiniBehaviourSteps(StepWorld):
 
 
 class StepSession:
-    """One episode. `state` and `over` are for experts and studies."""
+    """One episode. `task`, `state`, `over` and `burst` are for experts, agents and studies."""
 
     def __init__(self, world: StepWorld, example: Example, role: str, strict: bool) -> None:
         if example.world != world.name:
@@ -125,16 +140,19 @@ class StepSession:
         self.reason = ""
         """Why the episode is over; `""` while it is not."""
         self._example, self._strict = example, strict
-        self._burst = option(example, "burst", 1, minimum=1)
-        self._fog = option(example, "fog", 0)
-        self._cell_px = option(example, "cell_px", 32)
-        self._budget = TURNS_PER_LEVEL * world.task.level_of(self.state)
+        options = checked_options(example.id, example.data)
+        self.burst, self._fog, self._cell_px = options["burst"], options["fog"], options["cell_px"]
+        solution = world.task.solve(self.state)
+        if solution is None:
+            raise BadStateError(f"{example.id}: no plan reaches the goal of this state")
+        self._optimal_length = len(solution.plan)
+        level = world.task.level_of(self.state)
+        self._budget = max(TURNS_PER_LEVEL * level, self._optimal_length + level)
         self._seen_states = {canonical_key(self.task, self.state)}
         self._now: Observation | None = example.start
         self._num_turns = self._num_unread = self._num_executed = self._num_revisits = 0
         self._fields: dict[str, str] = {}
         self._right: dict[str, bool] = {}
-        self._start = self.state
 
     @property
     def over(self) -> bool:
@@ -144,7 +162,9 @@ class StepSession:
         if self.over:
             return None
         if self._now is None:
-            pictures = () if not self._cell_px else (picture(self.task, self.state, self._cell_px, self._fog),)
+            pictures = (
+                () if not self._cell_px else (picture(self.task, self.state, self._cell_px, self._fog),)
+            )
             self._now = Observation(images=pictures, privileged=self.privileged())
         return self._now
 
@@ -160,7 +180,7 @@ class StepSession:
         answer = parse_answer(text, self.task.actions)
         if answer.plan is None:
             self._num_unread += 1
-        for action in (answer.plan or ())[: self._burst]:
+        for action in (answer.plan or ())[: self.burst]:
             self._move(action)
             if self.over:
                 break
@@ -172,12 +192,11 @@ class StepSession:
         """`fields` are those of the last answer that recited a state; `right` is of all of them."""
         success = self.reason == "success"
         illegal = self.over and not success and self.reason != "not_reached"
-        facts = self.task.recital(self._start)
         return Outcome(
             success=success,
             reason=self.reason or "not_reached",
             measures={
-                "optimal": success and self._num_executed == self._optimal_length(),
+                "optimal": success and self._num_executed == self._optimal_length,
                 "illegal": illegal,
                 "parsed": self._num_turns > 0 and not self._num_unread,
                 "num_executed": self._num_executed,
@@ -186,7 +205,7 @@ class StepSession:
                 "num_revisits": self._num_revisits,
             },
             fields=self._fields,
-            right=self._right or dict.fromkeys(facts, False),
+            right=self._right or dict.fromkeys(self.task.recital(self.state), False),
         )
 
     def close(self) -> None:
@@ -209,20 +228,17 @@ class StepSession:
             self._fields = fields
             self._right = {name: is_right and self._right.get(name, True) for name, is_right in right.items()}
 
-    def _optimal_length(self) -> int:
-        solution = self.task.solve(self._start)
-        assert solution is not None, "an episode with success contradicts the solver"
-        return len(solution.plan)
 
-
-def option(example: Example, name: str, default: int, *, minimum: int = 0) -> int:
-    """A whole number among the example's options. Raises PilotageError for anything else."""
-    value = example.data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise PilotageError(
-            f"{example.id}: {name} is {shorten(value)}; it must be a whole number from {minimum} on"
-        )
-    return value
+def checked_options(id_: str, data: Mapping[str, Any]) -> dict[str, int]:
+    """The options of an example's `data` that are numbers. Raises PilotageError that names a bad one."""
+    options = {name: data.get(name, default) for name, (default, _) in OPTIONS.items()}
+    for name, value in options.items():
+        minimum = OPTIONS[name][1]
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise PilotageError(
+                f"{id_}: {name} is {shorten(value)}; it must be a whole number from {minimum} on"
+            )
+    return options
 
 
 def map_hash(fixed: Mapping[str, Any], task_name: str) -> str:
@@ -245,7 +261,9 @@ def picture(task: Task[Any], state: Any, cell_px: int, fog: int = 0) -> bytes:
     if not fog:
         return drawing.render_png(task, state, cell_px=cell_px)
     pixels = task.draw(state, cell_px).copy()
-    hidden = np.kron(~in_sight(task.level_of(state), task.trace(state, ())[0], fog), np.ones((cell_px, cell_px)))
+    hidden = np.kron(
+        ~in_sight(task.level_of(state), task.trace(state, ())[0], fog), np.ones((cell_px, cell_px))
+    )
     pixels[hidden.astype(bool)] = FOG_RGB
     return drawing.encode_png(pixels)
 

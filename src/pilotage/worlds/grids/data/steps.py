@@ -16,7 +16,7 @@ import numpy as np
 from pilotage.data.examples import ID_DIGITS, split_of
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Observation, Split
-from pilotage.worlds.grids.steps import StepWorld, map_hash, option, picture, privileged_of_state
+from pilotage.worlds.grids.steps import StepWorld, checked_options, map_hash, picture, privileged_of_state
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.task import state_hash, worked_state
 
@@ -73,14 +73,14 @@ def make_step_example(
     map_ = map_ or map_hash(task.fixed(state), task.name)
     level = task.level_of(state)
     told = privileged_of_state(task, state)
-    fog = options.get("fog", 0)
+    checked = checked_options(world_name, options)
+    fog, cell_px = checked["fog"], checked["cell_px"]
     id_ = f"{world_name}-{level}-{map_[:ID_DIGITS]}-{state_hash(task, state)[:START_DIGITS]}"
     if fog:
         id_ += f"-fog{fog}"
     if not told.plan:
         raise BadStateError(f"{id_}: no plan reaches the goal of this state")
-    cell_px = options.get("cell_px", 32)
-    example = Example(
+    return Example(
         id=id_,
         world=world_name,
         split=split_of(map_),
@@ -91,9 +91,6 @@ def make_step_example(
         ),
         data={"map": map_, "starts": starts, **options},
     )
-    for name, minimum in (("burst", 1), ("fog", 0), ("window", 1), ("cell_px", 0)):
-        option(example, name, minimum, minimum=minimum)
-    return example
 
 
 def along(example: Example) -> list[Example]:
@@ -125,9 +122,7 @@ def every_start(example: Example) -> list[Example]:
 
 def _other_start(example: Example, state: Any, starts: str) -> Example:
     options = {name: value for name, value in example.data.items() if name not in ("map", "starts")}
-    return make_step_example(
-        example.world, state, map_=str(example.data["map"]), starts=starts, **options
-    )
+    return make_step_example(example.world, state, map_=str(example.data["map"]), starts=starts, **options)
 
 
 def _draw(
