@@ -41,7 +41,7 @@ answers = st.one_of(
 @cache
 def example_of(name: str) -> Example:
     """Some example of the world."""
-    world = get_world(name)
+    world: Any = get_world(name)
     if isinstance(world, Task):
         return make_example(world, world.generate(world.levels[0], np.random.default_rng(0)))
     if name.endswith("_steps"):
@@ -201,15 +201,17 @@ def _privileged(value: Any) -> Any:
 
 @every_world
 def test_an_expert_succeeds(name: str) -> None:
-    world = get_world(name)
+    world: Any = get_world(name)
     example = example_of(name)
-    if isinstance(world, HasExpert):
-        session = world.open(example)
+    has_expert = isinstance(world, HasExpert)
+    if has_expert:
+        session: Any = world.open(example)
+        has_privileged = isinstance(session, HasPrivileged)
         num_acts = 0
         while session.observe() is not None and num_acts < MAX_ACTS:
             plan = world.expert(session)
             assert plan
-            if isinstance(session, HasPrivileged):
+            if has_privileged:
                 told = session.privileged()
                 assert told.plan == plan
                 seen = session.observe()

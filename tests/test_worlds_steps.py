@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilotage.data.examples import split_of
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import Episode, Example, Moment, Rollout
 from pilotage.rollouts.engine import Decoding, Request
@@ -20,8 +21,9 @@ from pilotage.worlds import TASKS, Task, drawing, get_task, get_world
 from pilotage.worlds.agents import Agent, direct
 from pilotage.worlds.grids.agents import follow_on_revisit, follow_plan, sampling_on_revisit
 from pilotage.worlds.grids.data.steps import along, every_start, make_step_example, step_examples
+from pilotage.worlds.grids.minibehaviour import MiniBehaviour
 from pilotage.worlds.grids.steps import FOG_RGB, TURNS_PER_LEVEL, StepWorld, in_sight, map_hash
-from pilotage.worlds.task import Stepwise, TextMaps, canonical_key, state_hash
+from pilotage.worlds.task import Stepwise, canonical_key, state_hash
 
 STEP_WORLDS = ("frozenlake_steps", "maze_steps", "minibehaviour_steps")
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -30,7 +32,7 @@ seeds = st.integers(0, 2**32 - 1)
 GREEDY = Decoding(max_new_tokens=400)
 
 
-def lake(*rows: str, **options: int) -> Example:
+def lake(*rows: str, **options: Any) -> Example:
     return make_step_example(
         "frozenlake_steps", get_task("frozenlake").parse_state({"map": list(rows)}), **options
     )
@@ -91,7 +93,6 @@ def expert_says(moment: Moment) -> str:
 @given(seed=seeds)
 @settings(max_examples=80)
 def test_a_plan_executed_is_its_moves_one_by_one(task: Any, seed: int) -> None:
-    assert isinstance(task, Stepwise)
     rng = np.random.default_rng(seed)
     state = task.generate(int(rng.choice(task.levels)), rng)
     first = state
@@ -123,7 +124,6 @@ def test_what_is_fixed_stays_and_the_rest_of_a_plan_is_as_good_as_the_whole(task
         assert task.solve(state).plan == plan[len(plan) - num_left :]
         assert task.recital(state) == task.recital(task.parse_recital(task.recital(state)))
         assert task.parse_recital(task.recital(state)) == state
-        assert isinstance(task, TextMaps)
         assert task.parse_text(task.to_text(state)) == state
         if not getattr(state, "carrying", False):
             assert task.fixed(state) == fixed
@@ -139,7 +139,7 @@ ROOM = {
 
 
 def test_a_room_with_the_printer_in_hand_is_told_solved_drawn_and_read_back() -> None:
-    task = get_task("minibehaviour")
+    task = MiniBehaviour()
     before = task.parse_state(ROOM)
     assert "carrying" not in task.to_json(before)
     assert task.parse_state({**ROOM, "carrying": False}) == before
@@ -182,7 +182,7 @@ def test_a_room_that_contradicts_its_carrying_is_an_error(changed: dict[str, Any
 
 def test_a_map_with_two_agents_one_of_them_carrying_is_an_error() -> None:
     with pytest.raises(BadStateError, match="and A or P besides"):
-        get_task("minibehaviour").parse_text("A...C\nTTT..\nTTT..\n.....\n.....")  # type: ignore[attr-defined]
+        MiniBehaviour().parse_text("A...C\nTTT..\nTTT..\n.....\n.....")
 
 
 # ---------------------------------------------------------------------------------------------------- episodes
@@ -324,15 +324,9 @@ def test_all_states_on_the_way_are_of_the_starts_map_and_split(name: str, starts
                 if not getattr(state, "carrying", False):
                     assert map_hash(task.fixed(state), task.name) == example.data["map"]
                 num_visited += 1
-                num_elsewhere += get_split(state_hash(task, state)) != split
+                num_elsewhere += split_of(state_hash(task, state)) != split
     # Splits by state would not do.
     assert num_elsewhere > num_visited / 10
-
-
-def get_split(hash_: str) -> str:
-    from pilotage.data.examples import split_of
-
-    return split_of(hash_)
 
 
 @every_world
@@ -516,7 +510,8 @@ def test_other_worlds_examples_are_not_begun_here() -> None:
         world.open(lake("SFF", "FHF", "FFG"))
 
 
-def test_step_worlds_are_no_tasks_of_their_own() -> None:
+def test_step_worlds_are_no_tasks_of_their_own_and_all_tasks_are_stepwise() -> None:
+    assert all(isinstance(task, Stepwise) for task in TASKS)
     assert [task.name for task in TASKS] == ["frozenlake", "maze", "minibehaviour"]
     assert not any(isinstance(get_world(name), Task) for name in STEP_WORLDS)
 

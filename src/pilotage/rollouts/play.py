@@ -65,8 +65,8 @@ class Writer:
     student. None: the turn's own view."""
     batch_size: int = 64
     decodings: Mapping[str, Decoding] = field(default_factory=dict)
-    """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where greedy
-    answers would repeat themselves. A name that is not here is written as `decoding` says."""
+    """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where
+    greedy answers would repeat themselves. A name that is not here is written as `decoding` says."""
 
     def decoding_of(self, notes: Mapping[str, Any]) -> Decoding:
         return self.decodings.get(str(notes.get("decoding", "")), self.decoding)

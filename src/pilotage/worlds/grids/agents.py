@@ -1,8 +1,8 @@
 """Agents for grid worlds that are played move by move: when the model is asked again, and how.
 
-`pilotage.worlds.agents.direct` asks before every move. An answer holds a whole plan, so an agent may as well go on with the
-last one. These know a state by its privileged form where there is one and else by its picture, which fog makes ambiguous;
-the model is told nothing of it.
+`pilotage.worlds.agents.direct` asks before every move. An answer holds a whole plan, so an agent may as well go on
+with the last one. These know a state by its privileged form where there is one and else by its picture, which fog makes
+ambiguous; the model is told nothing of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ REVISIT = "revisit"
 
 
 def follow_plan(session: Any, role: str) -> Generator[Ask, str, None]:
-    """The whole plan until a surprise: asks again where the plan is used up, where a move did not lead to where the rules
-    say, and where a state is seen again, as behind a bump.
+    """The whole plan until a surprise: asks again where the plan is used up, where a move did not lead to where the
+    rules say, and where a state is seen again, as behind a bump.
 
     An answer without a plan goes to the world as it is, a wasted turn, and the model is asked again.
     """

@@ -9,8 +9,8 @@ An example's `data` may shape its episode; nothing in it is privileged:
     cell_px   pixels a cell of the pictures of later turns; 0 draws none, by default 32
     window    pictures that a view shows, the last of the past and this turn's; 1 by default (a view's business)
 
-Distance in fog is that of a king's move: what is seen is the square of 2*fog+1 cells a side, as in MiniGrid. A goal out of
-sight is hidden as everything is: it has to be found. The privileged state stays whole.
+Distance in fog is that of a king's move: what is seen is the square of 2*fog+1 cells a side, as in MiniGrid. A goal out
+of sight is hidden as everything is: it has to be found. The privileged state stays whole.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pilotage.worlds.task import Stepwise, Task, canonical_key
 
 ACT = "act"
 TURNS_PER_LEVEL = 3
-"""Turns that an episode has, for each cell of the map's side. Where the expert needs so many that fewer than a side would be
-left over, as in long mazes, an episode has a side's more than the expert needs."""
+"""Turns that an episode has, for each cell of the map's side. Where the expert needs so many that fewer than a side
+would be left over, as in long mazes, an episode has a side's more than the expert needs."""
 UNREADABLE = ("no_answer_block", "empty_answer", "unknown_token")
 """Reasons of a plan's judge that end no episode here: such an answer is a wasted turn."""
 FOG_RGB = (128, 128, 128)
@@ -75,7 +75,7 @@ STEP_MEASURES = (
         is_flag=False,
     ),
 )
-"""Of an episode, in the words of a plan's measures. `parsed`: every turn could be read. `illegal`: a move ended it in failure.
+"""Of an episode, in the words of a plan's measures. `parsed`: every turn could be read. `illegal`: a move failed.
 `optimal`: success with as few moves as the expert from the start. `num_executed`: moves made, the failing one counted.
 `num_revisits`: moves that led to a state seen before, bumps among them. `circled`: all turns were used up, and a state
 was seen again."""
@@ -172,7 +172,7 @@ class StepSession:
         return privileged_of_state(self.task, self.state)
 
     def act(self, text: str) -> float | None:
-        """Makes the first moves of the plan in `text`. 1.0 for success, 0.0 for any other end, None where it goes on."""
+        """Makes the first moves of the plan in `text`. 1.0 for success, 0.0 for other ends, None where it goes on."""
         if self.over:
             return None
         self._num_turns += 1

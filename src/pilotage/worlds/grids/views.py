@@ -4,8 +4,8 @@ Placeholders of the prompt files: `$rules`, `$title`, `$actions`, `$fields`, `$w
 come from the world alone; `$state` and `$plan` from the moment, and only the files of readers that may see them hold
 these; `$past`, the cells of earlier turns, stands in `memory` alone.
 
-Where the turns of an episode show pictures, every view with a picture shows the last `window` of them, the oldest first: a
-number in the example's `data` or in the moment's notes, which come first.
+Where the turns of an episode show pictures, every view with a picture shows the last `window` of them, the oldest
+first: a number in the example's `data` or in the moment's notes, which come first.
 """
 
 from __future__ import annotations

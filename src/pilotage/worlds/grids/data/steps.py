@@ -43,8 +43,8 @@ def step_examples(
 ) -> list[Example]:
     """`count` distinct examples of each level, a function of the arguments; more of them begin with the same ones.
 
-    `corner`: the player at the upper left and the goal at the lower right (FrozenLake, Maze); the agent at the upper left,
-    table and printer anywhere (MiniBehaviour). The map of the prompts' worked example is left out. Raises
+    `corner`: the player at the upper left and the goal at the lower right (FrozenLake, Maze); the agent at the upper
+    left, table and printer anywhere (MiniBehaviour). The map of the prompts' worked example is left out. Raises
     ImpossibleRequestError where a level has not as many.
     """
     if starts not in STARTS:
@@ -66,7 +66,8 @@ def make_step_example(
 ) -> Example:
     """The example that begins in a state. `map_` is the hash of its map where the state does not tell it all.
 
-    `options` are the world's: `burst`, `fog`, `cell_px`, `window`. Raises BadStateError where the goal cannot be reached.
+    `options` are the world's: `burst`, `fog`, `cell_px`, `window`. Raises BadStateError where the goal cannot be
+    reached.
     """
     world = _world(world_name)
     task = world.task
@@ -150,8 +151,8 @@ def _draw(
         num_tries = 0
         yield make_step_example(world.name, state, map_=map_, starts=starts, **options)
     raise ImpossibleRequestError(
-        f"{world.name}: level {level} gives {len(seen)} examples of split {split} with starts {starts!r} and no more in "
-        f"{PATIENCE} draws; ask for fewer"
+        f"{world.name}: level {level} gives {len(seen)} examples of split {split} with starts {starts!r} and no more "
+        f"in {PATIENCE} draws; ask for fewer"
     )
 
 
