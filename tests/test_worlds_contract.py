@@ -203,10 +203,10 @@ def _privileged(value: Any) -> Any:
 def test_an_expert_succeeds(name: str) -> None:
     world: Any = get_world(name)
     example = example_of(name)
-    has_expert = isinstance(world, HasExpert)
+    has_expert = bool(isinstance(world, HasExpert))
     if has_expert:
         session: Any = world.open(example)
-        has_privileged = isinstance(session, HasPrivileged)
+        has_privileged = bool(isinstance(session, HasPrivileged))
         num_acts = 0
         while session.observe() is not None and num_acts < MAX_ACTS:
             plan = world.expert(session)
