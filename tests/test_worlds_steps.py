@@ -165,6 +165,14 @@ def test_a_room_with_the_printer_in_hand_is_told_solved_drawn_and_read_back() ->
     )
 
 
+def test_the_agent_with_the_printer_brings_no_colour_into_other_rooms_files() -> None:
+    for cell_px in (8, 32):
+        tiles = MiniBehaviour().tiles(cell_px)
+        assert len(tiles.indices) == 5
+        others = drawing.tile_set(list(tiles.palette[tiles.indices[:4]]))
+        assert (others.palette == tiles.palette).all() and (others.indices == tiles.indices[:4]).all()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
