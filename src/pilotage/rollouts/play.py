@@ -10,7 +10,7 @@ starts and weights give the same episodes, whatever the number of episodes that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,12 +64,13 @@ class Writer:
     """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
     student. None: the turn's own view."""
     batch_size: int = 64
-    decodings: Mapping[str, Decoding] = field(default_factory=dict)
+    decodings: dict[str, Decoding] = field(default_factory=dict)
     """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where
     greedy answers would repeat themselves. A name that is not here is written as `decoding` says."""
 
-    def decoding_of(self, notes: Mapping[str, Any]) -> Decoding:
-        return self.decodings.get(str(notes.get("decoding", "")), self.decoding)
+    def named(self, name: str) -> Writer:
+        """The same with the decoding of this name, where there is one."""
+        return replace(self, decoding=self.decodings[name]) if name in self.decodings else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +138,15 @@ def _play_group(
         else:
             yield running.episode
     while waiting:
-        calls: dict[tuple[int, Decoding], tuple[Writer, list[_Running]]] = {}
+        by_writer: dict[tuple[int, str], tuple[Writer, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
-            decoding = one.decoding_of(running.moment.notes)
-            calls.setdefault((id(one), decoding), (one, []))[1].append(running)
+            name = str(running.moment.notes.get("decoding", ""))
+            key = id(one), name if name in one.decodings else ""
+            by_writer.setdefault(key, (one.named(name), []))[1].append(running)
         still = []
-        for (_, decoding), (one, asked) in calls.items():
-            for running in _ask(one, decoding, asked, show):
+        for one, asked in by_writer.values():
+            for running in _ask(one, asked, show):
                 if running.episode is None:
                     still.append(running)
                 else:
@@ -152,7 +154,7 @@ def _play_group(
         waiting = sorted(still, key=lambda running: running.place)
 
 
-def _ask(writer: Writer, decoding: Decoding, asked: list[_Running], show: Show) -> Iterator[_Running]:
+def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running]:
     """One call of the engine; each episode when its answer is there and acted on."""
     for running in asked:
         running.view = show(running.moment)
@@ -165,7 +167,7 @@ def _ask(writer: Writer, decoding: Decoding, asked: list[_Running], show: Show) 
         )
         for running in asked
     ]
-    for answer in answers(writer.engine, requests, decoding, batch_size=writer.batch_size):
+    for answer in answers(writer.engine, requests, writer.decoding, batch_size=writer.batch_size):
         running = asked[answer.index]
         running.take(answer)
         yield running

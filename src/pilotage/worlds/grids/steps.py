@@ -92,6 +92,9 @@ class StepWorld:
     reasons = tuple(reason for reason in REASONS if reason not in UNREADABLE)
     measures = STEP_MEASURES
     conditions = STEP_CONDITIONS
+    usual = ("image", "text")
+    """What is measured when nothing else is asked for."""
+    answer_form = "block"
 
     def __init__(self, task: StepTask) -> None:
         self.task = task
@@ -133,7 +136,7 @@ class StepSession:
             raise PilotageError(f"{example.id} is an example of {example.world}, not of {world.name}")
         if role not in world.roles:
             raise PilotageError(f"{world.name} has no role {role!r}; there is {', '.join(world.roles)}")
-        if example.state is None:
+        if not example.state:
             raise PilotageError(f"{example.id} has no state of {world.name} to begin with")
         self.task = world.task
         self.state = world.task.parse_state(example.state)
