@@ -138,15 +138,16 @@ def _play_group(
         else:
             yield running.episode
     while waiting:
-        by_writer: dict[tuple[int, str], tuple[Writer, list[_Running]]] = {}
+        by_writer: dict[tuple[int, str], tuple[Writer, str, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
             name = str(running.moment.notes.get("decoding", ""))
-            key = id(one), name if name in one.decodings else ""
-            by_writer.setdefault(key, (one.named(name), []))[1].append(running)
+            name = name if name in one.decodings else ""
+            # The writer itself is kept beside its id, or another one might come to have it.
+            by_writer.setdefault((id(one), name), (one, name, []))[2].append(running)
         still = []
-        for one, asked in by_writer.values():
-            for running in _ask(one, asked, show):
+        for one, name, asked in by_writer.values():
+            for running in _ask(one.named(name), asked, show):
                 if running.episode is None:
                     still.append(running)
                 else:
