@@ -89,6 +89,8 @@ def test_the_demo_ends_by_naming_its_page_and_its_numbers(tmp_path, monkeypatch,
         watcher.stage_ends("base", {"seconds": 61.0, "tasks": {}})
         return {"stages": {"base": {"seconds": 61.0}, "stage1": {"seconds": 60.0}}}
 
+    import pilotage.runs as runs
+
     monkeypatch.setattr(runs, "run_recipe", run_recipe, raising=False)
     assert main(["demo", str(tmp_path), "--seed", "3", "--threads", "1"]) == 0
     assert (asked[0].seed, asked[0].num_threads, asked[0].backbone) == (3, 1, "nano")

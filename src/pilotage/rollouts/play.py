@@ -67,6 +67,9 @@ class Writer:
     """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
     student. None: the turn's own view."""
     batch_size: int = 64
+    decodings: dict[str, Decoding] = field(default_factory=dict)
+    """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where
+    greedy answers would repeat themselves. A name that is not here is written as `decoding` says."""
     raises: bool = False
     """A failing engine ends the play with its error (in training), not the episode with a note of it."""
 
@@ -74,6 +77,10 @@ class Writer:
         assert (self.write is None) == (self.engine is not None) == (self.decoding is not None), (
             "a writer has an engine with its decoding, or writes by itself"
         )
+
+    def named(self, name: str) -> Writer:
+        """The same with the decoding of this name, where there is one."""
+        return replace(self, decoding=self.decodings[name]) if name in self.decodings else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +152,16 @@ def _play_group(
         else:
             yield running.episode
     while waiting:
-        by_writer: dict[int, tuple[Writer, list[_Running]]] = {}
+        by_writer: dict[tuple[int, str], tuple[Writer, str, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
-            by_writer.setdefault(id(one), (one, []))[1].append(running)
+            name = str(running.moment.notes.get("decoding", ""))
+            name = name if name in one.decodings else ""
+            # The writer itself is kept beside its id, or another one might come to have it.
+            by_writer.setdefault((id(one), name), (one, name, []))[2].append(running)
         still = []
-        for one, asked in by_writer.values():
-            for running in _ask(one, asked, show):
+        for one, name, asked in by_writer.values():
+            for running in _ask(one.named(name), asked, show):
                 if running.episode is None:
                     still.append(running)
                 else:
@@ -310,7 +320,7 @@ class _Running:
 
 
 class _Recorder:
-    """The session as the agent sees it; remembers what an answer was rewarded with."""
+    """The session as the agent sees it, its own capabilities included; remembers what an answer was rewarded with."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -330,6 +340,9 @@ class _Recorder:
 
     def close(self) -> None:
         self._session.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def _first_role(start: Start) -> str:

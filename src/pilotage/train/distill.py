@@ -289,6 +289,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
         self._metrics = step_metrics(everyone) | clock.seconds
+        if self.rollouts.num_failed:
+            self._metrics["episode/world_failed"] = float(self.rollouts.num_failed)
         if self.leak_meter is not None and step % self.config.palr_every == 0:
             self._metrics |= self.leak_meter.measure().as_dict()
         self._write_rollouts(rows, records, step + 1)

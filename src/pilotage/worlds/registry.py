@@ -28,6 +28,9 @@ _OURS = {
     "frozenlake": "pilotage.worlds.grids.frozenlake:FrozenLake",
     "maze": "pilotage.worlds.grids.maze:Maze",
     "minibehaviour": "pilotage.worlds.grids.minibehaviour:MiniBehaviour",
+    "frozenlake_steps": "pilotage.worlds.grids.steps:FrozenLakeSteps",
+    "maze_steps": "pilotage.worlds.grids.steps:MazeSteps",
+    "minibehaviour_steps": "pilotage.worlds.grids.steps:MiniBehaviourSteps",
     "questions": "pilotage.worlds.questions.world:Questions",
 }
 

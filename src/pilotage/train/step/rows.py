@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pilotage.backbones.load import Backbone
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
 from pilotage.rollouts.engine import Engine
@@ -35,6 +37,8 @@ from pilotage.worlds.score import DESCRIBE
 
 PERCEPTION = "perception"
 """The view that asks a student to describe the picture."""
+_TURNS = 0x7475726E
+"""Keeps the draws of turns apart from others of the same seed and step."""
 DESCRIPTION = "description"
 """The view by which a teacher describes it, from words."""
 
@@ -127,7 +131,7 @@ class RolloutMaker:
         episodes: dict[int, Episode] = {}
         for source, places in by_source(planned).items():
             starts = [_start(planned[place], example_of, asks, seed) for place in places]
-            episodes |= zip(places, self._played(source, starts), strict=True)
+            episodes |= zip(places, self._played(source, starts, step), strict=True)
         self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
         num_numbers = self.config.prompts_per_step * self.mixture.max_samples
         return [
@@ -140,18 +144,22 @@ class RolloutMaker:
             )
             for place, row in enumerate(planned)
             if episodes[place].end not in WORLD_ENDS
-            for number in range(len(episodes[place].turns))
+            for number in self._taught_turns(row, episodes[place], step)
         ]
 
-    def _played(self, source: Source, starts: Sequence[Start]) -> list[Episode]:
+    def _taught_turns(self, row: Row, episode: Episode, step: int) -> list[int]:
+        rng = np.random.default_rng([self.config.seed, step, row.number(self.mixture), _TURNS])
+        return self.config.turns.chosen(len(episode.turns), step=step, rng=rng)
+
+    def _played(self, source: Source, starts: Sequence[Start], step: int) -> list[Episode]:
         """The episodes of these starts, in their order."""
         if isinstance(source, FromDataSet):
-            return self._play(starts, Writer(write=self._reference))
+            return self._play(starts, Writer(write=self._reference), step)
         if not isinstance(source, FromTeacher):
             self._engine.sync(self._student.model)
             decoding = source.sampling.decoding(self.config.max_new_tokens)
             with self._autocast():
-                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True))
+                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True), step)
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
 
@@ -166,9 +174,11 @@ class RolloutMaker:
                 max_prompt_tokens=self.config.max_prompt_tokens,
             )
             decoding = source.sampling.decoding(self.config.max_new_tokens)
-            return self._play(starts, Writer(engine=engine, decoding=decoding, show=show, raises=True))
+            writer = Writer(engine=engine, decoding=decoding, show=show, raises=True)
+            return self._play(starts, writer, step)
 
-    def _play(self, starts: Sequence[Start], writer: Writer) -> list[Episode]:
+    def _play(self, starts: Sequence[Start], writer: Writer, step: int) -> list[Episode]:
+        horizon = self.config.turns.horizon(step) or self.config.max_turns
         found = {
             (id(episode.example), episode.sample): episode
             for episode in play(
@@ -176,7 +186,7 @@ class RolloutMaker:
                 writer=writer,
                 show=self._shown,
                 read=self._read,
-                limits=Limits(max_turns=self.config.max_turns),
+                limits=Limits(max_turns=min(horizon, self.config.max_turns)),
             )
         }
         return [found[id(start.example), start.sample] for start in starts]
