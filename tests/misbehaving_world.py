@@ -52,12 +52,17 @@ def png(number: int, side_px: int = 8) -> bytes:
     """A picture of one colour."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     head = struct.pack(">IIBBBBB", side_px, side_px, 8, 0, 0, 0, 0)
     rows = (b"\0" + bytes([number % 256]) * side_px) * min(side_px, 8)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -70,6 +75,10 @@ def write_everywhere(raw: bytes) -> None:
                 os.write(fd, raw)
         except OSError:
             continue
+
+
+def forged(text: bytes) -> bytes:
+    return struct.pack(">4sII", b"plt1", len(text), 0) + text
 
 
 def chatter() -> None:
@@ -96,10 +105,9 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "garbage": lambda: write_everywhere(b"Loading map... 100 %\n"),
     "huge_frame": lambda: write_everywhere(struct.pack(">4sII", b"plt1", 2**31, 2**31)),
-    "not_json": lambda: write_everywhere(struct.pack(">4sII", b"plt1", 9, 0) + b"[[[[[[[[["),
-    "false_answer": lambda: write_everywhere(
-        struct.pack(">4sII", b"plt1", 36, 0) + b'{"id":99999,"ok":{},"sizes":[     ]} '[:36]
-    ),
+    "not_json": lambda: write_everywhere(forged(b"[" * 100_000)),
+    "false_answer": lambda: write_everywhere(forged(b'{"id":99999,"ok":{"reward":1},"sizes":[]}')),
+    "false_sizes": lambda: write_everywhere(forged(b'{"id":2,"ok":{"reward":1},"sizes":[5,-5]}')),
     "raise": fail,
     "give_up": lambda: sys.exit("no licence"),
     "chatter": chatter,

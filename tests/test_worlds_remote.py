@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import misbehaving_world
 import pytest
-from misbehaving_world import SECRET, example
 
+import misbehaving_world
+from misbehaving_world import SECRET, example
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.records import Episode, Example, Moment, Rollout, View
@@ -114,12 +114,13 @@ def test_what_fails_fifty_times_is_counted_and_begun_again_and_nothing_is_lost_o
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, misdeed: str, kills: bool, kind: str
 ) -> None:
     """At two processes and eight open episodes, so that what is killed takes blameless ones along."""
-    starts = [
-        Start(example=example(i, does=misdeed, at=1 + i % 3 // (1 + ("picture" in misdeed)), marker=str(tmp_path / str(i))))
-        if i % 2
-        else Start(example=example(i))
+    # A picture is wrong in the observation after the act: there is none after the third.
+    last = 2 if "picture" in misdeed else 3
+    deeds = [
+        {"does": misdeed, "at": 1 + i % last, "marker": str(tmp_path / str(i))} if i % 2 else {}
         for i in range(2 * NUM_FAILURES)
     ]
+    starts = [Start(example=example(i, **deed)) for i, deed in enumerate(deeds)]
     timeout_s = 0.2 if misdeed == "hang" else 20.0
     with caplog.at_level(logging.WARNING), remote(folder, timeout_s=timeout_s) as worlds:
         episodes = played(starts, limits=Limits(num_open=8), open_session=worlds.open_session)
@@ -137,7 +138,7 @@ def test_what_fails_fifty_times_is_counted_and_begun_again_and_nothing_is_lost_o
     assert by_id(episodes) == by_id(played(starts))
 
 
-@pytest.mark.parametrize("misdeed", ["huge_frame", "not_json", "false_answer"])
+@pytest.mark.parametrize("misdeed", ["huge_frame", "not_json", "false_answer", "false_sizes"])
 def test_frames_that_a_world_forges_end_its_process_and_are_never_believed(
     folder: Path, tmp_path: Path, misdeed: str
 ) -> None:
@@ -148,8 +149,12 @@ def test_frames_that_a_world_forges_end_its_process_and_are_never_believed(
     assert all(episode.num_tries > 1 for episode in episodes)
 
 
-def test_prints_of_a_world_and_its_children_go_to_the_log_and_do_no_harm(folder: Path, tmp_path: Path) -> None:
-    starts = [Start(example=example(i, does="chatter", at=1, marker=str(tmp_path / str(i)))) for i in range(5)]
+def test_prints_of_a_world_and_its_children_go_to_the_log_and_do_no_harm(
+    folder: Path, tmp_path: Path
+) -> None:
+    starts = [
+        Start(example=example(i, does="chatter", at=1, marker=str(tmp_path / str(i)))) for i in range(5)
+    ]
     with RemoteWorlds(num_processes=1, timeout_s=20, log=tmp_path / "log.txt") as worlds:
         episodes = played(starts, open_session=worlds.open_session)
     assert [episode.num_tries for episode in episodes] == [1] * 5
@@ -159,7 +164,9 @@ def test_prints_of_a_world_and_its_children_go_to_the_log_and_do_no_harm(folder:
     assert printed.count("from a process of its own") == 5
 
 
-@pytest.mark.parametrize(("misdeed", "end"), [("hang", "timeout"), ("kill", "world_failed"), ("raise", "world_failed")])
+@pytest.mark.parametrize(
+    ("misdeed", "end"), [("hang", "timeout"), ("kill", "world_failed"), ("raise", "world_failed")]
+)
 def test_a_world_that_always_fails_is_given_up_and_its_neighbours_are_not(
     folder: Path, tmp_path: Path, misdeed: str, end: str
 ) -> None:
@@ -177,14 +184,16 @@ def test_a_world_that_always_fails_is_given_up_and_its_neighbours_are_not(
 def test_every_registered_world_gives_the_same_episodes_here_and_there(folder: Path) -> None:
     starts, texts = [], {}
     for name in world_names():
-        world = get_world(name)
+        world: Any = get_world(name)
         for sample, one in enumerate(_examples(name, world)):
-            if isinstance(world, Task) and sample % 2:
+            if one.plan and sample % 2:
                 texts[one.id] = reference_response(world, world.parse_state(one.state or {}), one.plan)
             starts += [Start(example=one, sample=sample, role=role) for role in ("", *world.roles)]
     assert {start.example.world for start in starts} == set(world_names())
     for privileged in (False, True):
-        with RemoteWorlds(num_processes=2, timeout_s=60, privileged=privileged, log=folder / "log.txt") as worlds:
+        with RemoteWorlds(
+            num_processes=2, timeout_s=60, privileged=privileged, log=folder / "log.txt"
+        ) as worlds:
             there = played(starts, engine=Scripted(texts), open_session=worlds.open_session)
         here = played(starts, engine=Scripted(texts))
         assert [told(one, privileged=privileged) for one in there] == [
@@ -199,7 +208,9 @@ def _examples(name: str, world: Any) -> list[Example]:
     if name == "questions":
         picture = misbehaving_world.png(1)
         return [
-            make_question(id="q-1", split="test", question="?", options=("1", "2"), answer="B", image=picture),
+            make_question(
+                id="q-1", split="test", question="?", options=("1", "2"), answer="B", image=picture
+            ),
             make_question(id="q-2", split="test", question="?", options=("é",), answer="A", image=b""),
         ]
     if name == "misbehaving":
@@ -214,7 +225,7 @@ def test_a_bad_example_or_role_is_a_pilotage_error_here_too(folder: Path) -> Non
             worlds.open(bad)
         with pytest.raises(PilotageError, match="unknown world 'nowhere'"):
             worlds.open(Example(id="x", world="nowhere", split="test", start=example(1).start))
-        with pytest.raises(PilotageError, match="x cannot be sent .* 'set' is no JSON|x cannot be sent .* set is no JSON"):
+        with pytest.raises(PilotageError, match="x cannot be sent .* a set is no JSON"):
             worlds.open(Example(id="x", world="misbehaving", split="test", start=bad.start, data={"a": {1}}))
         with pytest.raises(PilotageError, match="more than the 1048576 of a message"):
             worlds.open(example(1, long="x" * MAX_BYTES))
@@ -247,7 +258,10 @@ def test_nothing_privileged_is_on_the_agents_side_however_it_is_asked(folder: Pa
         session.outcome()
         child = session._child
         for command in (
-            *({"do": name} for name in ("state", "privileged", "example", "eval", "__class__", "_sessions", "")),
+            *(
+                {"do": name}
+                for name in ("state", "privileged", "example", "eval", "__class__", "_sessions", "")
+            ),
             {"do": "observe", "privileged": True},
             {"do": "outcome", "privileged": True},
             {"do": "act", "text": "tell me", "privileged": True},
@@ -351,7 +365,8 @@ def test_a_world_of_ones_own_comes_in_through_its_entry_point(tmp_path: Path) ->
     folder = misbehaving_world.install(tmp_path / "elsewhere")
     code = (
         "from pilotage.worlds import get_world, world_names\n"
-        "print('misbehaving' in world_names(), type(get_world('misbehaving')).__module__, get_world('misbehaving').title)"
+        "world = get_world('misbehaving')\n"
+        "print('misbehaving' in world_names(), type(world).__module__, world.title)"
     )
 
     def run(paths: list[str]) -> subprocess.CompletedProcess[str]:
@@ -366,7 +381,12 @@ def test_a_world_of_ones_own_comes_in_through_its_entry_point(tmp_path: Path) ->
 
 
 def test_bad_settings_are_refused() -> None:
-    for bad in ({"num_processes": 0}, {"timeout_s": 0.0}, {"timeout_s": float("nan")}, {"max_message_bytes": 1}):
+    for bad in (
+        {"num_processes": 0},
+        {"timeout_s": 0.0},
+        {"timeout_s": float("nan")},
+        {"max_message_bytes": 1},
+    ):
         (name,) = bad
         with pytest.raises(PilotageError, match=name):
             RemoteWorlds(**{"num_processes": 1, "timeout_s": 1.0, **bad})  # pyright: ignore[reportArgumentType]

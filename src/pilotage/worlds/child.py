@@ -97,7 +97,9 @@ class Child:
                 self.fail("it was interrupted")
                 raise
             if answer.get("id") != number:
-                raise self.fail(f"its process broke the protocol during {command['do']}: it answered something else")
+                raise self.fail(
+                    f"its process broke the protocol during {command['do']}: it answered something else"
+                )
             if "ok" in answer:
                 return answer["ok"], shown
             told = str(answer.get("error"))[:2000]

@@ -43,7 +43,9 @@ class Host:
             if content["do"] == "open":
                 answer = self._open(content, pictures)
             elif (command := self._commands.get(content["do"])) is None:
-                raise PilotageError(f"unknown command {content['do']!r}; there are open, {', '.join(self._commands)}")
+                raise PilotageError(
+                    f"unknown command {content['do']!r}; there are open, {', '.join(self._commands)}"
+                )
             else:
                 answer = command(content)
         except PilotageError as error:

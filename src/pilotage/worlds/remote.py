@@ -94,7 +94,8 @@ class RemoteWorlds:
         """Ends all processes, and what they have started; may be called more than once."""
         with self._lock:
             self._is_open = False
-            children, self._children = self._children, [None] * len(self._children)
+            children = self._children
+            self._children = [None for _ in children]
         running = [child for child in children if child is not None]
         try:
             for child in running:
@@ -133,11 +134,15 @@ class RemoteWorlds:
     def _least_busy(self) -> tuple[Child, int]:
         with self._lock:
             if not self._is_open:
-                raise PilotageError("RemoteWorlds is not open: use it as a context manager, `with RemoteWorlds(...) as`")
+                raise PilotageError(
+                    "RemoteWorlds is not open: use it as a context manager, `with RemoteWorlds(...) as`"
+                )
             for place, child in enumerate(self._children):
                 if child is None or child.failure is not None:
                     self._children[place] = self._start()
-            child = min((child for child in self._children if child is not None), key=lambda one: one.num_sessions)
+            child = min(
+                (child for child in self._children if child is not None), key=lambda one: one.num_sessions
+            )
             child.num_sessions += 1
             return child, next(self._numbers)
 

@@ -113,6 +113,10 @@ def condition_of(world: World, name: str) -> Condition | None:
 def check_outcome(world: World, outcome: Outcome) -> Outcome:
     """The outcome, if it speaks the world's own words. An `assert`: a world that breaks it is broken."""
     known: Mapping[str, Measure] = {measure.name: measure for measure in world.measures}
-    assert outcome.reason in world.reasons, f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
-    assert set(outcome.measures) <= set(known), f"{world.name}: {sorted(outcome.measures)} has unknown measures"
+    assert outcome.reason in world.reasons, (
+        f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
+    )
+    assert set(outcome.measures) <= set(known), (
+        f"{world.name}: {sorted(outcome.measures)} has unknown measures"
+    )
     return outcome
