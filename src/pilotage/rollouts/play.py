@@ -20,20 +20,12 @@ from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 from pilotage.worlds.agents import Agent, Ask, direct
 from pilotage.worlds.registry import get_world
-from pilotage.worlds.world import Session
+from pilotage.worlds.world import Session, SessionError
 
 logger = logging.getLogger(__name__)
 
 Show = Callable[[Moment], View]
 """What a reader is shown of a moment."""
-
-
-class SessionError(Exception):
-    """A session failed by the world's fault. `kind` is `world_failed` (it crashed) or `timeout` (it hung)."""
-
-    def __init__(self, told: str, kind: End = "world_failed") -> None:
-        super().__init__(told)
-        self.kind: End = kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +85,8 @@ class Limits:
     num_open: int = 2048
     """Episodes under way at once; a simulator that takes much memory wants fewer."""
     num_tries: int = 3
-    """How often an episode is begun again that the world broke off."""
+    """How often an episode is begun that the world breaks off. Where another's failure took it along, that does not
+    count."""
 
     def __post_init__(self) -> None:
         for name in ("max_turns", "num_open", "num_tries"):
@@ -213,6 +206,8 @@ class _Running:
     view: Any = None
     episode: Episode | None = None
     num_tries: int = 0
+    num_failures: int = 0
+    """Tries that failed by themselves. Each ends all sessions of a process at most, so that tries come to an end."""
     place: int = 0
 
     def begin(self) -> None:
@@ -289,9 +284,12 @@ class _Running:
     def _failed(self, failure: Exception) -> None:
         self.close()
         told = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        kind: End = "world_failed"
+        if isinstance(failure, SessionError):
+            told, kind = str(failure), failure.kind
         told = " ".join(told.split())[:500]
-        kind = failure.kind if isinstance(failure, SessionError) else "world_failed"
-        if self.num_tries < self.limits.num_tries:
+        self.num_failures += not (isinstance(failure, SessionError) and failure.by_another)
+        if self.num_failures < self.limits.num_tries:
             logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, told)
             self.begin()
         else:

@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import PilotageError, meant
-from pilotage.worlds.task import Task
+
+if TYPE_CHECKING:
+    from pilotage.worlds.task import Task
 
 GROUP = "pilotage.worlds"
 
@@ -69,6 +71,9 @@ def get_world(name: str) -> Any:
 @cache
 def tasks() -> tuple[Task[Any], ...]:
     """The worlds whose whole answer is one plan and that can be generated and solved: what data sets are built of."""
+    # Here, so that a process of worlds which are no tasks starts without numpy: half of the time that one takes.
+    from pilotage.worlds.task import Task
+
     worlds = (get_world(name) for name in places())
     return tuple(world for world in worlds if isinstance(world, Task))
 
