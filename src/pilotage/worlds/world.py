@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-<<<<<<< HEAD
-from pilotage.records import Condition, Example, Measure, Observation, Outcome
-=======
-from pilotage.records import Condition, End, Example, Measure, Observation, Outcome, Privileged
+from pilotage.records import Condition, End, Example, Measure, Observation, Outcome
 
 
 class SessionError(Exception):
@@ -24,7 +21,6 @@ class SessionError(Exception):
         super().__init__(told)
         self.kind: End = kind
         self.by_another = by_another
->>>>>>> h-remote
 
 
 class Session(Protocol):
