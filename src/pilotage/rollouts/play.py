@@ -108,7 +108,7 @@ def play(
     writer: Writer | Callable[[Start, int], Writer],
     show: Show,
     agent: Agent | None = None,
-    read: Callable[[Example, Turn], str] | None = None,
+    read: Callable[[Start, int, Turn], str] | None = None,
     limits: Limits | None = None,
     open_session: Open = open_in_process,
 ) -> Iterator[Episode]:
@@ -199,7 +199,7 @@ class _Running:
 
     start: Start
     agent: Agent | None
-    read: Callable[[Example, Turn], str] | None
+    read: Callable[[Start, int, Turn], str] | None
     limits: Limits
     open_session: Open
     turns: list[Turn] = field(default_factory=list)
@@ -248,7 +248,7 @@ class _Running:
             return
         self._session.reward = None
         try:
-            said = turn.text if self.read is None else self.read(self.start.example, turn)
+            said = turn.text if self.read is None else self.read(self.start, len(self.turns) - 1, turn)
             self._next(lambda: self._asking.send(said))
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
             self._failed(failure)
