@@ -77,6 +77,7 @@ def nano_steps(
         options=options,
         num_train=240 * len(levels),
         num_test=100 * len(levels),
+        kinds=("image",),
         stages=(taught,),
         measure_base=False,
     )

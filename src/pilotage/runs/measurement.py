@@ -45,6 +45,8 @@ class Measurement:
     """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     num_val: int = 30
     """Validation examples per task; the same ones whatever the seed."""
+    kinds: tuple[str, ...] = ()
+    """Conditions that are measured after each stage; none named: those that the worlds usually are."""
     options: tuple[tuple[str, int | str], ...] = ()
     """What shapes the episodes of worlds that are played step by step, e.g. `(("starts", "corner"), ("fog", 2))`."""
 
@@ -75,6 +77,12 @@ LONGEST_ANSWER = {
     "dense_rl": 512,
 }
 """Tokens, of the recipes whose papers say another number than MGSD's."""
+
+
+def kinds_of(measured: Measurement) -> tuple[str, ...]:
+    """The conditions that are measured."""
+    usual = (kind for name, _ in measured.levels for kind in get_world(name).usual)
+    return measured.kinds or tuple(dict.fromkeys(usual))
 
 
 def measurement_of(recipe: str, seed: int = 0) -> Measurement:

@@ -58,7 +58,7 @@ class StepRow:
     """Which of the episode's turns, from 0."""
     source: Source
     is_last: bool = True
-    """Whether it is the last of the episode's turns that are taught: it stands for the episode where those are counted."""
+    """Whether it is the last of the episode's taught turns: it stands for the episode where those are counted."""
 
     @property
     def turn(self) -> Turn:
