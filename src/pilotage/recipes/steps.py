@@ -8,7 +8,7 @@ whose states they are taught on and by what:
     own      states along the student's own episodes      by the teacher's distributions
     tcod     own, with a horizon that grows                by the teacher's distributions
     guided   the expert moves ever less                    by the teacher's distributions
-    stale    own, the teacher told the plan of the start   by the teacher's distributions
+    own_dagger, start_reference: the same states, taught on the reference answers from them
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs.recipe import Recipe
-from pilotage.train.distill_config import DistillConfig
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.step.moves import ExpertMoves, GuidedMoves
 from pilotage.train.step.turns import GrowingHorizon, SomeTurns
 
@@ -33,7 +33,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "start": {"prompts_per_step": ROWS, "max_turns": 1},
     "expert": {"moves": ExpertMoves(), "turns": SomeTurns(num=TURNS)},
     "own": {"turns": SomeTurns(num=TURNS)},
-    "tcod": {"turns": GrowingHorizon(rate=8 / STEPS, most=8), "prompts_per_step": ROWS // TURNS},
+    "tcod": {"turns": GrowingHorizon(rate=8 / STEPS, most=8)},
     "guided": {"moves": GuidedMoves(), "turns": SomeTurns(num=TURNS)},
     "own_dagger": {"turns": SomeTurns(num=TURNS), "relabel": True},
     "start_reference": {"prompts_per_step": ROWS, "max_turns": 1, "relabel": True},
@@ -56,19 +56,18 @@ def nano_steps(
     whole = nano_mgsd(seed, backbone=backbone)
     stage = whole.stages[-1]
     assert isinstance(stage, DistillConfig)
-    taught = replace(
-        stage,
-        steps=STEPS,
-        prompts_per_step=ROWS // TURNS,
-        warmup_steps=5,
-        perception_share=0.0,
-        reduction="token",
-        max_turns=3 * max(levels),
-        checkpoint_every=STEPS,
-        stage="steps",
-        teacher_weights=replace(stage.teacher_weights, source="nano"),  # pyright: ignore[reportArgumentType, reportCallIssue]
-        **ARMS[arm],
-    )
+    shared: dict[str, Any] = {
+        "steps": STEPS,
+        "prompts_per_step": ROWS // TURNS,
+        "warmup_steps": 5,
+        "perception_share": 0.0,
+        "reduction": "token",
+        "max_turns": 3 * max(levels),
+        "checkpoint_every": STEPS,
+        "stage": "steps",
+        "teacher_weights": FrozenCopy(source="nano"),
+    }
+    taught = replace(stage, **shared | dict(ARMS[arm]))
     options = (("starts", starts), ("fog", fog), ("window", window))
     return replace(
         whole,

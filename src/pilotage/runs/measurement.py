@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
+from pilotage.train.settings import LATER
 from pilotage.views import PromptSet
 from pilotage.worlds import Task, get_task, get_world
 from pilotage.worlds.registry import beside_world
@@ -45,9 +46,9 @@ class Measurement:
     """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     num_val: int = 30
     """Validation examples per task; the same ones whatever the seed."""
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = field(default=(), metadata=LATER)
     """Conditions that are measured after each stage; none named: those that the worlds usually are."""
-    options: tuple[tuple[str, int | str], ...] = ()
+    options: tuple[tuple[str, int | str], ...] = field(default=(), metadata=LATER)
     """What shapes the episodes of worlds that are played step by step, e.g. `(("starts", "corner"), ("fog", 2))`."""
 
 
