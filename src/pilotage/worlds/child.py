@@ -1,4 +1,4 @@
-"""One process of worlds as the agent's side holds it: started, asked one thing at a time, killed where it misbehaves."""
+"""One process of worlds as the agent's side holds it: started, asked one thing at a time, killed if it misbehaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Child:
     def __init__(
         self, *, max_bytes: int, start_timeout_s: float, env: Mapping[str, str], log: Path | None
     ) -> None:
-        """Does not wait until it is ready: several may start at once. Raises PilotageError where none can be started."""
+        """Does not wait until it is ready: several may start at once. Raises PilotageError where none can start."""
         self.failure: SessionError | None = None
         """Why it was ended; None while it lives."""
         self.num_sessions = 0
