@@ -3,8 +3,8 @@
     python benchmarks/remote_rate.py
 
 A turn is what `play` asks of a session: `observe`, then `act`. The world is FrozenLake, whose sessions do next to
-nothing in either (the picture is the example's), so that all that is measured is the way there and back. Its episodes have one
-turn: all are opened before the clock starts. What opening, outcome and closing take is a row of its own.
+nothing in either (the picture is the example's), so that all that is measured is the way there and back. Its episodes
+have one turn: all are opened before the clock starts. What opening, outcome and closing take is a row of its own.
 """
 
 from __future__ import annotations
