@@ -1,4 +1,4 @@
-"""One process of worlds as the agent's side holds it: started, asked one thing at a time, killed on misbehaviour."""
+"""One process of worlds as the agent's side holds it: started, asked one thing at a time, killed if it misbehaves."""
 
 from __future__ import annotations
 
