@@ -17,9 +17,8 @@ from pilotage.errors import PilotageError
 from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views import register_view
-from pilotage.worlds.grids import views
-from pilotage.worlds.grids.views import VIEWS
+from pilotage.views import forget_view, make_view, register_view, view_names
+from pilotage.worlds.grids.views import student_view
 from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
 
@@ -39,8 +38,7 @@ def coach(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    views._VIEWS.pop("hint")
-    views._WITHOUT_PLAN.pop("hint")
+    forget_view("hint")
 
 
 def test_it_is_short(coach: ModuleType) -> None:
@@ -49,15 +47,15 @@ def test_it_is_short(coach: ModuleType) -> None:
 
 def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
-    hint, told = VIEWS["hint"](example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
+    hint, told = make_view("hint", example, "brief"), make_view("teacher_no_plan", example, "brief")
     assert not hint.images and hint.name == "hint"
     assert (
         hint.messages[-1]["content"]
         == f"{told.messages[-1]['content']}\nA shortest plan begins with {example.plan[0]}."
     )
     assert hint.messages[:-1] == told.messages[:-1]
-    other = replace(example, plan=(example.plan[0], "L", "L"))
-    assert VIEWS["hint"](other, "brief").messages == hint.messages
+    other = example.with_plan((example.plan[0], "L", "L"))
+    assert make_view("hint", other, "brief").messages == hint.messages
 
 
 def test_it_teaches_what_it_says(coach: ModuleType, tmp_path: Path) -> None:
@@ -111,7 +109,7 @@ def test_the_whole_recipe_runs(coach: ModuleType, tmp_path: Path) -> None:
 
 def test_a_view_has_a_name_of_its_own() -> None:
     with pytest.raises(PilotageError, match="there is a view 'teacher' already"):
-        register_view("teacher", VIEWS["student"])
+        register_view(replace(student_view, name="teacher"))
     with pytest.raises(PilotageError, match="without_plan 'tea' is not a view"):
-        register_view("hinted", VIEWS["student"], without_plan="tea")
-    assert "hinted" not in VIEWS
+        register_view(replace(student_view, name="hinted", without_plan="tea"))
+    assert "hinted" not in view_names()

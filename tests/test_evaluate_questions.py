@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asked import altered
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
-from pilotage.records import Question
+from pilotage.records import Example
 from pilotage.report import write_report
 from test_vqa_distill import answers, questions
 
 
-def measured(asked: list[Question], out: Path, engine: Any = None) -> Any:
+def measured(asked: list[Example], out: Path, engine: Any = None) -> Any:
     return evaluate(
         engine or answers(asked),
         asked,
@@ -38,16 +38,19 @@ def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path)
     reasons: dict[str, int] = {}
     for number, question in enumerate(asked):
         row = rows[question.id]
-        assert row["right"] == {"answer": row["grade"]["success"]} == {"answer": number % 3 == 0}, row[
+        assert row["right"] == {"answer": row["outcome"]["success"]} == {"answer": number % 3 == 0}, row[
             "response"
         ]
-        assert row["response"].startswith("<description>") and row["answer"] == question.answer
-        reasons[row["grade"]["reason"]] = reasons.get(row["grade"]["reason"], 0) + 1
+        assert (
+            row["response"].startswith("<description>")
+            and row["asked"]["answer"] == question.hidden["answer"]
+        )
+        reasons[row["outcome"]["reason"]] = reasons.get(row["outcome"]["reason"], 0) + 1
     assert reasons["no_box"] == len(range(2, len(asked), 3))
     cells = summary.kinds["question"].tasks
     won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
     assert won == pytest.approx(len(range(0, len(asked), 3)))
-    assert "optimal" not in cells["maze"].rates and "parsed" not in cells["maze"].rates
+    assert "optimal" not in cells["maze"].rates and "parsed" in cells["maze"].rates
 
 
 def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
-    question = replace(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
+    question = altered(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
 
     class Hostile:
         def generate(self, requests: Any, decoding: Any) -> Any:
@@ -84,12 +87,12 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
 
     measured([question], tmp_path, Hostile())
     [row] = read_jsonl(rows_path(tmp_path, "base", "question")).rows
-    assert row["grade"]["success"] is False and row["error"] is None
+    assert row["outcome"]["success"] is False and row["error"] is None
 
 
 def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
     asked = questions()
-    with pytest.raises(PilotageError, match="is a question, and what is measured is image"):
+    with pytest.raises(PilotageError, match="unknown kinds .'image'.: Questions is measured by question"):
         evaluate(
             answers(asked),
             asked,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from asked import altered
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
-from pilotage.records import Question
+from pilotage.records import Example
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
@@ -30,13 +30,13 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def questions() -> list[Question]:
+def questions() -> list[Example]:
     """One of each kind about each world."""
     worlds = [(task, task.levels[0]) for task in TASKS]
     return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
 
 
-def answers(asked: list[Question]) -> ReplayEngine:
+def answers(asked: list[Example]) -> ReplayEngine:
     """Of the questions in turn: the right answer in full, a wrong one in full, and one that breaks the form."""
     backbone = tiny_backbone()
     prefill = "<description>"
@@ -63,7 +63,7 @@ def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: 
             parameter.mul_(1.5)
     foreign = asked[0].task
     given = [
-        replace(question, task="vqa", level=0, state=None) if question.task == foreign else question
+        altered(question, task="vqa", level=0, state=None) if question.task == foreign else question
         for question in asked
     ]
     distill(
@@ -96,8 +96,8 @@ def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(t
 
 
 def test_views_of_levels_and_of_questions_are_not_confused(tmp_path):
-    with pytest.raises(PilotageError, match="view 'student' is not of questions"):
+    with pytest.raises(PilotageError, match="view 'student' is not of the world questions"):
         distill(tiny_config(), student=tiny_backbone(), examples=questions(), run_dir=tmp_path / "a")
     stage = vigos_question_stage(tiny_config(), form="paper", weights=FrozenCopy())
-    with pytest.raises(PilotageError, match="view 'vqa_student' is not of examples"):
+    with pytest.raises(PilotageError, match="view 'vqa_student' is not of the world"):
         distill(stage, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path / "b")

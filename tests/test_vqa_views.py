@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from string import Template
 from typing import Any
 
 import numpy as np
 import pytest
 
+from asked import altered
 from pilotage.distill.vigos_spans import VigosLayout, cut_turn
 from pilotage.errors import PilotageError
-from pilotage.records import Question, View
+from pilotage.records import View
 from pilotage.views import PROMPT_SETS
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.worlds.questions.views import (
     DESCRIPTION_PREFILL,
     THINK_PREFILL,
-    VQA_VIEWS,
+    VIEWS,
     reference_of,
-    vqa_perception_view,
     vqa_reference_response,
-    vqa_student_view,
 )
 
+vqa_student_view, vqa_perception_view = VIEWS["vqa_student"], VIEWS["vqa_perception"]
 every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)
 SEES = {
     "vqa_student": {"question"},
@@ -37,7 +37,7 @@ SEES = {
     "vqa_reference": {"question", "reference"},
 }
 ANSWER, SOLUTION, ACCEPTED = "Zanzibar", "Look left, then see Zanzibar.", "Unguja"
-FOREIGN = Question(
+FOREIGN = make_question(
     id="vqa-1",
     task="vqa",
     level=0,
@@ -49,7 +49,7 @@ FOREIGN = Question(
     solution=SOLUTION,
     image=b"png",
 )
-CHOICE = replace(FOREIGN, options=("Malta", "Zanzibar"), answer="B", accepted=())
+CHOICE = altered(FOREIGN, options=("Malta", "Zanzibar"), answer="B", accepted=())
 
 
 def texts(view: View) -> str:
@@ -58,9 +58,9 @@ def texts(view: View) -> str:
 
 
 @every_set
-@pytest.mark.parametrize("name", VQA_VIEWS)
+@pytest.mark.parametrize("name", VIEWS)
 def test_only_teachers_that_may_see_it_have_a_place_for_the_reference(prompts: Any, name: str) -> None:
-    template: Template = prompt_template(prompts, name)
+    template: Template = prompt_template("pilotage.worlds.questions", prompts, name)
     assert set(template.get_identifiers()) == SEES[name]
 
 
@@ -70,9 +70,9 @@ def test_the_student_sees_the_same_whatever_answer_solution_and_state(prompts: A
     worlds = [(task, task.levels[0]) for task in TASKS]
     own = list(iter_questions(worlds, KINDS, 12, "test", 0))
     for question in (FOREIGN, CHOICE, *own):
-        changed = replace(
+        changed = altered(
             question,
-            answer="A" if question.options else str(rng.integers(10**9)),
+            answer="A" if question_of(question).options else str(rng.integers(10**9)),
             accepted=("other",),
             solution="another way",
             id="another-id",
@@ -90,14 +90,16 @@ def test_no_word_of_answer_or_solution_is_in_the_student_s_view(prompts: Any) ->
     worlds = [(task, task.levels[-1]) for task in TASKS]
     for question in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
         seen = texts(vqa_student_view(question, prompts))
-        assert question.solution not in seen and question.id not in seen
-        if question.kind == "cell" and question.answer != "(0,0)":  # which every question names as the corner
-            assert question.answer not in seen
+        assert question_of(question).solution not in seen and question.id not in seen
+        if (
+            question_of(question).kind == "cell" and question_of(question).answer != "(0,0)"
+        ):  # which every question names as the corner
+            assert question_of(question).answer not in seen
 
 
 @every_set
 def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
-    asked_other = replace(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
+    asked_other = altered(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
     view = vqa_perception_view(FOREIGN, prompts)
     assert view == vqa_perception_view(asked_other, prompts)
     assert view.images == (b"png",) and view.prefill == "" and "island" not in texts(view)
@@ -105,7 +107,7 @@ def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
 
 @every_set
 def test_teachers_see_what_they_are_given(prompts: Any) -> None:
-    views = {name: make(FOREIGN, prompts) for name, make in VQA_VIEWS.items()}
+    views = {name: make(FOREIGN, prompts) for name, make in VIEWS.items()}
     assert {name: view.prefill for name, view in views.items()} == {
         "vqa_student": DESCRIPTION_PREFILL,
         "vqa_perception": "",
@@ -117,7 +119,7 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
         seen = texts(view)
         assert view.name == name and view.images == (b"png",)
         assert [part["type"] for part in view.messages[0]["content"]] == ["image", "text"]
-        assert (FOREIGN.question in seen) == (name != "vqa_perception")
+        assert (question_of(FOREIGN).text in seen) == (name != "vqa_perception")
         assert (ANSWER in seen) == ("reference" in SEES[name])
         assert (SOLUTION in seen) == (name == "vqa_solution")
         assert ("<description>" in seen) == (
@@ -139,9 +141,9 @@ def test_options_are_lettered_and_rules_come_with_our_own_tasks(prompts: Any) ->
 
 def test_what_cannot_be_shown_is_an_error() -> None:
     with pytest.raises(PilotageError, match="vqa-1 has no picture for the vqa_student view"):
-        vqa_student_view(replace(FOREIGN, image=b""), "brief")
+        vqa_student_view(altered(FOREIGN, image=b""), "brief")
     with pytest.raises(PilotageError, match="no worked solution"):
-        VIEWS["vqa_solution"](replace(FOREIGN, solution=""), "brief")
+        VIEWS["vqa_solution"](altered(FOREIGN, solution=""), "brief")
     with pytest.raises(PilotageError, match="no reference description"):
         vqa_reference_response(FOREIGN)
 
@@ -150,9 +152,13 @@ def test_the_reference_response_keeps_to_the_form_and_is_right() -> None:
     worlds = [(task, task.levels[0]) for task in TASKS]
     for question in iter_questions(worlds, KINDS, 12, "train", 3):
         response = vqa_reference_response(question)
-        assert grade(question, response).success
+        assert grade(question_of(question), response).success
         behind = response.removeprefix(DESCRIPTION_PREFILL)
         layout = VigosLayout(checker="exact")
         spans = layout.find([bytes([b]) for b in behind.encode()], behind, prefill=DESCRIPTION_PREFILL)
         assert spans.valid, spans.problem
-        assert cut_turn(response).part("answer") == reference_of(question) == question.answer
+        assert (
+            cut_turn(response).part("answer")
+            == reference_of(question_of(question))
+            == question_of(question).answer
+        )
