@@ -37,6 +37,25 @@ _OURS = {
 }
 
 
+_GIVEN: dict[str, Any] = {}
+"""Worlds that this process was given as they are (`register_world`)."""
+
+
+def register_world(world: Any) -> None:
+    """Makes a world known by its name in this process alone. Raises PilotageError for a name that is taken.
+
+    An entry point of the group `pilotage.worlds` makes one known everywhere, in the processes of workers too.
+    """
+    if world.name in places() and _GIVEN.get(world.name) is not world:
+        raise PilotageError(f"there is a world {world.name!r} already; give yours another name")
+    _GIVEN[world.name] = world
+
+
+def forget_world(name: str) -> None:
+    """Takes a registered world back."""
+    _GIVEN.pop(name, None)
+
+
 @cache
 def places() -> dict[str, str]:
     """Name -> `module:Class` of every world, ours first. Raises PilotageError for a name that is there twice."""
@@ -50,12 +69,16 @@ def places() -> dict[str, str]:
 
 
 def world_names() -> tuple[str, ...]:
-    return tuple(places())
+    return (*places(), *_GIVEN)
+
+
+def get_world(name: str) -> Any:
+    """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
+    return _GIVEN[name] if name in _GIVEN else _opened(name)
 
 
 @cache
-def get_world(name: str) -> Any:
-    """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
+def _opened(name: str) -> Any:
     known = places()
     if name not in known:
         raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
@@ -91,7 +114,8 @@ def beside_world(name: str, layer: str) -> ModuleType | None:
     """The module `<package of the world>.<layer>`, or None where there is none. Raises PilotageError for no world."""
     known = places()
     if name not in known:
-        raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
+        get_world(name)  # says what is wrong with the name, if it is not that of a world given as it is
+        return None
     return _beside(_package(known[name]), layer)
 
 
