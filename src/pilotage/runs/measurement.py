@@ -129,6 +129,9 @@ def _of_world(
     """The examples of a world that makes its own: by `examples` in the data module beside it."""
     module = beside_world(name, "data")
     make = getattr(module, "examples", None)
+    world = get_world(name)
+    if make is None and hasattr(world, "examples"):
+        return world.examples(count, split, seed)
     if make is None:
         raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
     return make(
