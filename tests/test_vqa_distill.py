@@ -11,13 +11,14 @@ import torch
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
-from pilotage.records import Question
+from pilotage.records import Example, Observation
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
 from pilotage.worlds import TASKS
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.question import FOREIGN
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
 
@@ -30,13 +31,13 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def questions() -> list[Question]:
+def questions() -> list[Example]:
     """One of each kind about each world."""
     worlds = [(task, task.levels[0]) for task in TASKS]
     return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
 
 
-def answers(asked: list[Question]) -> ReplayEngine:
+def answers(asked: list[Example]) -> ReplayEngine:
     """Of the questions in turn: the right answer in full, a wrong one in full, and one that breaks the form."""
     backbone = tiny_backbone()
     prefill = "<description>"
@@ -51,6 +52,12 @@ def answers(asked: list[Question]) -> ReplayEngine:
     return ReplayEngine(rollouts)
 
 
+def from_elsewhere(example: Example) -> Example:
+    """The same as if nobody knew what its picture is of."""
+    start = Observation(text=example.start.text, images=example.start.images)
+    return replace(example, axes={"task": FOREIGN, "level": 0, "kind": FOREIGN}, start=start)
+
+
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: Form, tmp_path):
     asked = questions()
@@ -63,7 +70,7 @@ def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: 
             parameter.mul_(1.5)
     foreign = asked[0].task
     given = [
-        replace(question, task="vqa", level=0, state=None) if question.task == foreign else question
+        from_elsewhere(question) if question.task == foreign else question
         for question in asked
     ]
     distill(
