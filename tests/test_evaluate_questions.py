@@ -50,13 +50,17 @@ def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path)
         assert row["axes"] == {"task": question.task, "level": question.level, "kind": content.kind}
         assert outcome["parsed"] == (number % 3 != 2)
         said = {0: {"answer": content.answer}, 1: {"answer": "nowhere"}, 2: {}}
-        assert row["fields"] == said[number % 3] and outcome.get("matched") == (None if number % 3 else "text")
+        assert row["fields"] == said[number % 3] and outcome.get("matched") == (
+            None if number % 3 else "text"
+        )
         reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
     assert reasons["no_box"] == len(range(2, len(asked), 3))
     cells = summary.kinds["question"].tasks
     won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
     assert won == pytest.approx(len(range(0, len(asked), 3)))
-    assert "optimal" not in cells["maze"].rates and "parsed" not in cells["maze"].rates
+    parsed = sum(rate.rates["parsed"].mean * rate.n for rate in cells.values())
+    assert parsed == pytest.approx(len(asked) - reasons["no_box"])
+    assert set(cells["maze"].rates) == {"success", "parsed", "state", "finished"}, "none of a plan's"
 
 
 def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
 
 def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
     asked = questions()
-    with pytest.raises(PilotageError, match="is a question, and what is measured is image"):
+    with pytest.raises(PilotageError, match=r"unknown kinds \['image'\]: Questions is measured by question"):
         evaluate(
             answers(asked),
             asked,

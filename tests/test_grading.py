@@ -228,7 +228,14 @@ def test_every_outcome_has_its_reason() -> None:
         said: grade(question, said)
         for said in ("R", r"\boxed{ }", r"\boxed{\text{}}", r"\boxed{d}", r"\boxed{U}", r"\boxed{R, D}")
     }
-    assert [g.reason for g in got.values()] == ["no_box", "empty_box", "empty_box", "success", "wrong", "wrong"]
+    assert [g.reason for g in got.values()] == [
+        "no_box",
+        "empty_box",
+        "empty_box",
+        "success",
+        "wrong",
+        "wrong",
+    ]
     assert [g.is_("parsed") for g in got.values()] == [False, False, False, True, True, True]
     assert [g.fields.get("answer") for g in got.values()] == [None, None, None, "d", "U", "R, D"]
     long = grade(question, r"\boxed{" + "R" * (MAX_ANSWER_CHARACTERS + 1) + "}")
