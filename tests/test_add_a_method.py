@@ -17,8 +17,8 @@ from pilotage.errors import PilotageError
 from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views import forget_view, make_view, register_view, view_names
-from pilotage.worlds.grids.views import student_view
+from pilotage.views import ViewSpec, forget_view, register_view, view_names, view_of
+from pilotage.worlds.grids.views import VIEWS
 from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
 
@@ -39,6 +39,7 @@ def coach(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     forget_view("hint")
+    assert "hint" not in view_names()
 
 
 def test_it_is_short(coach: ModuleType) -> None:
@@ -47,7 +48,8 @@ def test_it_is_short(coach: ModuleType) -> None:
 
 def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
-    hint, told = make_view("hint", example, "brief"), make_view("teacher_no_plan", example, "brief")
+    hint_of = view_of("hint", example.world)
+    hint, told = hint_of(example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
     assert not hint.images and hint.name == "hint"
     assert (
         hint.messages[-1]["content"]
@@ -55,7 +57,7 @@ def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) ->
     )
     assert hint.messages[:-1] == told.messages[:-1]
     other = example.with_plan((example.plan[0], "L", "L"))
-    assert make_view("hint", other, "brief").messages == hint.messages
+    assert hint_of(other, "brief").messages == hint.messages
 
 
 def test_it_teaches_what_it_says(coach: ModuleType, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_the_whole_recipe_runs(coach: ModuleType, tmp_path: Path) -> None:
 
 def test_a_view_has_a_name_of_its_own() -> None:
     with pytest.raises(PilotageError, match="there is a view 'teacher' already"):
-        register_view(replace(student_view, name="teacher"))
+        register_view(ViewSpec(name="teacher", make=VIEWS["student"].make))
     with pytest.raises(PilotageError, match="without_plan 'tea' is not a view"):
-        register_view(replace(student_view, name="hinted", without_plan="tea"))
+        register_view(ViewSpec(name="hinted", make=VIEWS["student"].make, without_plan="tea"))
     assert "hinted" not in view_names()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from asked import altered
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.records import Example
 from pilotage.report import write_report
+from pilotage.worlds.questions.question import make_question, question_of
 from test_vqa_distill import answers, questions
 
 
@@ -38,19 +38,29 @@ def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path)
     reasons: dict[str, int] = {}
     for number, question in enumerate(asked):
         row = rows[question.id]
-        assert row["right"] == {"answer": row["outcome"]["success"]} == {"answer": number % 3 == 0}, row[
-            "response"
-        ]
-        assert (
-            row["response"].startswith("<description>")
-            and row["asked"]["answer"] == question.hidden["answer"]
+        outcome, content = row["outcome"], question_of(question)
+        assert row["right"] == {"answer": outcome["success"]} == {"answer": number % 3 == 0}, row["response"]
+        assert row["response"].startswith("<description>") and row["asked"] == {
+            "text": content.text,
+            "options": [],
+            "answer": content.answer,
+            "accepted": list(content.accepted),
+            "solution": content.solution,
+        }
+        assert row["axes"] == {"task": question.task, "level": question.level, "kind": content.kind}
+        assert outcome["parsed"] == (number % 3 != 2)
+        said = {0: {"answer": content.answer}, 1: {"answer": "nowhere"}, 2: {}}
+        assert row["fields"] == said[number % 3] and outcome.get("matched") == (
+            None if number % 3 else "text"
         )
-        reasons[row["outcome"]["reason"]] = reasons.get(row["outcome"]["reason"], 0) + 1
+        reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
     assert reasons["no_box"] == len(range(2, len(asked), 3))
     cells = summary.kinds["question"].tasks
     won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
     assert won == pytest.approx(len(range(0, len(asked), 3)))
-    assert "optimal" not in cells["maze"].rates and "parsed" in cells["maze"].rates
+    parsed = sum(rate.rates["parsed"].mean * rate.n for rate in cells.values())
+    assert parsed == pytest.approx(len(asked) - reasons["no_box"])
+    assert set(cells["maze"].rates) == {"success", "parsed", "state", "finished"}, "none of a plan's"
 
 
 def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
@@ -74,7 +84,10 @@ def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
-    question = altered(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
+    image = questions()[0].image
+    question = make_question(
+        id="q", split="test", question="?", options=("one", "two"), answer="A", image=image
+    )
 
     class Hostile:
         def generate(self, requests: Any, decoding: Any) -> Any:
@@ -92,7 +105,7 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
 
 def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
     asked = questions()
-    with pytest.raises(PilotageError, match="unknown kinds .'image'.: Questions is measured by question"):
+    with pytest.raises(PilotageError, match=r"unknown kinds \['image'\]: Questions is measured by question"):
         evaluate(
             answers(asked),
             asked,

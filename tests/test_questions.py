@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotage.records import Example
 from pilotage.worlds import TASKS, Task, get_task
 from pilotage.worlds.asked import (
     KINDS,
@@ -21,7 +20,7 @@ from pilotage.worlds.asked import (
     spellings,
 )
 from pilotage.worlds.questions.grading import grade
-from pilotage.worlds.questions.question import make_question, question_of
+from pilotage.worlds.questions.question import Question
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -33,18 +32,8 @@ def states(task: Task[Any], num: int, seed: int = 0) -> Iterator[Any]:
         yield task.generate(task.levels[i % 2], rng)
 
 
-def as_question(asked: Asked) -> Example:
-    return make_question(
-        id="q",
-        task="",
-        level=0,
-        split="test",
-        kind=asked.kind,
-        question=asked.question,
-        answer=asked.answer,
-        accepted=asked.accepted,
-        image=b"",
-    )
+def as_question(asked: Asked) -> Question:
+    return Question(text=asked.question, answer=asked.answer, accepted=asked.accepted, kind=asked.kind)
 
 
 def begins_a_shortest_plan(task: Task[Any], state: Any, action: str, length: int) -> bool:
@@ -139,7 +128,7 @@ def test_the_answer_follows_from_the_state_and_is_graded_right(task: Task[Any], 
         if asked is None:
             continue
         num += 1
-        question = question_of(as_question(asked))
+        question = as_question(asked)
         for right in (asked.answer, *asked.accepted):
             assert grade(question, rf"\boxed{{{right}}}").success
         for empty in ("", r"\boxed{}", asked.question, asked.answer):

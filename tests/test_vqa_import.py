@@ -55,7 +55,7 @@ def problem_of(folder: Path, **changes: Any) -> str:
     return str(error.value)
 
 
-def read_question(folder: Path, **changes: Any) -> Example:
+def example_of(folder: Path, **changes: Any) -> Example:
     return read_row(row(**changes), folder, "hash", None)
 
 
@@ -81,18 +81,9 @@ def test_rows_in_every_form_become_questions(tmp_path: Path) -> None:
     assert report.is_clean and (report.num_read, report.num_imported) == (5, 5)
     assert (report.num_with_options, report.num_with_solution) == (1, 1)
     first, jpeg, green, choice, boxed = load_questions(tmp_path / "out")
-    assert (question_of(first).text, question_of(first).answer, question_of(first).solution) == (
-        "How many?",
-        "4",
-        "Two and two.",
-    )
-    assert (first.task, first.level, first.split, question_of(first).kind, first.state) == (
-        "vqa",
-        0,
-        "test",
-        "vqa",
-        {},
-    )
+    asked = question_of(first)
+    assert (asked.text, asked.answer, asked.solution) == ("How many?", "4", "Two and two.")
+    assert (first.axes, first.split, first.state) == ({"task": "vqa", "level": 0, "kind": "vqa"}, "test", {})
     assert first.image == picture()  # a PNG in RGB stays as it is
     assert (question_of(jpeg).answer, question_of(green).answer) == ("4", "4.5")
     assert jpeg.image.startswith(b"\x89PNG")
@@ -198,13 +189,13 @@ def test_a_malformed_row_is_told_of(tmp_path: Path, changes: dict[str, Any], sai
 
 @pytest.mark.parametrize("text", ["Is x < image y > 3?", "f[i] with images[0]", "an imaginary <i> and {x}"])
 def test_words_that_are_no_placeholder_pass(tmp_path: Path, text: str) -> None:
-    assert read_question(tmp_path, problem=f"<image>{text}").start.text == text
+    assert example_of(tmp_path, problem=f"<image>{text}").start.text == text
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(picture())
     (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
-    assert read_question(tmp_path, images=["link.png"]).image == picture()
+    assert example_of(tmp_path, images=["link.png"]).image == picture()
 
 
 def test_a_waiting_pipe_is_not_opened(tmp_path: Path) -> None:
@@ -280,11 +271,11 @@ json_values = st.recursive(
 def test_no_row_raises_anything_but_a_clear_error(tmp_path: Path, hostile: dict[str, Any]) -> None:
     for whole in (hostile, row() | hostile):
         try:
-            question = read_row(whole, tmp_path, "hash", None)
+            read = read_row(whole, tmp_path, "hash", None)
         except PilotageError as error:
             assert 0 < len(str(error)) < 600
         else:
-            assert question.image and question_of(question).answer and question.start.text
+            assert read.image and question_of(read).answer and question_of(read).text
 
 
 @given(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asked import altered
 from pilotage.cli.main import main
 from pilotage.data.examples import split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
+from pilotage.records import Observation
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions, iter_questions
-from pilotage.worlds.questions.data.store import load_questions, questions_hash, write_questions
+from pilotage.worlds.questions.data.store import COLUMNS, load_questions, questions_hash, write_questions
 from pilotage.worlds.questions.grading import grade
 from pilotage.worlds.questions.question import question_of
 from pilotage.worlds.task import state_hash
@@ -44,7 +45,6 @@ def test_every_question_is_in_the_split_of_its_state_and_of_every_task_and_kind(
     questions = load_questions(tmp_path / "q")
     for question in questions:
         task = get_task(question.task)
-        assert question.state
         state = task.parse_state(question.state)
         assert question.split == split_of(state_hash(task, state))
         assert question.level == task.level_of(state) and question.image.startswith(b"\x89PNG")
@@ -70,9 +70,7 @@ def test_more_questions_begin_with_the_fewer(task: Any) -> None:
     world = [(task, task.levels[0])]
     few = list(iter_questions(world, KINDS, 8, "train", 3, cell_px=None))
     assert list(iter_questions(world, KINDS, 16, "train", 3, cell_px=None))[:8] == few
-    assert all(
-        grade(question_of(question), rf"\boxed{{{question_of(question).answer}}}").success for question in few
-    )
+    assert all(grade(asked, rf"\boxed{{{asked.answer}}}").success for asked in map(question_of, few))
 
 
 def test_no_state_is_asked_the_same_twice_however_often_more_are_drawn(
@@ -196,18 +194,25 @@ def test_splits_and_kinds_that_are_not_there_are_errors(tmp_path: Path) -> None:
         load_questions(tmp_path)
 
 
+AXES = {"task": "x", "level": 9, "kind": "x"}
+HIDDEN = {"answer": "x", "accepted": (), "solution": ""}
+
+
 def test_the_hash_is_over_every_column() -> None:
     [question] = iter_questions([(TASKS[0], 3)], ("cell",), 1, "test", 0, cell_px=8)
-    hashes = {questions_hash([question])}
-    for name, value in (
-        ("answer", "x"),
-        ("accepted", ()),
-        ("solution", ""),
-        ("image", b"x"),
-        ("state", None),
-    ):
-        hashes.add(questions_hash([altered(question, **{name: value})]))
-    assert len(hashes) == 6
+    hidden, start = question.hidden, question.start
+    changed = [
+        replace(question, id="x"),
+        replace(question, split="val"),
+        *(replace(question, axes={**question.axes, name: x}) for name, x in AXES.items()),
+        replace(question, start=replace(start, text="x")),
+        replace(question, data={"options": ("x", "y")}),
+        *(replace(question, hidden={**hidden, name: x}) for name, x in HIDDEN.items()),
+        replace(question, start=Observation(text=start.text, images=start.images)),
+        question.with_images((b"x",)),
+    ]
+    assert len(changed) == len(COLUMNS)
+    assert len({questions_hash([each]) for each in (question, *changed)}) == len(COLUMNS) + 1
 
 
 def test_the_command_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

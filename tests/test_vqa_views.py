@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from string import Template
 from typing import Any
 
 import numpy as np
 import pytest
 
-from asked import altered
 from pilotage.distill.vigos_spans import VigosLayout, cut_turn
 from pilotage.errors import PilotageError
-from pilotage.records import View
+from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
@@ -27,7 +27,6 @@ from pilotage.worlds.questions.views import (
     vqa_reference_response,
 )
 
-vqa_student_view, vqa_perception_view = VIEWS["vqa_student"], VIEWS["vqa_perception"]
 every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)
 SEES = {
     "vqa_student": {"question"},
@@ -37,19 +36,24 @@ SEES = {
     "vqa_reference": {"question", "reference"},
 }
 ANSWER, SOLUTION, ACCEPTED = "Zanzibar", "Look left, then see Zanzibar.", "Unguja"
-FOREIGN = make_question(
-    id="vqa-1",
-    task="vqa",
-    level=0,
-    split="test",
-    kind="vqa",
-    question="Which $island is this? It costs $5.",
-    answer=ANSWER,
-    accepted=(ACCEPTED,),
-    solution=SOLUTION,
-    image=b"png",
-)
-CHOICE = altered(FOREIGN, options=("Malta", "Zanzibar"), answer="B", accepted=())
+QUESTION = "Which $island is this? It costs $5."
+
+
+def foreign(**changes: Any) -> Example:
+    """A question from elsewhere."""
+    content: dict[str, Any] = {
+        "question": QUESTION,
+        "answer": ANSWER,
+        "accepted": (ACCEPTED,),
+        "solution": SOLUTION,
+        "image": b"png",
+    }
+    return make_question(id="vqa-1", split="test", **(content | changes))
+
+
+FOREIGN = foreign()
+CHOICE = foreign(options=("Malta", "Zanzibar"), answer="B", accepted=())
+STUDENT, PERCEPTION = VIEWS["vqa_student"], VIEWS["vqa_perception"]
 
 
 def texts(view: View) -> str:
@@ -70,38 +74,40 @@ def test_the_student_sees_the_same_whatever_answer_solution_and_state(prompts: A
     worlds = [(task, task.levels[0]) for task in TASKS]
     own = list(iter_questions(worlds, KINDS, 12, "test", 0))
     for question in (FOREIGN, CHOICE, *own):
-        changed = altered(
+        changed = replace(
             question,
-            answer="A" if question_of(question).options else str(rng.integers(10**9)),
-            accepted=("other",),
-            solution="another way",
+            start=replace(question.start, privileged=None),
+            hidden={
+                "answer": "A" if question.data["options"] else str(rng.integers(10**9)),
+                "accepted": ("other",),
+                "solution": "another way",
+            },
             id="another-id",
         )
-        for view in (vqa_student_view, vqa_perception_view):
+        assert question_of(changed) != question_of(question)
+        for view in (STUDENT, PERCEPTION):
             assert view(question, prompts) == view(changed, prompts)
 
 
 @every_set
 def test_no_word_of_answer_or_solution_is_in_the_student_s_view(prompts: Any) -> None:
-    for view in (vqa_student_view, vqa_perception_view):
+    for view in (STUDENT, PERCEPTION):
         seen = texts(view(FOREIGN, prompts))
         for hidden in (ANSWER, SOLUTION, ACCEPTED, FOREIGN.id):
             assert hidden not in seen
     worlds = [(task, task.levels[-1]) for task in TASKS]
-    for question in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
-        seen = texts(vqa_student_view(question, prompts))
-        assert question_of(question).solution not in seen and question.id not in seen
-        if (
-            question_of(question).kind == "cell" and question_of(question).answer != "(0,0)"
-        ):  # which every question names as the corner
-            assert question_of(question).answer not in seen
+    for example in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
+        seen, question = texts(STUDENT(example, prompts)), question_of(example)
+        assert question.solution not in seen and example.id not in seen
+        if question.kind == "cell" and question.answer != "(0,0)":  # which every question names as the corner
+            assert question.answer not in seen
 
 
 @every_set
 def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
-    asked_other = altered(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
-    view = vqa_perception_view(FOREIGN, prompts)
-    assert view == vqa_perception_view(asked_other, prompts)
+    asked_other = foreign(question="Something else?", options=("x", "y"), answer="A")
+    view = PERCEPTION(FOREIGN, prompts)
+    assert view == PERCEPTION(asked_other, prompts)
     assert view.images == (b"png",) and view.prefill == "" and "island" not in texts(view)
 
 
@@ -119,7 +125,7 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
         seen = texts(view)
         assert view.name == name and view.images == (b"png",)
         assert [part["type"] for part in view.messages[0]["content"]] == ["image", "text"]
-        assert (question_of(FOREIGN).text in seen) == (name != "vqa_perception")
+        assert (QUESTION in seen) == (name != "vqa_perception")
         assert (ANSWER in seen) == ("reference" in SEES[name])
         assert (SOLUTION in seen) == (name == "vqa_solution")
         assert ("<description>" in seen) == (
@@ -131,19 +137,19 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
 
 @every_set
 def test_options_are_lettered_and_rules_come_with_our_own_tasks(prompts: Any) -> None:
-    seen = texts(vqa_student_view(CHOICE, prompts))
+    seen = texts(STUDENT(CHOICE, prompts))
     assert "A. Malta\nB. Zanzibar\nAnswer with the letter of one option." in seen
     for task in TASKS:
         [question] = iter_questions([(task, task.levels[0])], ("cell",), 1, "val", 0)
-        assert task.rules[prompts] in texts(vqa_student_view(question, prompts))
-        assert task.rules[prompts] not in texts(vqa_perception_view(question, prompts))
+        assert task.rules[prompts] in texts(STUDENT(question, prompts))
+        assert task.rules[prompts] not in texts(PERCEPTION(question, prompts))
 
 
 def test_what_cannot_be_shown_is_an_error() -> None:
     with pytest.raises(PilotageError, match="vqa-1 has no picture for the vqa_student view"):
-        vqa_student_view(altered(FOREIGN, image=b""), "brief")
+        STUDENT(foreign(image=b""), "brief")
     with pytest.raises(PilotageError, match="no worked solution"):
-        VIEWS["vqa_solution"](altered(FOREIGN, solution=""), "brief")
+        VIEWS["vqa_solution"](foreign(solution=""), "brief")
     with pytest.raises(PilotageError, match="no reference description"):
         vqa_reference_response(FOREIGN)
 
@@ -151,14 +157,10 @@ def test_what_cannot_be_shown_is_an_error() -> None:
 def test_the_reference_response_keeps_to_the_form_and_is_right() -> None:
     worlds = [(task, task.levels[0]) for task in TASKS]
     for question in iter_questions(worlds, KINDS, 12, "train", 3):
-        response = vqa_reference_response(question)
-        assert grade(question_of(question), response).success
+        response, content = vqa_reference_response(question), question_of(question)
+        assert grade(content, response).success
         behind = response.removeprefix(DESCRIPTION_PREFILL)
         layout = VigosLayout(checker="exact")
         spans = layout.find([bytes([b]) for b in behind.encode()], behind, prefill=DESCRIPTION_PREFILL)
         assert spans.valid, spans.problem
-        assert (
-            cut_turn(response).part("answer")
-            == reference_of(question_of(question))
-            == question_of(question).answer
-        )
+        assert cut_turn(response).part("answer") == reference_of(content) == content.answer
