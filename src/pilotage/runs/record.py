@@ -97,11 +97,11 @@ def begin_run(recipe: Recipe, run: Path) -> None:
 def begin_stage(recipe: Recipe, config: Stage, student: str, run: Path) -> None:
     """Notes in the record that a stage of the recipe begins: how it is trained, and from which weights.
 
-    To be called when nothing can be refused any more.
+    The stages after it stand in the record as they do in `recipe`. To be called when nothing can be refused any more.
     """
     known = read_record(run)
     before = RunRecord(recipe=recipe) if known is None else known
-    stages = tuple(config if stage.stage == config.stage else stage for stage in before.recipe.stages)
+    stages = tuple(config if stage.stage == config.stage else stage for stage in recipe.stages)
     record = RunRecord(
         recipe=replace(before.recipe, stages=stages),
         began_with={**before.began_with, config.stage: _told_from(run, student)},
