@@ -12,9 +12,7 @@ import pytest
 from pilotage.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-COMMAND = re.compile(
-    r"^ *(pilotage (?:sft|distill|grpo) .+)$|`(pilotage (?:sft|distill|grpo) [^`]+)`", re.MULTILINE
-)
+COMMAND = re.compile(r"^ *(pilotage train .+)$|`(pilotage train [^`]+)`", re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.errors import PilotageError
-from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
+from pilotage.recipes import Form
+from pilotage.recipes.methods import on_questions, vigos_question_stage
 from pilotage.records import Question
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.distill import distill

@@ -143,7 +143,12 @@ def _read(text: str, hint: Any, change: str, parts: Mapping[str, type]) -> Any:
     for each in (value, text):
         if fits(each, hint):
             return _exact(each, hint)
-    choices = [str(choice) for kind in _alternatives(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
+    choices = [
+        str(choice)
+        for kind in _alternatives(hint)
+        if get_origin(kind) is Literal
+        for choice in get_args(kind)
+    ]
     raise PilotageError(f"--set {change}: {text!r} must be {_legal(hint)}{meant(text, choices)}")
 
 
@@ -180,7 +185,9 @@ def _of_node(node: ast.AST, parts: Mapping[str, type]) -> Any:
             own = {each.arg: _of_node(each.value, parts) for each in keywords if each.arg is not None}
             return {"class": _full_name(ast.unparse(function), parts)} | own
         case ast.Call(func=function):
-            raise PilotageError(f"give the fields of {ast.unparse(function)} by their names, as in JSD(beta=0.5)")
+            raise PilotageError(
+                f"give the fields of {ast.unparse(function)} by their names, as in JSD(beta=0.5)"
+            )
     raise ValueError(ast.dump(node))
 
 

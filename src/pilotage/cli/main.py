@@ -61,7 +61,9 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("data", "questions"), module="data", name="Questions", summary="ask about our own levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
-    Entry(words=("train",), module="train", name="Train", summary="the stages of a recipe, one after the other"),
+    Entry(
+        words=("train",), module="train", name="Train", summary="the stages of a recipe, one after the other"
+    ),
     Entry(words=("recipes",), module="recipes", name="Recipes", summary="the methods that there are"),
     Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
     Entry(words=("serve",), module="serve", name="Serve", summary="a model behind a chat endpoint"),

@@ -20,8 +20,8 @@ def stage_named(recipe: Recipe, name: str, called: str) -> Stage:
     names = [stage.stage for stage in recipe.stages]
     if name not in names:
         raise PilotageError(
-            f"the recipe {called} has no stage {name!r}; it has {', '.join(names)}{meant(name, names)}; another recipe "
-            "is another run, in a folder of its own"
+            f"the recipe {called} has no stage {name!r}; it has {', '.join(names)}; another recipe is another "
+            f"run, in a folder of its own{meant(name, names)}"
         )
     return recipe.stages[names.index(name)]
 
@@ -32,16 +32,27 @@ def stages_left(recipe: Recipe, record: RunRecord | None, run: Path) -> list[Sta
 
     done = [is_finished(run, stage.stage) for stage in recipe.stages]
     for at, stage in enumerate(recipe.stages):
-        if record is not None and stage.stage in record.began_with and not done[at] and (run / stage.stage).is_dir():
+        if (
+            record is not None
+            and stage.stage in record.began_with
+            and not done[at]
+            and (run / stage.stage).is_dir()
+        ):
             return list(recipe.stages[at:])
     last = max((at for at, is_done in enumerate(done) if is_done), default=-1)
     return list(recipe.stages[last + 1 :])
 
 
 def first_weights(
-    recipe: Recipe, record: RunRecord | None, run: Path, stage: str, named: str | None, *, is_trial: bool = False
+    recipe: Recipe,
+    record: RunRecord | None,
+    run: Path,
+    stage: str,
+    named: str | None,
+    *,
+    is_trial: bool = False,
 ) -> str:
-    """The weights that a stage begins with: its own, where it was begun; else those named, the stage before's, the base.
+    """The weights that a stage begins with: its own, where it was begun; else those named, the last stage's, the base.
 
     Raises PilotageError for a name that contradicts the run's record, and where the stage before has not ended; of a
     trial, which needs no weights but their shape, the base stands in for it.

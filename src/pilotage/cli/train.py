@@ -59,27 +59,37 @@ class Train(RecipeOptions):
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     recipe: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: the run's; for a new one {NEW_RUN})")
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: the run's; for a new one {NEW_RUN})"),
     ] = None
     """What is trained, how, and on what; `pilotage recipes` lists them."""
     backbone: Annotated[
-        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the run's, else the recipe's own)")
+        str | None,
+        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the run's, else the recipe's own)"),
     ] = None
     """The base: a model directory, a hub id, or nano."""
-    stage: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the next one)")] = None
+    stage: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the next one)")
+    ] = None
     """Which of the recipe's stages."""
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     """Every stage that is left, and after each the measurements and the page of the run."""
     start: Annotated[
         str | None,
-        tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="(default: the stage before's, or the base)"),
+        tyro.conf.arg(
+            name="from", metavar="MODEL", help_behavior_hint="(default: the stage before's, or the base)"
+        ),
     ] = None
     """Weights that the stage begins with."""
-    teacher: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the recipe's)")] = None
+    teacher: Annotated[
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the recipe's)")
+    ] = None
     """The model that teaches in place of the recipe's frozen one; for gkd and dense_rl, the larger model."""
     steps: RecipeCount = None
     """Optimiser steps of the stage."""
-    changes: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")] = ()
+    changes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
+    ] = ()
     """A setting in place of the recipe's: STAGE.FIELD=VALUE, or FIELD=VALUE of the recipe itself."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may then be the
@@ -94,7 +104,9 @@ class Train(RecipeOptions):
         recipe, record = self._recipe_in(run)
         config = self._next(recipe, record)
         if config is None:
-            print(f"{run} holds every stage of {command_name(recipe)}; next: {self._next_command(recipe, None)}")
+            print(
+                f"{run} holds every stage of {command_name(recipe)}; next: {self._next_command(recipe, None)}"
+            )
             return 0
         use_threads(recipe)
         directory = self._train(recipe, config, first_weights(recipe, record, run, config.stage, self.start))
@@ -223,7 +235,9 @@ class Train(RecipeOptions):
 
         for option, given in (("--stage", self.stage), ("--from", self.start), ("--data", self.data)):
             if given is not None:
-                raise PilotageError(f"--all trains every stage as the recipe says: leave out {option} {given}")
+                raise PilotageError(
+                    f"--all trains every stage as the recipe says: leave out {option} {given}"
+                )
         from pilotage.runs import run_recipe
 
         recipe, record = self._recipe_in(self.run_folder)

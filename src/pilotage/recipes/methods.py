@@ -174,7 +174,9 @@ def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWe
 
 def on_questions(name: str, stage: DistillConfig) -> DistillConfig:
     """A recipe's stage on questions about pictures in place of levels. Raises PilotageError where there is none."""
-    forms = {known: entry.questions for known, entry in RECIPES.entries.items() if entry.questions is not None}
+    forms = {
+        known: entry.questions for known, entry in RECIPES.entries.items() if entry.questions is not None
+    }
     if name not in forms:
         raise PilotageError(f"the recipe {name} is for levels; for questions there are {', '.join(forms)}")
     weights = stage.routes[0].weights

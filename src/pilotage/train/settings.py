@@ -70,9 +70,7 @@ def class_named(name: Any, classes: Mapping[str, type]) -> type:
         return classes[name]
     module = name.rpartition(".")[0] if isinstance(name, str) else ""
     remedy = f"; if it is your own, import {module} first" if module else meant(str(name), classes)
-    raise PilotageError(
-        f"settings name the class {name!r}; known are {', '.join(sorted(classes))}{remedy}"
-    )
+    raise PilotageError(f"settings name the class {name!r}; known are {', '.join(sorted(classes))}{remedy}")
 
 
 def differences(kept: Any, now: Any, name: str = "") -> Iterator[str]:
