@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from pilotage.cli.changes import changed
+from pilotage.runs.changes import changed
 from pilotage.distill.divergences import JSD, ForwardKL
 from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
 from pilotage.errors import PilotageError

@@ -91,10 +91,9 @@ class RecipeOptions:
 
     def holds_questions(self) -> bool:
         """Whether `--data` is a set of questions about pictures, not of levels."""
-        from pilotage.data.sets import format_of
-        from pilotage.worlds.questions.data.store import QUESTIONS_FORMAT
+        from pilotage.data.sets import kind_of_set
 
-        return self.data is not None and format_of(self.data) == QUESTIONS_FORMAT
+        return self.data is not None and kind_of_set(self.data).holds == "questions"
 
     def load_examples(self, measured: Measurement, split: Split) -> list[Example]:
         """The examples of `split`: from `--data` as they are, of whatever kind, else levels, drawn."""

@@ -120,7 +120,7 @@ class Train(RecipeOptions):
 
         Raises PilotageError for options that contradict a run's record, and for a new run's base without a recipe.
         """
-        from pilotage.cli.changes import changed
+        from pilotage.runs.changes import changed
         from pilotage.runs.record import lasting_name, read_record
 
         base = None if self.backbone is None else lasting_name(self.backbone)

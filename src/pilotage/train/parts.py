@@ -73,7 +73,7 @@ def _standing_at(hint: Any, loaded: list[type]) -> Iterator[type]:
             loaded[:] = _frozen(object)
         yield from (each for each in loaded if implements(each, kind))
     elif isinstance(kind, type) and is_dataclass(kind):
-        yield from (each for each in loaded if issubclass(each, kind))
+        yield from (each for each in loaded if kind in each.__mro__)
 
 
 @cache

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pilotage.data.sets import Reader
+from pilotage.data.sets import SetKind
 from pilotage.worlds.questions.data.store import QUESTIONS_FORMAT, load_questions
 
-SETS: dict[str, Reader] = {QUESTIONS_FORMAT: load_questions}
-"""Format of a manifest -> what reads such a set."""
+SETS = (SetKind(format=QUESTIONS_FORMAT, holds="questions", load=load_questions),)
+"""The kinds of data sets that this world brings."""
 
 __all__ = ["SETS"]
