@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import Question
 from pilotage.worlds.questions.data.importing import read_answer
 from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.question import Question
 
 PAIRS = Path(__file__).parent.parent / "tests" / "grading_pairs.jsonl"
 
@@ -30,18 +30,7 @@ def is_graded_success(pair: dict[str, Any]) -> bool:
         answer = read_answer(pair["answer"], options)
     except PilotageError:
         return False
-    question = Question(
-        id="q",
-        task="vqa",
-        level=0,
-        split="test",
-        kind="vqa",
-        question="?",
-        options=options,
-        answer=answer,
-        image=b"",
-    )
-    return grade(question, pair["response"]).success
+    return grade(Question(text="?", options=options, answer=answer), pair["response"]).success
 
 
 def main() -> None:

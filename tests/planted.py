@@ -11,8 +11,8 @@ import numpy as np
 from pilotage.errors import BadStateError
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts import Decoding, Request
-from pilotage.views.prompts import numbered
 from pilotage.worlds import Task, get_task
+from pilotage.worlds.grids.views import numbered
 from pilotage.worlds.task import state_text
 
 GOAL = {"frozenlake": "Goal", "maze": "Goal", "minibehaviour": "Printer"}

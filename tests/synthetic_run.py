@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pilotage.evaluate import evaluate
-from pilotage.records import Example, Rollout
+from pilotage.records import Example, Observation, Privileged, Rollout
 from pilotage.rollouts import Decoding, Request
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.drawing import encode_png
@@ -53,15 +53,15 @@ def make_examples(
             num_made += 1
             examples[id_] = Example(
                 id=id_,
-                task=task.name,
-                level=level,
+                world=task.name,
                 split="test",
-                difficulty=task.difficulty(state, len(solution.plan)),
-                state=task.to_json(state),
-                facts=task.facts(state),
-                plan=solution.plan,
-                optimal_length=len(solution.plan),
-                image=encode_png(task.draw(state, 32)),
+                axes={"level": level, "difficulty": task.difficulty(state, len(solution.plan))},
+                start=Observation(
+                    images=(encode_png(task.draw(state, 32)),),
+                    privileged=Privileged(
+                        state=task.to_json(state), facts=task.facts(state), plan=solution.plan
+                    ),
+                ),
             )
     return list(examples.values())
 
@@ -163,8 +163,7 @@ def write_many_rows(folder: Path, num_rows: int, seed: int = 0) -> Path:
             response = reference_response(task, state, solution.plan)
             if rng.random() < 1 / 3:
                 response = misread(response)
-            scored = score(task, state, "student", response)
-            assert scored.verdict is not None
+            scored = score(task, state, response)
             row = {
                 "id": id_,
                 "kind": "image",
@@ -179,7 +178,7 @@ def write_many_rows(folder: Path, num_rows: int, seed: int = 0) -> Path:
                 "response": response,
                 "num_tokens": len(response) // 3,
                 "finished": True,
-                "verdict": scored.verdict.as_dict(),
+                "outcome": scored.as_dict(),
                 "fields": dict(scored.fields),
                 "right": dict(scored.right),
                 "error": None,

@@ -32,7 +32,7 @@ def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
                 "id": f"{task}-{i}",
                 "task": task,
                 "error": None,
-                "verdict": None if kind == "perception" else {"success": i < wins},
+                "outcome": None if kind == "perception" else {"success": i < wins},
                 "right": {"Size": i < wins},
             }
             for task, _ in nano_mgsd().levels

@@ -17,8 +17,7 @@ from pilotage.errors import PilotageError
 from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.views import register_view
-from pilotage.worlds.grids import views
+from pilotage.views import ViewSpec, forget_view, register_view, view_names, view_of
 from pilotage.worlds.grids.views import VIEWS
 from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
@@ -39,8 +38,8 @@ def coach(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    views._VIEWS.pop("hint")
-    views._WITHOUT_PLAN.pop("hint")
+    forget_view("hint")
+    assert "hint" not in view_names()
 
 
 def test_it_is_short(coach: ModuleType) -> None:
@@ -49,15 +48,16 @@ def test_it_is_short(coach: ModuleType) -> None:
 
 def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
-    hint, told = VIEWS["hint"](example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
+    hint_of = view_of("hint", example.world)
+    hint, told = hint_of(example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
     assert not hint.images and hint.name == "hint"
     assert (
         hint.messages[-1]["content"]
         == f"{told.messages[-1]['content']}\nA shortest plan begins with {example.plan[0]}."
     )
     assert hint.messages[:-1] == told.messages[:-1]
-    other = replace(example, plan=(example.plan[0], "L", "L"))
-    assert VIEWS["hint"](other, "brief").messages == hint.messages
+    other = example.with_plan((example.plan[0], "L", "L"))
+    assert hint_of(other, "brief").messages == hint.messages
 
 
 def test_it_teaches_what_it_says(coach: ModuleType, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_whole_recipe_runs(coach: ModuleType, tmp_path: Path) -> None:
 
 def test_a_view_has_a_name_of_its_own() -> None:
     with pytest.raises(PilotageError, match="there is a view 'teacher' already"):
-        register_view("teacher", VIEWS["student"])
+        register_view(ViewSpec(name="teacher", make=VIEWS["student"].make))
     with pytest.raises(PilotageError, match="without_plan 'tea' is not a view"):
-        register_view("hinted", VIEWS["student"], without_plan="tea")
-    assert "hinted" not in VIEWS
+        register_view(ViewSpec(name="hinted", make=VIEWS["student"].make, without_plan="tea"))
+    assert "hinted" not in view_names()

@@ -185,5 +185,5 @@ def test_teachers_that_moved_are_refused_afterwards(weights: Any) -> None:
 def test_a_probe_needs_examples_with_wrong_answers() -> None:
     with pytest.raises(PilotageError, match="num_wrong 0 must be at least 1"):
         LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=0)
-    with pytest.raises(PilotageError, match="none of 10 examples has 100000 wrong plans"):
+    with pytest.raises(PilotageError, match="none of 10 examples has 100000 wrong answers"):
         LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=100_000)

@@ -248,7 +248,8 @@ def test_the_judge_never_raises_and_never_grants_success_by_accident(
         if verdict.success:
             plan = parse_answer(text, task.actions).plan
             assert plan is not None and task.execute(state, plan, strict_edges=strict_edges).success
-        assert verdict.optimal <= verdict.success <= verdict.legal <= verdict.parsed
+        assert verdict.is_("optimal") <= verdict.success <= (not verdict.is_("illegal"))
+    assert verdict.success + verdict.is_("illegal") <= verdict.is_("parsed")
 
 
 @every_task
@@ -260,9 +261,9 @@ def test_prose_around_the_block_changes_nothing(task: Task[Any], before: str, af
     assert solution is not None
     answer = f"<answer>{' '.join(solution.plan)}</answer>"
     verdict = judge(task, state, f"{before} R D {answer} L U {after}")
-    assert verdict.optimal or "answer>" in (before + after).lower()
+    assert verdict.is_("optimal") or "answer>" in (before + after).lower()
     unmarked = judge(task, state, f"{before} {' '.join(solution.plan)} {after}")
-    assert not unmarked.parsed or "answer>" in (before + after).lower()
+    assert not unmarked.is_("parsed") or "answer>" in (before + after).lower()
 
 
 @pytest.mark.parametrize(

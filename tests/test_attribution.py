@@ -96,12 +96,12 @@ def test_a_bump_is_a_fault_only_under_strict_edges() -> None:
 
 def test_a_perception_row_has_no_plan_to_be_at_fault() -> None:
     with pytest.raises(PilotageError, match="'perception', which asks for no plan"):
-        attribute(row(TRUE, view="perception"))
+        attribute(row(TRUE, kind="perception"))
     with pytest.raises(PilotageError, match="has no 'state'"):
         attribute({"task": "maze", "response": ""})
 
 
-@pytest.mark.parametrize("known", [{}, {"verdict": None}, {"verdict": {"success": True}}, {"fields": [1]}])
+@pytest.mark.parametrize("known", [{}, {"outcome": None}, {"outcome": {"success": True}}, {"fields": [1]}])
 def test_scores_that_a_file_holds_in_another_form_are_made_again(known: dict[str, Any]) -> None:
     assert attribute(row(answer(NO_HOLE, "R D D R"), **known)).fault == "misread"
 

@@ -16,7 +16,7 @@ from pilotage.evaluate import Progress
 
 def answer(task: str, success: bool | None, right: bool = False, error: str | None = None) -> dict[str, Any]:
     verdict = None if success is None else {"success": success}
-    return {"task": task, "verdict": verdict, "right": {"Size": True, "Goal": right}, "error": error}
+    return {"task": task, "outcome": verdict, "right": {"Size": True, "Goal": right}, "error": error}
 
 
 def rendered(table: LiveTable) -> str:
@@ -80,7 +80,6 @@ def test_minutes_are_cut_to_seconds():
 
 
 def test_the_demo_ends_by_naming_its_page_and_its_numbers(tmp_path, monkeypatch, capsys):
-    import pilotage.recipes as recipes
 
     asked = []
 
@@ -90,7 +89,9 @@ def test_the_demo_ends_by_naming_its_page_and_its_numbers(tmp_path, monkeypatch,
         watcher.stage_ends("base", {"seconds": 61.0, "tasks": {}})
         return {"stages": {"base": {"seconds": 61.0}, "stage1": {"seconds": 60.0}}}
 
-    monkeypatch.setattr(recipes, "run_recipe", run_recipe)
+    import pilotage.runs as runs
+
+    monkeypatch.setattr(runs, "run_recipe", run_recipe, raising=False)
     assert main(["demo", str(tmp_path), "--seed", "3", "--threads", "1"]) == 0
     assert (asked[0].seed, asked[0].num_threads, asked[0].backbone) == (3, 1, "nano")
     out = capsys.readouterr().out

@@ -167,14 +167,13 @@ def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, argu
 
 
 def row(kind: str, number: int, success: bool) -> dict[str, Any]:
-    measures = {"parsed": 1.0, "legal": 1.0, "optimal": float(success)}
-    outcome = {"success": success, "reason": "goal" if success else "short", "measures": measures}
+    verdict = {"parsed": True, "illegal": False, "success": success, "optimal": success, "num_executed": 3}
     return {
         "id": f"maze-3-{number}",
         "kind": kind,
         "task": "maze",
         "level": 3,
-        "outcome": outcome,
+        "outcome": verdict,
         "right": {"Size": True},
         "fields": {},
         "error": None,
@@ -303,4 +302,7 @@ def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, cap
     assert "next: pilotage eval" in capsys.readouterr().out
     assert main(["train", str(tmp_path), *few, "--stage", "stage3"]) == 2
     told = capsys.readouterr().err
-    assert "nano_visual_sft has no stage 'stage3'; it has stage1, sft_answers; another recipe is another run" in told
+    assert (
+        "nano_visual_sft has no stage 'stage3'; it has stage1, sft_answers; another recipe is another run"
+        in told
+    )

@@ -24,7 +24,7 @@ MAZE = {"start": [1, 0], "target": [2, 0], "walls": [[7, 3, 9], [7, 9, 12], [7, 
 def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image", **more: Any) -> Any:
     verdict = {
         "parsed": True,
-        "legal": True,
+        "illegal": False,
         "success": success,
         "optimal": success,
         "num_executed": 2,
@@ -37,7 +37,7 @@ def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image
         "level": 2,
         "state": LAKE,
         "response": "",
-        "verdict": verdict,
+        "outcome": verdict,
         "right": {"Size": success},
         "error": None,
     } | more
@@ -218,7 +218,7 @@ def test_unfair_settings_and_failed_rows_are_warned_of() -> None:
 
 def test_another_rate_can_be_compared() -> None:
     a, b = rows("++"), rows("++")
-    a[0]["verdict"] = a[0]["verdict"] | {"optimal": False}
+    a[0]["outcome"] = a[0]["outcome"] | {"optimal": False}
     pairs = compare(a, b, rate="optimal").kinds["image"].tasks["frozenlake"]
     assert pairs.difference.mean == pytest.approx(0.5)
     assert compare(a, b).kinds["image"].tasks["frozenlake"].difference.mean == 0.0

@@ -185,7 +185,7 @@ def write_run(folder: Path, successes: Any) -> None:
         path = rows_path(folder, "stage2", kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            {"task": task, "id": str(i), "kind": kind, "verdict": {"success": successes(task, i)}}
+            {"task": task, "id": str(i), "kind": kind, "outcome": {"success": successes(task, i)}}
             for task in ("frozenlake", "maze", "minibehaviour")
             for i in (0, 1)
         ]
@@ -229,7 +229,7 @@ def write_probe(folder: Path, won: Any) -> None:
                         "level": 3,
                         "optimal_length": pair,
                         "state": state,
-                        "verdict": {"success": won(task, is_holding, pair)},
+                        "outcome": {"success": won(task, is_holding, pair)},
                     }
                 )
     path = rows_path(folder / "probe", "stage2", "image")

@@ -159,7 +159,7 @@ def test_shard_with_other_rows_is_noticed(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     shard = next(s for s in manifest["shards"] if s["file"] == SHARD)
     rows = read_parquet(copy / SHARD, "")
-    write_shard(copy / SHARD, [replace(rows[0], plan=(*rows[0].plan, "L")), *rows[1:]])
+    write_shard(copy / SHARD, [rows[0].with_plan((*rows[0].plan, "L")), *rows[1:]])
     shard["num_bytes"] = (copy / SHARD).stat().st_size
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PilotageError, match=r"maze-3-00001\.parquet does not hold what the manifest says"):
@@ -193,20 +193,20 @@ def test_row_that_is_no_example_is_named(tmp_path: Path) -> None:
 def test_content_hash_sees_every_column() -> None:
     task = get_task("maze")
     example = sample_examples(task, [3], 1, "train", 0)[0]
-    changes: list[dict[str, Any]] = [
-        {"id": "x"},
-        {"task": "x"},
-        {"level": 9},
-        {"split": "val"},
-        {"difficulty": "x"},
-        {"state": {}},
-        {"facts": {}},
-        {"plan": ()},
-        {"optimal_length": 99},
-        {"image": b""},
+    told = example.start.privileged
+    assert told is not None
+    changed = [
+        replace(example, id="x"),
+        replace(example, world="x"),
+        replace(example, axes={**example.axes, "level": 9}),
+        replace(example, split="val"),
+        replace(example, axes={**example.axes, "difficulty": "x"}),
+        replace(example, start=replace(example.start, privileged=replace(told, state={}))),
+        replace(example, start=replace(example.start, privileged=replace(told, facts={}))),
+        example.with_plan(()),
+        example.with_images(()),
     ]
-    hashes = {content_hash([replace(example, **change)]) for change in [{}, *changes]}
-    assert len(hashes) == 11
+    assert len({content_hash([each]) for each in [example, *changed]}) == 10
 
 
 # Without files

@@ -233,7 +233,7 @@ def test_rollouts_are_sampled_anew_with_the_weights_of_the_step(tmp_path):
     lines = (tmp_path / "0" / "rollouts.jsonl").read_text().splitlines()
     first, second = (json.loads(line) for line in lines)
     assert first["id"] == second["id"] and first["response"] != second["response"]
-    assert set(first["verdict"]) >= {"parsed", "success", "reason"}
+    assert set(first["outcome"]) >= {"parsed", "success", "reason"}
 
 
 def test_vision_tokens_are_never_in_rollouts(tmp_path):

@@ -13,12 +13,13 @@ from pilotage.train.step.monitors import (
     RowRecord,
     SpanFinder,
     Taught,
-    judged,
     repetition,
     row_record,
     step_metrics,
 )
+from pilotage.worlds import get_task
 from pilotage.worlds.grids.views import reference_answer
+from pilotage.worlds.score import score
 from tiny import tiny_backbone
 
 
@@ -31,6 +32,7 @@ def test_repetition_is_the_share_of_runs_that_came_before():
 
 def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object) -> RowRecord:
     example = next(example for example in tiny_examples() if example.task == task)
+    world = get_task(example.task)
     text = reference_answer(example, "student") if changes.pop("right", False) else "no"
     rollout = Rollout(
         example_id=example.id, token_ids=tuple(range(num_tokens)), text=text, finished=num_tokens < 4
@@ -51,7 +53,10 @@ def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object)
         slot=slot,
         origin="student",
         spans=Spans(owners=tuple(owners), names=SPANS),
-        judged=judged(example, text, asks_perception=False),
+        role="plan",
+        number=0,
+        is_last=True,
+        outcome=score(world, world.parse_state(example.state), text),
         taught={"plan": taught},
         content_T=np.arange(num_tokens) % 2 == 0,
     )

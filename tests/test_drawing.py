@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from pilotage.errors import PilotageError
-from pilotage.views.prompts import PROMPT_SETS, prompt_template, task_content
+from pilotage.views.prompts import PROMPT_SETS, prompt_template
 from pilotage.worlds import TASKS, Task, drawing, get_task
 from pilotage.worlds.drawing import decode_png, draw_fixed, encode_png, render_png
+from pilotage.worlds.grids.views import task_content
 from pilotage.worlds.task import worked_state
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -142,7 +143,9 @@ def test_things_are_painted_in_exactly_their_legend_s_colour(task: Task[Any], ce
 def test_prompts_tell_the_colours_that_the_picture_shows(task: Task[Any], prompts: Any) -> None:
     seen = colours_seen(task)
     for name in ("student", "perception"):
-        text = prompt_template(prompts, name).substitute(task_content(task.name, prompts))
+        text = prompt_template("pilotage.worlds.grids", prompts, name).substitute(
+            task_content(task.name, prompts)
+        )
         told = colours_told(text, list(task.legend))
         assert told == {thing: seen[thing] for thing in told}
         if prompts == "full":

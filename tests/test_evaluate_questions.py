@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
-from pilotage.records import Question
+from pilotage.records import Example
 from pilotage.report import write_report
+from pilotage.worlds.questions.question import make_question, question_of
 from test_vqa_distill import answers, questions
 
 
-def measured(asked: list[Question], out: Path, engine: Any = None) -> Any:
+def measured(asked: list[Example], out: Path, engine: Any = None) -> Any:
     return evaluate(
         engine or answers(asked),
         asked,
@@ -38,16 +38,29 @@ def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path)
     reasons: dict[str, int] = {}
     for number, question in enumerate(asked):
         row = rows[question.id]
-        assert row["right"] == {"answer": row["grade"]["success"]} == {"answer": number % 3 == 0}, row[
-            "response"
-        ]
-        assert row["response"].startswith("<description>") and row["answer"] == question.answer
-        reasons[row["grade"]["reason"]] = reasons.get(row["grade"]["reason"], 0) + 1
+        outcome, content = row["outcome"], question_of(question)
+        assert row["right"] == {"answer": outcome["success"]} == {"answer": number % 3 == 0}, row["response"]
+        assert row["response"].startswith("<description>") and row["asked"] == {
+            "text": content.text,
+            "options": [],
+            "answer": content.answer,
+            "accepted": list(content.accepted),
+            "solution": content.solution,
+        }
+        assert row["axes"] == {"task": question.task, "level": question.level, "kind": content.kind}
+        assert outcome["parsed"] == (number % 3 != 2)
+        said = {0: {"answer": content.answer}, 1: {"answer": "nowhere"}, 2: {}}
+        assert row["fields"] == said[number % 3] and outcome.get("matched") == (
+            None if number % 3 else "text"
+        )
+        reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
     assert reasons["no_box"] == len(range(2, len(asked), 3))
     cells = summary.kinds["question"].tasks
     won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
     assert won == pytest.approx(len(range(0, len(asked), 3)))
-    assert "optimal" not in cells["maze"].rates and "parsed" not in cells["maze"].rates
+    parsed = sum(rate.rates["parsed"].mean * rate.n for rate in cells.values())
+    assert parsed == pytest.approx(len(asked) - reasons["no_box"])
+    assert set(cells["maze"].rates) == {"success", "parsed", "state", "finished"}, "none of a plan's"
 
 
 def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
@@ -71,7 +84,10 @@ def test_what_is_there_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
-    question = replace(questions()[0], state=None, task="vqa", options=("one", "two"), answer="A", id="q")
+    image = questions()[0].image
+    question = make_question(
+        id="q", split="test", question="?", options=("one", "two"), answer="A", image=image
+    )
 
     class Hostile:
         def generate(self, requests: Any, decoding: Any) -> Any:
@@ -84,12 +100,12 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
 
     measured([question], tmp_path, Hostile())
     [row] = read_jsonl(rows_path(tmp_path, "base", "question")).rows
-    assert row["grade"]["success"] is False and row["error"] is None
+    assert row["outcome"]["success"] is False and row["error"] is None
 
 
 def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
     asked = questions()
-    with pytest.raises(PilotageError, match="is a question, and what is measured is image"):
+    with pytest.raises(PilotageError, match=r"unknown kinds \['image'\]: Questions is measured by question"):
         evaluate(
             answers(asked),
             asked,

@@ -58,10 +58,10 @@ def test_every_kind_has_one_row_for_every_example(tmp_path: Path) -> None:
     image = read(tmp_path, "image")[0]
     assert image["view"] == "student"
     assert image["messages"][0]["role"] == "user"
-    assert image["verdict"]["optimal"] is True
+    assert image["outcome"]["optimal"] is True
     assert image["settings"]["temperature"] == 0.0
     assert image["error"] is None and image["seconds"] >= 0
-    assert read(tmp_path, "perception")[0]["verdict"] is None
+    assert read(tmp_path, "perception")[0]["outcome"] == {"success": True, "reason": "success"}
 
 
 def test_every_teacher_can_be_asked_to_plan_itself(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_failure_costs_one_row_stays_in_the_denominator_and_is_asked_again(tmp
     failed = [row for row in read(tmp_path, "image") if row["error"]]
     assert [row["id"] for row in failed] == [bad]
     assert failed[0]["error"] == "TimeoutError: no answer"
-    assert failed[0]["verdict"] is None
+    assert failed[0]["outcome"] is None
     mended = Spy(EXAMPLES)
     summary = run(mended, tmp_path)
     assert {id_ for _, id_ in mended.asked} == {bad}
@@ -295,7 +295,7 @@ def test_only_failures_that_say_nothing_of_the_model_are_asked_again(tmp_path: P
     assert summary.kinds["image"].tasks["frozenlake"].num_errors == 3
     assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == 0.0
     large = next(row for row in read(tmp_path, "image") if row["error_kind"] == "too_large")
-    assert large["response"] and large["verdict"] is None and not any(large["right"].values())
+    assert large["response"] and large["outcome"] is None and not any(large["right"].values())
     again = Streamer({})
     summary = run(again, tmp_path, kinds=("image",))
     assert sorted(again.asked) == sorted(id_ for id_, (_, kind) in failing.items() if kind in kinds[:2])

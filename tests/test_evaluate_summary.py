@@ -16,7 +16,7 @@ def row(
 ) -> Any:
     verdict = {
         "parsed": True,
-        "legal": success,
+        "illegal": not success,
         "success": success,
         "optimal": success,
         "num_executed": 2,
@@ -27,7 +27,7 @@ def row(
         "kind": kind,
         "task": task,
         "level": level,
-        "verdict": verdict,
+        "outcome": verdict,
         "right": {"Size": success},
     }
     return base | {"finished": True, "error": None} | more
@@ -106,17 +106,25 @@ def test_rates_by_hand() -> None:
         row("c", False, level=4),
         # legal, but does not arrive
         row(
-            "d", False, level=4, verdict={**row("", False)["verdict"], "legal": True, "reason": "not_reached"}
+            "d",
+            False,
+            level=4,
+            outcome={**row("", False)["outcome"], "illegal": False, "reason": "not_reached"},
         ),
         # no answer block, cut at the limit
         row(
             "e",
             False,
             finished=False,
-            verdict={**row("", False)["verdict"], "parsed": False, "reason": "no_answer_block"},
+            outcome={
+                **row("", False)["outcome"],
+                "parsed": False,
+                "illegal": False,
+                "reason": "no_answer_block",
+            },
         ),
         # arrives by a detour
-        row("f", True, task="frozenlake", verdict={**row("", True)["verdict"], "optimal": False}),
+        row("f", True, task="frozenlake", outcome={**row("", True)["outcome"], "optimal": False}),
     ]
     summary = summarise(rows).kinds["image"]
     maze = summary.tasks["maze"]
@@ -134,7 +142,7 @@ def test_rates_by_hand() -> None:
 
 
 def test_rows_that_the_engine_failed_on_stay_in_the_denominator() -> None:
-    failed = row("c", False, verdict=None, right={"Size": False}, finished=False, error="TimeoutError: 60 s")
+    failed = row("c", False, outcome=None, right={"Size": False}, finished=False, error="TimeoutError: 60 s")
     rates = summarise([row("a", True), row("b", True), failed]).kinds["image"].tasks["maze"]
     assert (rates.n, rates.num_errors) == (3, 1)
     assert rates.rates["success"].mean == pytest.approx(2 / 3)
@@ -144,14 +152,14 @@ def test_rows_that_the_engine_failed_on_stay_in_the_denominator() -> None:
 
 
 def test_an_engine_that_always_fails_scores_zero() -> None:
-    failed = row("a", False, verdict=None, right={}, error="down")
+    failed = row("a", False, outcome=None, right={}, error="down")
     assert summarise([failed]).kinds["image"].tasks["maze"].rates["success"].mean == 0.0
 
 
 def test_perception_succeeds_when_every_field_is_right() -> None:
     rows = [
-        row("a", True, kind="perception", verdict=None, right={"Size": True, "Goal": True}),
-        row("b", True, kind="perception", verdict=None, right={"Size": True, "Goal": False}),
+        row("a", True, kind="perception", outcome=None, right={"Size": True, "Goal": True}),
+        row("b", True, kind="perception", outcome=None, right={"Size": True, "Goal": False}),
     ]
     rates = summarise(rows).kinds["perception"].tasks["maze"]
     assert set(rates.rates) == {"success", "state", "finished"}

@@ -15,12 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import PilotageError
-from pilotage.records import Question
+from pilotage.records import Outcome
 from pilotage.worlds.boxes import boxed_answer
 from pilotage.worlds.questions import math_compare, math_worker
 from pilotage.worlds.questions.data.importing import read_answer
 from pilotage.worlds.questions.grading import (
-    GRADE_REASONS,
     MAX_ANSWER_CHARACTERS,
     grade,
     grade_answer,
@@ -30,23 +29,19 @@ from pilotage.worlds.questions.grading import (
 )
 from pilotage.worlds.questions.math_compare import MAX_MATH_CHARACTERS, compare_math, math_available
 from pilotage.worlds.questions.quantities import exact_number, split_unit, time_of_day
+from pilotage.worlds.questions.question import Question
+from pilotage.worlds.questions.world import Questions
 
 needs_library = pytest.mark.skipif(not math_available(), reason="math-verify is not installed")
 
 
 def asked(answer: str, *options: str, accepted: tuple[str, ...] = ()) -> Question:
-    return Question(
-        id="q",
-        task="vqa",
-        level=0,
-        split="test",
-        kind="vqa",
-        question="?",
-        options=options,
-        answer=answer,
-        accepted=accepted,
-        image=b"",
-    )
+    return Question(text="?", options=options, answer=answer, accepted=accepted)
+
+
+def matched_by(outcome: Outcome) -> str:
+    """What a right answer was recognised by; `""` for any other."""
+    return outcome.notes.get("matched", "")
 
 
 CITIES = ("Rome", "Paris", "Oslo", "A dog")
@@ -172,14 +167,14 @@ def test_what_only_looks_equal_is_wrong(reference: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("said", "reason", "matched"),
     [
-        ("B", "right", "letter"),
-        ("(b)", "right", "letter"),
-        ("B.", "right", "letter"),
-        (r"\textbf{B}", "right", "letter"),
-        ("Option B", "right", "letter"),
-        ("B. Paris", "right", "letter"),
-        ("(B) Paris", "right", "letter"),
-        ("paris", "right", "text"),
+        ("B", "success", "letter"),
+        ("(b)", "success", "letter"),
+        ("B.", "success", "letter"),
+        (r"\textbf{B}", "success", "letter"),
+        ("Option B", "success", "letter"),
+        ("B. Paris", "success", "letter"),
+        ("(B) Paris", "success", "letter"),
+        ("paris", "success", "text"),
         ("A", "wrong", ""),
         ("Oslo", "wrong", ""),
         ("A dog", "wrong", ""),
@@ -196,12 +191,12 @@ def test_what_only_looks_equal_is_wrong(reference: str, said: str) -> None:
 )
 def test_a_choice_is_a_letter_or_a_text_and_one_alone(said: str, reason: str, matched: str) -> None:
     graded = grade_answer(asked("B", *CITIES), said)
-    assert (graded.reason, graded.matched, graded.success) == (reason, matched, reason == "right")
+    assert (graded.reason, matched_by(graded), graded.success) == (reason, matched, reason == "success")
 
 
 @needs_library
 def test_an_option_may_be_said_in_other_mathematics_if_it_is_one_option_alone() -> None:
-    assert grade_answer(asked("B", r"\frac13", r"\frac12"), "0.5").matched == "number"
+    assert matched_by(grade_answer(asked("B", r"\frac13", r"\frac12"), "0.5")) == "number"
     assert grade_answer(asked("A", r"\frac13", r"\frac12"), "0.5").reason == "wrong"
     assert grade_answer(asked("A", "0.5", r"\frac12"), r"\frac24").reason == "several_options"
 
@@ -233,10 +228,18 @@ def test_every_outcome_has_its_reason() -> None:
         said: grade(question, said)
         for said in ("R", r"\boxed{ }", r"\boxed{\text{}}", r"\boxed{d}", r"\boxed{U}", r"\boxed{R, D}")
     }
-    assert [g.reason for g in got.values()] == ["no_box", "empty_box", "empty_box", "right", "wrong", "wrong"]
-    assert [g.parsed for g in got.values()] == [False, False, False, True, True, True]
+    assert [g.reason for g in got.values()] == [
+        "no_box",
+        "empty_box",
+        "empty_box",
+        "success",
+        "wrong",
+        "wrong",
+    ]
+    assert [g.is_("parsed") for g in got.values()] == [False, False, False, True, True, True]
+    assert [g.fields.get("answer") for g in got.values()] == [None, None, None, "d", "U", "R, D"]
     long = grade(question, r"\boxed{" + "R" * (MAX_ANSWER_CHARACTERS + 1) + "}")
-    assert (long.reason, long.success, len(long.read)) == ("too_long", False, 200)
+    assert (long.reason, long.success, len(long.fields["answer"])) == ("too_long", False, 200)
 
 
 PIECES = [*"0123456789+-*/^_=(){}[],.;:%$&|<>!~ xyzabAB\\\n", r"\frac", r"\sqrt", r"\boxed{", r"\text{"]
@@ -253,8 +256,8 @@ def test_no_text_raises_and_every_reason_is_known(reference: str, said: str, opt
     for question in (asked(reference), asked("A", *options) if options else asked(reference)):
         for response in (said, rf"\boxed{{{said}}}"):
             graded = grade(question, response)
-            assert graded.reason in GRADE_REASONS
-            assert graded.success == (graded.reason == "right") == bool(graded.matched)
+            assert graded.reason in Questions.reasons
+            assert graded.success == (graded.reason == "success") == bool(matched_by(graded))
     assert matches(reference, "") == matches("", said) == ""
 
 

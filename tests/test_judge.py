@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from pilotage.records import Verdict
 from pilotage.worlds import get_task
-from pilotage.worlds.judge import REASONS, judge, judge_plan
+from pilotage.worlds.judge import REASONS, judge, judge_plan, plan_outcome
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
 # (0,0) (0,1)-(0,2)     every cell but (1,1) is on a ring that is cut above (0,1)'s left side
@@ -72,7 +71,7 @@ def test_an_answer_gets_the_verdict_worked_out_by_hand(
 ) -> None:
     task = get_task(name)
     text = "R R D D" if block is None else f"The state.\nRoute: so.\n<answer>{block}</answer>"
-    assert judge(task, task.parse_state(STATES[name]), text) == Verdict(
+    assert judge(task, task.parse_state(STATES[name]), text) == plan_outcome(
         parsed=reason not in ("no_answer_block", "empty_answer", "unknown_token"),
         legal=legal,
         success=success,
@@ -91,16 +90,16 @@ def test_a_step_off_the_lake_is_wasted_or_with_strict_edges_fails() -> None:
     state = task.parse_state(LAKE)
     answer = "<answer>U R R D D</answer>"
     lenient = judge(task, state, answer)
-    assert (lenient.success, lenient.optimal, lenient.num_executed) == (True, False, 5)
+    assert (lenient.success, lenient.is_("optimal"), lenient.measures["num_executed"]) == (True, False, 5)
     strict = judge(task, state, answer, strict_edges=True)
-    assert (strict.success, strict.legal, strict.num_executed, strict.reason) == (
+    assert (strict.success, strict.is_("illegal"), strict.measures["num_executed"], strict.reason) == (
         False,
-        False,
+        True,
         1,
         "off_board",
     )
     inside = judge(task, state, "<answer>R R D D R</answer>", strict_edges=True)
-    assert (inside.success, inside.optimal) == (True, True)
+    assert (inside.success, inside.is_("optimal")) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["maze", "minibehaviour"])
@@ -136,7 +135,7 @@ def test_a_verdict_is_written_with_all_its_fields() -> None:
     verdict = judge(task, task.parse_state(LAKE), "<answer>R D</answer>")
     assert verdict.as_dict() == {
         "parsed": True,
-        "legal": False,
+        "illegal": True,
         "success": False,
         "optimal": False,
         "num_executed": 2,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pilotage.cli import judge as judge_command
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.answers import last_answer_block, parse_answer
-from pilotage.worlds.judge import REASONS, Judged, judge
+from pilotage.worlds.judge import REASONS, StateJudge, judge
 from pilotage.worlds.task import canonical_key
 
 pieces = st.sampled_from(
@@ -81,12 +81,17 @@ def test_every_text_has_a_verdict_and_the_command_gives_the_same(
     assert last_answer_block(text) == block_by_definition(text)
     verdict = judge(task, state, text, strict_edges=strict_edges)
     assert verdict.reason in REASONS
-    assert verdict.optimal <= verdict.success <= verdict.legal <= verdict.parsed
+    assert verdict.is_("optimal") <= verdict.success <= (not verdict.is_("illegal"))
+    assert verdict.success + verdict.is_("illegal") <= verdict.is_("parsed")
     plan = parse_answer(text, task.actions).plan
-    assert verdict.parsed == (plan is not None)
+    assert verdict.is_("parsed") == (plan is not None)
     if plan is not None:
         outcome = task.execute(state, plan, strict_edges=strict_edges)
-        assert (verdict.success, verdict.legal, verdict.num_executed) == (
+        assert (
+            verdict.success,
+            verdict.is_("parsed") and not verdict.is_("illegal"),
+            verdict.measures["num_executed"],
+        ) == (
             outcome.success,
             outcome.legal,
             outcome.num_executed,
@@ -96,7 +101,9 @@ def test_every_text_has_a_verdict_and_the_command_gives_the_same(
         )
     row = {"id": text[:9], "task": task.name, "state": task.to_json(state), "response": text}
     line = judge_command._judge_line(1, json.dumps(row).encode(), TALLY, strict_edges, KNOWN)
-    assert json.loads(line) == {"id": text[:9], **verdict.as_dict()}
+    told = json.loads(line)
+    assert told.pop("legal") == (verdict.is_("parsed") and not verdict.is_("illegal"))
+    assert told | {"illegal": verdict.is_("illegal")} == {"id": text[:9], **verdict.as_dict()}
 
 
 TALLY = judge_command.Tally()
@@ -108,7 +115,7 @@ def test_what_is_kept_of_a_state_does_not_depend_on_the_answers_before() -> None
     for task, state in STATES[::40]:
         solution = task.solve(state)
         assert solution is not None
-        known = Judged(task, state)
+        known = StateJudge(task, state)
         right = f"<answer>{' '.join(solution.plan)}</answer>"
         for text in (right, "<answer>L</answer>", "no", right, f"<answer>{task.actions[0]}</answer>", right):
             for strict_edges in (False, True):

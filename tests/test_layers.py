@@ -34,6 +34,9 @@ RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 LEAVES = ("__init__", "errors", "files", "pictures", "records")
 """The first line's modules may import each other."""
 
+MAY_SPAN = ("recipes", "nano", "studies", "cli")
+"""Layers that may name a pack: recipes and studies that span worlds, the toy that grew up on them, and the commands
+that import what strangers published."""
 PACKS = {folder.parent.name for folder in (SOURCE / "pilotage" / "worlds").glob("*/__init__.py")}
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")
 TASK_NAMES = {"frozenlake", "maze", "minibehaviour"}
@@ -140,9 +143,7 @@ def pack_imports(source: Path) -> list[str]:
         f"{file.relative_to(source)}:{line}: {pack_of(name) or 'the core'} imports {pack_of(target)} ({target})"
         for name, file in modules(source)
         for target, line in imported_names(name, file)
-        if pack_of(target)
-        and pack_of(target) != pack_of(name)
-        and layer_of(name) not in ("recipes", "nano", "studies")
+        if pack_of(target) and pack_of(target) != pack_of(name) and layer_of(name) not in MAY_SPAN
     ]
 
 

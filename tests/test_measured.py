@@ -24,7 +24,7 @@ HOSTILE = (
     {"task": "tea"},
     {"response": None},
     {"right": [True]},
-    {"verdict": {"success": "yes"}},
+    {"outcome": {"success": "yes"}},
 )
 
 

@@ -57,7 +57,6 @@ def test_it_plans_from_words_and_not_from_pictures(engine, examples, tmp_path):
 
 def test_it_follows_the_reference_plan_that_it_is_shown(engine, examples):
     """Among several shortest plans the teacher's view decides which one is answered."""
-    from dataclasses import replace
 
     import numpy as np
 
@@ -71,7 +70,7 @@ def test_it_follows_the_reference_plan_that_it_is_shown(engine, examples):
         for seed in range(20):
             solution = task.solve(state, rng=np.random.default_rng(seed))
             if solution is not None and solution.plan != example.plan:
-                chosen.append(replace(example, plan=solution.plan))
+                chosen.append(example.with_plan(solution.plan))
                 break
     assert len(chosen) >= 10
     rollouts = generate(

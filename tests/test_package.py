@@ -83,7 +83,9 @@ def test_the_wheel_has_the_licence_and_the_command(wheel):
     assert any(n.endswith("licenses/LICENSE") for n in archive.namelist())
 
 
-@pytest.mark.parametrize("folder", ["views/prompts", "report/templates", "nano/base"])
+@pytest.mark.parametrize(
+    "folder", ["worlds/grids/prompts", "worlds/questions/prompts", "report/templates", "nano/base"]
+)
 def test_package_data_is_inside(wheel, folder):
     if not any((PACKAGE / folder).glob("*")):
         pytest.skip(f"{folder} holds nothing yet")

@@ -123,7 +123,7 @@ def test_a_plan_comes_back_with_its_way() -> None:
     judged = judge_plan_text({"task": "frozenlake", "state": LAKE, "plan": "R D R"})
     answer = judged["answer"]
     assert (answer["p"], answer["c"], answer["t"]) == (["R", "D"], [0, 1, 4], 3)
-    assert judged["verdict"]["reason"] == "hole"
+    assert judged["outcome"]["reason"] == "hole"
 
 
 def test_a_model_is_asked_and_judged() -> None:

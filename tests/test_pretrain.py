@@ -142,7 +142,7 @@ def test_a_plan_to_follow_is_not_always_the_one_the_solver_prefers():
     state = task.parse_state({"map": ["SFF", "FFF", "FFG"]})
     plans = {task.solve(state, rng=rng).plan for _ in range(50)}  # pyright: ignore[reportOptionalMemberAccess]
     assert len(plans) == 6
-    assert all(judge(task, state, f"<answer>{' '.join(plan)}</answer>").optimal for plan in plans)
+    assert all(judge(task, state, f"<answer>{' '.join(plan)}</answer>").is_("optimal") for plan in plans)
 
 
 def test_pictures_are_of_no_task_and_ask_for_no_plan():

@@ -198,7 +198,7 @@ def test_no_habit_shows_no_difference(examples: list[Example], tmp_path: Path) -
 
 
 def lake_row(rows: list[str], length: int, success: bool, id_: str) -> dict[str, Any]:
-    verdict = {"parsed": True, "legal": True, "success": success, "optimal": success, "num_executed": 1}
+    verdict = {"parsed": True, "illegal": False, "success": success, "optimal": success, "num_executed": 1}
     return {
         "id": id_,
         "kind": "image",
@@ -207,7 +207,7 @@ def lake_row(rows: list[str], length: int, success: bool, id_: str) -> dict[str,
         "optimal_length": length,
         "state": {"map": rows},
         "response": "",
-        "verdict": verdict | {"reason": "success" if success else "not_reached"},
+        "outcome": verdict | {"reason": "success" if success else "not_reached"},
         "fields": {"Size": "2"},
         "right": {"Size": True},
     }

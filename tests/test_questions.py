@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilotage.records import Question
 from pilotage.worlds import TASKS, Task, get_task
 from pilotage.worlds.asked import (
     KINDS,
@@ -21,6 +20,7 @@ from pilotage.worlds.asked import (
     spellings,
 )
 from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.question import Question
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -33,17 +33,7 @@ def states(task: Task[Any], num: int, seed: int = 0) -> Iterator[Any]:
 
 
 def as_question(asked: Asked) -> Question:
-    return Question(
-        id="q",
-        task="",
-        level=0,
-        split="test",
-        kind=asked.kind,
-        question=asked.question,
-        answer=asked.answer,
-        accepted=asked.accepted,
-        image=b"",
-    )
+    return Question(text=asked.question, answer=asked.answer, accepted=asked.accepted, kind=asked.kind)
 
 
 def begins_a_shortest_plan(task: Task[Any], state: Any, action: str, length: int) -> bool:

@@ -151,7 +151,7 @@ def test_a_pooled_verdict_is_explained_beside_it(copy: Path) -> None:
         rewrite(
             copy / "eval" / f"{stage}.image.jsonl",
             lambda row, success=success: (
-                row | {"error": None, "verdict": row["verdict"] | {"parsed": True, "success": success}}
+                row | {"error": None, "outcome": row["outcome"] | {"parsed": True, "success": success}}
             ),
         )
     pairs, _ = pair_sources(make_sources([read_run(copy)]))
@@ -477,8 +477,8 @@ def test_a_line_cut_short_is_left_out_and_named(copy: Path) -> None:
     [
         {"level": "3"},
         {"state": None},
-        {"verdict": {"parsed": True}},
-        {"verdict": {"num_executed": "x"}},
+        {"outcome": {"parsed": True}},
+        {"outcome": {"num_executed": "x"}},
         {"right": [1]},
         {"difficulty": ["hard"]},
         {"optimal_length": {}},

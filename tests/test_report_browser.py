@@ -197,7 +197,7 @@ LAKE = {
 def one_answer(folder: Path, response: str, verdict: dict[str, Any], **more: Any) -> str:
     """The page of a run with a single answer."""
     folder.joinpath("eval").mkdir()
-    row = LAKE | {"id": "lake", "response": response, "verdict": verdict, "right": {}} | more
+    row = LAKE | {"id": "lake", "response": response, "outcome": verdict, "right": {}} | more
     (folder / "eval" / "base.image.jsonl").write_text(json.dumps(row) + "\n")
     return write_report(folder).as_uri()
 
@@ -206,7 +206,7 @@ def verdict(reason: str, num_executed: int) -> dict[str, Any]:
     success, legal = reason == "success", reason in ("success", "not_reached")
     return {
         "parsed": True,
-        "legal": legal,
+        "illegal": not legal,
         "success": success,
         "optimal": success,
         "num_executed": num_executed,

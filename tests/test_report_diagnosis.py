@@ -33,8 +33,7 @@ def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
 
 def scored_row(response: str, number: int, *, failed: bool = False, **more: Any) -> dict[str, Any]:
     task = get_task("frozenlake")
-    scored = score(task, task.parse_state(STATE), "student", response)
-    assert scored.verdict is not None
+    scored = score(task, task.parse_state(STATE), response)
     return {
         "id": f"lake-{number}",
         "kind": "image",
@@ -45,7 +44,7 @@ def scored_row(response: str, number: int, *, failed: bool = False, **more: Any)
         "optimal_length": 4,
         "state": STATE,
         "response": response,
-        "verdict": None if failed else scored.verdict.as_dict(),
+        "outcome": None if failed else scored.as_dict(),
         "fields": dict(scored.fields),
         "right": dict(scored.right),
         "finished": True,

@@ -31,7 +31,7 @@ def lake_row(response: str, verdict: dict[str, Any] | None, **more: Any) -> dict
         "level": 3,
         "state": {"map": ["SFF", "FHF", "FFG"]},
         "response": response,
-        "verdict": verdict,
+        "outcome": verdict,
         "right": {},
         "error": None,
     }
@@ -43,7 +43,7 @@ def verdict(
 ) -> Any:
     return {
         "parsed": True,
-        "legal": legal,
+        "illegal": not legal,
         "success": success,
         "optimal": optimal,
         "num_executed": num_executed,
@@ -131,7 +131,7 @@ def test_a_state_read_right_is_not_kept_twice() -> None:
         (lake_row("", verdict(True, 6)), "success"),
         (lake_row("", verdict(False, 2)), "not_reached"),
         (lake_row("", verdict(False, 2, legal=False)), "illegal"),
-        (lake_row("", verdict(False, 0) | {"parsed": False, "legal": False}), "unparsed"),
+        (lake_row("", verdict(False, 0) | {"parsed": False, "illegal": True}), "unparsed"),
         (lake_row("", {}, error="down"), "error"),
         (lake_row("", None, kind="perception", right={"Size": True}), "read"),
         (lake_row("", None, kind="perception", right={"Size": False}), "misread"),

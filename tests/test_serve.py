@@ -480,7 +480,7 @@ def test_nano_behind_an_endpoint_and_in_process_agree_answer_by_answer(tmp_path:
         there = EndpointEngine(EndpointConfig(url=url, model="m", concurrency=5))
         there.probe(VIEWS["student"](examples[0], "brief"))
         evaluate(there, examples, out=tmp_path / "there", endpoint={"url": url}, **settings)
-    same = ("response", "num_tokens", "finished", "verdict", "fields", "right", "error")
+    same = ("response", "num_tokens", "finished", "outcome", "fields", "right", "error")
     for kind in kinds:
         here, there_ = (
             {

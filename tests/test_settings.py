@@ -8,11 +8,11 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from pilotage.runs.changes import changed
 from pilotage.distill.divergences import JSD, ForwardKL
 from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES
+from pilotage.runs.changes import changed
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, as_settings, from_settings
 from pilotage.train.parts import parts_of

@@ -412,7 +412,7 @@ def test_the_reference_response_is_judged_a_perfect_answer(task: Task[Any], seed
     verdict = judge(task, state, response)
     assert verdict.as_dict() == {
         "parsed": True,
-        "legal": True,
+        "illegal": False,
         "success": True,
         "optimal": True,
         "num_executed": len(solution.plan),

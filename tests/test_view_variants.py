@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pilotage.errors import PilotageError
-from pilotage.records import Example, View
+from pilotage.records import Example, Observation, View
 from pilotage.views.variants import OtherImages, cropped, varied
 
 
@@ -90,15 +90,12 @@ def test_the_seed_decides_the_place_of_a_crop():
 def example(name: str, *, task: str = "maze", level: int = 3, image: bytes | None = None) -> Example:
     return Example(
         id=name,
-        task=task,
-        level=level,
+        world=task,
         split="train",
-        difficulty="easy",
-        state={},
-        facts={},
-        plan=("U",),
-        optimal_length=1,
-        image=png(numbered(4, 4, first=sum(name.encode()) % 251)) if image is None else image,
+        axes={"level": level, "difficulty": "easy"},
+        start=Observation(
+            images=(png(numbered(4, 4, first=sum(name.encode()) % 251)),) if image is None else (image,)
+        ),
     )
 
 

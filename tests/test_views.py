@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from string import Template
 from typing import Any
 
@@ -17,16 +16,18 @@ from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS
-from pilotage.views.prompts import numbered, prompt_template, task_content
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.grids.views import (
     PICTURE_VIEWS,
     VIEWS,
+    numbered,
     perception_view,
+    prompt_template,
     reference_answer,
     student_view,
     student_view_with_state,
     symbolic_view,
+    task_content,
     teacher_view,
     teacher_view_without_plan,
 )
@@ -96,7 +97,9 @@ def test_the_student_s_text_is_the_prompt_file_filled_with_the_task_s_own_conten
     task: Task[Any], prompts: Any
 ) -> None:
     for name in ("student", "perception"):
-        filled = prompt_template(prompts, name).substitute(task_content(task.name, prompts))
+        filled = prompt_template("pilotage.worlds.grids", prompts, name).substitute(
+            task_content(task.name, prompts)
+        )
         assert texts(VIEWS[name](example_of(task, 3), prompts)).strip() == filled.strip()
         assert task.rules[prompts] in filled or prompts == "brief"
 
@@ -114,7 +117,7 @@ def test_only_readers_who_may_see_it_have_a_place_for_state_or_plan(prompts: Any
         "teacher_user_no_plan": {"state"},
         "student_with_plan": {"plan"},
     }
-    assert placeholders(prompt_template(prompts, name)) & PRIVILEGED == allowed[name]
+    assert placeholders(prompt_template("pilotage.worlds.grids", prompts, name)) & PRIVILEGED == allowed[name]
 
 
 @every_task
@@ -159,7 +162,7 @@ def test_the_teacher_without_a_plan_sees_the_same_whatever_the_plan(
     task: Task[Any], prompts: Any, seed: int
 ) -> None:
     example = example_of(task, seed)
-    other_plan = Example(**{**vars(example), "plan": ("L",) * 9, "optimal_length": 9})
+    other_plan = example.with_plan(("L",) * 9)
     for view in (symbolic_view, teacher_view_without_plan):
         assert view(example, prompts) == view(other_plan, prompts)
     assert teacher_view(example, prompts) != teacher_view(other_plan, prompts)
@@ -187,7 +190,7 @@ def test_the_reader_with_a_plan_sees_the_student_s_words_and_the_plan_alone(
 ) -> None:
     example, plan = example_of(task, 3), ("MARKED",)
     seen, told = (texts(VIEWS[name](example, prompts)) for name in ("student", "student_with_plan"))
-    marked = texts(VIEWS["student_with_plan"](replace(example, plan=plan), prompts))
+    marked = texts(VIEWS["student_with_plan"](example.with_plan(plan), prompts))
     assert told.replace(" ".join(example.plan), "MARKED") == marked or len(example.plan) < 2
     assert set(seen.split()) <= set(told.split())
 
@@ -227,7 +230,9 @@ def test_student_and_teacher_are_asked_for_the_same_form(task: Task[Any], prompt
         assert task.rules[prompts] in text
         if prompts == "full":
             assert "Route:" in text and ", ".join(task.actions) in text
-            assert judge(task, worked_state(task), re.findall(r"<answer>[A-Z ]+</answer>", text)[-1]).optimal
+            assert judge(task, worked_state(task), re.findall(r"<answer>[A-Z ]+</answer>", text)[-1]).is_(
+                "optimal"
+            )
 
 
 @every_task
@@ -251,7 +256,7 @@ def test_the_reference_answer_fits_its_view(task: Task[Any], seed: int) -> None:
             assert lines == [f"{i}. {n}: {t}." for i, (n, t) in enumerate(example.facts.items(), 1)]
         else:
             assert answer == reference_response(task, state, example.plan)
-            assert judge(task, state, answer).optimal
+            assert judge(task, state, answer).is_("optimal")
 
 
 @every_task

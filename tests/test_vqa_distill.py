@@ -5,20 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from distill_run import rows_of, tiny_config, tiny_examples
+from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.recipes import Form
 from pilotage.recipes.methods import on_questions, vigos_question_stage
-from pilotage.records import Question
+from pilotage.records import Example, Observation
 from pilotage.rollouts import ReplayEngine
+from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
-from pilotage.worlds import TASKS
+from pilotage.train.step.readers import Readers
+from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.question import FOREIGN
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
 
@@ -31,13 +36,13 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def questions() -> list[Question]:
+def questions() -> list[Example]:
     """One of each kind about each world."""
     worlds = [(task, task.levels[0]) for task in TASKS]
     return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
 
 
-def answers(asked: list[Question]) -> ReplayEngine:
+def answers(asked: list[Example]) -> ReplayEngine:
     """Of the questions in turn: the right answer in full, a wrong one in full, and one that breaks the form."""
     backbone = tiny_backbone()
     prefill = "<description>"
@@ -52,25 +57,32 @@ def answers(asked: list[Question]) -> ReplayEngine:
     return ReplayEngine(rollouts)
 
 
+def other_teacher() -> Backbone:
+    """Weights that differ, or teachers would say what the student says."""
+    teacher = tiny_backbone()
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter.mul_(1.5)
+    return teacher
+
+
+def from_elsewhere(example: Example) -> Example:
+    """The same as if nobody knew what its picture is of."""
+    start = Observation(text=example.start.text, images=example.start.images)
+    return replace(example, axes={"task": FOREIGN, "level": 0, "kind": FOREIGN}, start=start)
+
+
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: Form, tmp_path):
     asked = questions()
     config = tiny_config(prompts_per_step=len(asked), micro_batch_size=4, max_new_tokens=300)
     stage = vigos_question_stage(config, form=form, weights=FrozenCopy())
-    # Weights that differ, or teachers would say what the student says.
-    teacher = tiny_backbone()
-    with torch.no_grad():
-        for parameter in teacher.model.parameters():
-            parameter.mul_(1.5)
     foreign = asked[0].task
-    given = [
-        replace(question, task="vqa", level=0, state=None) if question.task == foreign else question
-        for question in asked
-    ]
+    given = [from_elsewhere(question) if question.task == foreign else question for question in asked]
     distill(
         stage,
         student=tiny_backbone(),
-        teacher=teacher,
+        teacher=other_teacher(),
         examples=given,
         run_dir=tmp_path,
         engine=answers(asked),
@@ -88,6 +100,33 @@ def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: 
     assert row["route/perception/kl"] > 0 and row["route/reasoning/kl"] > 0
 
 
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_no_description(form: Form):
+    lake = [(get_task("frozenlake"), 3)]
+    asked = list(iter_questions(lake, KINDS, 2 * len(KINDS), "train", 0))
+    config = tiny_config(prompts_per_step=len(asked), micro_batch_size=4, max_new_tokens=300)
+    stage = vigos_question_stage(config, form=form, weights=FrozenCopy())
+    student = tiny_backbone()
+    meter = leak_meter(
+        stage,
+        student=student,
+        readers=Readers(stage, student=student, given=other_teacher(), device=torch.device("cpu")),
+        examples=asked,
+        num_examples=len(asked),
+        num_wrong=1,
+        engine=answers(asked),
+    )
+    assert [probed.example for probed in meter.probe.probed] == asked
+    leak = meter.measure()
+    groups = leak.palr.groups
+    num_broken = len(range(2, len(asked), 3))
+    assert (leak.palr.num_valid, leak.palr.num_invalid) == (len(asked) - num_broken, num_broken)
+    assert groups["description"].answer_nats2 == 0.0 < groups["description"].image_nats2
+    assert groups["reasoning_answer"].answer_nats2 > 0.0 < groups["reasoning_answer"].rate < 1.0
+    assert all(np.isfinite(value) for value in leak.as_dict().values())
+    assert leak.gap_nats == {}, "no view of a question is that of the same reader without the answer"
+
+
 def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(tmp_path):
     config = tiny_config()
     stage = on_questions("nano_vigos_released", config)
@@ -97,8 +136,8 @@ def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(t
 
 
 def test_views_of_levels_and_of_questions_are_not_confused(tmp_path):
-    with pytest.raises(PilotageError, match="view 'student' is not of questions"):
+    with pytest.raises(PilotageError, match="view 'student' is not of the world questions"):
         distill(tiny_config(), student=tiny_backbone(), examples=questions(), run_dir=tmp_path / "a")
     stage = vigos_question_stage(tiny_config(), form="paper", weights=FrozenCopy())
-    with pytest.raises(PilotageError, match="view 'vqa_student' is not of examples"):
+    with pytest.raises(PilotageError, match="view 'vqa_student' is not of the world frozenlake"):
         distill(stage, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path / "b")

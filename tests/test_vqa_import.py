@@ -16,10 +16,11 @@ from PIL import Image
 
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
-from pilotage.records import Question
+from pilotage.records import Example
 from pilotage.worlds.questions.data.importing import import_vqa, read_row
 from pilotage.worlds.questions.data.pictures import BadPictureError, picture_bytes, to_png
 from pilotage.worlds.questions.data.store import load_questions
+from pilotage.worlds.questions.question import question_of
 
 
 def picture(
@@ -54,7 +55,7 @@ def problem_of(folder: Path, **changes: Any) -> str:
     return str(error.value)
 
 
-def question_of(folder: Path, **changes: Any) -> Question:
+def example_of(folder: Path, **changes: Any) -> Example:
     return read_row(row(**changes), folder, "hash", None)
 
 
@@ -80,13 +81,14 @@ def test_rows_in_every_form_become_questions(tmp_path: Path) -> None:
     assert report.is_clean and (report.num_read, report.num_imported) == (5, 5)
     assert (report.num_with_options, report.num_with_solution) == (1, 1)
     first, jpeg, green, choice, boxed = load_questions(tmp_path / "out")
-    assert (first.question, first.answer, first.solution) == ("How many?", "4", "Two and two.")
-    assert (first.task, first.level, first.split, first.kind, first.state) == ("vqa", 0, "test", "vqa", None)
+    asked = question_of(first)
+    assert (asked.text, asked.answer, asked.solution) == ("How many?", "4", "Two and two.")
+    assert (first.axes, first.split, first.state) == ({"task": "vqa", "level": 0, "kind": "vqa"}, "test", {})
     assert first.image == picture()  # a PNG in RGB stays as it is
-    assert (jpeg.answer, green.answer) == ("4", "4.5")
+    assert (question_of(jpeg).answer, question_of(green).answer) == ("4", "4.5")
     assert jpeg.image.startswith(b"\x89PNG")
-    assert (choice.options, choice.answer) == (("Rome", "Oslo"), "B")
-    assert boxed.answer == r"\frac{1}{2}"
+    assert (question_of(choice).options, question_of(choice).answer) == (("Rome", "Oslo"), "B")
+    assert question_of(boxed).answer == r"\frac{1}{2}"
 
 
 def test_parquet_as_datasets_writes_it_is_read(tmp_path: Path) -> None:
@@ -187,13 +189,13 @@ def test_a_malformed_row_is_told_of(tmp_path: Path, changes: dict[str, Any], sai
 
 @pytest.mark.parametrize("text", ["Is x < image y > 3?", "f[i] with images[0]", "an imaginary <i> and {x}"])
 def test_words_that_are_no_placeholder_pass(tmp_path: Path, text: str) -> None:
-    assert question_of(tmp_path, problem=f"<image>{text}").question == text
+    assert example_of(tmp_path, problem=f"<image>{text}").start.text == text
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(picture())
     (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
-    assert question_of(tmp_path, images=["link.png"]).image == picture()
+    assert example_of(tmp_path, images=["link.png"]).image == picture()
 
 
 def test_a_waiting_pipe_is_not_opened(tmp_path: Path) -> None:
@@ -269,11 +271,11 @@ json_values = st.recursive(
 def test_no_row_raises_anything_but_a_clear_error(tmp_path: Path, hostile: dict[str, Any]) -> None:
     for whole in (hostile, row() | hostile):
         try:
-            question = read_row(whole, tmp_path, "hash", None)
+            read = read_row(whole, tmp_path, "hash", None)
         except PilotageError as error:
             assert 0 < len(str(error)) < 600
         else:
-            assert question.image and question.answer and question.question
+            assert read.image and question_of(read).answer and question_of(read).text
 
 
 @given(

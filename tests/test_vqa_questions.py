@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from pilotage.cli.main import main
 from pilotage.data.examples import split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
+from pilotage.records import Observation
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions, iter_questions
-from pilotage.worlds.questions.data.store import load_questions, questions_hash, write_questions
+from pilotage.worlds.questions.data.store import COLUMNS, load_questions, questions_hash, write_questions
 from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.question import question_of
 from pilotage.worlds.task import state_hash
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -42,22 +45,21 @@ def test_every_question_is_in_the_split_of_its_state_and_of_every_task_and_kind(
     questions = load_questions(tmp_path / "q")
     for question in questions:
         task = get_task(question.task)
-        assert question.state is not None
         state = task.parse_state(question.state)
         assert question.split == split_of(state_hash(task, state))
         assert question.level == task.level_of(state) and question.image.startswith(b"\x89PNG")
     train = [question for question in questions if question.split == "train"]
-    assert Counter(question.kind for question in train) == dict.fromkeys(KINDS, 12)
+    assert Counter(question_of(question).kind for question in train) == dict.fromkeys(KINDS, 12)
     assert {question.task for question in train} == {task.name for task in TASKS}
     assert load_questions(tmp_path / "q", "val") == [q for q in questions if q.split == "val"]
-    assert {q.kind for q in load_questions(tmp_path / "q", kinds=["safe"], limit=5)} == {"safe"}
+    assert {question_of(q).kind for q in load_questions(tmp_path / "q", kinds=["safe"], limit=5)} == {"safe"}
 
 
 @every_task
 def test_plans_that_fail_and_plans_that_do_not_are_as_many_at_every_level(task: Any) -> None:
     for level in (task.levels[0], task.levels[1]):
         answers = Counter(
-            question.answer
+            question_of(question).answer
             for question in iter_questions([(task, level)], ("safe",), 20, "train", 0, cell_px=None)
         )
         assert answers == {"yes": 10, "no": 10}
@@ -68,7 +70,7 @@ def test_more_questions_begin_with_the_fewer(task: Any) -> None:
     world = [(task, task.levels[0])]
     few = list(iter_questions(world, KINDS, 8, "train", 3, cell_px=None))
     assert list(iter_questions(world, KINDS, 16, "train", 3, cell_px=None))[:8] == few
-    assert all(grade(question, rf"\boxed{{{question.answer}}}").success for question in few)
+    assert all(grade(asked, rf"\boxed{{{asked.answer}}}").success for asked in map(question_of, few))
 
 
 def test_no_state_is_asked_the_same_twice_however_often_more_are_drawn(
@@ -192,18 +194,25 @@ def test_splits_and_kinds_that_are_not_there_are_errors(tmp_path: Path) -> None:
         load_questions(tmp_path)
 
 
+AXES = {"task": "x", "level": 9, "kind": "x"}
+HIDDEN = {"answer": "x", "accepted": (), "solution": ""}
+
+
 def test_the_hash_is_over_every_column() -> None:
     [question] = iter_questions([(TASKS[0], 3)], ("cell",), 1, "test", 0, cell_px=8)
-    hashes = {questions_hash([question])}
-    for name, value in (
-        ("answer", "x"),
-        ("accepted", ()),
-        ("solution", ""),
-        ("image", b"x"),
-        ("state", None),
-    ):
-        hashes.add(questions_hash([type(question)(**{**vars(question), name: value})]))
-    assert len(hashes) == 6
+    hidden, start = question.hidden, question.start
+    changed = [
+        replace(question, id="x"),
+        replace(question, split="val"),
+        *(replace(question, axes={**question.axes, name: x}) for name, x in AXES.items()),
+        replace(question, start=replace(start, text="x")),
+        replace(question, data={"options": ("x", "y")}),
+        *(replace(question, hidden={**hidden, name: x}) for name, x in HIDDEN.items()),
+        replace(question, start=Observation(text=start.text, images=start.images)),
+        question.with_images((b"x",)),
+    ]
+    assert len(changed) == len(COLUMNS)
+    assert len({questions_hash([each]) for each in (question, *changed)}) == len(COLUMNS) + 1
 
 
 def test_the_command_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

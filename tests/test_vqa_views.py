@@ -11,21 +11,20 @@ import pytest
 
 from pilotage.distill.vigos_spans import VigosLayout, cut_turn
 from pilotage.errors import PilotageError
-from pilotage.records import Question, View
+from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade
+from pilotage.worlds.questions.question import make_question, question_of
 from pilotage.worlds.questions.views import (
     DESCRIPTION_PREFILL,
     THINK_PREFILL,
-    VQA_VIEWS,
+    VIEWS,
     reference_of,
-    vqa_perception_view,
     vqa_reference_response,
-    vqa_student_view,
 )
 
 every_set = pytest.mark.parametrize("prompts", PROMPT_SETS)
@@ -37,19 +36,24 @@ SEES = {
     "vqa_reference": {"question", "reference"},
 }
 ANSWER, SOLUTION, ACCEPTED = "Zanzibar", "Look left, then see Zanzibar.", "Unguja"
-FOREIGN = Question(
-    id="vqa-1",
-    task="vqa",
-    level=0,
-    split="test",
-    kind="vqa",
-    question="Which $island is this? It costs $5.",
-    answer=ANSWER,
-    accepted=(ACCEPTED,),
-    solution=SOLUTION,
-    image=b"png",
-)
-CHOICE = replace(FOREIGN, options=("Malta", "Zanzibar"), answer="B", accepted=())
+QUESTION = "Which $island is this? It costs $5."
+
+
+def foreign(**changes: Any) -> Example:
+    """A question from elsewhere."""
+    content: dict[str, Any] = {
+        "question": QUESTION,
+        "answer": ANSWER,
+        "accepted": (ACCEPTED,),
+        "solution": SOLUTION,
+        "image": b"png",
+    }
+    return make_question(id="vqa-1", split="test", **(content | changes))
+
+
+FOREIGN = foreign()
+CHOICE = foreign(options=("Malta", "Zanzibar"), answer="B", accepted=())
+STUDENT, PERCEPTION = VIEWS["vqa_student"], VIEWS["vqa_perception"]
 
 
 def texts(view: View) -> str:
@@ -58,9 +62,9 @@ def texts(view: View) -> str:
 
 
 @every_set
-@pytest.mark.parametrize("name", VQA_VIEWS)
+@pytest.mark.parametrize("name", VIEWS)
 def test_only_teachers_that_may_see_it_have_a_place_for_the_reference(prompts: Any, name: str) -> None:
-    template: Template = prompt_template(prompts, name)
+    template: Template = prompt_template("pilotage.worlds.questions", prompts, name)
     assert set(template.get_identifiers()) == SEES[name]
 
 
@@ -72,40 +76,44 @@ def test_the_student_sees_the_same_whatever_answer_solution_and_state(prompts: A
     for question in (FOREIGN, CHOICE, *own):
         changed = replace(
             question,
-            answer="A" if question.options else str(rng.integers(10**9)),
-            accepted=("other",),
-            solution="another way",
+            start=replace(question.start, privileged=None),
+            hidden={
+                "answer": "A" if question.data["options"] else str(rng.integers(10**9)),
+                "accepted": ("other",),
+                "solution": "another way",
+            },
             id="another-id",
         )
-        for view in (vqa_student_view, vqa_perception_view):
+        assert question_of(changed) != question_of(question)
+        for view in (STUDENT, PERCEPTION):
             assert view(question, prompts) == view(changed, prompts)
 
 
 @every_set
 def test_no_word_of_answer_or_solution_is_in_the_student_s_view(prompts: Any) -> None:
-    for view in (vqa_student_view, vqa_perception_view):
+    for view in (STUDENT, PERCEPTION):
         seen = texts(view(FOREIGN, prompts))
         for hidden in (ANSWER, SOLUTION, ACCEPTED, FOREIGN.id):
             assert hidden not in seen
     worlds = [(task, task.levels[-1]) for task in TASKS]
-    for question in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
-        seen = texts(vqa_student_view(question, prompts))
-        assert question.solution not in seen and question.id not in seen
+    for example in iter_questions(worlds, ("cell", "length"), 24, "test", 1):
+        seen, question = texts(STUDENT(example, prompts)), question_of(example)
+        assert question.solution not in seen and example.id not in seen
         if question.kind == "cell" and question.answer != "(0,0)":  # which every question names as the corner
             assert question.answer not in seen
 
 
 @every_set
 def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
-    asked_other = replace(FOREIGN, question="Something else?", options=("x", "y"), answer="A")
-    view = vqa_perception_view(FOREIGN, prompts)
-    assert view == vqa_perception_view(asked_other, prompts)
+    asked_other = foreign(question="Something else?", options=("x", "y"), answer="A")
+    view = PERCEPTION(FOREIGN, prompts)
+    assert view == PERCEPTION(asked_other, prompts)
     assert view.images == (b"png",) and view.prefill == "" and "island" not in texts(view)
 
 
 @every_set
 def test_teachers_see_what_they_are_given(prompts: Any) -> None:
-    views = {name: make(FOREIGN, prompts) for name, make in VQA_VIEWS.items()}
+    views = {name: make(FOREIGN, prompts) for name, make in VIEWS.items()}
     assert {name: view.prefill for name, view in views.items()} == {
         "vqa_student": DESCRIPTION_PREFILL,
         "vqa_perception": "",
@@ -117,7 +125,7 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
         seen = texts(view)
         assert view.name == name and view.images == (b"png",)
         assert [part["type"] for part in view.messages[0]["content"]] == ["image", "text"]
-        assert (FOREIGN.question in seen) == (name != "vqa_perception")
+        assert (QUESTION in seen) == (name != "vqa_perception")
         assert (ANSWER in seen) == ("reference" in SEES[name])
         assert (SOLUTION in seen) == (name == "vqa_solution")
         assert ("<description>" in seen) == (
@@ -129,19 +137,19 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
 
 @every_set
 def test_options_are_lettered_and_rules_come_with_our_own_tasks(prompts: Any) -> None:
-    seen = texts(vqa_student_view(CHOICE, prompts))
+    seen = texts(STUDENT(CHOICE, prompts))
     assert "A. Malta\nB. Zanzibar\nAnswer with the letter of one option." in seen
     for task in TASKS:
         [question] = iter_questions([(task, task.levels[0])], ("cell",), 1, "val", 0)
-        assert task.rules[prompts] in texts(vqa_student_view(question, prompts))
-        assert task.rules[prompts] not in texts(vqa_perception_view(question, prompts))
+        assert task.rules[prompts] in texts(STUDENT(question, prompts))
+        assert task.rules[prompts] not in texts(PERCEPTION(question, prompts))
 
 
 def test_what_cannot_be_shown_is_an_error() -> None:
     with pytest.raises(PilotageError, match="vqa-1 has no picture for the vqa_student view"):
-        vqa_student_view(replace(FOREIGN, image=b""), "brief")
+        STUDENT(foreign(image=b""), "brief")
     with pytest.raises(PilotageError, match="no worked solution"):
-        VIEWS["vqa_solution"](replace(FOREIGN, solution=""), "brief")
+        VIEWS["vqa_solution"](foreign(solution=""), "brief")
     with pytest.raises(PilotageError, match="no reference description"):
         vqa_reference_response(FOREIGN)
 
@@ -149,10 +157,10 @@ def test_what_cannot_be_shown_is_an_error() -> None:
 def test_the_reference_response_keeps_to_the_form_and_is_right() -> None:
     worlds = [(task, task.levels[0]) for task in TASKS]
     for question in iter_questions(worlds, KINDS, 12, "train", 3):
-        response = vqa_reference_response(question)
-        assert grade(question, response).success
+        response, content = vqa_reference_response(question), question_of(question)
+        assert grade(content, response).success
         behind = response.removeprefix(DESCRIPTION_PREFILL)
         layout = VigosLayout(checker="exact")
         spans = layout.find([bytes([b]) for b in behind.encode()], behind, prefill=DESCRIPTION_PREFILL)
         assert spans.valid, spans.problem
-        assert cut_turn(response).part("answer") == reference_of(question) == question.answer
+        assert cut_turn(response).part("answer") == reference_of(content) == content.answer

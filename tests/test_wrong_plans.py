@@ -31,8 +31,12 @@ def test_wrong_plans_are_legal_distinct_and_fail(task: Task[Any]):
         assert len(set(plans)) == 3
         for plan in plans:
             verdict = judge_plan(task, state, plan)
-            assert (verdict.legal, verdict.success, verdict.reason) == (True, False, "not_reached")
-            assert len(plan) == verdict.num_executed == len(solution.plan)
+            assert (not verdict.is_("illegal"), verdict.success, verdict.reason) == (
+                True,
+                False,
+                "not_reached",
+            )
+            assert len(plan) == verdict.measures["num_executed"] == len(solution.plan)
 
 
 @every_task

@@ -244,6 +244,17 @@ class Episode:
     num_tries: int = 1
     """How often it was begun: more than once where the world broke it off."""
 
+    def moment(self, number: int) -> Moment:
+        """What there was at one of its turns, for the views of readers."""
+        turn = self.turns[number]
+        return Moment(
+            example=self.example,
+            role=turn.role,
+            seen=turn.seen,
+            past=self.turns[:number],
+            notes=turn.notes,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pilotage.cli.evaluate import Kind
 from pilotage.cli.measured import find_rows
 from pilotage.cli.tables import make_table, signed, table_console
 
@@ -32,7 +31,7 @@ class Compare:
     """The first: RUN, RUN/STAGE or FILE.jsonl."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """The second."""
-    kinds: Annotated[tuple[Kind, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")] = ()
+    kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")] = ()
     """What is compared."""
     rate: Literal["success", "optimal", "state", "parsed"] = "success"
     """Which rate: state is the true state recited, for every field."""

@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from pilotage.runs import Recipe
     from pilotage.runs.measurement import Measurement
 
-Kind = Literal[
-    "image",
-    "text",
-    "corrected",
-    "perception",
-    "description",
-    "teacher",
-    "teacher_no_plan",
-    "teacher_with_picture",
-    "question",
-]
-USUAL_KINDS: tuple[Kind, ...] = ("image", "text", "perception")
 UNSHOWN = ("state", "finished")
 """Rates that stand on the page and in the summary, and would make the table too wide."""
 MANY_CUT = 0.1
@@ -97,11 +85,19 @@ class Eval(RecipeOptions, EndpointOptions):
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: RUN; runs/NAME for a model)")
     ] = None
     """Run folder that the rows go to."""
-    kinds: tuple[Kind, ...] = USUAL_KINDS
-    """What is measured; corrected is the image with the true state told at the head of the answer, description is the
+    kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: what is usual there)")] = ()
+    """What is measured: usually image text perception; of questions question, of worlds that are played step by step
+    image text. Corrected is the image with the true state told at the head of the answer, description is the
     perception question with the state as text, and the teachers are shown the state as text with the reference plan,
-    without it (no_plan), or the picture with the plan (with_picture). Of questions about pictures (--data) it is
-    their answers: question."""
+    without it (no_plan), or the picture with the plan (with_picture)."""
+    world: Annotated[str | None, tyro.conf.arg(metavar="WORLD")] = None
+    """Play episodes of this world in place of the recipe's tasks, e.g. frozenlake_steps."""
+    levels: tuple[int, ...] = ()
+    """Of such a world."""
+    option: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
+    ] = ()
+    """What shapes its episodes: starts=corner, fog=2, window=3, burst=2."""
     split: Split = "test"
     """Which levels."""
     seed: int = 0
@@ -159,11 +155,6 @@ class Eval(RecipeOptions, EndpointOptions):
 
     def measure(self) -> Measured:
         """Asks for the rows that are missing."""
-        if self.holds_questions():
-            return replace(self, kinds=("question",))._measure()
-        return self._measure()
-
-    def _measure(self) -> Measured:
         if bool(self.target) == (self.endpoint is not None):
             raise PilotageError(
                 "give a model: RUN|MODEL for one of this machine, or --endpoint URL --model NAME"
@@ -174,15 +165,28 @@ class Eval(RecipeOptions, EndpointOptions):
             )
         stage, weights, out, recipe, measured = self._choose()
         from pilotage.evaluate import evaluate, rows_path
+        from pilotage.evaluate.run import conditions_of, usual_kinds
 
         measured = replace(
             measured, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
         )
-        if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in self.kinds):
-            raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
+        if self.world is not None:
+            measured = replace(
+                measured,
+                levels=((self.world, self.levels or (0,)),),
+                options=tuple(map(_option, self.option)),
+            )
+        elif self.levels or self.option:
+            raise PilotageError(
+                "--levels and --option go with --world: a recipe's tasks have their own levels"
+            )
         if recipe is not None:
             use_threads(recipe)
         examples = self._examples(measured)
+        kinds = self.kinds or usual_kinds(examples)
+        conditions_of(examples, kinds)  # says what is wrong with them before a model is loaded
+        if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in kinds):
+            raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
         subject = self._subject(recipe, weights, stage if out == Path(self.target) else weights)
         rows: list[dict[str, Any]] = []
         with Bar("eval", unit="rows") as bar:
@@ -194,7 +198,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 max_new_tokens=measured.max_new_tokens,
                 out=out,
                 model=subject.model,
-                kinds=self.kinds,
+                kinds=kinds,
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=self.seed,
@@ -203,7 +207,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 strict_edges=self.strict_edges,
                 endpoint=subject.endpoint,
                 before_work=subject.before_work,
-                progress=_show(bar, self.kinds, rows),
+                progress=_show(bar, kinds, rows),
             )
         ids = frozenset(example.id for example in examples)
         return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
@@ -271,6 +275,13 @@ class Eval(RecipeOptions, EndpointOptions):
                 taken[example.task] += 1
                 kept.append(example)
         return kept
+
+
+def _option(told: str) -> tuple[str, int | str]:
+    name, is_there, value = told.partition("=")
+    if not is_there or not name:
+        raise PilotageError(f"--option {told}: give KEY=VALUE, e.g. fog=2")
+    return name, int(value) if value.lstrip("-").isdigit() else value
 
 
 def _show(bar: Bar, kinds: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:

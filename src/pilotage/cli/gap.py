@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from pilotage.cli.evaluate import Eval, Kind
+from pilotage.cli.evaluate import Eval
 from pilotage.cli.measured import find_rows, keep, rows_of
 from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
@@ -37,7 +37,7 @@ class GapCommand(Eval):
     eval/<stage>.gap.json.
     """
 
-    kinds: tuple[Kind, ...] = ("text", "image", "corrected", "perception")
+    kinds: tuple[str, ...] = ("text", "image", "corrected", "perception")
     """What is measured: image is needed; corrected is the image with the true state told at the head of the answer."""
     rows_only: tyro.conf.FlagCreatePairsOff[bool] = False
     """Ask no model: explain the rows that are there, of a run, RUN/STAGE or FILE.jsonl."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from pilotage.cli.evaluate import Eval, Kind
+from pilotage.cli.evaluate import Eval
 from pilotage.cli.gap import SHOWN_FAULTS
 from pilotage.cli.measured import find_rows, keep, rows_of
 from pilotage.cli.options import RecipeCount
@@ -34,7 +34,7 @@ class PriorCommand(Eval):
     in the run, the figures to <stage>.prior.json beside them.
     """
 
-    kinds: tuple[Kind, ...] = ("image", "text")
+    kinds: tuple[str, ...] = ("image", "text")
     """What is measured: a habit in the image view alone is one of seeing."""
     num: RecipeCount = None
     """Pairs of levels of each task (default: 100)."""

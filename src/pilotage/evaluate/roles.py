@@ -6,13 +6,18 @@ from functools import cache
 
 from pilotage.evaluate.samples import Row
 from pilotage.worlds.registry import get_world, world_names
-from pilotage.worlds.score import DESCRIBE
+from pilotage.worlds.score import DESCRIBE, PLAN
 
 
 def role_of(row: Row) -> str:
     """The role of the row's answer; `""` where neither the row nor its kind tells."""
     role = row.get("role")
     return role if isinstance(role, str) and role else role_of_kind(str(row.get("kind", "")))
+
+
+def is_planning(row: Row) -> bool:
+    """Whether the row is of a planning task: one plan or one description, which can be explained field by field."""
+    return role_of(row) in (PLAN, DESCRIBE, "") and not row.get("turns")
 
 
 @cache

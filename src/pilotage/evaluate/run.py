@@ -190,6 +190,12 @@ def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tup
     return found
 
 
+def usual_kinds(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The conditions by which the worlds of these examples are usually measured."""
+    worlds = dict.fromkeys(example.world for example in examples)
+    return tuple(dict.fromkeys(kind for name in worlds for kind in get_world(name).usual))
+
+
 def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
     if not examples:
         raise PilotageError("no examples to evaluate on")

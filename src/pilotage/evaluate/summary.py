@@ -188,10 +188,10 @@ def _numbers(rows: Sequence[Row], *, seed: int, num_resamples: int) -> dict[str,
     for row in rows:
         if not row.get("turns"):
             continue
-        for name, value in (row.get("outcome") or {}).items():
+        told = {"num_turns": len(row["turns"]), **(row.get("outcome") or {})}
+        for name, value in told.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 values.setdefault(name, []).append(float(value))
-        values.setdefault("num_turns", []).append(float(len(row["turns"])))
     return {
         name: bootstrap_mean(numbers, seed=seed, num_resamples=num_resamples, bounds=UNBOUNDED)
         for name, numbers in values.items()

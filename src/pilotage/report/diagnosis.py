@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.confusion import Confusion
 from pilotage.evaluate.gap import Gap, gap
+from pilotage.evaluate.roles import is_planning
 from pilotage.evaluate.strata import AXES, Curve
 from pilotage.report.fault_charts import fault_bars, heat_map, strata_chart
 from pilotage.report.faults import FAULTS
@@ -95,7 +96,12 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     kinds = gallery_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
-        rows = [row for of_kind in source.rows.values() for row in of_kind if not state_problem(row)]
+        rows = [
+            row
+            for of_kind in source.rows.values()
+            for row in of_kind
+            if is_planning(row) and not state_problem(row)
+        ]
         if any(row["kind"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, attribute
-from pilotage.evaluate.roles import is_description
+from pilotage.evaluate.roles import is_description, is_planning
 from pilotage.report.folder import Row
 
 FAULTS = {
@@ -29,7 +29,11 @@ _DETAILS = {
 
 def attribution_of(row: Row) -> Attribution | None:
     """Whose fault the answer is; None for a description and for a row whose task or state is none."""
-    if is_description(row["kind"]) or (row.get("outcome") is None and not row.get("error")):
+    if (
+        not is_planning(row)
+        or is_description(row["kind"])
+        or (row.get("outcome") is None and not row.get("error"))
+    ):
         return None
     try:
         return attribute(row)

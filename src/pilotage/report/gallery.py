@@ -20,13 +20,14 @@ from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.evaluate.roles import is_description
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import Field, read_fields_of, recited_fields
+from pilotage.report.film import drawn_task, pack_film
 from pilotage.report.folder import Row
 from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
 from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
 from pilotage.report.verdicts import VERDICTS, reason_text, verdict_class, verdict_text
-from pilotage.worlds import TASKS, get_task
+from pilotage.worlds import get_world
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.task import Task
 
@@ -136,7 +137,7 @@ class _Packer:
             task = _find_task(name)
             tasks.append(
                 {
-                    "title": task.title if task else visible(name, 40),
+                    "title": get_world(name).title if task else visible(name, 40),
                     "fields": [visible(field, 40) for field in self.fields[name]],
                     "strip": task_strip(task) if task else None,
                 }
@@ -188,7 +189,18 @@ class _Packer:
         task, state = parse_row(row)
         attribution = attribution_of(row)
         numbers = self.fields[row["task"]]
-        packed = pack_answer(task, state, row, numbers, attribution, limit=self.limit)
+        film = pack_film(row)
+        if film is None:
+            packed = pack_answer(task, state, row, numbers, attribution, limit=self.limit)
+        else:
+            num_turns = len(film["frames"]) + film["left"]
+            packed = {
+                "b": f"{verdict_text(row)}, {num_turns} turn{'' if num_turns == 1 else 's'}",
+                "w": "",
+                "f": [],
+                "film": film,
+            }
+            packed["r"] = visible_ends(_all_turns(row), self.limit)
         verdict = verdict_class(row)
         reason = "" if verdict == "optimal" else reason_text(row)
         values = {
@@ -206,6 +218,13 @@ class _Packer:
         if row.get("sample", 0):
             packed["s"] = row["sample"]
         return packed
+
+
+def _all_turns(row: Row) -> str:
+    """What was said, turn by turn."""
+    return "\n\n".join(
+        f"turn {i}: {turn.get('response', '')}" for i, turn in enumerate(row.get("turns") or [row], start=1)
+    )
 
 
 def pack_answer(
@@ -299,14 +318,14 @@ def _piece(piece: Any) -> str:
 def parse_row(row: Row) -> tuple[Task[Any] | None, Any]:
     """The row's task and state, or (None, None) where they are none that we know."""
     try:
-        task = get_task(row["task"])
-        return task, task.parse_state(row["state"])
+        task = drawn_task(str(row["task"]))
+        return (None, None) if task is None else (task, task.parse_state(row["state"]))
     except PilotageError:
         return None, None
 
 
 def _find_task(name: str) -> Task[Any] | None:
-    return next((task for task in TASKS if task.name == name), None)
+    return drawn_task(name)
 
 
 def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[LevelKey]:

@@ -20,20 +20,12 @@ from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 from pilotage.worlds.agents import Agent, Ask, direct
 from pilotage.worlds.registry import get_world
-from pilotage.worlds.world import Session
+from pilotage.worlds.world import Session, SessionError
 
 logger = logging.getLogger(__name__)
 
 Show = Callable[[Moment], View]
 """What a reader is shown of a moment."""
-
-
-class SessionError(Exception):
-    """A session failed by the world's fault. `kind` is `world_failed` (it crashed) or `timeout` (it hung)."""
-
-    def __init__(self, told: str, kind: End = "world_failed") -> None:
-        super().__init__(told)
-        self.kind: End = kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +59,9 @@ class Writer:
     """What the writer is shown, where that is not what the turn's own view shows: a teacher that writes in place of the
     student. None: the turn's own view."""
     batch_size: int = 64
+    decodings: dict[str, Decoding] = field(default_factory=dict)
+    """Other ways of writing, by the name that an agent notes in its ask (`decoding`), e.g. one that samples where
+    greedy answers would repeat themselves. A name that is not here is written as `decoding` says."""
     raises: bool = False
     """A failing engine ends the play with its error (in training), not the episode with a note of it."""
 
@@ -74,6 +69,10 @@ class Writer:
         assert (self.write is None) == (self.engine is not None) == (self.decoding is not None), (
             "a writer has an engine with its decoding, or writes by itself"
         )
+
+    def named(self, name: str) -> Writer:
+        """The same with the decoding of this name, where there is one."""
+        return replace(self, decoding=self.decodings[name]) if name in self.decodings else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,8 @@ class Limits:
     num_open: int = 2048
     """Episodes under way at once; a simulator that takes much memory wants fewer."""
     num_tries: int = 3
-    """How often an episode is begun again that the world broke off."""
+    """How often an episode is begun that the world breaks off. Where another's failure took it along, that does not
+    count."""
 
     def __post_init__(self) -> None:
         for name in ("max_turns", "num_open", "num_tries"):
@@ -108,7 +108,7 @@ def play(
     writer: Writer | Callable[[Start, int], Writer],
     show: Show,
     agent: Agent | None = None,
-    read: Callable[[Example, Turn], str] | None = None,
+    read: Callable[[Start, int, Turn], str] | None = None,
     limits: Limits | None = None,
     open_session: Open = open_in_process,
 ) -> Iterator[Episode]:
@@ -145,13 +145,16 @@ def _play_group(
         else:
             yield running.episode
     while waiting:
-        by_writer: dict[int, tuple[Writer, list[_Running]]] = {}
+        by_writer: dict[tuple[int, str], tuple[Writer, str, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
-            by_writer.setdefault(id(one), (one, []))[1].append(running)
+            name = str(running.moment.notes.get("decoding", ""))
+            name = name if name in one.decodings else ""
+            # The writer itself is kept beside its id, or another one might come to have it.
+            by_writer.setdefault((id(one), name), (one, name, []))[2].append(running)
         still = []
-        for one, asked in by_writer.values():
-            for running in _ask(one, asked, show):
+        for one, name, asked in by_writer.values():
+            for running in _ask(one.named(name), asked, show):
                 if running.episode is None:
                     still.append(running)
                 else:
@@ -196,13 +199,15 @@ class _Running:
 
     start: Start
     agent: Agent | None
-    read: Callable[[Example, Turn], str] | None
+    read: Callable[[Start, int, Turn], str] | None
     limits: Limits
     open_session: Open
     turns: list[Turn] = field(default_factory=list)
     view: Any = None
     episode: Episode | None = None
     num_tries: int = 0
+    num_failures: int = 0
+    """Tries that failed by themselves. Each ends all sessions of a process at most, so that tries come to an end."""
     place: int = 0
 
     def begin(self) -> None:
@@ -243,7 +248,7 @@ class _Running:
             return
         self._session.reward = None
         try:
-            said = turn.text if self.read is None else self.read(self.start.example, turn)
+            said = turn.text if self.read is None else self.read(self.start, len(self.turns) - 1, turn)
             self._next(lambda: self._asking.send(said))
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
             self._failed(failure)
@@ -279,9 +284,12 @@ class _Running:
     def _failed(self, failure: Exception) -> None:
         self.close()
         told = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        kind: End = "world_failed"
+        if isinstance(failure, SessionError):
+            told, kind = str(failure), failure.kind
         told = " ".join(told.split())[:500]
-        kind = failure.kind if isinstance(failure, SessionError) else "world_failed"
-        if self.num_tries < self.limits.num_tries:
+        self.num_failures += not (isinstance(failure, SessionError) and failure.by_another)
+        if self.num_failures < self.limits.num_tries:
             logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, told)
             self.begin()
         else:
@@ -310,7 +318,7 @@ class _Running:
 
 
 class _Recorder:
-    """The session as the agent sees it; remembers what an answer was rewarded with."""
+    """The session as the agent sees it, its own capabilities included; remembers what an answer was rewarded with."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -330,6 +338,9 @@ class _Recorder:
 
     def close(self) -> None:
         self._session.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def _first_role(start: Start) -> str:

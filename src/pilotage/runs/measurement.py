@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.data.store import sample_examples
+from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
+from pilotage.train.settings import LATER
 from pilotage.views import PromptSet
-from pilotage.worlds import get_task
+from pilotage.worlds import Task, get_task, get_world
+from pilotage.worlds.registry import beside_world
 
 TEST_SEED = 2606_06076
 """Every run of every recipe is measured on the same test states."""
@@ -43,6 +46,10 @@ class Measurement:
     """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     num_val: int = 30
     """Validation examples per task; the same ones whatever the seed."""
+    kinds: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Conditions that are measured after each stage; none named: those that the worlds usually are."""
+    options: tuple[tuple[str, int | str], ...] = field(default=(), metadata=LATER)
+    """What shapes the episodes of worlds that are played step by step, e.g. `(("starts", "corner"), ("fog", 2))`."""
 
 
 NANO = Measurement(
@@ -68,6 +75,12 @@ DRIVING = replace(PAPER, max_new_tokens=512)
 """Of the recipes whose papers say another number of tokens than MGSD's."""
 
 
+def kinds_of(measured: Measurement) -> tuple[str, ...]:
+    """The conditions that are measured."""
+    usual = (kind for name, _ in measured.levels for kind in get_world(name).usual)
+    return measured.kinds or tuple(dict.fromkeys(usual))
+
+
 def examples_of(measured: Measurement, split: Split) -> list[Example]:
     """The examples of a split, task after task."""
     counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
@@ -75,6 +88,9 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
     side_px = 256 if measured.cell_px is None else None
     examples: list[Example] = []
     for name, levels in measured.levels:
+        if not isinstance(get_world(name), Task):
+            examples += _of_world(measured, name, levels, count, split, seed)
+            continue
         task = get_task(name)
         if split == "train" and measured.train_prior and prior_of(task) is not None:
             for place, level in enumerate(levels):
@@ -94,3 +110,19 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
                 task, levels, count, split, seed, cell_px=measured.cell_px, side_px=side_px
             )
     return examples
+
+
+def _of_world(
+    measured: Measurement, name: str, levels: tuple[int, ...], count: int, split: Split, seed: int
+) -> list[Example]:
+    """The examples of a world that makes its own: by `examples` in the data module beside it."""
+    module = beside_world(name, "data")
+    make = getattr(module, "examples", None)
+    world = get_world(name)
+    if make is None and hasattr(world, "examples"):
+        return world.examples(count, split, seed)
+    if make is None:
+        raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
+    return make(
+        name, levels, count, split, seed, cell_px=measured.cell_px or 32, options=dict(measured.options)
+    )

@@ -15,12 +15,12 @@ import torch
 
 from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
 from pilotage.errors import PilotageError
-from pilotage.evaluate import KINDS, Progress, evaluate
+from pilotage.evaluate import Progress, evaluate
 from pilotage.files import locked, read_json, write_json
 from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
-from pilotage.runs.measurement import examples_of
+from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
@@ -148,7 +148,7 @@ def _measure(
         max_new_tokens=recipe.max_new_tokens,
         out=run_dir,
         model=stage,
-        kinds=KINDS,
+        kinds=kinds_of(recipe),
         batch_size=EVAL_BATCH,
         progress=None if watcher is None else lambda progress: watcher.measured(stage, progress),
     ).headline()

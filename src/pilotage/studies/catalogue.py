@@ -6,8 +6,13 @@ from collections.abc import Mapping
 
 from pilotage.studies.ablation import ABLATION
 from pilotage.studies.comparison import ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
+from pilotage.studies.episodes import EPISODES, EPISODES_ANYWHERE, EPISODES_FOG
 from pilotage.studies.study import Study
 
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (ABLATION, METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
+    study.name: study
+    for study in (
+        *(ABLATION, METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR),
+        *(EPISODES, EPISODES_ANYWHERE, EPISODES_FOG),
+    )
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pilotage.evaluate import KINDS
+from pilotage.evaluate import KINDS, rows_path
 from pilotage.report.study_page import ShownTable, ShownVariant, render_study
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.validation import VALIDATION
@@ -46,6 +46,7 @@ def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> S
     shares = {
         kind: interval_of([list(outcomes(out, seed, variant, kind).values()) for seed in seeds])
         for kind in KINDS
+        if all(_has_rows(out, seed, variant, kind) for seed in seeds)
     }
     curves = []
     for seed in seeds:
@@ -58,6 +59,10 @@ def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> S
         curves=[curve for curve in curves if curve],
         is_reference=variant.title == study.reference,
     )
+
+
+def _has_rows(out: Path, seed: int, variant: Variant, kind: str) -> bool:
+    return rows_path(run_folder(out, seed, variant.folder), variant.stage, kind).exists()
 
 
 def _goal(study: Study, out: Path, seeds: Sequence[int]) -> float | None:

@@ -70,7 +70,8 @@ def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Call
 
 def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
     """The tables of what is there, also in `<study>.md` and on the page `<study>.html`; returns them."""
-    tables = [table(study, out, seeds) for table in (success_table, *study.tables)]
+    main = study.main_table or success_table
+    tables = [table(study, out, seeds) for table in (main, *study.tables)]
     told = "\n".join(table.as_markdown() for table in tables)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / f"{study.name}.md", told)

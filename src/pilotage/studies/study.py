@@ -58,6 +58,8 @@ class Study:
     extras: tuple[Extra, ...] = ()
     tables: tuple[Callable[[Study, Path, Sequence[int]], StudyTable], ...] = ()
     """Further tables."""
+    main_table: Callable[[Study, Path, Sequence[int]], StudyTable] | None = None
+    """In place of success by task and kind, for a study of other worlds than the planning tasks."""
 
     def variant(self, title: str) -> Variant:
         return next(variant for variant in self.variants if variant.title == title)

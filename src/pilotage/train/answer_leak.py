@@ -125,7 +125,10 @@ class LeakProbe:
             for number in range(self.num_wrong if any(told.values()) else 0)
         ]
         other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
-        blind_logp = _logps(scorer, rows, facts, telling, instead=_without_plans())
+        # A reader without such a view would be compared with itself: a gap of 0 that nobody measured.
+        bare = _without_plans()
+        baring = _only(routed, {r.name: told[r.name] and r.view in bare for r in router.plans.routes})
+        blind_logp = _logps(scorer, rows, facts, baring, instead=bare)
         leak_rows, gaps = [], _Gaps()
         for place, row in enumerate(rows):
             taught_T = _union(routed, place, row)
@@ -145,7 +148,7 @@ class LeakProbe:
                 )
             )
             if facts[place].spans.valid:
-                gaps.add(facts[place], teacher_logp[place] - blind_logp[place], sees_answer_T)
+                gaps.add(facts[place], teacher_logp[place] - blind_logp[place], _union(baring, place, row))
         return Leak(palr=palr(leak_rows, _groups(router)), gap_nats=gaps.means())
 
     def _with_answers(self, rows: Sequence[StepRow], number: int) -> list[StepRow]:

@@ -289,6 +289,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
         self._metrics = step_metrics(everyone) | clock.seconds
+        if self.rollouts.num_failed:
+            self._metrics["episode/world_failed"] = float(self.rollouts.num_failed)
         if self.leak_meter is not None and step % self.config.palr_every == 0:
             self._metrics |= self.leak_meter.measure().as_dict()
         self._write_rollouts(rows, records, step + 1)
@@ -324,9 +326,13 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         batches = micro_batches(encoded, self.config.micro_batch_size)
         share_prefix = self._can_share_prefix(self.student.model)
         records: list[RowRecord] = []
-        for number, chosen in enumerate(batches):
+        num_batches = self._most_over_ranks(len(batches))
+        # Ranks play episodes of their own lengths. Where they meet in each forward or at the last backward, whoever is
+        # done goes over its last rows again, with no weight.
+        repeated = [*batches, *batches[-1:] * (num_batches - len(batches))]
+        for number, chosen in enumerate(repeated):
             batch = take_rows(encoded, chosen, pad_to_multiple=self.config.pad_to_multiple)
-            last = number == len(batches) - 1
+            last = number == num_batches - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self._autocast():
                     hidden_NH = predicting_states(
@@ -337,6 +343,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                         pad_to_multiple=self.config.pad_to_multiple,
                     )
                 routed, row_weights = step_routes.of_rows(chosen)
+                if number >= len(batches):
+                    row_weights = {name: [0.0] * len(chosen) for name in row_weights}
                 loss = routed_loss(
                     self.router,
                     routed,
@@ -347,7 +355,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 )
                 # Ranks average their gradients; the weights already divide by the counts of all ranks.
                 self.accelerator.backward(loss.total * self.args.world_size)
-            records += self._records([(rows[row], facts[row]) for row in chosen], routed, loss)
+            if number < len(batches):
+                records += self._records([(rows[row], facts[row]) for row in chosen], routed, loss)
         return records
 
     def _can_share_prefix(self, model: Any) -> bool:
@@ -358,6 +367,13 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             return values
         summed: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
         return summed.cpu()
+
+    def _most_over_ranks(self, number: int) -> int:
+        if self.args.world_size == 1:
+            return number
+        assert number, "every rank has a share of the prompts, and every episode a turn"
+        numbers: Any = self.accelerator.gather(torch.tensor([number], device=self.args.device))
+        return int(numbers.max())
 
     def _records(
         self,

@@ -19,6 +19,8 @@ from pilotage.train.collapse import CollapseGuard
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
+from pilotage.train.step.moves import Moves, OwnMoves
+from pilotage.train.step.turns import EveryTurn, TurnChoice
 from pilotage.train.teachers import EMA, Live, Remote
 from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
 from pilotage.worlds.score import DESCRIBE
@@ -97,6 +99,12 @@ class DistillConfig:
     """What number a turn gets of its episode, for policy gradients and token weights."""
     max_turns: int = field(default=64, metadata=LATER)
     """Longest episode that is played to train on."""
+    turns: TurnChoice = field(default=EveryTurn(), metadata=LATER)
+    """Which turns of an episode are taught."""
+    moves: Moves = field(default=OwnMoves(), metadata=LATER)
+    """Whose moves carry the episodes on."""
+    relabel: bool = field(default=False, metadata=LATER)
+    """Teach the reference answer from each state that was visited, in place of what was answered there: DAgger."""
     student_prefill: str | None = field(default=None, metadata=LATER)
     """Text that begins the student's turn; None leaves it to the view."""
     sources: Mixture | None = field(default=None, metadata=LATER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +10,7 @@ from functools import cache
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Moment, View
 from pilotage.views.prompts import PromptSet
-from pilotage.worlds.registry import beside_world, beside_worlds
+from pilotage.worlds.registry import beside_world, beside_worlds, get_world
 
 Maker = Callable[[Moment, PromptSet], View]
 
@@ -111,10 +112,12 @@ def _specs() -> Iterator[ViewSpec]:
 
 @cache
 def _of_packages() -> tuple[Mapping[str, ViewSpec], ...]:
-    return tuple(module.VIEWS for module in beside_worlds("views"))
+    acting = importlib.import_module("pilotage.views.acting")
+    return (*(module.VIEWS for module in beside_worlds("views")), acting.VIEWS)
 
 
-@cache
 def _of_world(world: str) -> Mapping[str, ViewSpec]:
     module = beside_world(world, "views")
+    if module is None and (named := getattr(get_world(world), "views_module", None)) is not None:
+        module = importlib.import_module(named)
     return {} if module is None else module.VIEWS

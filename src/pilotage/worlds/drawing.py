@@ -125,6 +125,14 @@ def tile_set(tiles: Sequence[np.ndarray]) -> TileSet:
     return TileSet(indices=index_of[np.searchsorted(colours, packed)], palette=rgb[kept])
 
 
+def with_tile(tiles: TileSet, tile: np.ndarray) -> TileSet:
+    """The set and one more RGB tile [P, P, 3], drawn in the nearest colours of the set's own palette."""
+    colours, place = np.unique(tile.reshape(-1, 3), axis=0, return_inverse=True)
+    distance = np.abs(colours[:, None].astype(int) - tiles.palette[None].astype(int)).sum(axis=-1)
+    one = distance.argmin(axis=1).astype(np.uint8)[place].reshape(1, *tile.shape[:2])
+    return TileSet(indices=np.concatenate((tiles.indices, one)), palette=tiles.palette)
+
+
 def draw(task: Drawable[S], state: S, cell_px: int) -> np.ndarray:
     """The picture, uint8 [level*cell_px, level*cell_px, 3]."""
     tiles, indices = _compose(task, state, cell_px)

@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import PilotageError, meant
-from pilotage.worlds.task import Task
+
+if TYPE_CHECKING:
+    from pilotage.worlds.task import Task
 
 GROUP = "pilotage.worlds"
 
@@ -28,8 +30,30 @@ _OURS = {
     "frozenlake": "pilotage.worlds.grids.frozenlake:FrozenLake",
     "maze": "pilotage.worlds.grids.maze:Maze",
     "minibehaviour": "pilotage.worlds.grids.minibehaviour:MiniBehaviour",
+    "frozenlake_steps": "pilotage.worlds.grids.steps:FrozenLakeSteps",
+    "maze_steps": "pilotage.worlds.grids.steps:MazeSteps",
+    "minibehaviour_steps": "pilotage.worlds.grids.steps:MiniBehaviourSteps",
     "questions": "pilotage.worlds.questions.world:Questions",
 }
+
+
+_GIVEN: dict[str, Any] = {}
+"""Worlds that this process was given as they are (`register_world`)."""
+
+
+def register_world(world: Any) -> None:
+    """Makes a world known by its name in this process alone. Raises PilotageError for a name that is taken.
+
+    An entry point of the group `pilotage.worlds` makes one known everywhere, in the processes of workers too.
+    """
+    if world.name in places() and _GIVEN.get(world.name) is not world:
+        raise PilotageError(f"there is a world {world.name!r} already; give yours another name")
+    _GIVEN[world.name] = world
+
+
+def forget_world(name: str) -> None:
+    """Takes a registered world back."""
+    _GIVEN.pop(name, None)
 
 
 @cache
@@ -45,12 +69,16 @@ def places() -> dict[str, str]:
 
 
 def world_names() -> tuple[str, ...]:
-    return tuple(places())
+    return (*places(), *_GIVEN)
+
+
+def get_world(name: str) -> Any:
+    """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
+    return _GIVEN[name] if name in _GIVEN else _opened(name)
 
 
 @cache
-def get_world(name: str) -> Any:
-    """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
+def _opened(name: str) -> Any:
     known = places()
     if name not in known:
         raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
@@ -66,6 +94,9 @@ def get_world(name: str) -> Any:
 @cache
 def tasks() -> tuple[Task[Any], ...]:
     """The worlds whose whole answer is one plan and that can be generated and solved: what data sets are built of."""
+    # Here, so that a process of worlds which are no tasks starts without numpy: half of the time that one takes.
+    from pilotage.worlds.task import Task
+
     worlds = (get_world(name) for name in places())
     return tuple(world for world in worlds if isinstance(world, Task))
 
@@ -83,7 +114,8 @@ def beside_world(name: str, layer: str) -> ModuleType | None:
     """The module `<package of the world>.<layer>`, or None where there is none. Raises PilotageError for no world."""
     known = places()
     if name not in known:
-        raise PilotageError(f"unknown world {name!r}; known are {', '.join(known)}{meant(name, known)}")
+        get_world(name)  # says what is wrong with the name, if it is not that of a world given as it is
+        return None
     return _beside(_package(known[name]), layer)
 
 

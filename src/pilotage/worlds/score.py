@@ -41,9 +41,14 @@ def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_ed
         success = bool(right) and all(right.values())
         reason = READING_REASONS[0] if success else READING_REASONS[1]
         return Outcome(success=success, reason=reason, fields=fields, right=right)
-    fields, right = _compared(read_recital(text, tuple(facts)), task.recital(state))
+    fields, right = compared_recital(task, state, text)
     outcome = judge(task, state, text, strict_edges=strict_edges)
     return replace(outcome, fields=fields, right=right)
+
+
+def compared_recital(task: Task[Any], state: Any, text: str) -> tuple[dict[str, str], dict[str, bool]]:
+    """What a plan's answer recites of the state, by field, and whether it is right; a field not found is wrong."""
+    return _compared(read_recital(text, tuple(task.facts(state))), task.recital(state))
 
 
 def _compared(read: Mapping[str, str], truth: Mapping[str, str]) -> tuple[dict[str, str], dict[str, bool]]:

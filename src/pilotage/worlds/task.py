@@ -196,6 +196,31 @@ class HasPrior(Protocol[S_contra]):
         ...
 
 
+@runtime_checkable
+class Stepwise(Protocol[S]):
+    """What a task has besides when it can be played move by move. `execute` and `after` tell the same rules."""
+
+    def after(self, state: S, action: str, *, strict_edges: bool = False) -> tuple[S, str]:
+        """The state behind one action, and why the episode ends there: `""` where it goes on.
+
+        Where it ends (`success` or one of the judge's failures), the state is the one that the action was made in:
+        a player in a hole or on the goal is no state.
+        """
+        ...
+
+    def fixed(self, state: S) -> dict[str, Any]:
+        """What no episode from here can change, in JSON: the map without the player, which splits are made of."""
+        ...
+
+    def placed(self, state: S, cell: tuple[int, int]) -> S | None:
+        """The same with the player in `cell`; None where it cannot stand there. The goal may be out of reach."""
+        ...
+
+    def cornered(self, state: S) -> S | None:
+        """The same as a start from a corner, the player at the upper left; None where the map allows none."""
+        ...
+
+
 def worked_state(task: Task[S]) -> S:
     """The fixed state whose answer the prompts show as an example; data sets leave it out."""
     return task.generate(task.levels[0], np.random.default_rng(WORKED_EXAMPLE_SEED))

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from pilotage.records import Condition, Example, Measure, Observation, Outcome
+from pilotage.records import Condition, End, Example, Measure, Observation, Outcome
+
+
+class SessionError(Exception):
+    """A session failed by the world's fault. `kind` is `world_failed` (it crashed) or `timeout` (it hung)."""
+
+    def __init__(self, told: str, kind: End = "world_failed", *, by_another: bool = False) -> None:
+        """`by_another`: it lived in one process with a session that failed, and did nothing wrong itself."""
+        super().__init__(told)
+        self.kind: End = kind
+        self.by_another = by_another
 
 
 class Session(Protocol):

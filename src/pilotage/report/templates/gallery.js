@@ -81,6 +81,17 @@
     }
   };
 
+  // An episode of several turns: a picture a turn, what was said below it, and what went wrong there.
+  const film = (strip, n, { frames, left }) => {
+    const shown = frames.map(([kinds, said, marks], k) => {
+      const cells = kinds === null ? null : Level.kindsOf(kinds, index.alphabet);
+      const picture = strip && cells ? Level.picture(strip, n, cells, `turn ${k + 1}`, [], 84).root : h("div", { class: "no-picture" }, "no picture");
+      return h("li", { class: marks.length ? "marked" : "" }, h("small", {}, String(k + 1)), picture, h("code", {}, said || "–"), marks.map((mark) => h("span", { class: "mark" }, mark)));
+    });
+    if (left) shown.push(h("li", { class: "left" }, `and ${left} more`));
+    return { parts: [h("ol", { class: "film", tabindex: 0, "aria-label": "turn by turn" }, shown)] };
+  };
+
   const answerView = (i, j, level, prompts) => {
     const answer = level.a[j - index.start[i]];
     const task = index.tasks[index.task[i]];
@@ -89,7 +100,8 @@
     const fault = index.faults[index.fault[j]];
     const several = index.sources.length > 1 ? index.sources[index.source[j]] : "";
     const heading = [several, index.kinds.length > 1 ? index.kinds[index.kind[j]] : "", answer.s ? `answer ${answer.s + 1}` : ""].filter(Boolean);
-    const look = Level.look({ ...task, strip: strips[index.task[i]] }, level, answer, failed, index.alphabet);
+    const strip = strips[index.task[i]];
+    const look = answer.film ? film(strip, level.n, answer.film) : Level.look({ ...task, strip }, level, answer, failed, index.alphabet);
     const details = h("details", {}, h("summary", {}, "Prompt and full answer"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;

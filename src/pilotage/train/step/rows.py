@@ -5,12 +5,16 @@ T tokens of one rollout.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pilotage.backbones.load import Backbone
+from pilotage.errors import PilotageError
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.play import Limits, Show, Start, Writer, play
@@ -35,6 +39,8 @@ from pilotage.worlds.score import DESCRIBE
 
 PERCEPTION = "perception"
 """The view that asks a student to describe the picture."""
+_TURNS, _MOVES = 0x7475726E, 0x6D6F7665
+"""Keep the draws of turns and of who moves apart from others of the same seed and step."""
 DESCRIPTION = "description"
 """The view by which a teacher describes it, from words."""
 
@@ -51,6 +57,8 @@ class StepRow:
     number: int
     """Which of the episode's turns, from 0."""
     source: Source
+    is_last: bool = True
+    """Whether it is the last of the episode's taught turns: it stands for the episode where those are counted."""
 
     @property
     def turn(self) -> Turn:
@@ -72,21 +80,9 @@ class StepRow:
         return rollout
 
     @property
-    def is_last(self) -> bool:
-        """Whether its turn is the episode's last, which stands for the episode where episodes are counted."""
-        return self.number == len(self.episode.turns) - 1
-
-    @property
     def moment(self) -> Moment:
         """What there was at this turn, for the views of readers."""
-        turn = self.turn
-        return Moment(
-            example=self.example,
-            role=turn.role,
-            seen=turn.seen,
-            past=self.episode.turns[: self.number],
-            notes=turn.notes,
-        )
+        return self.episode.moment(self.number)
 
     def of_example(self, example: Example) -> StepRow:
         """The same first turn, of an example that says something else: another plan, another picture."""
@@ -127,7 +123,7 @@ class RolloutMaker:
         episodes: dict[int, Episode] = {}
         for source, places in by_source(planned).items():
             starts = [_start(planned[place], example_of, asks, seed) for place in places]
-            episodes |= zip(places, self._played(source, starts), strict=True)
+            episodes |= zip(places, self._played(source, starts, step), strict=True)
         self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
         num_numbers = self.config.prompts_per_step * self.mixture.max_samples
         return [
@@ -137,21 +133,27 @@ class RolloutMaker:
                 episode=episodes[place],
                 number=number,
                 source=row.source,
+                is_last=number == chosen[-1],
             )
             for place, row in enumerate(planned)
             if episodes[place].end not in WORLD_ENDS
-            for number in range(len(episodes[place].turns))
+            for chosen in [self._taught_turns(row, episodes[place], step)]
+            for number in chosen
         ]
 
-    def _played(self, source: Source, starts: Sequence[Start]) -> list[Episode]:
+    def _taught_turns(self, row: Row, episode: Episode, step: int) -> list[int]:
+        rng = np.random.default_rng([self.config.seed, step, row.number(self.mixture), _TURNS])
+        return self.config.turns.chosen(len(episode.turns), step=step, rng=rng)
+
+    def _played(self, source: Source, starts: Sequence[Start], step: int) -> list[Episode]:
         """The episodes of these starts, in their order."""
         if isinstance(source, FromDataSet):
-            return self._play(starts, Writer(write=self._reference))
+            return self._play(starts, Writer(write=self._reference), step)
         if not isinstance(source, FromTeacher):
             self._engine.sync(self._student.model)
             decoding = source.sampling.decoding(self.config.max_new_tokens)
             with self._autocast():
-                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True))
+                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True), step)
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
 
@@ -166,17 +168,21 @@ class RolloutMaker:
                 max_prompt_tokens=self.config.max_prompt_tokens,
             )
             decoding = source.sampling.decoding(self.config.max_new_tokens)
-            return self._play(starts, Writer(engine=engine, decoding=decoding, show=show, raises=True))
+            writer = Writer(engine=engine, decoding=decoding, show=show, raises=True)
+            return self._play(starts, writer, step)
 
-    def _play(self, starts: Sequence[Start], writer: Writer) -> list[Episode]:
+    def _play(self, starts: Sequence[Start], writer: Writer, step: int) -> list[Episode]:
+        horizon = self.config.turns.horizon(step) or self.config.max_turns
         found = {
-            (id(episode.example), episode.sample): episode
+            (id(episode.example), episode.sample): relabelled(episode, self._reference)
+            if self.config.relabel
+            else episode
             for episode in play(
                 starts,
                 writer=writer,
                 show=self._shown,
-                read=self._read,
-                limits=Limits(max_turns=self.config.max_turns),
+                read=self._reading(step),
+                limits=Limits(max_turns=min(horizon, self.config.max_turns)),
             )
         }
         return [found[id(start.example), start.sample] for start in starts]
@@ -192,6 +198,24 @@ class RolloutMaker:
             return varied(view, prefill=self.config.student_prefill)
 
         return show
+
+    def _reading(self, step: int) -> Callable[[Start, int, Turn], str]:
+        """What the world is told of a turn: the answer, or where the expert moves, its first action from there."""
+        config = self.config
+
+        def read(start: Start, number: int, turn: Turn) -> str:
+            seed = [start.seed, zlib.crc32(start.example.id.encode()), start.sample, number, _MOVES]
+            rng = np.random.default_rng(seed)
+            if config.moves.by_expert(turn=number, step=step, num_steps=config.steps, rng=rng):
+                told = turn.seen.privileged
+                if told is None or not told.plan:
+                    raise PilotageError(
+                        f"{start.example.id}: moves {config.moves} need an expert's plan at every turn"
+                    )
+                return f"<answer>{told.plan[0]}</answer>"
+            return self._read(start.example, turn)
+
+        return read
 
     def _read(self, example: Example, turn: Turn) -> str:
         """An answer in the form that the world reads: layouts may have words of their own for the answer."""
@@ -213,6 +237,19 @@ class RolloutMaker:
             prefill=view.prefill,
             max_new_tokens=self.config.max_new_tokens,
         )
+
+
+def relabelled(episode: Episode, expert: Callable[[Moment, View], Rollout]) -> Episode:
+    """The episode with the expert's answer at each of its states, as rows of DAgger: the moves stay as they were made.
+
+    Three turns in which the student went astray at the second give three rows, each with the reference answer from the
+    state that the student was in.
+    """
+    turns = tuple(
+        replace(turn, rollout=expert(episode.moment(number), turn.view))
+        for number, turn in enumerate(episode.turns)
+    )
+    return replace(episode, turns=turns)
 
 
 def _start(row: Row, example_of: dict[int, Example], asks: dict[int, bool], seed: int) -> Start:

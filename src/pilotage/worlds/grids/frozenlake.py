@@ -7,7 +7,7 @@ Rules follow Gymnasium's `FrozenLake-v1` without slipping: a step off the board 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -184,6 +184,25 @@ class FrozenLake(PlanningWorld):
             if (r, c) == goal:
                 return Execution(success=True, legal=True, num_executed=executed, reason="success")
         return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+
+    def after(
+        self, state: FrozenLakeState, action: str, *, strict_edges: bool = False
+    ) -> tuple[FrozenLakeState, str]:
+        done = self.execute(state, (action,), strict_edges=strict_edges)
+        if done.reason != "not_reached":
+            return state, done.reason
+        return replace(state, player=self.trace(state, (action,))[-1]), ""
+
+    def fixed(self, state: FrozenLakeState) -> dict[str, Any]:
+        return {"map": [row.replace("S", "F") for row in self.to_json(state)["map"]]}
+
+    def placed(self, state: FrozenLakeState, cell: Cell) -> FrozenLakeState | None:
+        return None if cell == state.goal or cell in state.holes else replace(state, player=cell)
+
+    def cornered(self, state: FrozenLakeState) -> FrozenLakeState:
+        """Player at the upper left, goal at the lower right; holes there are closed."""
+        first, last = (0, 0), (state.level - 1, state.level - 1)
+        return replace(state, player=first, goal=last, holes=state.holes - {first, last})
 
     def difficulty(self, state: FrozenLakeState, optimal_length: int) -> str:
         return difficulty_by_length(state.level, optimal_length)

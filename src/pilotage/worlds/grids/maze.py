@@ -7,7 +7,7 @@ N 1, S 2, W 4, E 8; a set bit is a wall. Walking into a wall fails.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Any
@@ -230,6 +230,23 @@ class Maze(PlanningWorld):
             if (r, c) == state.goal:
                 return Execution(success=True, legal=True, num_executed=executed, reason="success")
         return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+
+    def after(self, state: MazeState, action: str, *, strict_edges: bool = False) -> tuple[MazeState, str]:
+        done = self.execute(state, (action,), strict_edges=strict_edges)
+        if done.reason != "not_reached":
+            return state, done.reason
+        return replace(state, player=self.trace(state, (action,))[-1]), ""
+
+    def fixed(self, state: MazeState) -> dict[str, Any]:
+        data = self.to_json(state)
+        return {field: data[field] for field in ("target", "walls")}
+
+    def placed(self, state: MazeState, cell: Cell) -> MazeState | None:
+        return None if cell == state.goal else replace(state, player=cell)
+
+    def cornered(self, state: MazeState) -> MazeState:
+        """Player at the upper left, goal at the lower right."""
+        return replace(state, player=(0, 0), goal=(state.level - 1, state.level - 1))
 
     def difficulty(self, state: MazeState, optimal_length: int) -> str:
         return difficulty_by_length(state.level, optimal_length)

@@ -4,12 +4,15 @@ JSON form: `{"level": N, "agent": [r, c], "printer": [r, c], "table": [[r, c], â
 2 rows x 3 columns. The agent walks free cells, PICKs the printer from a 4-neighbour cell (its cell is free
 from then on) and DROPs it from a 4-neighbour cell of the table. A step off the grid, into the table or into
 the printer's cell before PICK fails, and so does PICK or DROP out of place.
+
+Between PICK and DROP the form has `"carrying": true` besides, and the printer's cell is the agent's: where the printer
+once stood, nobody can see any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations
 from typing import Any
@@ -37,12 +40,14 @@ from pilotage.worlds.grid import (
     text_rows,
 )
 from pilotage.worlds.planning import PlanningWorld
-from pilotage.worlds.recital import recited_cell, recited_cells, recited_size
+from pilotage.worlds.recital import recited_cell, recited_cells, recited_size, split_items
 from pilotage.worlds.task import COUNTING_LIMIT, Execution, Solution, Swatch
 
 MIN_LEVEL = 3
 TABLE_ROWS, TABLE_COLS = 2, 3
 MAX_TRIES = 10_000
+CARRIED = "carried"
+"""What a recital says of a printer that the agent carries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,9 @@ class MiniBehaviourState:
     level: int
     agent: Cell
     printer: Cell
+    """While it is carried, the agent's own cell."""
     table: frozenset[Cell]
+    carrying: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,9 @@ class MiniBehaviour(PlanningWorld):
     state_form = (
         '{"level": N, "agent": [r, c], "printer": [r, c], "table": [[r, c], ...]}: a table of 2 x 3 cells'
     )
-    text_form = "one line a row: A agent, P printer, T table (2 rows x 3 columns), . floor"
+    text_form = (
+        "one line a row: A agent, P printer, T table (2 rows x 3 columns), . floor; C agent with the printer"
+    )
     rules = {
         "full": (
             "A room is a square grid with a black floor. The agent is the red triangle, the printer is the "
@@ -128,36 +137,55 @@ class MiniBehaviour(PlanningWorld):
                 f"minibehaviour: table {shorten(cells)} is not a block of {TABLE_ROWS} rows x "
                 f"{TABLE_COLS} columns"
             )
-        if agent == printer or agent in table or printer in table:
+        carrying = data.get("carrying", False)
+        if not isinstance(carrying, bool):
+            raise BadStateError(f"minibehaviour: carrying is {shorten(carrying)}, not true or false")
+        if carrying and agent != printer:
+            raise BadStateError(
+                f"minibehaviour: agent {list(agent)} cannot be carrying the printer in {list(printer)}: a carried "
+                "printer is in the agent's cell"
+            )
+        if (agent == printer and not carrying) or agent in table or printer in table:
             raise BadStateError(
                 f"minibehaviour: agent {list(agent)}, printer {list(printer)} and table must not share a cell"
             )
-        return MiniBehaviourState(level=level, agent=agent, printer=printer, table=frozenset(table))
+        return MiniBehaviourState(
+            level=level, agent=agent, printer=printer, table=frozenset(table), carrying=carrying
+        )
 
     def parse_text(self, text: str) -> MiniBehaviourState:
         rows = text_rows(text, self.name)
-        found = find_letters(rows, "APT.", self.name)
+        found = find_letters(rows, "APT.C", self.name)
+        carrying = bool(found["C"])
+        if carrying and (found["A"] or found["P"]):
+            raise BadStateError("minibehaviour: map has an agent with the printer (C), and A or P besides")
+        agent, printer = ("C", "C") if carrying else ("A", "P")
         return self.parse_state(
             {
                 "level": len(rows),
-                "agent": only_cell(found, "A", "agent", self.name),
-                "printer": only_cell(found, "P", "printer", self.name),
+                "agent": only_cell(found, agent, "agent", self.name),
+                "printer": only_cell(found, printer, "printer", self.name),
                 "table": found["T"],
+                "carrying": carrying,
             }
         )
 
     def to_text(self, state: MiniBehaviourState) -> str:
         things = dict.fromkeys(state.table, "T") | {state.agent: "A", state.printer: "P"}
+        if state.carrying:
+            things[state.agent] = "C"
         side = range(state.level)
         return "\n".join("".join(things.get((r, c), ".") for c in side) for r in side)
 
     def to_json(self, state: MiniBehaviourState) -> dict[str, Any]:
-        return {
+        data = {
             "level": state.level,
             "agent": list(state.agent),
             "printer": list(state.printer),
             "table": [list(cell) for cell in sorted(state.table)],
         }
+        # Only where it is so: hashes, ids and splits of all other states are made of the form without the field.
+        return data | {"carrying": True} if state.carrying else data
 
     def level_of(self, state: MiniBehaviourState) -> int:
         return state.level
@@ -167,6 +195,8 @@ class MiniBehaviour(PlanningWorld):
         n = state.level
         graph = neighbours(n)
         to_table = _steps_to_drop(n, state.table)
+        if state.carrying:
+            return _solve_carrying(state, to_table, rng)
         closed = {_index(cell, n) for cell in state.table} | {_index(state.printer, n)}
         from_agent = distances_to(_index(state.agent, n), graph, closed)
         lengths = {
@@ -195,13 +225,36 @@ class MiniBehaviour(PlanningWorld):
     def execute(
         self, state: MiniBehaviourState, plan: Sequence[str], *, strict_edges: bool = False
     ) -> Execution:
-        cell, carrying = state.agent, False
+        cell, carrying = state.agent, state.carrying
         for executed, action in enumerate(plan, start=1):
             cell, carrying, reason = _step(state, cell, carrying, action)
             if reason:
                 done = reason == "success"
                 return Execution(success=done, legal=done, num_executed=executed, reason=reason)
         return Execution(success=False, legal=True, num_executed=len(plan), reason="not_reached")
+
+    def after(
+        self, state: MiniBehaviourState, action: str, *, strict_edges: bool = False
+    ) -> tuple[MiniBehaviourState, str]:
+        cell, carrying, reason = _step(state, state.agent, state.carrying, action)
+        if reason:
+            return state, reason
+        printer = cell if carrying else state.printer
+        return replace(state, agent=cell, printer=printer, carrying=carrying), ""
+
+    def fixed(self, state: MiniBehaviourState) -> dict[str, Any]:
+        """The table, and the printer's cell until it is picked up: of a carrying state, only the episode knows it."""
+        data = self.to_json(state)
+        return {field: data[field] for field in ("level", "printer", "table")}
+
+    def placed(self, state: MiniBehaviourState, cell: Cell) -> MiniBehaviourState | None:
+        if cell in state.table or (cell == state.printer and not state.carrying):
+            return None
+        return replace(state, agent=cell, printer=cell if state.carrying else state.printer)
+
+    def cornered(self, state: MiniBehaviourState) -> MiniBehaviourState | None:
+        """The agent at the upper left; table and printer stay where they are, or few rooms would be left."""
+        return self.placed(state, (0, 0))
 
     def difficulty(self, state: MiniBehaviourState, optimal_length: int) -> str:
         """By the length of the plan, PICK and DROP included: easy up to N-1, medium up to N+1, else hard."""
@@ -213,27 +266,36 @@ class MiniBehaviour(PlanningWorld):
         return {
             "Size": str(state.level),
             "Agent": cell_text(state.agent),
-            "Printer": cell_text(state.printer),
+            "Printer": CARRIED if state.carrying else cell_text(state.printer),
             "Table": cells_text(state.table),
         }
 
     def parse_recital(self, fields: Mapping[str, str]) -> MiniBehaviourState:
+        agent = recited_cell(fields, "Agent", self.name)
+        carrying = split_items(fields.get("Printer", "")) == [("", CARRIED.upper())]
         return self.parse_state(
             {
                 "level": recited_size(fields, "Size", self.name),
-                "agent": recited_cell(fields, "Agent", self.name),
-                "printer": recited_cell(fields, "Printer", self.name),
+                "agent": agent,
+                "printer": agent if carrying else recited_cell(fields, "Printer", self.name),
                 "table": recited_cells(fields, "Table", self.name),
+                "carrying": carrying,
             }
         )
 
     def facts(self, state: MiniBehaviourState) -> dict[str, str]:
-        """The cells beside a thing are its in-grid 4-neighbours that are neither table nor printer."""
+        """The cells beside a thing are its in-grid 4-neighbours that are neither table nor printer.
+
+        Nothing is beside a printer that is carried, and it takes no cell.
+        """
         n = state.level
-        taken = state.table | {state.printer}
-        beside_printer = {divmod(i, n) for i in _beside(state.printer, n)} - taken
+        taken = state.table if state.carrying else state.table | {state.printer}
+        beside = () if state.carrying else _beside(state.printer, n)
+        beside_printer = {divmod(i, n) for i in beside} - taken
         beside_table = {divmod(i, n) for cell in state.table for i in _beside(cell, n)} - taken
-        legal = [a for a in self.actions if _step(state, state.agent, False, a)[2] == ""]
+        legal = [
+            a for a in self.actions if _step(state, state.agent, state.carrying, a)[2] in ("", "success")
+        ]
         return self.recital(state) | {
             "Beside printer": cells_text(beside_printer),
             "Beside table": cells_text(beside_table),
@@ -249,7 +311,7 @@ class MiniBehaviour(PlanningWorld):
         return None if below_middle == 0 else below_middle > 0
 
     def route(self, state: MiniBehaviourState, plan: Sequence[str]) -> str:
-        words, cell, carrying = [cell_text(state.agent)], state.agent, False
+        words, cell, carrying = [cell_text(state.agent)], state.agent, state.carrying
         for action in plan:
             cell, carrying, reason = _step(state, cell, carrying, action)
             words.append(cell_text(cell) if action in MOVES else action)
@@ -258,7 +320,7 @@ class MiniBehaviour(PlanningWorld):
         return f"Route: {' '.join(words)}."
 
     def trace(self, state: MiniBehaviourState, plan: Sequence[str]) -> list[Cell]:
-        cells, cell, carrying = [state.agent], state.agent, False
+        cells, cell, carrying = [state.agent], state.agent, state.carrying
         for action in plan:
             cell, carrying, reason = _step(state, cell, carrying, action)
             if reason not in ("", "success"):
@@ -274,7 +336,7 @@ class MiniBehaviour(PlanningWorld):
         for cell in state.table:
             kinds[cell] = 1
         kinds[state.printer] = 2
-        kinds[state.agent] = 3
+        kinds[state.agent] = 4 if state.carrying else 3
         return kinds
 
     def draw(self, state: MiniBehaviourState, cell_px: int) -> np.ndarray:
@@ -298,6 +360,21 @@ def _step(state: MiniBehaviourState, cell: Cell, carrying: bool, action: str) ->
     if (r, c) in state.table or (not carrying and (r, c) == state.printer):
         return cell, carrying, "object"
     return (r, c), carrying, ""
+
+
+def _solve_carrying(
+    state: MiniBehaviourState, to_table: Sequence[int], rng: np.random.Generator | None
+) -> Solution | None:
+    """The rest of a plan behind PICK."""
+    n = state.level
+    here = _index(state.agent, n)
+    if to_table[here] == UNREACHED:
+        return None
+    graph = neighbours(n)
+    return Solution(
+        plan=(*descend(here, to_table, graph, rng), "DROP"),
+        num_optimal=count_descents(here, to_table, graph),
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -337,7 +414,7 @@ def _table(row: int, col: int) -> frozenset[Cell]:
 
 @lru_cache(maxsize=16)
 def _tiles(cell_px: int) -> drawing.TileSet:
-    """Kinds 0-3: floor, table, printer, agent."""
+    """Kinds 0-4: floor, table, printer, agent, agent with the printer."""
     rgb = {name: swatch.rgb for name, swatch in MiniBehaviour.legend.items()}
     edge, grain, ink, paper = (72, 72, 72), (184, 143, 86), (90, 96, 104), (200, 206, 212)
     table = (
@@ -353,4 +430,12 @@ def _tiles(cell_px: int) -> drawing.TileSet:
     )
     agent = drawing.polygon(rgb["agent"], ((0.5, 0.12), (0.86, 0.84), (0.14, 0.84)))
     things = ((drawing.frame(edge),), table, (drawing.frame(edge), *printer), (drawing.frame(edge), agent))
-    return drawing.tile_set([drawing.paint_tile(cell_px, rgb["floor"], painters) for painters in things])
+    carried = (
+        drawing.polygon(rgb["printer"], ((0.30, 0.52), (0.70, 0.52), (0.70, 0.80), (0.30, 0.80))),
+        drawing.polygon(ink, ((0.36, 0.70), (0.64, 0.70), (0.64, 0.74), (0.36, 0.74))),
+    )
+    tiles = drawing.tile_set([drawing.paint_tile(cell_px, rgb["floor"], painters) for painters in things])
+    # In the colours of the others: a palette of its own would change every picture's file, if not its pixels.
+    return drawing.with_tile(
+        tiles, drawing.paint_tile(cell_px, rgb["floor"], (drawing.frame(edge), agent, *carried))
+    )

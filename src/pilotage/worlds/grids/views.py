@@ -2,12 +2,15 @@
 
 Placeholders of the prompt files: `$rules`, `$title`, `$actions`, `$fields`, `$worked_example` and `$worked_perception`
 come from the world alone; `$state` and `$plan` from the moment, and only the files of readers that may see them hold
-these.
+these; `$past`, the cells of earlier turns, stands in `memory` alone.
+
+Where the turns of an episode show pictures, every view with a picture shows the last `window` of them, the oldest
+first: a number in the example's `data` or in the moment's notes, which come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -16,7 +19,9 @@ from pilotage.errors import PilotageError
 from pilotage.records import Moment, Privileged, View
 from pilotage.views.prompts import PromptSet, prompt_template
 from pilotage.views.registry import ViewSpec
+from pilotage.worlds.grid import cell_text
 from pilotage.worlds.registry import get_world
+from pilotage.worlds.score import read_recital
 from pilotage.worlds.task import Task, reference_response, state_text, worked_state
 
 
@@ -42,7 +47,38 @@ def _student_with_plan(moment: Moment, prompts: PromptSet) -> View:
 def _picture(moment: Moment, prompts: PromptSet) -> View:
     """The picture and not a word: a reader who can teach what is seen, and nothing that a question gives away."""
     asked = _student(moment, prompts)
-    return replace(asked, name="picture", messages=[{"role": "user", "content": [{"type": "image"}]}])
+    content = [{"type": "image"}] * len(asked.images)
+    return replace(asked, name="picture", messages=[{"role": "user", "content": content}])
+
+
+def _memory(moment: Moment, prompts: PromptSet) -> View:
+    """The student's view and, in words, the cells that the student itself said it was in, the oldest first.
+
+    It may have misread them: at inference there is nobody to tell the true ones.
+    """
+    task = task_of(moment.example.world)
+    field = mover_field(task)
+    recitals = (read_recital(turn.text, tuple(task.facts(worked_state(task)))) for turn in moment.past)
+    return _memory_view("memory", moment, prompts, [said[field] for said in recitals if said.get(field)])
+
+
+def _memory_true(moment: Moment, prompts: PromptSet) -> View:
+    """The same with the cells that the player truly was in: what a memory without misreadings is worth."""
+    task = task_of(moment.example.world)
+    states = (turn.seen.privileged.state for turn in moment.past if turn.seen.privileged is not None)
+    cells = [cell_text(task.trace(task.parse_state(state), ())[0]) for state in states if state is not None]
+    return _memory_view("memory_true", moment, prompts, cells)
+
+
+def _memory_view(name: str, moment: Moment, prompts: PromptSet, cells: Sequence[str]) -> View:
+    seen = _student(moment, prompts)
+    if not cells:
+        return replace(seen, name=name)
+    (message,) = seen.messages
+    text, *pictures = message["content"]
+    past = _fill("memory", moment, prompts, past=" ".join(cells))
+    content = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
+    return replace(seen, name=name, messages=[{**message, "content": content}])
 
 
 def _perception(moment: Moment, prompts: PromptSet) -> View:
@@ -105,6 +141,8 @@ student_view_with_plan = _spec(
     "student_with_plan", _student_with_plan, shows_picture=True, privileged=True, without_plan="student"
 )
 picture_view = _spec("picture", _picture, shows_picture=True)
+memory_view = _spec("memory", _memory, shows_picture=True)
+true_memory_view = _spec("memory_true", _memory_true, shows_picture=True, privileged=True)
 
 VIEWS: Mapping[str, ViewSpec] = {
     spec.name: spec
@@ -118,6 +156,8 @@ VIEWS: Mapping[str, ViewSpec] = {
         student_view_with_state,
         student_view_with_plan,
         picture_view,
+        memory_view,
+        true_memory_view,
     )
 }
 PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture)
@@ -137,6 +177,14 @@ def task_of(world: str) -> Task[Any]:
     """The planning task of a grid world: itself, or what is played move by move."""
     opened = get_world(world)
     return getattr(opened, "task", opened)
+
+
+@lru_cache(maxsize=16)
+def mover_field(task: Task[Any]) -> str:
+    """The recited field that tells where the player is: the one that is the cell where every trace begins."""
+    state = worked_state(task)
+    start = cell_text(task.trace(state, ())[0])
+    return next(field for field, text in task.recital(state).items() if text == start)
 
 
 def numbered(facts: Mapping[str, str]) -> str:
@@ -176,8 +224,18 @@ def _picture_view(name: str, moment: Moment, prompts: PromptSet, **privileged: s
             f"example {moment.example.id} has no picture for the {name} view to show; build it with one"
         )
     content: list[dict[str, Any]] = [{"type": "text", "text": _fill(name, moment, prompts, **privileged)}]
-    content += [{"type": "image"}] * len(moment.seen.images)
-    return View(name=name, messages=[{"role": "user", "content": content}], images=moment.seen.images)
+    images = pictures_of(moment)
+    content += [{"type": "image"}] * len(images)
+    return View(name=name, messages=[{"role": "user", "content": content}], images=images)
+
+
+def pictures_of(moment: Moment) -> tuple[bytes, ...]:
+    """This turn's pictures behind those of the `window - 1` turns before it that were asked, the oldest first."""
+    window = moment.notes.get("window", moment.example.data.get("window", 1))
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise PilotageError(f"{moment.example.id}: window is {window!r}; it must be a whole number from 1 on")
+    past = moment.past[-(window - 1) :] if window > 1 else ()
+    return (*(image for turn in past for image in turn.seen.images), *moment.seen.images)
 
 
 def _teacher_view(user_file: str, name: str, moment: Moment, prompts: PromptSet) -> View:
@@ -197,5 +255,5 @@ def _state_of(moment: Moment) -> str:
 
 
 def _fill(name: str, moment: Moment, prompts: PromptSet, **privileged: str) -> str:
-    content = task_content(moment.example.world, prompts)
-    return prompt_template("pilotage.worlds.grids", prompts, name).substitute(content, **privileged)
+    template = prompt_template("pilotage.worlds.grids", prompts, name)
+    return template.substitute(task_content(moment.example.world, prompts), **privileged)

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pilotage.data.source import Loader
+from pilotage.records import Example, Split
 from pilotage.worlds.grids.data.plain import Json, Text
+from pilotage.worlds.grids.data.steps import step_examples
 from pilotage.worlds.grids.data.visualplanning import VisualPlanning
 from pilotage.worlds.grids.data.vsp import Vsp
+
+
+def examples(
+    world: str,
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    cell_px: int,
+    options: Mapping[str, Any],
+) -> list[Example]:
+    """`count` examples in all of a grid world that is played move by move, spread evenly over its levels."""
+    shares = [len(range(place, count, len(levels))) for place in range(len(levels))]
+    return [
+        example
+        for level, share in zip(levels, shares, strict=True)
+        for example in step_examples(world, [level], share, split, seed, cell_px=cell_px, **options)
+    ]
+
 
 PUBLISHED: tuple[Loader, ...] = (Vsp(), VisualPlanning())
 """Loaders of published sets. A folder is recognised by the first that finds its files in it."""
 PLAIN: tuple[Loader, ...] = (Json(),)
 """Loaders of lines from anywhere, for what no published set's loader finds."""
 
-__all__ = ["PUBLISHED", "Json", "Loader", "Text", "VisualPlanning", "Vsp"]
+__all__ = ["PUBLISHED", "Json", "Loader", "Text", "VisualPlanning", "Vsp", "examples"]

@@ -1,0 +1,102 @@
+"""Film strips: what a frame shows, and what is marked as having gone wrong, on episodes made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.evaluate import evaluate, rows_path
+from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.records import Rollout
+from pilotage.report import write_report
+from pilotage.report.film import AGAIN, DETOUR, MAX_FRAMES, UNREAD, pack_film
+from pilotage.worlds import get_task
+from pilotage.worlds.grids.data.steps import make_step_example
+
+LAKE = {"map": ["SFF", "FHF", "FFG"]}
+
+
+def played(tmp_path: Path, *answers: str) -> dict[str, Any]:
+    """The row of one episode on the lake with these answers, the last one again and again."""
+    state = get_task("frozenlake").parse_state(LAKE)
+    said = iter(answers)
+    last = answers[-1]
+
+    class Scripted:
+        def generate(self, requests: Any, decoding: Any) -> list[Rollout]:
+            text = next(said, last)
+            return [
+                Rollout(example_id=request.example_id, token_ids=(1,), text=text, finished=True)
+                for request in requests
+            ]
+
+    evaluate(
+        Scripted(),  # pyright: ignore[reportArgumentType]
+        [make_step_example("frozenlake_steps", state)],
+        stage="base",
+        prompts="brief",
+        max_new_tokens=8,
+        out=tmp_path,
+        kinds=("image",),
+    )
+    [row] = read_jsonl(rows_path(tmp_path, "base", "image")).rows
+    return row
+
+
+def answer(action: str) -> str:
+    return f"<answer>{action}</answer>"
+
+
+def marks(row: dict[str, Any]) -> list[list[str]]:
+    film = pack_film(row)
+    assert film is not None
+    return [frame[2] for frame in film["frames"]]
+
+
+def test_a_straight_way_has_no_mark(tmp_path: Path) -> None:
+    row = played(tmp_path, *map(answer, "RRDD"))
+    assert row["outcome"]["success"] and marks(row) == [[], [], [], []]
+    film = pack_film(row)
+    assert film is not None and [frame[1] for frame in film["frames"]] == ["R", "R", "D", "D"]
+    assert all(len(frame[0]) == 9 for frame in film["frames"]) and film["left"] == 0
+
+
+def test_a_move_back_is_a_detour_and_its_end_a_state_seen_before(tmp_path: Path) -> None:
+    row = played(tmp_path, *map(answer, "RLRRDD"))
+    assert marks(row) == [[], [DETOUR], [AGAIN], [AGAIN], [], []]
+
+
+def test_an_illegal_move_is_marked_by_its_reason(tmp_path: Path) -> None:
+    row = played(tmp_path, *map(answer, "RD"))
+    assert row["outcome"]["reason"] == "hole" and marks(row) == [[], ["hole"]]
+
+
+def test_words_without_an_action_are_marked_and_waste_the_turn(tmp_path: Path) -> None:
+    row = played(tmp_path, "I look around.", *map(answer, "RRDD"))
+    assert marks(row)[0] == [UNREAD, DETOUR] and marks(row)[1] == [AGAIN]
+
+
+def test_long_episodes_are_cut_and_counted(tmp_path: Path) -> None:
+    row = played(tmp_path, answer("U"))
+    row["turns"] = row["turns"] * 8
+    film = pack_film(row)
+    assert film is not None
+    assert len(film["frames"]) == MAX_FRAMES and film["left"] == len(row["turns"]) - MAX_FRAMES
+
+
+@pytest.mark.parametrize(
+    "turns", [[{}, {}], [{"state": {"map": 5}}, {"state": "x"}], [1, {"response": None}]]
+)
+def test_damaged_turns_are_shown_without_a_picture(tmp_path: Path, turns: list[Any]) -> None:
+    row = played(tmp_path, *map(answer, "RRDD")) | {"turns": turns}
+    film = pack_film(row)
+    assert film is not None and all(frame[0] is None for frame in film["frames"])
+
+
+def test_rows_of_plans_have_no_film_and_the_page_of_episodes_is_written(tmp_path: Path) -> None:
+    assert pack_film({"task": "maze", "kind": "image", "role": "plan"}) is None
+    played(tmp_path, *map(answer, "RLRRDD"))
+    page = write_report(tmp_path)
+    assert "num_turns" in page.read_text() or page.exists()

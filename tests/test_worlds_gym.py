@@ -1,0 +1,157 @@
+"""Gymnasium both ways: its environments as worlds, our worlds as its environments."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilotage.data.store import sample_examples
+from pilotage.errors import PilotageError
+from pilotage.evaluate import evaluate
+from pilotage.records import Rollout, View
+from pilotage.rollouts.play import Start, Writer, play
+from pilotage.views import make_view, reference_of_view
+from pilotage.worlds import TASKS
+from pilotage.worlds.registry import forget_world, get_world
+from pilotage.worlds.world import check_outcome
+
+gymnasium = pytest.importorskip("gymnasium")
+pytest.importorskip("pygame")
+pytest.importorskip("minigrid")
+warnings.filterwarnings("ignore", category=UserWarning, module="pygame")
+
+FILE = Path(__file__).parent.parent / "examples" / "gym_worlds.py"
+NAMES = ("taxi", "cliff", "room")
+
+
+@pytest.fixture(scope="module")
+def worlds() -> Any:
+    spec = importlib.util.spec_from_file_location("gym_worlds", FILE)
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules["gym_worlds"] = module
+    spec.loader.exec_module(module)
+    yield module
+    for name in NAMES:
+        forget_world(name)
+
+
+def examples_of(name: str, count: int = 4) -> list[Any]:
+    return get_world(name).examples(1 if name == "cliff" else count, "train")
+
+
+def show(moment: Any) -> View:
+    return make_view("student", moment, "brief")
+
+
+def expert(moment: Any, view: View) -> Rollout:
+    text = reference_of_view(moment, view.name)
+    return Rollout(example_id=moment.example.id, token_ids=(), text=text, finished=True)
+
+
+def test_each_world_is_defined_in_under_twenty_lines() -> None:
+    for node in ast.parse(FILE.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("GymWorld"):
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_expert_s_words_win_every_episode(worlds: ModuleType, name: str) -> None:
+    starts = [Start(example=example) for example in examples_of(name)]
+    for episode in play(starts, writer=Writer(write=expert), show=show):
+        assert episode.outcome is not None and episode.outcome.success and episode.end == "done"
+        told = episode.turns[0].seen.privileged
+        assert told is not None and len(episode.turns) == len(told.plan)
+        check_outcome(get_world(name), episode.outcome)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_that_are_no_action_are_wasted_turns_and_no_errors(worlds: ModuleType, name: str) -> None:
+    session = get_world(name).open(examples_of(name)[0])
+    for text in ("", "<answer></answer>", "<answer>FLY</answer>", "no block", "\ud800"):
+        session.act(text)
+    outcome = session.outcome()
+    assert not outcome.success and not outcome.is_("parsed") and outcome.measures["num_turns"] == 5
+    session.close()
+    session.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_student_is_shown_nothing_privileged(worlds: ModuleType, name: str) -> None:
+    example = examples_of(name)[0]
+    seen = make_view("student", example, "full")
+    assert seen == make_view("student", example.public(), "full") and len(seen.images) == 1
+    assert "expert" in str(make_view("teacher", example, "full").messages)
+
+
+def test_examples_are_a_function_of_their_arguments_and_no_start_is_in_two_splits(worlds: ModuleType) -> None:
+    taxi = get_world("taxi")
+    train, test = taxi.examples(12, "train"), taxi.examples(6, "test")
+    assert [e.id for e in train] == [e.id for e in taxi.examples(12, "train")]
+    assert not {e.id for e in train} & {e.id for e in test}
+    assert len({e.id for e in train}) == 12
+
+
+def test_an_environment_that_begins_otherwise_than_it_did_is_an_error(worlds: ModuleType) -> None:
+    from dataclasses import replace
+
+    example = examples_of("taxi")[0]
+    changed = replace(example, data={**example.data, "seed": example.data["seed"] + 1})
+    with pytest.raises(PilotageError, match="does not begin as it did"):
+        get_world("taxi").open(changed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_measured_as_every_world_is(worlds: ModuleType, name: str, tmp_path: Path) -> None:
+    class ByChance:
+        def generate(self, requests: Any, decoding: Any) -> list[Rollout]:
+            rng = np.random.default_rng(len(requests))
+            words = get_world(name).actions
+            return [
+                Rollout(
+                    example_id=request.example_id,
+                    token_ids=(1,),
+                    text=f"<answer>{words[int(rng.integers(len(words)))]}</answer>",
+                    finished=True,
+                )
+                for request in requests
+            ]
+
+    summary = evaluate(
+        ByChance(),  # pyright: ignore[reportArgumentType]
+        examples_of(name, 2),
+        stage="base",
+        prompts="brief",
+        max_new_tokens=8,
+        out=tmp_path,
+        kinds=get_world(name).usual,
+    )
+    for kind in get_world(name).usual:
+        cell = summary.kinds[kind].tasks[name]
+        assert cell.rates["parsed"].mean == 1.0 and cell.numbers["num_turns"].mean > 1
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_our_worlds_pass_gymnasium_s_own_checker(task: Any) -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    from pilotage.worlds.gym import WorldEnv
+
+    examples = sample_examples(task, task.levels[:2], 4, "train", 0)
+    env = WorldEnv(task, examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*spec.*")
+        check_env(env, skip_render_check=True)
+    _, told = env.reset(seed=5)
+    example = next(example for example in examples if example.id == told["id"])
+    _, reward, terminated, truncated, info = env.step(f"<answer>{' '.join(example.plan)}</answer>")
+    assert (reward, terminated, truncated, info) == (1.0, True, False, {"reason": "success"})
