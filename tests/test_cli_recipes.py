@@ -1,4 +1,4 @@
-"""`sft`, `distill`, `eval` and `study` turn options into configurations and mistakes into one line."""
+"""`train`, `eval` and `study` turn options into configurations and mistakes into one line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import io
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilotage.cli.evaluate import print_summary
 from pilotage.cli.main import main
-from pilotage.distill.divergences import JSD, ForwardKL
-from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
 from pilotage.recipes import RECIPES
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
@@ -23,16 +22,25 @@ from pilotage.train.sft import SftConfig
 pytestmark = pytest.mark.usefixtures("same_threads")
 
 
-def test_sft_without_options_is_the_recipes_stage_1(tmp_path, trained, capsys):
-    assert main(["sft", str(tmp_path)]) == 0
+def finish(run: Path, stage: str = "stage1") -> Path:
+    """What a finished stage leaves, as far as the commands look at it."""
+    model = run / stage / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    return model
+
+
+def test_a_new_run_without_options_begins_with_the_nano_recipes_first_stage(tmp_path, trained, capsys):
+    assert main(["train", str(tmp_path)]) == 0
     assert trained["config"] == nano_mgsd(0).stages[0]
     assert (trained["backbone"], trained["examples"]) == ("nano", "train levels")
-    assert f"next: pilotage distill {tmp_path}" in capsys.readouterr().out
+    assert f"next: pilotage train {tmp_path}" in capsys.readouterr().out
 
 
-def test_options_of_sft_replace_the_recipes_settings(tmp_path, trained):
-    options = "--steps 7 --batch-size 9 --peak-lr 0.5 --lora-rank 4 --seed 3 --model somewhere --recipe nano"
-    assert main(["sft", str(tmp_path), *options.split()]) == 0
+def test_options_and_changes_replace_the_recipes_settings(tmp_path, trained):
+    options = "--steps 7 --seed 3 --backbone somewhere --recipe nano --set stage1.batch_size=9"
+    changes = ["--set", "stage1.peak_lr=0.5", "--set", "stage1.lora=LoraSettings(rank=4, alpha=8)"]
+    assert main(["train", str(tmp_path), *options.split(), *changes]) == 0
     config = trained["config"]
     assert isinstance(config, SftConfig)
     assert (config.steps, config.batch_size, config.peak_lr, config.seed) == (7, 9, 0.5, 3)
@@ -40,55 +48,88 @@ def test_options_of_sft_replace_the_recipes_settings(tmp_path, trained):
     assert trained["backbone"] == "somewhere"
 
 
+def test_what_a_runs_first_command_changes_in_a_later_stage_holds_when_it_comes(tmp_path, trained):
+    assert main(["train", str(tmp_path), "--set", "stage2.lr=1e-6", "--set", "num_train=30"]) == 0
+    assert main(["train", str(tmp_path)]) == 0
+    assert (trained["config"].stage, trained["config"].lr, trained["recipe"].num_train) == (
+        "stage2",
+        1e-6,
+        30,
+    )
+
+
 @pytest.mark.parametrize(
-    ("options", "estimator"),
+    ("change", "told"),
     [
-        ("--estimator sampled", Sampled(as_="advantage")),
-        ("--estimator full --divergence forward", FullVocabulary(divergence=ForwardKL())),
-        (
-            "--estimator topk --k 5 --divergence jsd --beta 0.1",
-            TopK(k=5, divergence=JSD(beta=0.1)),
-        ),
+        ("stage1.peak_lr=0.5", "was begun with stage1.peak_lr 0.001, now 0.5"),
+        ("num_train=30", "was begun with num_train 3000, now 30"),
     ],
 )
-def test_the_estimator_is_what_the_options_say(tmp_path, trained, options, estimator):
-    assert main(["distill", str(tmp_path), *options.split()]) == 0
-    assert trained["config"].estimator == estimator
+def test_what_a_begun_run_rests_on_cannot_be_changed(tmp_path, trained, capsys, change, told):
+    assert main(["train", str(tmp_path)]) == 0
+    assert main(["train", str(tmp_path), "--set", change]) == 2
+    assert told in capsys.readouterr().err
 
 
-def test_distill_goes_on_from_the_runs_stage_1_and_is_taught_by_the_base(tmp_path, trained):
-    (tmp_path / "stage1" / "model").mkdir(parents=True)
-    (tmp_path / "stage1" / "model" / "config.json").write_text("{}")
-    options = "--model base --recipe nano --teacher-view teacher_no_plan --steps 3"
-    assert main(["distill", str(tmp_path), *options.split()]) == 0
+def test_stage_2_goes_on_from_the_runs_stage_1_and_is_taught_by_the_base(tmp_path, trained):
+    model = finish(tmp_path)
+    options = "--backbone base --recipe nano --set stage2.teacher_view=teacher_no_plan --steps 3"
+    assert main(["train", str(tmp_path), *options.split()]) == 0
     config = trained["config"]
     assert isinstance(config, DistillConfig)
-    assert trained["backbone"] == str(tmp_path / "stage1" / "model")
+    assert trained["backbone"] == str(model)
     assert config.teacher_weights == FrozenCopy(source="base")
     assert (config.teacher_view, config.steps) == ("teacher_no_plan", 3)
 
 
-def test_distill_begins_with_the_base_where_no_stage_1_was_run(tmp_path, trained):
-    assert main(["distill", str(tmp_path)]) == 0
-    assert trained["backbone"] == "nano"
+def test_a_stage_without_the_one_before_begins_with_the_weights_that_are_named(tmp_path, trained):
+    assert main(["train", str(tmp_path), "--stage", "stage2", "--from", "nano"]) == 0
+    assert (trained["config"].stage, trained["backbone"]) == ("stage2", "nano")
 
 
-def test_distill_does_not_skip_a_stage_1_that_has_not_ended(tmp_path, trained, capsys):
-    (tmp_path / "stage1").mkdir()
-    assert main(["distill", str(tmp_path)]) == 2
-    assert f"let pilotage sft {tmp_path} end first" in capsys.readouterr().err
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stage_is_not_trained_before_the_one_it_begins_with_has_ended(tmp_path, trained, capsys, begun):
+    if begun:
+        (tmp_path / "stage1").mkdir()
+    assert main(["train", str(tmp_path), "--stage", "stage2"]) == 2
+    told = capsys.readouterr().err
+    assert f"let pilotage train {tmp_path} --stage stage1 end first" in told and "--from nano" in told
+
+
+def test_a_run_with_every_stage_says_what_is_next(tmp_path, trained, capsys):
+    finish(tmp_path, "stage2")
+    assert main(["train", str(tmp_path), "--recipe", "nano"]) == 0
+    assert capsys.readouterr().out == (
+        f"{tmp_path} holds every stage of nano; next: pilotage eval {tmp_path}\n"
+    )
+    assert "config" not in trained
+
+
+def test_all_stages_are_trained_and_measured_as_a_whole_run(tmp_path, monkeypatch, capsys):
+    from pilotage import runs
+
+    asked = {}
+
+    def run_recipe(recipe: Any, run_dir: Any, watcher: Any) -> None:
+        asked.update(recipe=recipe, run_dir=run_dir)
+
+    monkeypatch.setattr(runs, "run_recipe", run_recipe, raising=False)
+    words = ["train", str(tmp_path / "run"), "--recipe", "nano_opsd", "--all", "--steps", "2"]
+    assert main([*words, "--set", "num_test=5"]) == 0
+    recipe = asked["recipe"]
+    assert (recipe.name, recipe.num_test) == ("nano_opsd", 5)
+    assert [(stage.stage, stage.steps) for stage in recipe.stages] == [("stage1", 2), ("stage2", 2)]
+    assert main([*words, "--stage", "stage2"]) == 2
+    assert "leave out --stage stage2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("sft RUN --recipe nope", "unknown recipe 'nope'; there are " + ", ".join(RECIPES)),
-        ("sft RUN --recipe mgsd", "needs --model"),
-        ("sft RUN --data RUN", "RUN"),
-        ("distill RUN --divergence jsd", "--divergence jsd needs --estimator full or topk"),
-        ("distill RUN --estimator full --divergence jsd --beta 2", "--beta 2.0 must lie between 0 and 1"),
-        ("distill RUN --estimator topk --k 0", "--k 0 must be at least 1"),
-        ("distill RUN --steps 0", "steps 0 must be at least 1"),
+        ("train RUN --recipe nope", "unknown recipe 'nope'; there are " + ", ".join(RECIPES)),
+        ("train RUN --recipe mgsd", "needs --backbone"),
+        ("train RUN --data RUN", "RUN"),
+        ("train RUN --steps 0", "steps 0 must be at least 1"),
         ("eval RUN", "holds neither a model nor a finished stage of a run"),
         ("eval RUN --stage stage9", "has no finished stage 'stage9'"),
         ("eval RUN/none", "RUN/none"),
@@ -100,10 +141,9 @@ def test_distill_does_not_skip_a_stage_1_that_has_not_ended(tmp_path, trained, c
         ("eval nano --num -3", "--num -3 must be at least 1"),
         ("eval nano --samples 0", "--samples 0 must be at least 1"),
         ("eval nano --batch-size -2", "--batch-size -2 must be at least 1"),
-        ("probe nano --num -3", "--num -3 must be at least 1"),
-        ("palr RUN --num 0", "--num 0 must be at least 1"),
-        ("sft RUN --threads -4", "--threads -4 must be at least 1"),
-        ("grpo RUN --samples-per-prompt -2", "--samples-per-prompt -2 must be at least 1"),
+        ("diagnose nano prior --num -3", "--num -3 must be at least 1"),
+        ("diagnose RUN palr --num 0", "--num 0 must be at least 1"),
+        ("train RUN --threads -4", "--threads -4 must be at least 1"),
         ("nano pretrain RUN --threads 0", "--threads 0 must be at least 1"),
         ("demo RUN --threads -1", "--threads -1 must be at least 1"),
         ("serve nano --max-new-tokens -1", "--max-new-tokens -1 must be at least 1"),
@@ -187,7 +227,7 @@ def test_recipes_are_told_and_names_refused_without_torch(tmp_path):
 
 def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["distill", "nano_opsd", "--dry-run", "--lr", "0.125"]) == 0
+    assert main(["train", "nano_opsd", "--dry-run", "--stage", "stage2", "--set", "stage2.lr=0.125"]) == 0
     told = capsys.readouterr().out
     assert '"lr": 0.125' in told and '"class": "ElementCap"' in told
     assert "optimiser" in told and "GiB" in told
@@ -197,68 +237,72 @@ def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_for_one_teacher_are_refused_where_routes_say_who_teaches(tmp_path, trained, capsys):
-    assert main(["distill", str(tmp_path), "--recipe", "nano_vigos", "--teacher-view", "student"]) == 2
-    assert "teacher_view 'student' has no effect" in capsys.readouterr().err
+def test_settings_of_one_teacher_are_refused_where_routes_say_who_teaches(tmp_path, trained, capsys):
+    change = "stage2.teacher_view=student"
+    assert main(["train", str(tmp_path), "--recipe", "nano_vigos", "--set", change]) == 2
+    assert f"--set {change}: teacher_view 'student' has no effect" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["gkd", "dense_rl", "nano_gkd", "mgsd"])
 def test_a_named_teacher_is_the_one_that_teaches(tmp_path, trained, recipe):
-    assert main(["distill", str(tmp_path), "--recipe", recipe, "--model", "base", "--teacher", "large"]) == 0
+    words = ["train", str(tmp_path), "--recipe", recipe, "--backbone", "base", "--teacher", "large"]
+    assert main([*words, "--stage", "stage2", "--from", "base"]) == 0
     assert trained["config"].all_weights == (FrozenCopy(source="large"),)
 
 
 @pytest.mark.parametrize("recipe", ["vigos", "opsd", "nano_vigos"])
 def test_a_named_teacher_is_refused_where_the_student_teaches_itself(tmp_path, trained, capsys, recipe):
-    options = ["--recipe", recipe, "--model", "nano", "--teacher", "large"]
-    assert main(["distill", str(tmp_path), *options]) == 2
+    options = ["--recipe", recipe, "--backbone", "nano", "--teacher", "large"]
+    assert main(["train", str(tmp_path), *options]) == 2
     assert "teacher 'large' has no effect here" in capsys.readouterr().err
 
 
+def test_a_teacher_is_refused_where_no_stage_has_one(tmp_path, trained, capsys):
+    assert main(["train", str(tmp_path), "--recipe", "nano_grpo", "--teacher", "large"]) == 2
+    assert (
+        "--teacher large: no stage of nano_grpo that is to be trained has a teacher"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_dry_run_of_gkd_takes_its_teacher(capsys):
-    options = ["--model", "nano", "--teacher", "nano", "--steps", "3"]
-    assert main(["distill", "gkd", "--dry-run", *options]) == 0
+    options = ["--backbone", "nano", "--teacher", "nano", "--steps", "3"]
+    assert main(["train", "gkd", "--dry-run", *options]) == 0
     assert "route teacher, view student" in capsys.readouterr().out
 
 
-def test_a_recipe_without_distillation_says_which_command_trains_it(tmp_path, capsys):
-    assert main(["distill", str(tmp_path), "--recipe", "nano_visual_sft"]) == 2
-    told = capsys.readouterr().err
-    assert "no stage for pilotage distill" in told
-    assert "stage1 (pilotage sft), sft_answers (pilotage sft)" in told
-
-
 def test_a_dry_run_of_grpo_tells_its_rewards(capsys):
-    assert main(["distill", "nano_grpo", "--dry-run", "--steps", "3"]) == 0
+    grpo = ["train", "nano_grpo", "--dry-run", "--stage", "grpo", "--steps", "3"]
+    assert main(grpo) == 0
     told = capsys.readouterr().out
     assert '"steps": 3' in told and '"warmup_steps": 3' in told and "GiB" in told
     assert "no teacher: 4 answers to each prompt" in told and "0.1 more" in told
-    assert main(["grpo", "nano_grpo", "--dry-run", "--kl-coef", "0.1"]) == 0
+    assert main([*grpo, "--set", "grpo.kl_coef=0.1"]) == 0
     assert "first weights" in capsys.readouterr().out
     assert "first weights" not in told
 
 
 def test_a_dry_run_of_supervised_stages_tells_what_rows_teach(capsys):
-    assert main(["distill", "nano_visual_sft", "--dry-run"]) == 0
+    assert main(["train", "nano_visual_sft", "--dry-run", "--stage", "sft_answers"]) == 0
     answers = capsys.readouterr().out
     assert "view student, is taught to answer 'Size: 3." in answers and "0 of text alone" in answers
-    assert main(["sft", "nano_visual_sft", "--dry-run", "--stage", "sft_answers"]) == 0
-    assert capsys.readouterr().out == answers
-    assert main(["sft", "nano_visual_sft", "--dry-run"]) == 0
+    assert main(["train", "nano_visual_sft", "--dry-run"]) == 0
     first = capsys.readouterr().out
     assert "view perception, is taught" in first and "view teacher, is taught" in first
-
-
-def test_a_dry_run_refuses_options_that_the_stage_has_not(capsys):
-    assert main(["distill", "nano_grpo", "--dry-run", "--perception-share", "0.5"]) == 2
-    assert "the last stage of the recipe nano_grpo has no perception_share" in capsys.readouterr().err
+    assert main(["train", "nano_visual_sft", "--dry-run", "--all"]) == 0
+    assert capsys.readouterr().out == first + answers
 
 
 def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, capsys):
-    few = ["--recipe", "nano_visual_sft", "--steps", "1", "--batch-size", "6", "--micro-batch-size", "3"]
-    assert main(["sft", str(tmp_path), *few]) == 0
-    assert main(["sft", str(tmp_path), *few, "--stage", "sft_answers"]) == 0
+    few = ["--recipe", "nano_visual_sft", "--steps", "1"]
+    for stage in ("stage1", "sft_answers"):
+        rows = ["--set", f"{stage}.batch_size=6", "--set", f"{stage}.micro_batch_size=3"]
+        assert main(["train", str(tmp_path), *few, *rows]) == 0
     assert (tmp_path / "sft_answers" / "model" / "model.safetensors").is_file()
     assert "next: pilotage eval" in capsys.readouterr().out
-    assert main(["sft", str(tmp_path), *few, "--stage", "stage3"]) == 2
-    assert "no stage 'stage3' for pilotage sft" in capsys.readouterr().err
+    assert main(["train", str(tmp_path), *few, "--stage", "stage3"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "nano_visual_sft has no stage 'stage3'; it has stage1, sft_answers; another recipe is another run"
+        in told
+    )

@@ -93,8 +93,22 @@ def refused(arguments: Sequence[str | Path], capsys: Any) -> str:
 
 LEVELS = '{"task": "frozenlake", "state": {"map": ["SFF", "FHF", "FFG"]}}\n'
 ANSWERS = '{"id": 1, "task": "frozenlake", "state": {"map": ["SFF", "FHF", "FFG"]}, "response": ""}\n' * 50
-FEW_STEPS = ("--steps", "1", "--micro-batch-size", "2", "--data", "DATA")
-FEW_PLANS = ("--prompts-per-step", "2", "--max-new-tokens", "4")
+FEW_STEPS = ("--steps", "1", "--data", "DATA")
+
+
+def few(stage: str, **fields: int) -> tuple[str, ...]:
+    """Changes that make a stage's steps small."""
+    return tuple(
+        word
+        for name, value in {"micro_batch_size": 2, **fields}.items()
+        for word in ("--set", f"{stage}.{name}={value}")
+    )
+
+
+FEW_ROWS = few("stage1", batch_size=2)
+STAGE_2 = ("--stage", "stage2", "--from", "nano")
+GRPO = ("--recipe", "nano_grpo", "--stage", "grpo", "--from", "nano")
+FEW_PLANS = {"prompts_per_step": 2, "max_new_tokens": 4}
 EVAL = ("eval", "nano", "--data", "DATA", "--split", "train", "--num", "3", "--max-new-tokens", "4")
 
 FAULTS: dict[str, tuple[int, tuple[str, ...], str]] = {
@@ -113,13 +127,20 @@ FAULTS: dict[str, tuple[int, tuple[str, ...], str]] = {
         ("data", "questions", "--out", "OUT", *SMALL_QUESTIONS),
         "OUT/train/questions-00000.parquet",
     ),
-    "sft": (1_000_000, ("sft", "OUT", *FEW_STEPS, "--batch-size", "2"), "safetensors"),
-    "distill": (1_000_000, ("distill", "OUT", *FEW_STEPS, *FEW_PLANS), "safetensors"),
-    "grpo": (1_000_000, ("grpo", "OUT", *FEW_STEPS, *FEW_PLANS, "--samples-per-prompt", "2"), "safetensors"),
+    "sft": (1_000_000, ("train", "OUT", *FEW_STEPS, *FEW_ROWS), "safetensors"),
+    "distill": (
+        1_000_000,
+        *(("train", "OUT", *FEW_STEPS, *STAGE_2, *few("stage2", **FEW_PLANS)), "safetensors"),
+    ),
+    "grpo": (
+        1_000_000,
+        ("train", "OUT", *FEW_STEPS, *GRPO, *few("grpo", **FEW_PLANS, samples_per_prompt=2)),
+        "safetensors",
+    ),
     "eval": (2000, (*EVAL, "--kinds", "text", "--out", "OUT"), "OUT/eval/base.text.jsonl"),
     "judge": (2000, ("judge", "ANSWERS", "--out", "OUT"), "OUT"),
     "report": (9000, ("report", "RUN", "--out", "OUT"), "OUT"),
-    "gap": (1000, ("gap", "RUN", "--rows-only"), "RUN/eval/base.gap.json"),
+    "gap": (1000, ("diagnose", "RUN", "gap", "--rows-only"), "RUN/eval/base.gap.json"),
     "study": (1000, ("study", "mgsd", "OUT", "--tables-only"), "OUT/mgsd.md"),
     "nano export": (1_000_000, ("nano", "export", "OUT"), "OUT"),
 }
@@ -178,7 +199,7 @@ def test_a_full_disk_is_one_line_whatever_library_writes(small_disk, places, cap
     for words in (
         ("data", "build", "--out", "DISK/levels", *SMALL_BUILD, "--num-train", "400"),
         ("nano", "export", "DISK/nano"),
-        ("sft", "DISK/run", *FEW_STEPS, "--batch-size", "2"),
+        ("train", "DISK/run", *FEW_STEPS, *FEW_ROWS),
     ):
         told = refused(placed(words, {**places, "DISK": small_disk}), capsys)
         assert told.endswith(f"No space left on device: {ROOM}"), told
@@ -189,8 +210,8 @@ def test_a_full_disk_is_one_line_whatever_library_writes(small_disk, places, cap
 
 READING: dict[str, tuple[str, ...]] = {
     "eval": (*EVAL, "--kinds", "text", "image", "--out", "RUN"),
-    "gap": ("gap", *EVAL[1:], "--kinds", "text", "image", "--out", "RUN"),
-    "gap of rows": ("gap", "RUN", "--rows-only"),
+    "gap": ("diagnose", "gap", *EVAL[1:], "--kinds", "text", "image", "--out", "RUN"),
+    "gap of rows": ("diagnose", "RUN", "gap", "--rows-only"),
     "compare": ("compare", "RUN", "RUN"),
     "report": ("report", "RUN", "--out", "OUT"),
 }
@@ -235,7 +256,7 @@ def test_a_folder_that_goes_away_under_a_command_is_one_line(places, tmp_path, c
     monkeypatch.setattr(Bar, "__call__", tell)
     for words in (
         (*EVAL, "--kinds", "text", "--out", "RUN"),
-        ("sft", "RUN", *FEW_STEPS[2:], "--batch-size", "2", "--steps", "2"),
+        ("train", "RUN", *FEW_STEPS[2:], *FEW_ROWS, "--steps", "2"),
     ):
         told = refused(placed(words, {**places, "RUN": run}), capsys)
         assert str(run) in told and "it was removed or never there" in told, told

@@ -12,9 +12,7 @@ import pytest
 from pilotage.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-COMMAND = re.compile(
-    r"^ *(pilotage (?:sft|distill|grpo) .+)$|`(pilotage (?:sft|distill|grpo) [^`]+)`", re.MULTILINE
-)
+COMMAND = re.compile(r"^ *(pilotage train .+)$|`(pilotage train [^`]+)`", re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -28,10 +26,10 @@ def test_every_training_command_of_a_page_is_accepted(
     run = ""
     for number, match in enumerate(COMMAND.finditer(page.read_text(encoding="utf-8"))):
         _, command, name, *options = shlex.split(match[1] or match[2], comments=True)
-        if "--dry-run" in options or not options:
+        if "--dry-run" in options:
             continue
         if name == "RUN":
-            run = f"run{number}" if "--recipe" in options else run
+            run = f"run{number}" if "--recipe" in options or not run else run
             name = run
         if "--data" in options:
             at = options.index("--data")

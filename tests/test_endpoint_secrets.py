@@ -263,7 +263,11 @@ def test_measuring_an_endpoint_needs_neither_torch_nor_transformers(tmp_path: Pa
             [sys.executable, "-c", blocked, *command], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        for command in (["gap", str(tmp_path), "--rows-only"], ["report", str(tmp_path)], ["recipes"]):
+        for command in (
+            ["diagnose", str(tmp_path), "gap", "--rows-only"],
+            ["report", str(tmp_path)],
+            ["recipes"],
+        ):
             done = subprocess.run(
                 [sys.executable, "-c", blocked, *command], capture_output=True, text=True, check=False
             )

@@ -195,7 +195,7 @@ def test_curves_by_hand() -> None:
 
 
 def test_the_command_explains_rows_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gap", str(folder), "--rows-only", "--by-level"]) == 0
+    assert main(["diagnose", str(folder), "gap", "--rows-only", "--by-level"]) == 0
     printed = capsys.readouterr().out
     for told in ("lost in seeing", "misplanned", "Printer", "  level 5", "macro"):
         assert told in printed
@@ -209,22 +209,22 @@ def test_the_command_explains_rows_that_are_there(folder: Path, capsys: pytest.C
 
 def test_the_diagnosis_of_rows_goes_where_out_says(folder: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in (folder / "eval").iterdir())
-    assert main(["gap", str(folder), "--rows-only", "--out", str(tmp_path / "out")]) == 0
+    assert main(["diagnose", str(folder), "gap", "--rows-only", "--out", str(tmp_path / "out")]) == 0
     assert [path.name for path in (tmp_path / "out" / "eval").iterdir()] == ["base.gap.json"]
     assert sorted(path.name for path in (folder / "eval").iterdir()) == before
 
 
 def test_the_command_wants_the_image_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gap", str(tmp_path), "--rows-only"]) == 2
+    assert main(["diagnose", str(tmp_path), "gap", "--rows-only"]) == 2
     assert "holds no rows" in capsys.readouterr().err
-    assert main(["gap", "nano", "--kinds", "text"]) == 2
+    assert main(["diagnose", "nano", "gap", "--kinds", "text"]) == 2
     assert "lack image" in capsys.readouterr().err
 
 
 def test_the_command_measures_a_model_in_all_four_ways(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["gap", "nano", "--out", str(tmp_path), "--num", "3", "--threads", "1"]
+    command = ["diagnose", "nano", "gap", "--out", str(tmp_path), "--num", "3", "--threads", "1"]
     assert main(command) == 0
     assert "state told" in capsys.readouterr().out
     for kind in GAP_KINDS:

@@ -39,7 +39,7 @@ def rows(tmp_path_factory) -> list[dict[str, Any]]:
 def test_a_hostile_row_costs_only_itself(rows, damage, tmp_path: Path, capsys):
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0] | damage, *rows[1:]]))
-    assert main(["gap", str(path), "--rows-only"]) == 0
+    assert main(["diagnose", str(path), "gap", "--rows-only"]) == 0
     assert "misplanned" in capsys.readouterr().out
     assert main(["compare", str(path), str(path)]) == 0
 

@@ -73,7 +73,7 @@ def printed_rows(printed: str, name: str) -> list[str]:
 def test_success_gap_and_faults_are_those_of_gap(
     page: str, run_dir: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["gap", str(run_dir), "--rows-only", "--stage", stage]) == 0
+    assert main(["diagnose", str(run_dir), "gap", "--rows-only", "--stage", stage]) == 0
     printed = capsys.readouterr().out
     numbers = {(row[0], row[1]): row for row in page_rows(page, "table")}
     faults = {(row[0], row[1]): row for row in page_rows(page, "faults")}
@@ -93,7 +93,7 @@ def test_success_gap_and_faults_are_those_of_gap(
 def test_fields_not_read_right_are_those_of_gap(
     page: str, run_dir: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["gap", str(run_dir), "--rows-only", "--stage", stage]) == 0
+    assert main(["diagnose", str(run_dir), "gap", "--rows-only", "--stage", stage]) == 0
     printed = capsys.readouterr().out
     heat = page.partition('<section id="heat"')[2].partition("</section>")[0]
     of_stage = heat.partition(f"<summary>{STAGES[stage]}")[2].partition("</details>")[0]

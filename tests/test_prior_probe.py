@@ -237,7 +237,7 @@ def test_the_command_pairs_rows_that_are_there(
     examples: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe_rows(examples, 1.0, tmp_path)
-    assert main(["probe", str(tmp_path), "--rows-only"]) == 0
+    assert main(["diagnose", str(tmp_path), "prior", "--rows-only"]) == 0
     printed = capsys.readouterr().out
     assert (
         "image, frozenlake: usually the goal lies to the lower right of the player; the model leans on it"
@@ -253,7 +253,7 @@ def test_the_command_draws_pairs_and_keeps_their_rows_apart_from_the_run_s(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["probe", "nano", "--num", "3", "--kinds", "image", "--threads", "1"]) == 0
+    assert main(["diagnose", "nano", "prior", "--num", "3", "--kinds", "image", "--threads", "1"]) == 0
     capsys.readouterr()
     folder = tmp_path / "runs" / "nano" / "probe"
     rows = read_jsonl(rows_path(folder, "base", "image")).rows

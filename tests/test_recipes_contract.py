@@ -21,7 +21,6 @@ from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent
-from pilotage.runs.measurement import measurement_of
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.step.readers import Reader
@@ -273,5 +272,5 @@ def test_every_recipe_names_its_source_and_its_departures(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_recipe_is_measured_on_is_known_without_it(name: str) -> None:
     recipe = RECIPES[name](3, backbone="nano")
-    told = measurement_of(name, 3)
+    told = RECIPES.measurement(name, 3)
     assert {field.name: getattr(recipe, field.name) for field in fields(told)} == vars(told)

@@ -105,7 +105,7 @@ def test_a_misread_list_of_cells_is_told_though_it_has_no_map() -> None:
     found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
     assert found is not None
     (heat,) = found.heat
-    # 1 of 13, as `pilotage gap` tells it.
+    # 1 of 13, as `pilotage diagnose RUN gap` tells it.
     assert heat.unmapped == "FrozenLake, Holes: 7.7 % (0–23) of 13"
     assert heat.maps == () and heat.title == "Base"
     (right,) = diagnosis_of({"none": 12}).heat

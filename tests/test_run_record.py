@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pilotage.cli.choose import REAL_RECIPE, RecipeOptions, choose_model, is_nano
+from pilotage.cli.choose import REAL_RECIPE, RecipeOptions, choose_model, own_recipe
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
-from pilotage.recipes import RECIPES, knows_its_backbone
+from pilotage.recipes import RECIPES
 from pilotage.runs.measurement import NANO_LEVELS
 from pilotage.runs.record import RECORD_FILE, RunRecord, begin_run, read_record
 from pilotage.train.distill_config import FrozenCopy
@@ -58,32 +58,31 @@ def test_every_command_that_a_stage_names_as_the_next_one_runs_as_written(
 ) -> None:
     run = tmp_path / "a run"
     made = RECIPES[recipe or "nano"](0, backbone="nano")
-    first = {"SftConfig": "sft", "DistillConfig": "distill"}[type(made.stages[0]).__name__]
-    line = f"pilotage {first} '{run}'" + (f" --recipe {recipe}" if recipe else "")
-    if not knows_its_backbone(recipe or "nano"):
-        line += f" --model {base}"
+    line = f"pilotage train '{run}'" + (f" --recipe {recipe}" if recipe else "")
+    own = RECIPES.entries[recipe or "nano"].backbone
+    if own is None:
+        line += f" --backbone {base}"
     stages = []
     while "pilotage eval" not in line:
         assert command(line.removeprefix("pilotage ")) == 0
         line = capsys.readouterr().out.split("next: ")[1].strip()
         stages.append(trained["config"])
         assert trained["recipe"].name == made.name
-    backbone = "nano" if knows_its_backbone(recipe or "nano") else str(base)
-    assert tuple(stages) == RECIPES[recipe or "nano"](0, backbone=backbone).stages
+    assert tuple(stages) == RECIPES[recipe or "nano"](0, backbone=own or str(base)).stages
     assert line == f"pilotage eval '{run}'"
     stage, weights, measured = choose_model(str(run), None, RecipeOptions())
     assert (stage, weights) == (stages[-1].stage, str(run / stages[-1].stage / "model"))
     assert measured.prompts == made.prompts and measured.levels == made.levels
 
 
-def test_distill_after_sft_of_mgsd_keeps_recipe_base_teacher_and_prompts(
+def test_the_second_stage_of_mgsd_keeps_recipe_base_teacher_and_prompts(
     base: Path, tmp_path: Path, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command("sft run --recipe mgsd --model base --seed 4") == 0
+    assert command("train run --recipe mgsd --backbone base --seed 4") == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert command("distill ../run") == 0
+    assert command("train ../run") == 0
     config = trained["config"]
     assert (config.lr, config.prompts, config.seed) == (1e-6, "full", 4)
     assert config.teacher_weights == FrozenCopy(source=str(base))
@@ -94,25 +93,25 @@ def test_distill_after_sft_of_mgsd_keeps_recipe_base_teacher_and_prompts(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("sft RUN --recipe mgsd_full", "--recipe mgsd_full: RUN was begun with mgsd"),
-        ("sft RUN --recipe nano --steps 3", "--recipe nano: RUN was begun with mgsd"),
-        ("sft RUN --recipe nothing", "--recipe nothing: RUN was begun with mgsd"),
-        ("distill RUN --model nano", "--model nano: RUN was begun with BASE"),
-        ("distill RUN --seed 1", "--seed 1: RUN was begun with 0"),
-        ("grpo RUN", "the recipe mgsd has no stage for pilotage grpo"),
-        ("grpo RUN --recipe grpo", "--recipe grpo: RUN was begun with mgsd"),
+        ("train RUN --recipe mgsd_full", "--recipe mgsd_full: RUN was begun with mgsd"),
+        ("train RUN --recipe nano --steps 3", "--recipe nano: RUN was begun with mgsd"),
+        ("train RUN --recipe nothing", "--recipe nothing: RUN was begun with mgsd"),
+        ("train RUN --backbone nano", "--backbone nano: RUN was begun with BASE"),
+        ("train RUN --seed 1", "--seed 1: RUN was begun with 0"),
+        ("train RUN --stage grpo", "the recipe mgsd has no stage 'grpo'; it has stage1, stage2"),
+        ("train RUN --recipe grpo", "--recipe grpo: RUN was begun with mgsd"),
         ("eval RUN --recipe nano", "--recipe nano: RUN was begun with mgsd"),
-        ("gap RUN --recipe nano", "--recipe nano: RUN was begun with mgsd"),
+        ("diagnose RUN gap --recipe nano", "--recipe nano: RUN was begun with mgsd"),
         ("serve RUN --recipe nano", "--recipe nano: RUN was begun with mgsd"),
         ("play --model RUN --recipe nano", "--recipe nano: RUN was begun with mgsd"),
-        ("palr RUN --recipe nano", "--recipe nano: RUN was begun with mgsd"),
+        ("diagnose RUN palr --recipe nano", "--recipe nano: RUN was begun with mgsd"),
     ],
 )
 def test_what_contradicts_the_record_is_refused_with_both_values_and_writes_nothing(
     base: Path, tmp_path: Path, trained: dict[str, Any], capsys: Capture, options: str, told: str
 ) -> None:
     run = tmp_path / "run"
-    assert command(f"sft {run} --recipe mgsd --model {base}") == 0
+    assert command(f"train {run} --recipe mgsd --backbone {base}") == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     err = refused(options.replace("RUN", str(run)), capsys)
@@ -124,20 +123,20 @@ def test_a_command_that_is_refused_leaves_no_record(
     tmp_path: Path, trained: dict[str, Any], capsys: Capture
 ) -> None:
     trained["refuses"] = PilotageError("a row is too long")
-    refused(f"sft {tmp_path / 'run'}", capsys)
+    refused(f"train {tmp_path / 'run'}", capsys)
     assert not (tmp_path / "run").exists()
     del trained["refuses"]
-    assert command(f"sft {tmp_path / 'run'} --recipe nano_vigos") == 0
+    assert command(f"train {tmp_path / 'run'} --recipe nano_vigos") == 0
 
 
 def test_a_second_stage_that_is_refused_leaves_the_record_as_it_was(
     tmp_path: Path, trained: dict[str, Any], capsys: Capture
 ) -> None:
-    assert command(f"sft {tmp_path}") == 0
+    assert command(f"train {tmp_path}") == 0
     before = (tmp_path / RECORD_FILE).read_bytes()
     capsys.readouterr()
     trained["refuses"] = PilotageError("the teacher cannot be loaded")
-    refused(f"distill {tmp_path} --teacher nowhere --lr 0.5", capsys)
+    refused(f"train {tmp_path} --teacher nowhere --set stage2.lr=0.5", capsys)
     assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
@@ -145,14 +144,15 @@ def test_a_stage_that_was_killed_goes_on_with_its_own_options(
     tmp_path: Path, trained: dict[str, Any], capsys: Capture
 ) -> None:
     trained["killed"] = KeyboardInterrupt()
-    assert command(f"sft {tmp_path} --steps 7 --threads 2") == 130
+    assert command(f"train {tmp_path} --steps 7 --threads 2") == 130
     assert record_of(tmp_path).finished(tmp_path) == []
     before = (tmp_path / RECORD_FILE).read_bytes()
     capsys.readouterr()
-    assert f"let pilotage sft {tmp_path} end first" in refused(f"distill {tmp_path}", capsys)
+    told = refused(f"train {tmp_path} --stage stage2", capsys)
+    assert f"let pilotage train {tmp_path} --stage stage1 end first" in told
     assert "neither a model nor a finished stage" in refused(f"eval {tmp_path}", capsys)
     del trained["killed"]
-    assert command(f"sft {tmp_path} --threads 1") == 0
+    assert command(f"train {tmp_path} --threads 1") == 0
     assert trained["config"].steps == 7
     assert (tmp_path / RECORD_FILE).read_bytes() == before
 
@@ -163,21 +163,22 @@ def test_a_stages_options_stand_in_the_record_and_bind_what_goes_on_with_it(
     other = tmp_path / "other" / "model"
     other.mkdir(parents=True)
     run = tmp_path / "run"
-    assert command(f"distill {run} --lr 0.25 --student {other}") == 0
-    assert command(f"distill {run}") == 0
+    own = f"train {run} --stage stage2"
+    assert command(f"{own} --set stage2.lr=0.25 --from {other}") == 0
+    assert command(own) == 0
     assert (trained["config"].lr, trained["backbone"]) == (0.25, str(other))
     capsys.readouterr()
-    told = refused(f"distill {run} --student nano", capsys)
-    assert "--student nano" in told and str(other) in told
+    told = refused(f"{own} --from nano", capsys)
+    assert "--from nano" in told and str(other) in told
     assert record_of(run).first_weights("stage2", run) == str(other)
     shutil.rmtree(run / "stage2")
-    assert command(f"distill {run} --student nano --lr 0.5") == 0
+    assert command(f"{own} --from nano --set stage2.lr=0.5") == 0
     assert record_of(run).first_weights("stage2", run) == "nano"
 
 
 def test_a_run_that_is_moved_finds_its_own_stages(tmp_path: Path, trained: dict[str, Any]) -> None:
-    assert command(f"sft {tmp_path / 'before'}") == 0
-    assert command(f"distill {tmp_path / 'before'}") == 0
+    assert command(f"train {tmp_path / 'before'}") == 0
+    assert command(f"train {tmp_path / 'before'}") == 0
     moved = tmp_path / "after"
     (tmp_path / "before").rename(moved)
     assert record_of(moved).first_weights("stage2", moved) == str(moved / "stage1" / "model")
@@ -186,9 +187,9 @@ def test_a_run_that_is_moved_finds_its_own_stages(tmp_path: Path, trained: dict[
 def test_the_last_finished_stage_is_the_records_whatever_the_files_times(
     tmp_path: Path, trained: dict[str, Any]
 ) -> None:
-    assert command(f"sft {tmp_path}") == 0
+    assert command(f"train {tmp_path}") == 0
     assert choose_model(str(tmp_path), None, RecipeOptions())[0] == "stage1"
-    assert command(f"distill {tmp_path}") == 0
+    assert command(f"train {tmp_path}") == 0
     for age, stage in enumerate(("stage1", "stage2")):
         os.utime(tmp_path / stage / "model", (1000 - age, 1000 - age))
     assert choose_model(str(tmp_path), None, RecipeOptions())[0] == "stage2"
@@ -201,11 +202,11 @@ def test_the_last_finished_stage_is_the_records_whatever_the_files_times(
 def test_of_stages_without_a_record_one_is_taken_and_several_are_asked_for(
     tmp_path: Path, trained: dict[str, Any], capsys: Capture
 ) -> None:
-    assert command(f"sft {tmp_path}") == 0
+    assert command(f"train {tmp_path}") == 0
     (tmp_path / RECORD_FILE).unlink()
     stage, _, recipe = choose_model(str(tmp_path), None, RecipeOptions(recipe="nano"))
     assert (stage, recipe.name) == ("stage1", "nano_mgsd")
-    assert command(f"distill {tmp_path} --recipe nano") == 0
+    assert command(f"train {tmp_path} --recipe nano") == 0
     (tmp_path / RECORD_FILE).unlink()
     capsys.readouterr()
     assert "no record of which stage was the last of stage1, stage2" in refused(f"eval {tmp_path}", capsys)
@@ -214,9 +215,9 @@ def test_of_stages_without_a_record_one_is_taken_and_several_are_asked_for(
 
 def test_the_folder_of_a_whole_run_is_gone_on_with(tmp_path: Path, trained: dict[str, Any]) -> None:
     begin_run(RECIPES["nano"](5, backbone="nano"), tmp_path)
-    assert command(f"sft {tmp_path}") == 0
+    assert command(f"train {tmp_path}") == 0
     assert trained["config"] == RECIPES["nano"](5, backbone="nano").stages[0]
-    assert command(f"distill {tmp_path} --recipe nano") == 0
+    assert command(f"train {tmp_path} --recipe nano") == 0
 
 
 DAMAGES = {
@@ -235,8 +236,9 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "line",
     [
-        *("sft RUN", "distill RUN", "grpo RUN", "sft RUN --dry-run", "demo RUN"),
-        *("eval RUN", "gap RUN", "probe RUN", "palr RUN", "serve RUN", "play --model RUN --no-browser"),
+        *("train RUN", "train RUN --stage stage2", "train RUN --all", "train RUN --dry-run", "demo RUN"),
+        *("eval RUN", "diagnose RUN gap", "diagnose RUN prior", "diagnose RUN palr"),
+        *("serve RUN", "play --model RUN --no-browser"),
     ],
 )
 def test_a_damaged_record_is_one_line_that_names_the_file_and_the_remedy(
@@ -266,7 +268,7 @@ def test_a_field_of_another_type_is_damage(tmp_path: Path, name: str, value: Any
 
 
 def test_a_folder_of_a_model_is_no_folder_of_a_run(base: Path, trained: Any, capsys: Capture) -> None:
-    assert "is a model, not a run" in refused(f"sft {base}", capsys)
+    assert "is a model, not a run" in refused(f"train {base}", capsys)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -282,7 +284,7 @@ def test_a_model_without_a_recipe_is_measured_for_what_it_is(
     assert command(f"nano export {tmp_path / 'copy'}") == 0
     caplog.set_level("INFO")
     for nano in ("nano", str(tmp_path / "copy")):
-        assert is_nano(nano)
+        assert own_recipe(nano) == "nano"
         recipe = RecipeOptions().of_model(nano)
         assert (recipe.levels, recipe.max_new_tokens, recipe.dtype) == (NANO_LEVELS, 144, "float32")
     assert not caplog.records
@@ -290,14 +292,16 @@ def test_a_model_without_a_recipe_is_measured_for_what_it_is(
         recipe = RecipeOptions().of_model(real)
         assert (recipe.prompts, recipe.max_new_tokens, recipe.dtype) == ("full", 2048, "bfloat16")
         assert dict(recipe.levels)["frozenlake"] == (3, 4, 5, 6, 7, 8)
-        assert f"{real} is no nano model: measured as {REAL_RECIPE} says" in caplog.text
+        assert f"{real} names none: measured as {REAL_RECIPE} says" in caplog.text
     assert RecipeOptions(recipe="nano").of_model(str(base)).levels == NANO_LEVELS
 
 
-@pytest.mark.parametrize("line", ["sft RUN --model BASE", "distill RUN --model Qwen/Qwen3-VL-4B-Instruct"])
+@pytest.mark.parametrize(
+    "line", ["train RUN --backbone BASE", "train RUN --backbone Qwen/Qwen3-VL-4B-Instruct"]
+)
 def test_an_ordinary_model_is_not_trained_as_nano_is(
     base: Path, tmp_path: Path, trained: Any, capsys: Capture, line: str
 ) -> None:
     told = refused(line.replace("RUN", str(tmp_path / "run")).replace("BASE", str(base)), capsys)
-    assert "is no nano model: name its --recipe" in told
+    assert "names no recipe that it is made for: give one" in told
     assert not (tmp_path / "run").exists()

@@ -172,15 +172,15 @@ def test_a_trainer_that_refuses_has_not_touched_the_run(
     )
     begin_run(replace(small_recipe(), stages=stages), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    for command, told in (("sft", "27 tokens, more than 5"), ("distill", "./nowhere is not a model")):
-        assert main([command, str(tmp_path)]) == 2
+    for stage, told in (("stage1", "27 tokens, more than 5"), ("stage2", "./nowhere is not a model")):
+        assert main(["train", str(tmp_path), "--stage", stage, "--from", "nano"]) == 2
         assert told in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_palr_of_a_finished_run_is_told_and_kept(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["palr", str(plain), "--num", "4", "--wrong-answers", "2", "--threads", "1"]) == 0
+    assert main(["diagnose", str(plain), "palr", "--num", "4", "--wrong-answers", "2", "--threads", "1"]) == 0
     kept = json.loads((plain / "stage2" / "palr.json").read_text())
     assert kept["palr/num_wrong_answers"] == 2.0 and kept["palr/num_valid"] + kept["palr/num_invalid"] == 4.0
     assert "K = 2 wrong answers" in capsys.readouterr().out
@@ -197,5 +197,5 @@ def test_palr_of_a_finished_run_is_told_and_kept(plain: Path, capsys: pytest.Cap
 def test_palr_says_in_one_line_what_cannot_be_measured(
     plain: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
 ) -> None:
-    assert main(["palr", str(plain), *options]) == 2
+    assert main(["diagnose", str(plain), "palr", *options]) == 2
     assert re.search(says, capsys.readouterr().err)

@@ -219,12 +219,14 @@ def test_lines_that_are_no_rows_go_and_others_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1e30", "-1", "0", "nan", "inf"])
-@pytest.mark.parametrize(("command", "option"), [("sft", "--peak-lr"), ("distill", "--lr"), ("grpo", "--lr")])
+@pytest.mark.parametrize(("stage", "field"), [("stage1", "peak_lr"), ("stage2", "lr"), ("grpo", "lr")])
 def test_a_rate_that_cannot_be_one_is_one_line_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, option: str, value: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, field: str, value: str
 ) -> None:
-    recipe = "nano_grpo" if command == "grpo" else "nano"
-    assert main([command, str(tmp_path / "run"), "--recipe", recipe, f"{option}={value}"]) == 2
+    recipe = "nano_grpo" if stage == "grpo" else "nano"
+    assert (
+        main(["train", str(tmp_path / "run"), "--recipe", recipe, "--set", f"{stage}.{field}={value}"]) == 2
+    )
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and value.removesuffix("30") in err
     assert not (tmp_path / "run").exists()

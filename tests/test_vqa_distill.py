@@ -12,7 +12,8 @@ import torch
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
-from pilotage.recipes.methods import Form, on_questions, vigos_question_stage
+from pilotage.recipes import Form
+from pilotage.recipes.methods import on_questions, vigos_question_stage
 from pilotage.records import Example, Observation
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import leak_meter

@@ -1,4 +1,4 @@
-"""From options to a recipe, its examples and its weights: what `sft`, `distill` and `eval` have in common."""
+"""From options to a recipe, its examples and its weights: what `train`, `eval` and others have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -23,21 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REAL_RECIPE = "mgsd"
-"""How a model that is no nano is measured where no recipe is named: the paper's levels, prompts and answer length."""
-NANO_WORDS = 4096
-"""A smaller vocabulary is a nano model's: it knows the words of the brief prompts and no others."""
+"""How a model that names no recipe is measured, where the user names none: the paper's levels, prompts and length."""
+MEASURED_BY = "pilotage_recipe"
+"""Key of a model's `config.json`: the recipe whose prompts and levels the model was made for."""
 
 _RECIPE = tyro.conf.arg(
-    metavar="NAME", help_behavior_hint=f"(default: the run's; else nano, {REAL_RECIPE} for other models)"
-)
-_BEGUN = tyro.conf.arg(
-    metavar="NAME", help_behavior_hint="(default: the run's; for a new one nano, of grpo nano_grpo)"
+    metavar="NAME", help_behavior_hint=f"(default: the run's; else the model's, else {REAL_RECIPE})"
 )
 _SEED = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the run's, else 0)")
 _DATA = tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: levels drawn as the recipe says)")
-_MODEL = tyro.conf.arg(
-    metavar="MODEL", help_behavior_hint="(default: the run's; nano for a new one of a nano recipe)"
-)
 _THREADS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")
 
 
@@ -50,8 +44,7 @@ class RecipeOptions:
     seed: Annotated[int | None, _SEED] = None
     """Seed of the training levels, their order and the sampling."""
     data: Annotated[Path | None, _DATA] = None
-    """A data set from `pilotage data build` in place of freshly drawn levels; for `distill` with a ViGOS recipe also a
-    set of questions."""
+    """A data set from `pilotage data build` in place of freshly drawn levels, or a set of questions about pictures."""
     threads: Annotated[int | None, _THREADS, AtLeast(1)] = None
     """CPU threads."""
 
@@ -61,21 +54,21 @@ class RecipeOptions:
 
     def of_endpoint(self, model: str) -> Measurement:
         """What the recipe says of how a model at an endpoint is measured; no torch is needed for it."""
-        from pilotage.runs.measurement import measurement_of
+        from pilotage.recipes import RECIPES
 
-        return measurement_of(self._recipe_for(model), self.seed or 0)
+        return RECIPES.measurement(self._recipe_for(model), self.seed or 0)
 
     def _recipe_for(self, model: str) -> str:
         """Name of the recipe that a model which is no run's is measured by."""
-        from pilotage.runs.measurement import measurement_of
+        from pilotage.recipes import RECIPES
 
         if self.recipe is not None:
             return known_recipe(self.recipe)
-        if is_nano(model):
-            return "nano"
-        measured = measurement_of(REAL_RECIPE)
+        if (own := own_recipe(model)) is not None:
+            return own
+        measured = RECIPES.measurement(REAL_RECIPE)
         logger.info(
-            "no --recipe is given and %s is no nano model: measured as %s says, with %s prompts and %d tokens",
+            "no --recipe is given and %s names none: measured as %s says, with %s prompts and %d tokens",
             *(model, REAL_RECIPE, measured.prompts, measured.max_new_tokens),
         )
         return REAL_RECIPE
@@ -98,65 +91,19 @@ class RecipeOptions:
 
     def holds_questions(self) -> bool:
         """Whether `--data` is a set of questions about pictures, not of levels."""
-        from pilotage.worlds.questions.data.store import QUESTIONS_FORMAT, read_questions_manifest
+        from pilotage.data.sets import kind_of_set
 
-        path = None if self.data is None else self.data / "manifest.json"
-        if path is None or not path.is_file() or QUESTIONS_FORMAT not in path.read_text(encoding="utf-8"):
-            return False
-        assert self.data is not None
-        read_questions_manifest(self.data)
-        return True
-
-    def load_prompted(self, measured: Measurement, split: Split) -> list[Any]:
-        """The examples of `split`, or the questions where `--data` holds such."""
-        if self.data is not None and self.holds_questions():
-            from pilotage.worlds.questions.data.store import load_questions
-
-            return load_questions(self.data, split)
-        return self.load_examples(measured, split)
+        return self.data is not None and kind_of_set(self.data).holds == "questions"
 
     def load_examples(self, measured: Measurement, split: Split) -> list[Example]:
-        """The examples of `split`: from `--data` as they are, else drawn."""
+        """The examples of `split`: from `--data` as they are, of whatever kind, else levels, drawn."""
         if self.data is not None:
-            from pilotage.data.store import load_examples
+            from pilotage.data.sets import load_any
 
-            return load_examples(self.data, split)
+            return load_any(self.data, split)
         from pilotage.runs.measurement import examples_of
 
         return examples_of(measured, split)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(RecipeOptions):
-    """The same, for a command that begins a run or goes on with one."""
-
-    first_recipe: ClassVar[str] = "nano"
-    """That of a new run, where nothing says another."""
-    recipe: Annotated[str | None, _BEGUN] = None
-    """The recipe whose settings hold where no option replaces them; `pilotage recipes` lists them."""
-    model: Annotated[str | None, _MODEL] = None
-    """The base: a model directory, a hub id, or nano."""
-
-    def recipe_in(self, run: Path) -> Recipe:
-        """The recipe of the run in a folder, or of one that is to begin there.
-
-        Raises PilotageError for options that contradict a run's record, and for a new run's base without a recipe.
-        """
-        from pilotage.runs.record import lasting_name, read_record
-
-        record = read_record(run)
-        if record is not None:
-            recipe = self.of_run(run, record)
-            model = None if self.model is None else lasting_name(self.model)
-            self._check(run, model=(model, recipe.backbone), seed=(self.seed, recipe.seed))
-            return recipe
-        if self.recipe is None and self.model is not None and not is_nano(self.model):
-            raise PilotageError(
-                f"--model {self.model} is no nano model: name its --recipe, as in --recipe {REAL_RECIPE} "
-                "(pilotage recipes lists them)"
-            )
-        base = None if self.model is None else lasting_name(self.model)
-        return self._with_threads(make_recipe(self.recipe or self.first_recipe, self.seed, base))
 
 
 def known_recipe(name: str) -> str:
@@ -169,13 +116,13 @@ def known_recipe(name: str) -> str:
 
 
 def make_recipe(name: str, seed: int | None, base: str | None) -> Recipe:
-    """The recipe of that name on a base; only the nano recipes know their own."""
-    from pilotage.recipes import RECIPES, knows_its_backbone
+    """The recipe of that name on a base; some are made for one of their own."""
+    from pilotage.recipes import RECIPES
 
-    known_recipe(name)
-    if base is None and not knows_its_backbone(name):
-        raise PilotageError(f"the recipe {name} needs --model: a model directory or a hub id")
-    return RECIPES[name](seed or 0, backbone=base or "nano")
+    backbone = base or RECIPES.entries[known_recipe(name)].backbone
+    if backbone is None:
+        raise PilotageError(f"the recipe {name} needs --backbone: a model directory or a hub id")
+    return RECIPES[name](seed or 0, backbone=backbone)
 
 
 def command_name(recipe: Recipe) -> str:
@@ -186,13 +133,15 @@ def command_name(recipe: Recipe) -> str:
     return next(known, recipe.name)
 
 
-def is_nano(model: str) -> bool:
-    """Whether a model is `nano` or a directory with one of its kind."""
-    if model == "nano":
-        return True
-    config = _config_of(Path(model).expanduser()).get("text_config")
-    words = config.get("vocab_size") if isinstance(config, dict) else None
-    return isinstance(words, int) and words <= NANO_WORDS
+def own_recipe(model: str) -> str | None:
+    """The recipe that a model is made for: the one whose backbone it is, or the one that its directory names."""
+    from pilotage.recipes import RECIPES
+
+    for name, entry in RECIPES.entries.items():
+        if entry.backbone == model:
+            return name
+    named = _config_of(Path(model).expanduser()).get(MEASURED_BY)
+    return named if isinstance(named, str) and named in RECIPES else None
 
 
 def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tuple[str, str, Recipe]:

@@ -41,7 +41,7 @@ class Demo:
     """Seed of the training levels, their order and the rollouts; the test levels are always the same."""
     threads: Count = 1
     """CPU threads; for so small a model a second one slows the first down."""
-    model: Annotated[str, tyro.conf.arg(metavar="DIR")] = "nano"
+    backbone: Annotated[str, tyro.conf.arg(metavar="DIR")] = "nano"
     """Another nano base to start from, e.g. one from `pilotage nano pretrain`."""
 
     def run(self) -> int:
@@ -50,7 +50,7 @@ class Demo:
         from pilotage.recipes import RECIPES
         from pilotage.runs import run_recipe
 
-        recipe = replace(RECIPES["nano"](self.seed, backbone=self.model), num_threads=self.threads)
+        recipe = replace(RECIPES["nano"](self.seed, backbone=self.backbone), num_threads=self.threads)
         tasks = [name for name, _ in recipe.levels]
         with LiveTable(tasks) as table:
             summary = run_recipe(recipe, self.out, table)

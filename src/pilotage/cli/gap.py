@@ -1,4 +1,4 @@
-"""`pilotage gap`: where a model loses, in seeing or in planning."""
+"""`pilotage diagnose RUN gap`: where a model loses, in seeing or in planning."""
 
 from __future__ import annotations
 

@@ -41,6 +41,12 @@ class Entry:
     name: str
     """The command's class in it."""
     summary: str
+    after_target: bool = False
+    """Its last word may come after what it is about, as in `diagnose RUN gap`."""
+
+    @property
+    def usage(self) -> str:
+        return " ".join((*self.words[:-1], "RUN", self.words[-1]) if self.after_target else self.words)
 
     def load(self) -> type[Command]:
         return getattr(importlib.import_module(f"pilotage.cli.{self.module}"), self.name)
@@ -55,16 +61,34 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("data", "questions"), module="data", name="Questions", summary="ask about our own levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
-    Entry(words=("sft",), module="train", name="Sft", summary="stage 1: teach a model to read pictures"),
-    Entry(words=("distill",), module="train", name="Distill", summary="stage 2: teach it to plan from them"),
-    Entry(words=("grpo",), module="grpo", name="Grpo", summary="the judge's verdict as a reward, no teacher"),
+    Entry(
+        words=("train",), module="train", name="Train", summary="the stages of a recipe, one after the other"
+    ),
     Entry(words=("recipes",), module="recipes", name="Recipes", summary="the methods that there are"),
     Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
     Entry(words=("serve",), module="serve", name="Serve", summary="a model behind a chat endpoint"),
-    Entry(words=("gap",), module="gap", name="GapCommand", summary="where a model loses: seeing or planning"),
+    Entry(
+        words=("diagnose", "gap"),
+        module="gap",
+        name="GapCommand",
+        summary="where a model loses: seeing or planning",
+        after_target=True,
+    ),
+    Entry(
+        words=("diagnose", "prior"),
+        module="prior",
+        name="PriorCommand",
+        summary="does a model plan by habit?",
+        after_target=True,
+    ),
+    Entry(
+        words=("diagnose", "palr"),
+        module="palr",
+        name="PalrCommand",
+        summary="how much is taught by the answer",
+        after_target=True,
+    ),
     Entry(words=("compare",), module="compare", name="Compare", summary="two measurements, paired by level"),
-    Entry(words=("probe",), module="probe", name="Probe", summary="does a model plan by habit?"),
-    Entry(words=("palr",), module="palr", name="PalrCommand", summary="how much is taught by the answer"),
     Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
     Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
     Entry(words=("play",), module="play", name="Play", summary="plan by hand, beside a model"),
@@ -136,6 +160,10 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("version", "--version"):
         print(f"pilotage {__version__}")
         return 0
+    # A run may itself be named like a diagnosis: what is in the usual place counts first.
+    for entry in (entry for entry in COMMANDS if entry.after_target):
+        if (arguments[0], *arguments[2:3]) == entry.words and not arguments[1].startswith("-"):
+            return _run(entry, [arguments[1], *arguments[3:]])
     for entry in COMMANDS:
         if tuple(arguments[: len(entry.words)]) == entry.words:
             return _run(entry, arguments[len(entry.words) :])
@@ -143,8 +171,15 @@ def _dispatch(arguments: list[str]) -> int:
     if group and arguments[1:2] in ([], ["-h"], ["--help"]):
         print(_overview(group))
         return 0 if arguments[1:] else USAGE_STATUS
+    known = [entry.usage for entry in group or COMMANDS]
+    if group and group[0].after_target:
+        given = arguments[2] if arguments[2:] else ""
+        last = [entry.words[-1] for entry in group]
+        raise PilotageError(
+            f"{arguments[0]} {arguments[1]} {given or 'what'}? there are {', '.join(known)} (pilotage {arguments[0]} "
+            f"--help){meant(given, last)}"
+        )
     typed = " ".join(arguments[:2] if group else arguments[:1])
-    known = [" ".join(entry.words) for entry in group or COMMANDS]
     raise PilotageError(
         f"no command {typed!r}; there are {', '.join(known)} (pilotage --help){meant(typed, known)}"
     )
@@ -172,8 +207,8 @@ def _leave_ranks() -> None:
 
 
 def _overview(entries: Sequence[Entry]) -> str:
-    width = max(len(" ".join(entry.words)) for entry in entries)
-    lines = [f"  pilotage {' '.join(entry.words):<{width}}  {entry.summary}" for entry in entries]
+    width = max(len(entry.usage) for entry in entries)
+    lines = [f"  pilotage {entry.usage:<{width}}  {entry.summary}" for entry in entries]
     whole = entries is COMMANDS
     head = ["Pilotage teaches vision-language models to plan from pixels.", ""] if whole else []
     tail = ["", "Every command explains itself: pilotage COMMAND --help. pilotage version tells the version."]

@@ -41,7 +41,7 @@ class Pretrain:
         config = PretrainConfig(out=self.out, num_threads=self.threads, **options)
         with Bar("nano pretrain", unit="steps") as bar:
             directory = pretrain(config, bar)
-        print(f"{directory} holds the base; use it as --model {directory}")
+        print(f"{directory} holds the base; use it as --backbone {directory}")
         return 0
 
 
@@ -63,5 +63,5 @@ class Export:
             partial.mkdir()
             for file in source.iterdir():
                 (partial / file.name).write_bytes(file.read_bytes())
-        print(f"{self.out} holds the nano base; use it as --model {self.out}")
+        print(f"{self.out} holds the nano base; use it as --backbone {self.out}")
         return 0

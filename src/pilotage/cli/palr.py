@@ -1,4 +1,4 @@
-"""`pilotage palr`: how much of what a run's teachers teach comes from the answer they were shown."""
+"""`pilotage diagnose RUN palr`: how much of what a run's teachers teach comes from the answer they were shown."""
 
 from __future__ import annotations
 

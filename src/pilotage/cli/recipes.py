@@ -14,8 +14,8 @@ from pilotage.errors import PilotageError, meant
 class Recipes:
     """List the recipes, or tell all about one: its source, its settings and where it departs.
 
-    Train one with pilotage sft RUN --recipe NAME; each stage says the command of the next one. Look
-    before with pilotage distill NAME --dry-run.
+    Train one with pilotage train RUN --recipe NAME; each stage says the command of the next one.
+    Look before with pilotage train NAME --dry-run --all.
     """
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None

@@ -1,149 +1,122 @@
-"""What `sft`, `distill` and `grpo` have in common: which stage of a recipe, from which weights, and the dry run."""
+"""Stages of a run that is being trained: which is the next one, from which weights, and what a begun run holds fast."""
 
 from __future__ import annotations
 
 import shlex
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from pilotage.cli.choose import TrainingOptions, command_name
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 
 if TYPE_CHECKING:
-    from pilotage.backbones.load import Backbone
     from pilotage.runs import Recipe
     from pilotage.runs.recipe import Stage
-
-StageT = TypeVar("StageT")
-
-COMMANDS = {"SftConfig": "sft", "DistillConfig": "distill", "GrpoConfig": "grpo"}
-"""Which command trains a stage of these settings."""
-
-DryRun = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may "
-        "then be the name of a recipe."
-    ),
-]
+    from pilotage.runs.record import RunRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageOptions(TrainingOptions, ABC):
-    """Options of a command that trains one stage."""
+def stage_named(recipe: Recipe, name: str, called: str) -> Stage:
+    """The recipe's stage of that name; `called` is what the command line calls the recipe."""
+    names = [stage.stage for stage in recipe.stages]
+    if name not in names:
+        raise PilotageError(
+            f"the recipe {called} has no stage {name!r}; it has {', '.join(names)}; another recipe is another "
+            f"run, in a folder of its own{meant(name, names)}"
+        )
+    return recipe.stages[names.index(name)]
 
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
 
-    @abstractmethod
-    def stage_config(self, recipe: Recipe) -> Any:
-        """The recipe's stage with the options that were given."""
+def stages_left(recipe: Recipe, record: RunRecord | None, run: Path) -> list[Stage]:
+    """The stages still to train, in order: one that was begun and has not ended, else those after the last finished."""
+    from pilotage.runs.record import is_finished
 
-    @property
-    def named_student(self) -> str | None:
-        """The weights to begin with, where they can be and were named."""
-        return None
+    done = [is_finished(run, stage.stage) for stage in recipe.stages]
+    for at, stage in enumerate(recipe.stages):
+        if (
+            record is not None
+            and stage.stage in record.began_with
+            and not done[at]
+            and (run / stage.stage).is_dir()
+        ):
+            return list(recipe.stages[at:])
+    last = max((at for at, is_done in enumerate(done) if is_done), default=-1)
+    return list(recipe.stages[last + 1 :])
 
-    def begins_with(self, recipe: Recipe, config: Stage) -> str:
-        """The weights to train: those that the stage began with, else those named, the stage before's, or the base.
 
-        Raises PilotageError for a name that contradicts the run's record, and where the stage before has not ended.
-        """
-        from pilotage.runs.record import RunRecord, is_finished, lasting_name, model_of, read_record
+def first_weights(
+    recipe: Recipe,
+    record: RunRecord | None,
+    run: Path,
+    stage: str,
+    named: str | None,
+    *,
+    is_trial: bool = False,
+) -> str:
+    """The weights that a stage begins with: its own, where it was begun; else those named, the last stage's, the base.
 
-        run, named = self.run_folder, self.named_student
-        record = read_record(run) or RunRecord(recipe=recipe)
-        if config.stage in record.began_with and (run / config.stage).is_dir():
-            began = record.first_weights(config.stage, run)
-            self._check(run / config.stage, student=(named and lasting_name(named), lasting_name(began)))
-            return began
-        if named is not None:
-            return named
-        before = record.stage_before(config.stage)
-        if before is None or not (run / before.stage).is_dir():
-            return recipe.backbone
-        if not is_finished(run, before.stage):
+    Raises PilotageError for a name that contradicts the run's record, and where the stage before has not ended; of a
+    trial, which needs no weights but their shape, the base stands in for it.
+    """
+    from pilotage.runs.record import RunRecord, is_finished, lasting_name, model_of
+
+    record = record or RunRecord(recipe=recipe)
+    if stage in record.began_with and (run / stage).is_dir():
+        began = record.first_weights(stage, run)
+        if named is not None and lasting_name(named) != lasting_name(began):
             raise PilotageError(
-                f"{model_of(run, before.stage)} is not there: let {command_for(before, recipe, run)} end first"
+                f"--from {named}: {run / stage} was begun with {began}; leave the option out, or name a new folder"
             )
+        return began
+    if named is not None:
+        return named
+    before = record.stage_before(stage)
+    if before is None:
+        return recipe.backbone
+    if is_finished(run, before.stage):
         return str(model_of(run, before.stage))
-
-    def on_begin(self, recipe: Recipe, config: Stage, student: str) -> Callable[[], None]:
-        """What notes in the run's record that the stage begins; a refused command has not called it."""
-        from pilotage.runs.record import begin_stage
-
-        return lambda: begin_stage(recipe, config, student, self.run_folder)
-
-    def next_command(self, recipe: Recipe, config: Stage) -> str:
-        """What to type when the stage is finished: the recipe's next stage, on the same data, or its measurement."""
-        names = [stage.stage for stage in recipe.stages]
-        later = recipe.stages[names.index(config.stage) + 1 :]
-        if not later:
-            return f"pilotage eval {shlex.quote(str(self.run_folder))}"
-        data = "" if self.data is None else f" --data {shlex.quote(str(self.data))}"
-        return command_for(later[0], recipe, self.run_folder) + data
-
-    def told_config(self, recipe: Recipe) -> Any:
-        """The stage that a dry run tells."""
-        return self.stage_config(recipe)
-
-    def tell(self) -> int:
-        """Prints what the command would train."""
-        from pilotage.backbones.load import load_shape
-        from pilotage.recipes import RECIPES
-        from pilotage.train.dry_run import dry_run
-
-        options, name = self, str(self.run_folder)
-        if name in RECIPES and self.recipe is None and not self.run_folder.exists():
-            options = replace(self, recipe=name)
-        recipe = options.recipe_in(self.run_folder)
-        config = options.told_config(recipe)
-        examples = options.load_prompted(replace(recipe, num_train=2), "train")
-
-        def shape(path: str) -> Backbone:
-            return load_shape(path, dtype=recipe.dtype)
-
-        student = shape(options.begins_with(recipe, config))
-        print(dry_run(config, student=student, load_shape=shape, examples=examples))
-        return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaterStageOptions(StageOptions):
-    """Options of a command that trains a stage after the first."""
-
-    student: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: RUN/stage1/model, else the base)"),
-    ] = None
-    """Weights that the student begins with."""
-
-    @property
-    def named_student(self) -> str | None:
-        return self.student
-
-
-def command_for(stage: Stage, recipe: Recipe, run: Path) -> str:
-    """The command that trains a stage of a run that has begun."""
-    kind = type(stage)
-    command = f"pilotage {COMMANDS[kind.__name__]} {shlex.quote(str(run))}"
-    is_usual = stage == next(each for each in recipe.stages if isinstance(each, kind))
-    return command if is_usual else f"{command} --stage {stage.stage}"
-
-
-def stage_of(recipe: Recipe, kind: type[StageT], name: str | None = None) -> StageT:
-    """The recipe's first stage of a kind, or the one of that name."""
-    for stage in recipe.stages:
-        if isinstance(stage, kind) and name in (None, stage.stage):
-            return stage
-    named = "" if name is None else f" {name!r}"
-    there = ", ".join(f"{stage.stage} (pilotage {COMMANDS[type(stage).__name__]})" for stage in recipe.stages)
+    if is_trial:
+        return recipe.backbone
     raise PilotageError(
-        f"the recipe {command_name(recipe)} has no stage{named} for pilotage {COMMANDS[kind.__name__]}; "
-        f"it has {there}; another recipe is another run, in a folder of its own"
+        f"{stage} begins with {model_of(run, before.stage)}, which is not there: let {command_for(run, before.stage)} "
+        f"end first, or name the weights, as in --from {recipe.backbone}"
     )
+
+
+def command_for(run: Path, stage: str | None = None) -> str:
+    """The command that trains the next stage of a run that has begun, or the one named."""
+    return f"pilotage train {shlex.quote(str(run))}" + ("" if stage is None else f" --stage {stage}")
+
+
+def check_begun(kept: Recipe, now: Recipe, run: Path, *, training: str | None) -> None:
+    """Raises PilotageError where a run's recipe is changed in what its finished stages, or all of them, rest on.
+
+    Of the stage that is trained (`training`) its own folder knows what it was begun with, and its trainer asks it.
+    """
+    from pilotage.runs.record import is_finished
+    from pilotage.train.settings import as_settings, differences
+
+    def refuse(place: str, before: Any, after: Any) -> None:
+        if told := next(differences(as_settings(before), as_settings(after), place), None):
+            raise PilotageError(f"{run} was begun with {told}: leave the change out, or name a new folder")
+
+    for field in fields(kept):
+        if field.name not in ("stages", "num_threads"):
+            refuse(field.name, getattr(kept, field.name), getattr(now, field.name))
+    for before, after in zip(kept.stages, now.stages, strict=True):
+        if before.stage != training and is_finished(run, before.stage):
+            refuse(before.stage, before, after)
+
+
+def with_steps(stage: Stage, steps: int | None) -> Stage:
+    """The stage with another number of steps; a warm-up that would be longer ends with them."""
+    if steps is None:
+        return stage
+    if hasattr(stage, "warmup_steps"):
+        return replace(stage, steps=steps, warmup_steps=min(getattr(stage, "warmup_steps"), steps))  # noqa: B009
+    return replace(stage, steps=steps)
+
+
+def with_stage(recipe: Recipe, config: Stage) -> Recipe:
+    """The recipe with one of its stages replaced, by its name."""
+    stages = tuple(config if stage.stage == config.stage else stage for stage in recipe.stages)
+    return replace(recipe, stages=stages)

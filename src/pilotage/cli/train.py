@@ -1,274 +1,278 @@
-"""`pilotage sft` and `pilotage distill`: one stage of training each."""
+"""`pilotage train`: a recipe's stages, one at a time or all of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pilotage.cli.choose import use_threads
-from pilotage.cli.options import Count, RecipeCount, RecipeFloat, RecipeInt, given
+from pilotage.cli.choose import (
+    REAL_RECIPE,
+    RecipeOptions,
+    command_name,
+    make_recipe,
+    own_recipe,
+    use_threads,
+)
+from pilotage.cli.options import RecipeCount
 from pilotage.cli.progress import Bar
-from pilotage.cli.stages import DryRun, LaterStageOptions, StageOptions, stage_of
+from pilotage.cli.stages import (
+    check_begun,
+    command_for,
+    first_weights,
+    stage_named,
+    stages_left,
+    with_stage,
+    with_steps,
+)
 from pilotage.errors import PilotageError, require
 
 if TYPE_CHECKING:
-    from pilotage.distill.divergences import Cap, Divergence
-    from pilotage.distill.estimators import Estimator
+    from pilotage.backbones.load import Backbone
+    from pilotage.records import Example
     from pilotage.runs import Recipe
     from pilotage.runs.recipe import Stage
-    from pilotage.train.distill_config import DistillConfig
-    from pilotage.train.sft import SftConfig
+    from pilotage.runs.record import RunRecord
 
-_RECIPES = "(default: the recipe's)"
+NEW_RUN = "nano"
+"""Recipe of a new run, where nothing says another."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sft(StageOptions):
-    """Stage 1: teach a model to read pictures, by supervised fine-tuning on perception questions.
+class Train(RecipeOptions):
+    """Train the next stage of a run, or the one named, as its recipe says.
 
-    Some rows of every step are text only, so that planning from text is not forgotten. The model
-    goes to RUN/stage1/model, the figures of every step to RUN/metrics.jsonl. Killed and run again,
-    it goes on where it was.
+    The first command names the recipe and says what differs from it; the run remembers both. Each
+    stage begins with the model that the one before left in RUN/STAGE/model. The figures of every
+    step go to RUN/metrics.jsonl. Killed and run again, it goes on as if nothing had happened.
+
+    --set changes any setting of the recipe or of a stage, by its path (repeat it for several):
+    --set stage2.lr=1e-6
+    --set "stage2.estimator=TopK(k=64, divergence=JSD(beta=0.1))"
+    --set stage2.router.routes.perception.scale=2
     """
 
-    image_view: Annotated[
-        Literal["perception", "student"] | None,
-        tyro.conf.arg(metavar="{perception,student}", help_behavior_hint=_RECIPES),
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    recipe: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: the run's; for a new one {NEW_RUN})"),
     ] = None
-    """What pictures are answered with: what stands in them (stage 1), or the whole plan (the visual baseline)."""
-    steps: RecipeCount = None
-    """Optimiser steps."""
-    batch_size: RecipeCount = None
-    """Rows in a step."""
-    micro_batch_size: RecipeCount = None
-    """Rows in one forward; lower it when memory runs out."""
-    peak_lr: RecipeFloat = None
-    """Highest learning rate."""
-    retention_share: RecipeFloat = None
-    """Share of the rows that are text only."""
-    lora_rank: RecipeInt = None
-    """Rank of the LoRA adapter, alpha being twice the rank; 0 trains all parameters."""
-    stage: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the first)")] = (
-        None
-    )
-    """Which of the recipe's stages. A later one, such as sft_answers of visual_sft, begins with RUN/stage1/model."""
-    dry_run: DryRun = False
-
-    def run(self) -> int:
-        if self.dry_run:
-            return self.tell()
-        require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.runs.runner import load
-        from pilotage.train.sft import run_sft
-
-        recipe = self.recipe_in(self.run_folder)
-        config = self.stage_config(recipe)
-        use_threads(recipe)
-        student = self.begins_with(recipe, config)
-        examples = self.load_examples(recipe, "train")
-        with Bar("sft", unit="steps") as bar:
-            directory = run_sft(
-                config,
-                load(recipe, student),
-                examples,
-                self.run_folder,
-                on_step=bar,
-                on_begin=self.on_begin(recipe, config, student),
-            )
-        print(f"{directory} holds the model; next: {self.next_command(recipe, config)}")
-        return 0
-
-    def stage_config(self, recipe: Recipe) -> SftConfig:
-        """The recipe's stage with the options that were given."""
-        from pilotage.backbones.load import LoraSettings
-        from pilotage.train.sft import SftConfig
-
-        config = replace(
-            stage_of(recipe, SftConfig, self.stage),
-            **given(
-                image_view=self.image_view,
-                steps=self.steps,
-                batch_size=self.batch_size,
-                micro_batch_size=self.micro_batch_size,
-                peak_lr=self.peak_lr,
-                retention_share=self.retention_share,
-            ),
-        )
-        if self.lora_rank is not None:
-            rank = self.lora_rank
-            config = replace(config, lora=LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None)
-        return config
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distill(LaterStageOptions):
-    """Stage 2: the model's own visual plans, supervised token by token by a reader of the symbolic state.
-
-    Each step samples plans from pictures, scores them under the teacher's view with the frozen
-    base's weights, and lowers the divergence. The model goes to RUN/stage2/model, the figures of
-    every step to RUN/metrics.jsonl, some plans to RUN/rollouts.jsonl. Killed and run again, it goes
-    on as if nothing had happened.
-    """
-
+    """What is trained, how, and on what; `pilotage recipes` lists them."""
+    backbone: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the run's, else the recipe's own)"),
+    ] = None
+    """The base: a model directory, a hub id, or nano."""
+    stage: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the next one)")
+    ] = None
+    """Which of the recipe's stages."""
+    all: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Every stage that is left, and after each the measurements and the page of the run."""
+    start: Annotated[
+        str | None,
+        tyro.conf.arg(
+            name="from", metavar="MODEL", help_behavior_hint="(default: the stage before's, or the base)"
+        ),
+    ] = None
+    """Weights that the stage begins with."""
     teacher: Annotated[
-        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the base, frozen)")
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the recipe's)")
     ] = None
-    """Weights of the teacher; for gkd and dense_rl, the larger model."""
-    teacher_view: Annotated[
-        Literal["teacher", "teacher_no_plan", "student"] | None,
-        tyro.conf.arg(metavar="{teacher,teacher_no_plan,student}", help_behavior_hint=_RECIPES),
-    ] = None
-    """What the teacher sees: state and reference plan, the state alone, or the picture (the control)."""
-    estimator: Annotated[
-        Literal["full", "topk", "sampled"] | None,
-        tyro.conf.arg(metavar="{full,topk,sampled}", help_behavior_hint=_RECIPES),
-    ] = None
-    """The divergence over the full vocabulary, over the teacher's top k with the rest in one bucket, or MGSD's
-    released one-sample estimate of the reverse KL."""
-    divergence: Annotated[
-        Literal["forward", "reverse", "jsd"] | None,
-        tyro.conf.arg(metavar="{forward,reverse,jsd}", help_behavior_hint="(default: reverse)"),
-    ] = None
-    """With --estimator full or topk: KL(teacher || student), KL(student || teacher), or JSD."""
-    beta: float = 0.5
-    """With --divergence jsd: the teacher's share of the mixture."""
-    k: Count = 64
-    """With --estimator topk: entries kept."""
-    cap: Literal["none", "rescale", "drop", "element"] = "none"
-    """With --estimator: what happens to tokens whose divergence is above --tau: nothing; scaled down to it; left
-    out, as in ViGOS's release; or every vocabulary entry's summand cut there, as in OPSD. The rate is logged."""
-    tau: float = 0.05
-    """With --cap: the threshold, in nats."""
-    reduction: Annotated[
-        Literal["token", "sequence", "task"] | None,
-        tyro.conf.arg(metavar="{token,sequence,task}", help_behavior_hint=_RECIPES),
-    ] = None
-    """What counts alike in a step: each token, each plan, or each task."""
+    """The model that teaches in place of the recipe's frozen one; for gkd and dense_rl, the larger model."""
     steps: RecipeCount = None
-    """Optimiser steps."""
-    prompts_per_step: RecipeCount = None
-    """Examples in a step."""
-    samples_per_prompt: RecipeCount = None
-    """Plans sampled for each example."""
-    temperature: RecipeFloat = None
-    """Of sampling."""
-    perception_share: RecipeFloat = None
-    """Share of the prompts that ask to describe the picture, scored by a teacher that describes it from words."""
-    micro_batch_size: RecipeCount = None
-    """Rows in one forward and backward; lower it when memory runs out."""
-    max_new_tokens: RecipeCount = None
-    """Longest plan, in tokens."""
-    lr: RecipeFloat = None
-    """Highest learning rate."""
-    dry_run: DryRun = False
+    """Optimiser steps of the stage."""
+    changes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
+    ] = ()
+    """A setting in place of the recipe's: STAGE.FIELD=VALUE, or FIELD=VALUE of the recipe itself."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may then be the
+    name of a recipe."""
 
     def run(self) -> int:
         if self.dry_run:
-            return self.tell()
-        from pilotage.runs.runner import load
-        from pilotage.train.distill import distill
-
-        recipe = self.recipe_in(self.run_folder)
-        config = self.stage_config(recipe)
-        use_threads(recipe)
-        student = self.begins_with(recipe, config)
-        examples = self.load_prompted(recipe, "train")
-        with Bar("distill", unit="steps") as bar:
-            directory = distill(
-                config,
-                student=load(recipe, student),
-                examples=examples,
-                run_dir=self.run_folder,
-                on_step=lambda row: bar(row["step"], config.steps, row),
-                on_begin=self.on_begin(recipe, config, student),
+            return self._tell()
+        if self.all:
+            return self._train_all()
+        run = self.run_folder
+        recipe, record = self._recipe_in(run)
+        config = self._next(recipe, record)
+        if config is None:
+            print(
+                f"{run} holds every stage of {command_name(recipe)}; next: {self._next_command(recipe, None)}"
             )
-        print(f"{directory} holds the model; next: {self.next_command(recipe, config)}")
+            return 0
+        use_threads(recipe)
+        directory = self._train(recipe, config, first_weights(recipe, record, run, config.stage, self.start))
+        print(f"{directory} holds the model; next: {self._next_command(recipe, config)}")
         return 0
 
-    def told_config(self, recipe: Recipe) -> Stage:
-        """The stage that the command trains; of a recipe without distillation, the last one."""
-        from pilotage.train.distill_config import DistillConfig
-        from pilotage.train.sft import SftConfig
+    # -- what is trained ----------------------------------------------------------------------------------------------
 
-        if any(isinstance(stage, DistillConfig) for stage in recipe.stages):
-            return self.stage_config(recipe)
-        last = recipe.stages[-1]
-        own = {field.name for field in fields(Distill)} - {field.name for field in fields(StageOptions)}
-        changed = {
-            name: getattr(self, name)
-            for name in own - {"student", "dry_run"}
-            if getattr(self, name) != getattr(Distill, name)
-        }
-        if foreign := sorted(changed.keys() - {field.name for field in fields(last)}):
-            raise PilotageError(f"the last stage of the recipe {recipe.name} has no {', '.join(foreign)}")
-        if "steps" in changed and not isinstance(last, SftConfig):
-            changed["warmup_steps"] = min(last.warmup_steps, changed["steps"])
-        return replace(last, **changed)
+    def _recipe_in(self, run: Path) -> tuple[Recipe, RunRecord | None]:
+        """The recipe of the run in a folder, or of one that is to begin there, as the options change it.
 
-    def stage_config(self, recipe: Recipe) -> DistillConfig:
-        """The recipe's stage with the options that were given."""
+        Raises PilotageError for options that contradict a run's record, and for a new run's base without a recipe.
+        """
+        from pilotage.runs.changes import changed
+        from pilotage.runs.record import lasting_name, read_record
+
+        base = None if self.backbone is None else lasting_name(self.backbone)
+        record = read_record(run)
+        if record is not None:
+            kept = self.of_run(run, record)
+            self._check(run, backbone=(base, kept.backbone), seed=(self.seed, kept.seed))
+        else:
+            if self.recipe is None and self.backbone is not None and own_recipe(self.backbone) is None:
+                raise PilotageError(
+                    f"--backbone {self.backbone} names no recipe that it is made for: give one, as in --recipe "
+                    f"{REAL_RECIPE} (pilotage recipes lists them)"
+                )
+            kept = self._with_threads(make_recipe(self.recipe or NEW_RUN, self.seed, base))
+        recipe = changed(self._suited(kept, record), self.changes)
+        if record is not None:
+            config = self._next(recipe, record)
+            check_begun(kept, recipe, run, training=None if config is None else config.stage)
+        return recipe, record
+
+    def _suited(self, recipe: Recipe, record: RunRecord | None) -> Recipe:
+        """The recipe on the kind of data and with the teacher that the options name, in the stages to be trained."""
         from pilotage.recipes.methods import on_questions, taught_by
         from pilotage.runs.record import lasting_name
         from pilotage.train.distill_config import DistillConfig
 
-        config = stage_of(recipe, DistillConfig)
-        if self.holds_questions():
-            config = on_questions(recipe.name, config)
-        if self.teacher is not None:
-            config = taught_by(config, lasting_name(self.teacher))
-        return replace(
-            config,
-            **given(
-                estimator=self._estimator(),
-                teacher_view=self.teacher_view,
-                reduction=self.reduction,
-                steps=self.steps,
-                warmup_steps=None if self.steps is None else min(config.warmup_steps, self.steps),
-                prompts_per_step=self.prompts_per_step,
-                samples_per_prompt=self.samples_per_prompt,
-                temperature=self.temperature,
-                perception_share=self.perception_share,
-                micro_batch_size=self.micro_batch_size,
-                max_new_tokens=self.max_new_tokens,
-                lr=self.lr,
-            ),
-        )
+        if self.data is None and self.teacher is None:
+            return recipe
+        names = self._names_ahead(recipe, record)
+        stages = [stage for stage in recipe.stages if stage.stage in names]
+        taught = [stage for stage in stages if isinstance(stage, DistillConfig)]
+        if self.teacher is not None and not taught:
+            raise PilotageError(
+                f"--teacher {self.teacher}: no stage of {command_name(recipe)} that is to be trained has a teacher"
+            )
+        is_asked = self.holds_questions()
+        for stage in taught:
+            config = stage
+            if is_asked and (record is None or stage.stage not in record.began_with):
+                config = on_questions(command_name(recipe), config)
+            if self.teacher is not None:
+                config = taught_by(config, lasting_name(self.teacher))
+            recipe = with_stage(recipe, config)
+        if is_asked and not isinstance(stages[0], DistillConfig):
+            remedy = f"; questions are for --stage {taught[0].stage}" if taught else ""
+            raise PilotageError(f"{stages[0].stage} of {command_name(recipe)} is trained on levels{remedy}")
+        return recipe
 
-    def _estimator(self) -> Estimator | None:
-        from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
+    def _names_ahead(self, recipe: Recipe, record: RunRecord | None) -> list[str]:
+        """The stages that this command and, where none is named, those after it train."""
+        if self.stage is not None:
+            return [stage_named(recipe, self.stage, command_name(recipe)).stage]
+        return [stage.stage for stage in stages_left(recipe, record, self.run_folder) or recipe.stages[-1:]]
 
-        if self.divergence is not None and self.estimator not in ("full", "topk"):
-            raise PilotageError(f"--divergence {self.divergence} needs --estimator full or topk")
-        if self.cap != "none" and self.estimator is None:
-            raise PilotageError(f"--cap {self.cap} needs --estimator full, topk or sampled")
-        if self.estimator is None:
-            return None
-        if self.estimator == "sampled":
-            temperature = 1.0 if self.temperature is None else self.temperature
-            return Sampled(as_="advantage", cap=self._cap(), temperature=temperature)
-        if self.estimator == "topk":
-            if self.k < 1:
-                raise PilotageError(f"--k {self.k} must be at least 1")
-            return TopK(k=self.k, divergence=self._divergence(), cap=self._cap())
-        return FullVocabulary(divergence=self._divergence(), cap=self._cap())
+    def _next(self, recipe: Recipe, record: RunRecord | None) -> Stage | None:
+        """The stage to train; None where every one is finished and none is named."""
+        if self.stage is not None:
+            return with_steps(stage_named(recipe, self.stage, command_name(recipe)), self.steps)
+        left = stages_left(recipe, record, self.run_folder)
+        return with_steps(left[0], self.steps) if left else None
 
-    def _cap(self) -> Cap:
-        from pilotage.distill.divergences import DropCap, ElementCap, NoCap, RescaleCap
+    def _next_command(self, recipe: Recipe, config: Stage | None) -> str:
+        """What to type when the stage is finished: the recipe's next stage, on the same data, or its measurement."""
+        if config is None or config.stage == recipe.stages[-1].stage:
+            return f"pilotage eval {shlex.quote(str(self.run_folder))}"
+        data = "" if self.data is None else f" --data {shlex.quote(str(self.data))}"
+        return command_for(self.run_folder) + data
 
-        if self.cap == "none":
-            return NoCap()
-        if not self.tau > 0:
-            raise PilotageError(f"--tau {self.tau} must be above 0")
-        kinds = {"rescale": RescaleCap, "drop": DropCap, "element": ElementCap}
-        return kinds[self.cap](tau=self.tau)
+    # -- training -----------------------------------------------------------------------------------------------------
 
-    def _divergence(self) -> Divergence:
-        from pilotage.distill.divergences import JSD, ForwardKL, ReverseKL
+    def _train(self, recipe: Recipe, config: Stage, student: str) -> Path:
+        """Trains one stage; the folder of its model."""
+        from pilotage.runs.record import begin_stage
+        from pilotage.train.grpo_config import GrpoConfig
+        from pilotage.train.sft import SftConfig
 
-        if not 0 <= self.beta <= 1:
-            raise PilotageError(f"--beta {self.beta} must lie between 0 and 1")
-        if self.divergence == "jsd":
-            return JSD(beta=self.beta)
-        return ForwardKL() if self.divergence == "forward" else ReverseKL()
+        run = self.run_folder
+        if isinstance(config, SftConfig | GrpoConfig):
+            require("trl", "datasets", "accelerate")  # imported late
+        from pilotage.runs.runner import load
+
+        examples: Sequence[Example] = self.load_examples(recipe, "train")
+        backbone = load(recipe, student)
+
+        def on_begin() -> None:
+            # A command that was refused has not called it.
+            begin_stage(recipe, config, student, run)
+
+        with Bar(config.stage, unit="steps") as bar:
+            if isinstance(config, SftConfig):
+                from pilotage.train.sft import run_sft
+
+                return run_sft(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
+            if isinstance(config, GrpoConfig):
+                from pilotage.train.grpo import run_grpo
+
+                return run_grpo(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
+            from pilotage.train.distill import distill
+
+            return distill(
+                config,
+                student=backbone,
+                examples=examples,
+                run_dir=run,
+                on_step=lambda row: bar(row["step"], config.steps, row),
+                on_begin=on_begin,
+            )
+
+    def _train_all(self) -> int:
+        """Every stage that is left, with the measurements."""
+        from pilotage.cli.demo import LiveTable
+
+        for option, given in (("--stage", self.stage), ("--from", self.start), ("--data", self.data)):
+            if given is not None:
+                raise PilotageError(
+                    f"--all trains every stage as the recipe says: leave out {option} {given}"
+                )
+        from pilotage.runs import run_recipe
+
+        recipe, record = self._recipe_in(self.run_folder)
+        for stage in stages_left(recipe, record, self.run_folder):
+            recipe = with_stage(recipe, with_steps(stage, self.steps))
+        with LiveTable([name for name, _ in recipe.levels]) as table:
+            run_recipe(recipe, self.run_folder, table)
+        print(f"page     {self.run_folder / 'report.html'}")
+        print(f"numbers  {self.run_folder / 'summary.json'}")
+        return 0
+
+    def _tell(self) -> int:
+        """Prints what the command would train."""
+        from pilotage.backbones.load import load_shape
+        from pilotage.recipes import RECIPES
+        from pilotage.train.dry_run import dry_run
+
+        options, name = self, str(self.run_folder)
+        if name in RECIPES and self.recipe is None and not self.run_folder.exists():
+            options = replace(self, recipe=name)
+        recipe, record = options._recipe_in(self.run_folder)
+        config = options._next(recipe, record)
+        if config is None:
+            raise PilotageError(
+                f"{self.run_folder} holds every stage of {command_name(recipe)}; name one with --stage"
+            )
+        told = [config]
+        if self.all:
+            told = [with_steps(stage, self.steps) for stage in stages_left(recipe, record, self.run_folder)]
+        examples = options.load_examples(replace(recipe, num_train=2), "train")
+
+        def shape(path: str) -> Backbone:
+            return load_shape(path, dtype=recipe.dtype)
+
+        for each in told:
+            start = first_weights(recipe, record, self.run_folder, each.stage, self.start, is_trial=True)
+            print(dry_run(each, student=shape(start), load_shape=shape, examples=examples))
+        return 0

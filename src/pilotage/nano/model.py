@@ -118,6 +118,8 @@ def build_nano(
         vision_start_token_id=processor.vision_start_token_id,
         vision_end_token_id=processor.vision_end_token_id,
         tie_word_embeddings=True,
+        # What was made from it is measured by the same recipe: the key stays in every model trained on.
+        pilotage_recipe="nano",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

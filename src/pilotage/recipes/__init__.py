@@ -10,7 +10,10 @@ import ast
 import importlib.abc
 import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pilotage.runs.measurement import DRIVING, NANO, OPSD, PAPER, VIGOS, Measurement
 
 if TYPE_CHECKING:
     from pilotage.runs.recipe import Recipe
@@ -20,70 +23,92 @@ class RecipeMaker(Protocol):
     def __call__(self, seed: int, *, backbone: str) -> Recipe: ...
 
 
+Form = Literal["paper", "released"]
+"""Of ViGOS: what its paper says, or what its released code does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a recipe before it is made, for commands that have no torch."""
+
+    module: str
+    """Of this package."""
+    function: str
+    measurement: Measurement = PAPER
+    """What it trains and measures on, whatever the seed."""
+    backbone: str | None = None
+    """The model that it is made for; None for a recipe that is given one."""
+    questions: Form | None = None
+    """How it teaches on questions about pictures; None for a recipe that knows levels alone."""
+
+
 class Catalogue(Mapping[str, RecipeMaker]):
     """Name on the command line -> the function that makes the recipe."""
 
-    def __init__(self, places: Mapping[str, tuple[str, str]]) -> None:
-        self._places = places
-        """Name -> the module of this package and the function in it."""
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self.entries = entries
 
     def __getitem__(self, name: str) -> RecipeMaker:
-        module, function = self._places[name]
-        return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+        entry = self.entries[name]
+        return getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.function)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self.entries
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.entries)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.entries)
 
     def about(self, name: str) -> str:
         """The docstring of the recipe's function, read from the source of its module, which is not imported."""
-        module, function = self._places[name]
-        spec = importlib.util.find_spec(f"{__name__}.{module}")
+        entry = self.entries[name]
+        spec = importlib.util.find_spec(f"{__name__}.{entry.module}")
         assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
         nodes = ast.parse(spec.loader.get_source(spec.name) or "").body
-        node = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == function)
+        node = next(
+            node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == entry.function
+        )
         return ast.get_docstring(node) or ""
+
+    def measurement(self, name: str, seed: int = 0) -> Measurement:
+        """What the recipe of this name is measured on, without the recipe itself."""
+        return replace(self.entries[name].measurement, seed=seed)
+
+
+def _nano(function: str, *, module: str = "nano_methods", questions: Form | None = None) -> Entry:
+    return Entry(module=module, function=function, measurement=NANO, backbone="nano", questions=questions)
+
+
+def _near(function: str, measured: Measurement = PAPER, *, questions: Form | None = None) -> Entry:
+    return Entry(module="neighbours", function=function, measurement=measured, questions=questions)
 
 
 RECIPES = Catalogue(
     {
-        "nano": ("nano", "nano_mgsd"),
-        "nano_vigos": ("nano_methods", "nano_vigos"),
-        "nano_vigos_released": ("nano_methods", "nano_vigos_released"),
-        "nano_opsd": ("nano_methods", "nano_opsd"),
-        "nano_opsd_v1": ("nano_methods", "nano_opsd_v1"),
-        "nano_gkd": ("nano_methods", "nano_gkd"),
-        "nano_dense_rl": ("nano_methods", "nano_dense_rl"),
-        "nano_grpo": ("nano_methods", "nano_grpo"),
-        "nano_visual_sft": ("nano_methods", "nano_visual_sft"),
-        "nano_control_no_privilege": ("nano_methods", "nano_control_no_privilege"),
-        "mgsd": ("mgsd", "mgsd"),
-        "mgsd_full": ("mgsd", "mgsd_full"),
-        "vigos": ("neighbours", "vigos"),
-        "vigos_released": ("neighbours", "vigos_released"),
-        "opsd": ("neighbours", "opsd"),
-        "opsd_v1": ("neighbours", "opsd_v1"),
-        "gkd": ("neighbours", "gkd"),
-        "dense_rl": ("neighbours", "dense_rl"),
-        "grpo": ("neighbours", "grpo"),
-        "visual_sft": ("neighbours", "visual_sft"),
-        "control_no_privilege": ("neighbours", "control_no_privilege"),
+        "nano": _nano("nano_mgsd", module="nano"),
+        "nano_vigos": _nano("nano_vigos", questions="paper"),
+        "nano_vigos_released": _nano("nano_vigos_released", questions="released"),
+        "nano_opsd": _nano("nano_opsd"),
+        "nano_opsd_v1": _nano("nano_opsd_v1"),
+        "nano_gkd": _nano("nano_gkd"),
+        "nano_dense_rl": _nano("nano_dense_rl"),
+        "nano_grpo": _nano("nano_grpo"),
+        "nano_visual_sft": _nano("nano_visual_sft"),
+        "nano_control_no_privilege": _nano("nano_control_no_privilege"),
+        "mgsd": Entry(module="mgsd", function="mgsd"),
+        "mgsd_full": Entry(module="mgsd", function="mgsd_full"),
+        "vigos": _near("vigos", VIGOS, questions="paper"),
+        "vigos_released": _near("vigos_released", VIGOS, questions="released"),
+        "opsd": _near("opsd", OPSD),
+        "opsd_v1": _near("opsd_v1", OPSD),
+        "gkd": _near("gkd", DRIVING),
+        "dense_rl": _near("dense_rl", DRIVING),
+        "grpo": _near("grpo"),
+        "visual_sft": _near("visual_sft"),
+        "control_no_privilege": _near("control_no_privilege"),
     }
 )
 
-
-def knows_its_backbone(name: str) -> bool:
-    """Whether a recipe is made for the nano model; the others are given one."""
-    return name.startswith("nano")
-
-
-__all__ = [
-    "RECIPES",
-    "RecipeMaker",
-    "knows_its_backbone",
-]
+__all__ = ["RECIPES", "Catalogue", "Entry", "Form", "RecipeMaker"]

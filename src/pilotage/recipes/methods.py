@@ -17,10 +17,9 @@ from pilotage.distill.routes import Append, Route, Router
 from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
 from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
 from pilotage.errors import PilotageError
+from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
-
-Form = Literal["paper", "released"]
 
 VIGOS_CAP = 0.05
 """Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
@@ -176,11 +175,8 @@ def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWe
 
 def on_questions(name: str, stage: DistillConfig) -> DistillConfig:
     """A recipe's stage on questions about pictures in place of levels. Raises PilotageError where there is none."""
-    forms: dict[str, Form] = {
-        "vigos": "paper",
-        "vigos_released": "released",
-        "nano_vigos": "paper",
-        "nano_vigos_released": "released",
+    forms = {
+        known: entry.questions for known, entry in RECIPES.entries.items() if entry.questions is not None
     }
     if name not in forms:
         raise PilotageError(f"the recipe {name} is for levels; for questions there are {', '.join(forms)}")

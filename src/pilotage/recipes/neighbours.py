@@ -14,7 +14,7 @@ from pilotage.distill.estimators import FullVocabulary
 from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, sampled_by, vigos_stage
 from pilotage.recipes.mgsd import mgsd
 from pilotage.rollouts.sources import Sampling
-from pilotage.runs.measurement import LONGEST_ANSWER
+from pilotage.runs.measurement import DRIVING, OPSD, VIGOS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.grpo_config import GrpoConfig
@@ -45,7 +45,7 @@ def vigos_released(seed: int = 0, *, backbone: str) -> Recipe:
 
 
 def _vigos(seed: int, backbone: str, *, name: str, form: Form) -> Recipe:
-    stage = _adapter_stage(seed, backbone, max_new_tokens=LONGEST_ANSWER["vigos"], max_grad_norm=0.1)
+    stage = _adapter_stage(seed, backbone, max_new_tokens=VIGOS.max_new_tokens, max_grad_norm=0.1)
     stage = vigos_stage(stage, form=form, weights=AdapterOff())
     sampling = Sampling(temperature=1.1, top_p=0.95, top_k=20)
     return _recipe(name, seed, backbone, sampled_by(stage, sampling))
@@ -57,13 +57,13 @@ def opsd(seed: int = 0, *, backbone: str) -> Recipe:
     Learning rate 5e-6, at most 1,024 tokens. Departures: the reference plan is the solution; adapter, batch and
     epochs are ViGOS's, because OPSD's own are not known here.
     """
-    stage = _adapter_stage(seed, backbone, max_new_tokens=LONGEST_ANSWER["opsd"], max_grad_norm=1.0)
+    stage = _adapter_stage(seed, backbone, max_new_tokens=OPSD.max_new_tokens, max_grad_norm=1.0)
     return _recipe("opsd", seed, backbone, opsd_stage(stage, version=3, weights=AdapterOff()))
 
 
 def opsd_v1(seed: int = 0, *, backbone: str) -> Recipe:
     """OPSD's earlier code: JSD 0.5 without a cap. All else is as in `opsd`, departures included."""
-    stage = _adapter_stage(seed, backbone, max_new_tokens=LONGEST_ANSWER["opsd"], max_grad_norm=1.0)
+    stage = _adapter_stage(seed, backbone, max_new_tokens=OPSD.max_new_tokens, max_grad_norm=1.0)
     return _recipe("opsd_v1", seed, backbone, opsd_stage(stage, version=1, weights=AdapterOff()))
 
 
@@ -74,7 +74,7 @@ def gkd(seed: int = 0, *, backbone: str, teacher: str | None = None) -> Recipe:
     model, fine-tuned on the task; without one it is the base itself. Departures: the data, and that default.
     """
     stage = replace(
-        _stage(seed, backbone, max_new_tokens=LONGEST_ANSWER["gkd"]),
+        _stage(seed, backbone, max_new_tokens=DRIVING.max_new_tokens),
         lr=5e-5,
         prompts_per_step=8,
         micro_batch_size=4,

@@ -69,27 +69,16 @@ PAPER = Measurement(
     seed=0,
     cell_px=None,
 )
-LONGEST_ANSWER = {
-    "vigos": 4096,
-    "vigos_released": 4096,
-    "opsd": 1024,
-    "opsd_v1": 1024,
-    "gkd": 512,
-    "dense_rl": 512,
-}
-"""Tokens, of the recipes whose papers say another number than MGSD's."""
+VIGOS = replace(PAPER, max_new_tokens=4096)
+OPSD = replace(PAPER, max_new_tokens=1024)
+DRIVING = replace(PAPER, max_new_tokens=512)
+"""Of the recipes whose papers say another number of tokens than MGSD's."""
 
 
 def kinds_of(measured: Measurement) -> tuple[str, ...]:
     """The conditions that are measured."""
     usual = (kind for name, _ in measured.levels for kind in get_world(name).usual)
     return measured.kinds or tuple(dict.fromkeys(usual))
-
-
-def measurement_of(recipe: str, seed: int = 0) -> Measurement:
-    """What the recipe of this name is measured on, without the recipe itself."""
-    whole = NANO if recipe.startswith("nano") else PAPER
-    return replace(whole, seed=seed, max_new_tokens=LONGEST_ANSWER.get(recipe, whole.max_new_tokens))
 
 
 def examples_of(measured: Measurement, split: Split) -> list[Example]:

@@ -11,13 +11,10 @@ from pilotage import __version__
 from pilotage.errors import PilotageError
 from pilotage.files import read_json, write_json
 from pilotage.runs.recipe import Recipe, Stage
-from pilotage.train.distill_config import PARTS
-from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.parts import parts_of
 from pilotage.train.settings import as_settings, differences, from_settings
-from pilotage.train.sft import SftConfig
 
 RECORD_FILE = "config.json"
-_CLASSES = {**PARTS, **{kind.__name__: kind for kind in (Recipe, SftConfig, GrpoConfig)}}
 _INSIDE = "./"
 """Begins the path of a model in the run's own folder, which may be moved."""
 
@@ -64,7 +61,7 @@ def read_record(run: Path) -> RunRecord | None:
     if settings is None:
         return None
     try:
-        recipe = from_settings(settings.get("recipe"), _CLASSES)
+        recipe = from_settings(settings.get("recipe"), parts_of(Recipe))
         began_with = settings.get("began_with", {})
         if not isinstance(recipe, Recipe):
             raise PilotageError("it has no recipe")
@@ -100,11 +97,11 @@ def begin_run(recipe: Recipe, run: Path) -> None:
 def begin_stage(recipe: Recipe, config: Stage, student: str, run: Path) -> None:
     """Notes in the record that a stage of the recipe begins: how it is trained, and from which weights.
 
-    To be called when nothing can be refused any more.
+    The stages after it stand in the record as they do in `recipe`. To be called when nothing can be refused any more.
     """
     known = read_record(run)
     before = RunRecord(recipe=recipe) if known is None else known
-    stages = tuple(config if stage.stage == config.stage else stage for stage in before.recipe.stages)
+    stages = tuple(config if stage.stage == config.stage else stage for stage in recipe.stages)
     record = RunRecord(
         recipe=replace(before.recipe, stages=stages),
         began_with={**before.began_with, config.stage: _told_from(run, student)},

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.credit import Credit, EpisodeReturn
-from pilotage.distill.divergences import (
-    JSD,
-    DropCap,
-    ElementCap,
-    ForwardKL,
-    NoCap,
-    RescaleCap,
-    ReverseKL,
-)
-from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled, TopK
-from pilotage.distill.policy_gradient import AdvantageMix, ClipRange, PolicyGradient
+from pilotage.distill.estimators import Estimator
+from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
 from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
 from pilotage.distill.routes import Route, Router
-from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
-from pilotage.distill.token_weights import Given, ImportanceCap, RewardGate, VisualAdvantage
-from pilotage.distill.vigos_spans import Delimiters, VigosLayout
+from pilotage.distill.spans import MgsdLayout, WholeLayout
 from pilotage.errors import PilotageError
-from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Mixture, Sampling, only
+from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, Sampling, only
 from pilotage.train.collapse import CollapseGuard
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
@@ -39,7 +27,6 @@ from pilotage.worlds.score import DESCRIBE
 
 __all__ = [
     "EMA",
-    "PARTS",
     "AdapterOff",
     "CollapseGuard",
     "DistillConfig",
@@ -360,21 +347,6 @@ class DistillConfig:
     def notes(self) -> list[str]:
         """What is worth knowing of routes and sources together; raises PilotageError for what cannot be."""
         return [note for router in self.routers for note in check_routes(router, self.mixture)]
-
-
-PARTS: Mapping[str, type] = {
-    part.__name__: part
-    for part in (
-        *(DistillConfig, CollapseGuard, LoraSettings, AdvantageMix, PolicyGradient, ClipRange),
-        *(FrozenCopy, AdapterOff, Live, EMA, GatedRefresh, Remote, CollapseGuard),
-        *(ForwardKL, ReverseKL, JSD, NoCap, DropCap, RescaleCap, ElementCap),
-        *(FullVocabulary, TopK, Sampled, Route, Router),
-        *(MgsdLayout, WholeLayout, SpanSpec, VigosLayout, Delimiters),
-        *(RewardGate, ImportanceCap, VisualAdvantage, Given),
-        *(Sampling, FromStudent, FromDataSet, FromTeacher, Mixture),
-    )
-}
-"""All that a configuration is made of, by name: what `from_settings` may make."""
 
 
 def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) -> None:

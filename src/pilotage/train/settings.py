@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
+from pilotage.train.parts import hints_of, implements, is_protocol, part_name
 
 LATER: Mapping[str, bool] = {"left_out_at_default": True}
 """Metadata of a field that came later: at its default it is not written, so that older runs can be gone on with."""
@@ -26,7 +27,7 @@ def as_settings(value: Any) -> Any:
             for field in fields(value)
             if not (field.metadata == LATER and getattr(value, field.name) == field.default)
         }
-        return {"class": type(value).__name__} | own
+        return {"class": part_name(type(value))} | own
     if isinstance(value, list | tuple):
         return [as_settings(item) for item in value]
     if isinstance(value, dict):
@@ -47,23 +48,29 @@ def from_settings(value: Any, classes: Mapping[str, type]) -> Any:
     own = {name: from_settings(item, classes) for name, item in value.items() if name != "class"}
     if "class" not in value:
         return own
-    if value["class"] not in classes:
+    kind = class_named(value["class"], classes)
+    names = [field.name for field in fields(kind)]
+    if unknown := sorted(set(own) - set(names)):
         raise PilotageError(
-            f"settings name the class {value['class']!r}; known are {', '.join(sorted(classes))}"
+            f"settings give a {kind.__name__} the fields {unknown}, which it does not have{meant(unknown[0], names)}"
         )
-    kind = classes[value["class"]]
-    if unknown := set(own) - {field.name for field in fields(kind)}:
-        raise PilotageError(
-            f"settings give a {kind.__name__} the fields {sorted(unknown)}, which it does not have"
-        )
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     for name, item in own.items():
-        if not _fits(item, hints[name]):
+        if name in hints and not fits(item, hints[name]):
             raise PilotageError(f"settings give the {name} of a {kind.__name__} as {_short(value[name])}")
     try:
         return kind(**own)
     except TypeError as error:
         raise PilotageError(f"settings of a {kind.__name__} are not whole: {error}") from None
+
+
+def class_named(name: Any, classes: Mapping[str, type]) -> type:
+    """The class that settings call so. Raises PilotageError for one that is not known, or not imported."""
+    if isinstance(name, str) and name in classes:
+        return classes[name]
+    module = name.rpartition(".")[0] if isinstance(name, str) else ""
+    remedy = f"; if it is your own, import {module} first" if module else meant(str(name), classes)
+    raise PilotageError(f"settings name the class {name!r}; known are {', '.join(sorted(classes))}{remedy}")
 
 
 def differences(kept: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -85,19 +92,21 @@ def _short(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type. Protocols and the like, which cannot be asked, take anything."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind is Literal:
         return value in parts
     if kind in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if kind is tuple and isinstance(value, tuple):
         of_each = parts[:1] * len(value) if parts[1:] == (...,) else parts
-        return len(value) == len(of_each) and all(map(_fits, value, of_each))
+        return len(value) == len(of_each) and all(map(fits, value, of_each))
     if kind in (int, float):
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
+    if is_protocol(kind):
+        return implements(type(value), kind)
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 MAX_LR = 10.0

@@ -1,4 +1,4 @@
-"""`pilotage probe`: does a model plan by habit?"""
+"""`pilotage diagnose RUN prior`: does a model plan by habit?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBE_FOLDER = "probe"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Eval):
+class PriorCommand(Eval):
     """Ask whether a model plans by habit: levels with a usual regularity, levels that reverse it.
 
     FrozenLake: the goal lies to the lower right of the player, or to its upper left. MiniBehaviour:
