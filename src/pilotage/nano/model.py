@@ -119,7 +119,7 @@ def build_nano(
         vision_end_token_id=processor.vision_end_token_id,
         tie_word_embeddings=True,
         # What was made from it is measured by the same recipe: the key stays in every model trained on.
-        pilotage_recipe="nano",
+        pilotage_recipe="nano",  # pyright: ignore[reportCallIssue]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
