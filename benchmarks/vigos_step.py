@@ -233,7 +233,7 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             ours.append(time.process_time() - began)
             began = time.process_time()
             for route in trainer.router.routes:
-                views = [make_view(route.view, row.example, "brief") for row in rows]
+                views = [make_view(str(route.view), row.example, "brief") for row in rows]
                 encoded = encode_rollouts(
                     student,
                     views,

@@ -248,6 +248,34 @@ def test_baselines_and_rewards_by_hand(mix, expected):
     assert mixed(mix, **ROWS) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("credits", "scale", "expected"),
+    [
+        ([1, 1, 1, 0], False, [0.5, 0.5, 0.5, -0.5]),
+        ([0.25, 0.5, 1, 0], False, [-1 / 24, 5 / 24, 17 / 24, -7 / 24]),
+        ([1, 1, 1, 0], True, [0.5 / (0.5**0.5 + 1e-4)] * 3 + [-0.5 / (0.5**0.5 + 1e-4)]),
+        ([1, 1, 1, 1], True, [0, 0, 0, 0]),
+    ],
+)
+def test_a_group_counts_each_episode_once_however_many_turns_it_has(credits, scale, expected):
+    mix = AdvantageMix(teacher=0.0, reward=1.0, scale_by_spread=scale)
+    parts = advantage_parts(
+        mix,
+        teacher_logp_M=None,
+        sampled_logp_M=torch.zeros(4),
+        rewards_R=credits,
+        num_tokens_R=[1] * 4,
+        groups_R=[0] * 4,
+        episodes_R=[0, 0, 0, 1],
+    )
+    assert advantages(mix, parts).tolist() == pytest.approx(expected)
+
+
+def test_a_group_of_one_episode_teaches_nothing():
+    mix = AdvantageMix(teacher=0.0, reward=1.0, scale_by_spread=True)
+    assert mixed(mix, [-1.0], [1.0], [1], [0]) == [0.0]
+
+
 def test_batch_baseline_is_that_of_all_ranks():
     mix = AdvantageMix(teacher_baseline="batch", reward=1.0, reward_baseline="batch")
 
@@ -300,9 +328,21 @@ def test_group_baseline_shrinks_the_expected_gradient_by_one_over_the_samples():
         (lambda: ClipRange(low=0.0), r"low in \(0, 1\]"),
         (lambda: PolicyGradient(cap=0.5), "at least 1"),
         (lambda: PolicyGradient(temperature=0.0), "above 0"),
+        (lambda: AdvantageMix(scale_by_spread=True), "set reward"),
         (
-            lambda: mixed(AdvantageMix(reward=1.0), [-1.0], [1.0], [1], [0]),
-            "one sample per prompt cancels the reward",
+            lambda: AdvantageMix(reward=1.0, reward_baseline="batch", scale_by_spread=True),
+            "reward_baseline='group'",
+        ),
+        (
+            lambda: advantage_parts(
+                AdvantageMix(),
+                teacher_logp_M=None,
+                sampled_logp_M=torch.zeros(1),
+                rewards_R=[1.0],
+                num_tokens_R=[1],
+                groups_R=[0],
+            ),
+            "no teacher has scored",
         ),
         (lambda: mixed(AdvantageMix(), [-1.0], [1.0], [2], [0]), "for 2 tokens"),
         (lambda: mixed(AdvantageMix(), [-1.0], [1.0], [1], [0, 1]), "2 groups for 1 rows"),

@@ -87,6 +87,7 @@ def _told_by_system(error: BaseException) -> str | None:
 _EXTRA_OF = {
     "accelerate": "train",
     "datasets": "data",
+    "gymnasium": "gym",
     "httpx2": "endpoint",
     "math_verify": "vqa",
     "openai": "endpoint",

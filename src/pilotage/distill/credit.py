@@ -26,8 +26,16 @@ class Credit(Protocol):
 class EpisodeReturn:
     """Every turn gets the whole episode's return: the sum of its rewards, or 1 for success where a world gives none."""
 
+    parsed: float = 0.0
+    """Added for an episode whose answer could be read (the outcome's flag `parsed`)."""
+
+    def __post_init__(self) -> None:
+        if not (self.parsed >= 0.0 and math.isfinite(self.parsed)):
+            raise PilotageError(f"EpisodeReturn(parsed={self.parsed}): a reward of at least 0")
+
     def __call__(self, episode: Episode) -> list[float]:
-        return [episode_return(episode)] * len(episode.turns)
+        is_read = episode.outcome is not None and episode.outcome.is_("parsed")
+        return [episode_return(episode) + self.parsed * is_read] * len(episode.turns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ so at r = 1 it is the plain policy gradient, `Sampled(as_="advantage")`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -39,7 +40,19 @@ _MAX_LOG_RATIO = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageMix:
-    """How advantages are made: teacher * (its advantage - baseline) + reward * (the row's reward - baseline)."""
+    """How advantages are made: teacher * (its advantage - baseline) + reward * (the row's reward - baseline).
+
+    A row is a turn, and its reward is its credit (`pilotage.distill.credit`). The baseline of rewards counts episodes,
+    each once, by the mean of its turns' credits: otherwise long episodes would set what short ones are held against.
+    Every turn then has its own credit less that baseline. A prompt whose first episode succeeds in three turns and
+    whose second fails in one:
+
+        credits          1, 1, 1 | 0    baseline (1 + 0) / 2 = 0.5    advantages  0.5, 0.5, 0.5 | -0.5
+        discounted by 1/2
+                  0.25, 0.5, 1   | 0    (0.5833 + 0) / 2 = 0.2917     -0.0417, 0.2083, 0.7083 | -0.2917
+
+    With `scale_by_spread` these are divided by the standard deviation of 1 and 0, which is 0.7071, plus 1e-4.
+    """
 
     teacher: float = 1.0
     reward: float = 0.0
@@ -47,6 +60,9 @@ class AdvantageMix:
     """What the teacher's part lowers."""
     teacher_baseline: Baseline = "none"
     reward_baseline: Baseline = "group"
+    scale_by_spread: bool = field(default=False, metadata={"left_out_at_default": True})
+    """Whether a group's reward advantages are divided by the standard deviation of its episodes' rewards, as in GRPO's
+    paper (arXiv 2402.03300)."""
 
     def __post_init__(self) -> None:
         for name in ("teacher_baseline", "reward_baseline"):
@@ -56,6 +72,11 @@ class AdvantageMix:
                 )
         if self.teacher == 0.0 and self.reward == 0.0:
             raise ValueError("AdvantageMix: teacher and reward are both 0, so nothing would be learnt")
+        if self.scale_by_spread and not (self.reward and self.reward_baseline == "group"):
+            raise ValueError(
+                "AdvantageMix(scale_by_spread=True): it divides rewards less their group's mean; set reward, and "
+                "reward_baseline='group'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,22 +91,41 @@ class AdvantageParts:
     """Active tokens of each row."""
     groups_R: Sequence[Hashable]
     """The prompt of each row; all samples of a prompt are on one rank."""
+    episodes_R: Sequence[Hashable]
+    """The episode of each row, among all prompts'."""
+
+    @property
+    def episode_rewards(self) -> dict[Hashable, float]:
+        """Episode -> the mean of its turns' credits."""
+        found: dict[Hashable, list[float]] = {}
+        for episode, reward in zip(self.episodes_R, self.reward_R.tolist(), strict=True):
+            found.setdefault(episode, []).append(reward)
+        return {episode: sum(rewards) / len(rewards) for episode, rewards in found.items()}
 
     def sums(self) -> dict[str, Reduced]:
         """Sums and counts of both parts; over ranks by `pilotage.distill.reduce.global_reduced`."""
-        return {"teacher": Reduced.of(self.teacher_M), "reward": Reduced.of(self.reward_R)}
+        rewards = torch.tensor(list(self.episode_rewards.values()), dtype=torch.float64)
+        return {"teacher": Reduced.of(self.teacher_M), "reward": Reduced.of(rewards)}
 
 
 def advantage_parts(
     mix: AdvantageMix,
     *,
-    teacher_logp_M: Tensor,
+    teacher_logp_M: Tensor | None,
     sampled_logp_M: Tensor,
     rewards_R: Sequence[float],
     num_tokens_R: Sequence[int],
     groups_R: Sequence[Hashable],
+    episodes_R: Sequence[Hashable] | None = None,
 ) -> AdvantageParts:
-    """Both parts from log-probabilities and rewards; raises ValueError when lengths do not agree."""
+    """Both parts from log-probabilities and rewards; raises ValueError when lengths do not agree.
+
+    Without a teacher its part is 0. `episodes_R` None: each row is an episode.
+    """
+    if teacher_logp_M is None:
+        if mix.teacher:
+            raise ValueError(f"AdvantageMix(teacher={mix.teacher}), but no teacher has scored the tokens")
+        teacher_logp_M = sampled_logp_M
     num_tokens = sum(num_tokens_R)
     if not len(teacher_logp_M) == len(sampled_logp_M) == num_tokens:
         raise ValueError(
@@ -99,28 +139,50 @@ def advantage_parts(
         reward_R=torch.tensor(list(rewards_R), dtype=torch.float64),
         num_tokens_R=list(num_tokens_R),
         groups_R=list(groups_R),
+        episodes_R=list(range(len(groups_R)) if episodes_R is None else episodes_R),
     )
 
 
 def advantages(mix: AdvantageMix, parts: AdvantageParts, sums: Mapping[str, Reduced] | None = None) -> Tensor:
     """The advantage of each active token [M], float64.
 
-    `sums` are those of all ranks; None takes these rows for the whole step. Raises ValueError for a group baseline
-    where every prompt has one sample: it would cancel the reward.
+    `sums` are those of all ranks; None takes these rows for the whole step. A group of one episode, such as is left
+    where a world broke the others off, cancels its reward.
     """
     sums = parts.sums() if sums is None else sums
     lengths_R = torch.tensor(parts.num_tokens_R, dtype=torch.long)
     places = {group: place for place, group in enumerate(dict.fromkeys(parts.groups_R))}
     group_R = torch.tensor([places[group] for group in parts.groups_R], dtype=torch.long)
-    if mix.reward and mix.reward_baseline == "group" and len(places) == len(parts.groups_R) > 0:
-        raise ValueError(
-            "reward_baseline='group' with one sample per prompt cancels the reward; sample more, or use 'batch'"
-        )
     device = parts.teacher_M.device
     group_M = group_R.repeat_interleave(lengths_R).to(device)
     teacher_M = parts.teacher_M - _baseline(mix.teacher_baseline, parts.teacher_M, group_M, sums["teacher"])
-    reward_R = parts.reward_R - _baseline(mix.reward_baseline, parts.reward_R, group_R, sums["reward"])
+    reward_R = _held_against(mix, parts, sums["reward"])
     return mix.teacher * teacher_M + mix.reward * reward_R.repeat_interleave(lengths_R).to(device)
+
+
+_LEAST_SPREAD = 1e-4
+"""Added to a standard deviation before it divides, as TRL does."""
+
+
+def _held_against(mix: AdvantageMix, parts: AdvantageParts, everyone: Reduced) -> Tensor:
+    """[R]: each turn's credit less its baseline, over its group's spread where that is asked for."""
+    if mix.reward_baseline == "none" or not len(parts.reward_R):
+        return parts.reward_R
+    if mix.reward_baseline == "batch":
+        return parts.reward_R - everyone.mean
+    prompt_of = dict(zip(parts.episodes_R, parts.groups_R, strict=True))
+    of_group: dict[Hashable, list[float]] = {}
+    for episode, reward in parts.episode_rewards.items():
+        of_group.setdefault(prompt_of[episode], []).append(reward)
+    mean_of = {group: statistics.fmean(rewards) for group, rewards in of_group.items()}
+    less_R = parts.reward_R - torch.tensor([mean_of[group] for group in parts.groups_R], dtype=torch.float64)
+    if not mix.scale_by_spread:
+        return less_R
+    spread_of = {
+        group: statistics.stdev(rewards) if len(rewards) > 1 else 0.0 for group, rewards in of_group.items()
+    }
+    spread_R = torch.tensor([spread_of[group] for group in parts.groups_R], dtype=torch.float64)
+    return less_R / (spread_R + _LEAST_SPREAD)
 
 
 def _baseline(kind: Baseline, values: Tensor, groups: Tensor, everyone: Reduced) -> Tensor | float:

@@ -32,10 +32,10 @@ class Route:
     """One teacher's part of the loss. What it is worth against the others is `scale`."""
 
     name: str
-    view: str
-    """The view that the reader is shown, by its name."""
+    view: str | None
+    """The view that the reader is shown, by its name; None for a route without a reader, taught by rewards alone."""
     weights: Hashable
-    """Which parameters read it (`pilotage.train`); routes with equal ones can share a forward."""
+    """Which parameters read it (`pilotage.train`); routes with equal ones can share a forward. None: no reader."""
     estimator: Estimator | PolicyGradient
     spans: tuple[str, ...] | Literal["all"] = ALL_SPANS
     """Spans whose tokens are taught."""
@@ -62,6 +62,15 @@ class Route:
                 raise PilotageError(
                     f"route {self.name!r}: {name} {getattr(self, name)!r} must be one of {', '.join(legal)}"
                 )
+        if (self.view is None) != (self.weights is None):
+            raise PilotageError(
+                f"route {self.name!r}: view {self.view!r} and weights {self.weights!r} are both given, or both None"
+            )
+        if not self.has_reader and not isinstance(self.estimator, PolicyGradient):
+            raise PilotageError(
+                f"route {self.name!r} has no reader (view None), and {type(self.estimator).__name__} needs one; "
+                "only PolicyGradient does without"
+            )
         if not (self.scale > 0.0 and np.isfinite(self.scale)):
             raise PilotageError(
                 f"route {self.name!r}: scale {self.scale} must be above 0; leave the route out instead"
@@ -70,6 +79,11 @@ class Route:
             raise PilotageError(
                 f"route {self.name!r}: spans {self.spans!r} must be 'all' or a tuple of span names"
             )
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether a teacher is asked anything for this route."""
+        return self.weights is not None
 
     @property
     def signals(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary
 from pilotage.distill.policy_gradient import AdvantageMix, ClipRange, PolicyGradient
@@ -223,6 +224,52 @@ def gkd_stage(
         sources=on_policy_share(on_policy, FromStudent(sampling=sampling), FromDataSet()),
         reduction="sequence",
     )
+
+
+def grpo_stage(
+    stage: DistillConfig,
+    *,
+    num_samples: int,
+    scale_by_spread: bool = True,
+    format_reward: float = 0.0,
+    kl_coef: float = 0.0,
+    weights: TeacherWeights | None = None,
+) -> DistillConfig:
+    """GRPO (arXiv 2402.03300): the judge's verdict, held against the other answers to the same prompt; no teacher.
+
+    The loss is a mean over answers of their token means, by PPO's clip of 0.2. `format_reward` is added for an answer
+    that can be read. Above 0, `kl_coef` is the weight of the KL divergence from the weights at the start, which
+    `weights` keeps (a frozen copy by default); it is exact, over the whole vocabulary, where the paper has an
+    estimate from the sampled token. Prompts are asked to plan only: nothing judges a description.
+    """
+    routes = (Route(name="reward", view=None, weights=None, estimator=_clipped(stage)),)
+    if kl_coef:
+        routes += (
+            Route(
+                name="start",
+                view=stage.student_view,
+                weights=weights or FrozenCopy(),
+                estimator=FullVocabulary(divergence=ReverseKL()),
+                scale=kl_coef,
+            ),
+        )
+    overlapping = (("reward", "start"),) if kl_coef else ()
+    stage = replace(stage, perception_share=0.0, description=None, samples_per_prompt=num_samples)
+    return replace(
+        routed_stage(
+            stage,
+            router=Router(layout=WholeLayout(), routes=routes, overlapping=overlapping),
+            mix=AdvantageMix(teacher=0.0, reward=1.0, scale_by_spread=scale_by_spread),
+        ),
+        means="apart",
+        reduction="sequence",
+        credit=EpisodeReturn(parsed=format_reward),
+        stage="grpo",
+    )
+
+
+def _clipped(stage: DistillConfig) -> PolicyGradient:
+    return PolicyGradient(clip=ClipRange(), temperature=stage.temperature)
 
 
 def dense_rl_stage(stage: DistillConfig, *, weights: TeacherWeights, view: str) -> DistillConfig:

@@ -64,6 +64,8 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
     path = run_dir / LEAK_FILE
     if path.exists() or not isinstance(stage, DistillConfig):
         return
+    if not any(route.has_reader for route in stage.routes):
+        return
     if any(isinstance(weights, Live | EMA | GatedRefresh) for weights in stage.all_weights):
         return
     leak = leak_of_trained(
@@ -87,7 +89,7 @@ def measure_reader(recipe: Recipe, run_dir: Path) -> None:
     if path.exists() or not isinstance(stage, DistillConfig):
         return
     routes = [route for route in stage.routers[0].routes if _teaches_plans(route)]
-    if len(routes) != 1 or not isinstance(routes[0].weights, FrozenCopy):
+    if len(routes) != 1 or routes[0].view is None or not isinstance(routes[0].weights, FrozenCopy):
         return
     examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
     reader = load(recipe, routes[0].weights.source or recipe.backbone)

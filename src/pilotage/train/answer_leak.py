@@ -162,12 +162,16 @@ class LeakProbe:
 
     def _sees_answer(self, route: Route) -> bool:
         """Whether another plan changes what the reader is shown."""
+        if route.view is None:
+            return False
         probed = self.probed[0]
         right = make_view(route.view, probed.example, self.config.prompts)
         wrong = make_view(route.view, probed.wrong[0], self.config.prompts)
         return (right.messages, right.prefill) != (wrong.messages, wrong.prefill)
 
     def _sees_image(self, route: Route) -> bool:
+        if route.view is None:
+            return False
         view = make_view(route.view, self.probed[0].example, self.config.prompts)
         return bool(view.images) and route.images in SEES_IMAGE
 
@@ -298,7 +302,7 @@ def _logps(
     scores = scorer.scores(rows, facts, routed, step=0, all_sum=lambda sums: sums, instead=instead)
     for name, of_route in scores.items():
         for place, part in enumerate(of_route.by_row):
-            if part is None:
+            if part is None or of_route.reader is None:
                 continue
             mask_T = routed[name][place].mask_T
             if of_route.reader.scorer is None:
@@ -344,7 +348,7 @@ def _student_alone(config: DistillConfig) -> DistillConfig:
     source = FromStudent(sampling=replace(sampling, num_samples=1))
     mix = config.mix
     if mix is not None and mix.reward_baseline == "group":
-        mix = replace(mix, reward_baseline="batch")
+        mix = replace(mix, reward_baseline="batch", scale_by_spread=False)
     return replace(
         config,
         sources=only(source),

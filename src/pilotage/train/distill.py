@@ -193,8 +193,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     @property
     def teacher(self) -> Backbone:
-        """The model that reads for the first route."""
-        return self.readers[self.router.routes[0].weights].backbone
+        """The model that reads for the first route that has a reader."""
+        return next(self.readers[route.weights] for route in self.router.routes if route.has_reader).backbone
 
     def _rows_per_rank(self) -> int:
         return self.config.prompts_per_step * self.config.mixture.max_samples // self.args.world_size
@@ -288,7 +288,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         records = self._learn(model, rows, facts, step_routes, scores, step)
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
-        self._metrics = step_metrics(everyone) | clock.seconds
+        with_reward = self.config.mix is not None and bool(self.config.mix.reward)
+        self._metrics = step_metrics(everyone, with_reward=with_reward) | clock.seconds
         if self.rollouts.num_failed:
             self._metrics["episode/world_failed"] = float(self.rollouts.num_failed)
         if self.leak_meter is not None and step % self.config.palr_every == 0:
@@ -390,7 +391,10 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 origin=row.source.origin,
                 spans=known.spans,
                 role=row.turn.role,
+                prompt=row.prompt,
+                sample=row.episode.sample,
                 number=row.number,
+                credit=known.reward,
                 is_last=row.is_last,
                 outcome=known.outcome,
                 taught={route.name: taught[route.name][place] for route in self.router.router_of(row).routes},

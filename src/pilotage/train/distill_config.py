@@ -217,7 +217,7 @@ class DistillConfig:
         self.notes()
         for what, view in [
             ("student_view", self.student_view),
-            *((f"route {route.name!r}: view", route.view) for route in self.routes),
+            *((f"route {route.name!r}: view", route.view) for route in self.routes if route.view is not None),
             *(
                 ("the teacher's rollouts: view", source.view)
                 for source in self.mixture.sources
@@ -233,6 +233,8 @@ class DistillConfig:
                     f"{', '.join(kind.__name__ for kind in get_args(TeacherWeights))}"
                 )
         for route in self.routes:
+            if route.view is None:
+                continue
             if isinstance(route.weights, Remote) and shows_picture(route.view) and route.images != "none":
                 raise PilotageError(
                     f"route {route.name!r}: a remote teacher reads text only, and view {route.view!r} shows the "
@@ -258,8 +260,15 @@ class DistillConfig:
             raise PilotageError(
                 f"mix {self.mix} and routes with PolicyGradient ({', '.join(by_gradient) or 'none'}) go together"
             )
+        if self.palr_every and not any(route.has_reader for route in self.routes):
+            raise PilotageError(f"palr_every {self.palr_every} has no effect here: no route has a reader")
         if self.mix is None:
             return
+        if self.mix.teacher and (without := [route.name for route in self.routes if not route.has_reader]):
+            raise PilotageError(
+                f"route {without[0]!r} has no reader, and the mix takes {self.mix.teacher:g} of what one says; give "
+                "it a view and weights, or AdvantageMix(teacher=0.0, reward=1.0)"
+            )
         if "dataset" in self.mixture.origins:
             raise PilotageError(
                 "a PolicyGradient needs log-probabilities, and a data set's answers have none"
@@ -331,7 +340,7 @@ class DistillConfig:
     @property
     def all_weights(self) -> tuple[TeacherWeights, ...]:
         """Every set of weights that reads or answers, once, in the order of the routes."""
-        found = [route.weights for route in self.routes]
+        found = [route.weights for route in self.routes if route.has_reader]
         found += [source.weights for source in self.mixture.sources if isinstance(source, FromTeacher)]
         return tuple(dict.fromkeys(found))  # pyright: ignore[reportReturnType]
 

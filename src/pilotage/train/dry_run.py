@@ -127,6 +127,8 @@ def _readers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]:
         )
     ]
     for route in config.routes:
+        if route.view is None:
+            continue
         other = OtherImages(examples).pick(example, seed=config.seed) if route.images == "other" else None
         seen = varied(
             view(route.view),

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as a world, and any world as a Gymnasium environment. Needs `pip install 'pilotage[gym]'`.
+"""Any Gymnasium environment as a world; `gym_env` is the other way round. Needs `pip install 'pilotage[gym]'`.
 
     cliff = GymWorld(
         name="cliff", title="CliffWalking", make=lambda: gym.make("CliffWalking-v1", render_mode="rgb_array"),
@@ -24,11 +24,6 @@ from pilotage.records import Condition, Example, Measure, Observation, Outcome, 
 from pilotage.worlds.answers import last_answer_block
 from pilotage.worlds.drawing import encode_png
 from pilotage.worlds.split import split_of
-
-try:
-    import gymnasium
-except ModuleNotFoundError as missing:
-    raise PilotageError("Gymnasium is not installed: pip install 'pilotage[gym]'") from missing
 
 ACT = "act"
 PATIENCE = 10_000
@@ -218,70 +213,3 @@ class GymSession:
                 plan=world.expert_plan(self._env),
             )
         return Observation(images=(encode_png(picture),), privileged=told)
-
-
-class WorldEnv(gymnasium.Env):
-    """Examples of one of our worlds as a Gymnasium environment: the observation is the picture, the action is text.
-
-    `reset(seed=...)` picks an example. Nothing privileged is in observations or infos; the reward is the world's own,
-    or 1 for success at the end.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
-
-    def __init__(
-        self, world: Any, examples: Sequence[Example], *, render_mode: str | None = "rgb_array"
-    ) -> None:
-        if not examples:
-            raise PilotageError(f"{world.name}: an environment needs at least one example")
-        self.render_mode = render_mode
-        self._world, self._examples = world, tuple(examples)
-        shapes = {_pixels(example.start).shape for example in self._examples}
-        self._shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        self.observation_space = gymnasium.spaces.Box(0, 255, self._shape, np.uint8)
-        self.action_space = gymnasium.spaces.Text(max_length=4096, min_length=0)
-        self._session: Any = None
-        self._picture = np.zeros(self._shape, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.close()
-        example = self._examples[int(self.np_random.integers(len(self._examples)))]
-        self._session = self._world.open(example)
-        self._picture = self._padded(self._session.observe())
-        return self._picture.copy(), {"id": example.id}
-
-    def step(self, action: str) -> Any:
-        assert self._session is not None, "reset comes first"
-        reward = self._session.act(action)
-        seen = self._session.observe()
-        if seen is not None:
-            self._picture = self._padded(seen)
-        outcome = self._session.outcome()
-        if reward is None:
-            reward = float(seen is None and outcome.success)
-        info = {"reason": outcome.reason} if seen is None else {}
-        return self._picture.copy(), float(reward), seen is None, False, info
-
-    def render(self) -> Any:
-        return self._picture if self.render_mode == "rgb_array" else None
-
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
-    def _padded(self, seen: Observation) -> np.ndarray:
-        pixels = _pixels(seen)
-        picture = np.zeros(self._shape, np.uint8)
-        height, width = (min(a, b) for a, b in zip(pixels.shape[:2], self._shape[:2], strict=True))
-        picture[:height, :width] = pixels[:height, :width]
-        return picture
-
-
-def _pixels(seen: Observation) -> np.ndarray:
-    from pilotage.worlds.drawing import decode_png
-
-    if not seen.images:
-        raise PilotageError("a world without pictures is no environment for a model that looks")
-    return decode_png(seen.images[0])

@@ -65,8 +65,14 @@ class RowRecord:
     vision_attempts: int
     """Times a token that only a prompt may hold would have been sampled, had it not been suppressed."""
     role: str
+    prompt: int
+    """The example's place in the step; its episodes share it."""
+    sample: int
+    """Which of the prompt's episodes."""
     number: int
     """Which turn of its episode, from 0."""
+    credit: float
+    """What the turn gets of its episode's reward."""
     is_last: bool
     """Stands for the episode where episodes are counted."""
     outcome: Outcome
@@ -141,7 +147,10 @@ def row_record(
     origin: str,
     spans: Spans,
     role: str,
+    prompt: int,
+    sample: int,
     number: int,
+    credit: float,
     is_last: bool,
     outcome: Outcome,
     taught: Mapping[str, Taught],
@@ -165,7 +174,10 @@ def row_record(
         repetition=repetition(rollout.token_ids),
         vision_attempts=int(rollout.meta.get("num_vision_attempts", 0)),
         role=role,
+        prompt=prompt,
+        sample=sample,
         number=number,
+        credit=credit,
         is_last=is_last,
         outcome=outcome,
         valid=spans.valid,
@@ -216,8 +228,8 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1.0 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
-    """A step's figures from all its rollouts; a figure with nothing to count is left out."""
+def step_metrics(records: Sequence[RowRecord], *, with_reward: bool = False) -> dict[str, float]:
+    """A step's figures from all its rollouts; a figure with nothing to count is left out. Rewards only on demand."""
     everyone = sorted(records, key=lambda record: record.slot)
     metrics = _taught_metrics(everyone)
     # What the student does by itself; other origins only teach it.
@@ -226,6 +238,8 @@ def step_metrics(records: Sequence[RowRecord]) -> dict[str, float]:
         metrics[f"source/{origin}"] = _share(row.origin == origin for row in everyone)
     if rows:
         metrics |= _rollout_metrics(rows)
+        if with_reward:
+            metrics |= _reward_metrics([row for row in rows if row.role != DESCRIBE])
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -284,6 +298,28 @@ def _rollout_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         metrics["rollout/described"] = _share(described)
     if any(row.number for row in acted):
         metrics["episode/turns"] = len(acted) / max(len(ended), 1)
+    return metrics
+
+
+def _reward_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
+    """The mean reward of episodes, its mean spread in groups, and the share of groups that teach nothing.
+
+    An episode's reward is its turns' mean credit; a group in which every turn has one credit teaches nothing.
+    """
+    groups: dict[int, dict[int, list[float]]] = {}
+    for row in rows:
+        groups.setdefault(row.prompt, {}).setdefault(row.sample, []).append(row.credit)
+    rewards = [[float(np.mean(credits)) for credits in group.values()] for group in groups.values()]
+    if not rewards:
+        return {}
+    metrics = {
+        "rollout/reward": float(np.mean(np.concatenate(rewards))),
+        "rollout/same_reward": _share(
+            np.ptp(np.concatenate(list(group.values()))) < 1e-8 for group in groups.values()
+        ),
+    }
+    if spreads := [np.std(of_group, ddof=1) for of_group in rewards if len(of_group) > 1]:
+        metrics["rollout/reward_std"] = float(np.mean(spreads))
     return metrics
 
 

@@ -46,7 +46,8 @@ class _Reading:
 class RowScores:
     """What one route's reader says of the taught tokens of each row."""
 
-    reader: Reader
+    reader: Reader | None
+    """None for a route without one, which has advantages."""
     by_row: Sequence[Tensor | None]
     """States [taught tokens, H]; log-probabilities [taught tokens] of a remote teacher. None without such tokens."""
     advantages: Sequence[Advantages | None] | None = None
@@ -58,9 +59,12 @@ class RowScores:
             found = [part for row in rows if (part := self.advantages[row]) is not None]
             empty = hidden_MH.new_zeros(0, dtype=torch.float64)
             return Advantages(
-                advantage_M=torch.cat([part.advantage_M for part in found] or [empty]),
-                sampled_logp_M=torch.cat([part.sampled_logp_M for part in found] or [empty]),
+                advantage_M=torch.cat([part.advantage_M for part in found] or [empty]).to(hidden_MH.device),
+                sampled_logp_M=torch.cat([part.sampled_logp_M for part in found] or [empty]).to(
+                    hidden_MH.device
+                ),
             )
+        assert self.reader is not None, "a route without a reader has advantages"
         found = [part for row in rows if (part := self.by_row[row]) is not None]
         if self.reader.scorer is not None:
             return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]).to(hidden_MH.device))
@@ -115,7 +119,9 @@ class StepScorer:
                         taught = torch.from_numpy(mask_T).to(scores_T.device)
                         found[route.name][reading.row] = scores_T if mask_T.all() else scores_T[taught]
         scores = {
-            route.name: RowScores(reader=self.readers[route.weights], by_row=found[route.name])
+            route.name: RowScores(
+                reader=self.readers[route.weights] if route.has_reader else None, by_row=found[route.name]
+            )
             for route in self.router.routes
         }
         for route in self.router.routes:
@@ -135,6 +141,8 @@ class StepScorer:
         batches: dict[tuple[Any, bool], list[_Reading]] = {}
         for router in self.router.routers:
             for group in router.readings():
+                if not group[0].has_reader:
+                    continue
                 for place, row in enumerate(rows):
                     if not self.router.is_mine(router, row):
                         continue
@@ -150,6 +158,7 @@ class StepScorer:
         return batches
 
     def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
+        assert route.view is not None, "a route without a reader is not read"
         seed = mixed(self.config.seed, step)
         return varied(
             make_view(instead.get(route.view, route.view), row.moment, self.config.prompts),
@@ -201,32 +210,30 @@ class StepScorer:
         mine = [place for place, row in enumerate(rows) if self.router.is_mine(router, row)]
         teacher, sampled = [torch.zeros(0)], [torch.zeros(0)]
         for place in mine:
-            if (part := scores.by_row[place]) is None:
-                continue
             rollout, mask_T = rows[place].rollout, routed[place].mask_T
+            sampled.append(torch.tensor(np.array(rollout.logprobs, dtype=np.float32)[mask_T]))
+            if scores.reader is None or (part := scores.by_row[place]) is None:
+                continue
             if scores.reader.scorer is None:
                 ids_M = torch.tensor(np.array(rollout.token_ids)[mask_T], device=part.device)
                 head = scores.reader.head(part)
                 part = sampled_logprobs(head, ids_M, temperature=route.estimator.temperature)
             teacher.append(part.float().cpu())
-            sampled.append(torch.tensor(np.array(rollout.logprobs, dtype=np.float32)[mask_T]))
         num_tokens = [routed[place].num_tokens for place in mine]
         parts = advantage_parts(
             mix,
-            teacher_logp_M=torch.cat(teacher),
+            teacher_logp_M=None if scores.reader is None else torch.cat(teacher),
             sampled_logp_M=torch.cat(sampled),
             rewards_R=[facts[place].reward for place in mine],
             num_tokens_R=num_tokens,
             groups_R=[rows[place].prompt for place in mine],
+            episodes_R=[(rows[place].prompt, rows[place].episode.sample) for place in mine],
         )
         advantage_M = advantages(mix, parts, global_reduced(parts.sums(), all_sum))
-        device = self.readers[route.weights].backbone.device
         by_row: list[Advantages | None] = [None] * len(rows)
         pieces = zip(advantage_M.split(num_tokens), torch.cat(sampled).split(num_tokens), strict=True)
         for place, (advantage_T, logp_T) in zip(mine, pieces, strict=True):
-            by_row[place] = Advantages(
-                advantage_M=advantage_T.to(device), sampled_logp_M=logp_T.double().to(device)
-            )
+            by_row[place] = Advantages(advantage_M=advantage_T, sampled_logp_M=logp_T.double())
         return replace(scores, advantages=by_row)
 
     # -- signals ------------------------------------------------------------------------------------------------------
