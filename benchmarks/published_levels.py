@@ -6,8 +6,8 @@ imports the sets that were downloaded, keeps the sizes that the run trained on a
 of ours can hold (by the hash of their state), and measures base, stage 1 and stage 2 of every run as `pilotage
 diagnose RUN gap` does: words, pictures, pictures with the true state told, perception. All levels are drawn by us: nano
 knows no other pictures. Without a clone, fixtures of our own in exactly the published forms stand in. Rows stay in DIR,
-one folder a run and set, so that a killed command goes on, and `pilotage diagnose DIR/RUN/SET gap --rows-only` and `pilotage report
-DIR/RUN/SET` show them. Prints Markdown.
+one folder a run and set, so that a killed command goes on, and `pilotage diagnose DIR/RUN/SET gap --rows-only` and
+`pilotage report DIR/RUN/SET` show them. Prints Markdown.
 """
 
 from __future__ import annotations
