@@ -111,9 +111,10 @@ def with_steps(stage: Stage, steps: int | None) -> Stage:
     """The stage with another number of steps; a warm-up that would be longer ends with them."""
     if steps is None:
         return stage
-    if hasattr(stage, "warmup_steps"):
-        return replace(stage, steps=steps, warmup_steps=min(getattr(stage, "warmup_steps"), steps))  # noqa: B009
-    return replace(stage, steps=steps)
+    new = {"steps": steps}
+    if (warmup := getattr(stage, "warmup_steps", None)) is not None:
+        new["warmup_steps"] = min(warmup, steps)
+    return replace(stage, **new)
 
 
 def with_stage(recipe: Recipe, config: Stage) -> Recipe:
