@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _forget() -> None:
-    for known in (registry.places, registry.get_world, registry.tasks):
+    for known in (registry.places, registry._opened, registry.tasks):
         known.cache_clear()
 
 
