@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pilotage.evaluate import evaluate, rows_path
-from pilotage.evaluate.jsonl import read_jsonl
+from pilotage.evaluate.jsonl import append_jsonl, read_jsonl
 from pilotage.records import Rollout
 from pilotage.report import write_report
 from pilotage.report.film import AGAIN, DETOUR, MAX_FRAMES, UNREAD, pack_film
+from pilotage.report.verdicts import verdict_class
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data.steps import make_step_example
 
@@ -75,7 +76,8 @@ def test_an_illegal_move_is_marked_by_its_reason(tmp_path: Path) -> None:
 
 def test_words_without_an_action_are_marked_and_waste_the_turn(tmp_path: Path) -> None:
     row = played(tmp_path, "I look around.", *map(answer, "RRDD"))
-    assert marks(row)[0] == [UNREAD, DETOUR] and marks(row)[1] == [AGAIN]
+    assert marks(row)[0] == [UNREAD] and marks(row)[1] == [AGAIN]
+    assert row["outcome"]["success"] and verdict_class(row) == "optimal"
 
 
 def test_long_episodes_are_cut_and_counted(tmp_path: Path) -> None:
@@ -98,5 +100,10 @@ def test_damaged_turns_are_shown_without_a_picture(tmp_path: Path, turns: list[A
 def test_rows_of_plans_have_no_film_and_the_page_of_episodes_is_written(tmp_path: Path) -> None:
     assert pack_film({"task": "maze", "kind": "image", "role": "plan"}) is None
     played(tmp_path, *map(answer, "RLRRDD"))
-    page = write_report(tmp_path)
-    assert "num_turns" in page.read_text() or page.exists()
+    path = rows_path(tmp_path, "base", "image")
+    damaged = [
+        {**read_jsonl(path).rows[0], "id": f"x{i}", "turns": turns} for i, turns in enumerate((5, [1]))
+    ]
+    append_jsonl(path, damaged)
+    told = write_report(tmp_path).read_text()
+    assert "has malformed turns" in told and "FrozenLake, step by step" in told

@@ -53,7 +53,7 @@ def pack_film(row: Row) -> dict[str, Any] | None:
             marks.append(AGAIN)
         seen.add(key)
         here, after = lengths[number], lengths[number + 1] if number + 1 < len(lengths) else None
-        if here is not None and after is not None and after >= here:
+        if not marks and here is not None and after is not None and after >= here:
             marks.append(DETOUR)
         if number == len(turns) - 1 and (row.get("outcome") or {}).get("illegal"):
             marks.append(visible((row.get("outcome") or {}).get("reason", ""), 20).replace("_", " "))

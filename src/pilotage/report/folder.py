@@ -283,6 +283,9 @@ def row_problem(row: Row, kind: str) -> str:
     outcome = row.get("outcome")
     if outcome is not None and not _is_outcome(outcome):
         return "has a malformed outcome"
+    turns = row.get("turns", [])
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return "has malformed turns"
     if "verdict" in row and outcome is None:
         return "was written by an earlier version (it has a verdict and no outcome): evaluate again"
     return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pilotage.evaluate.roles import role_of
+from typing import Any
+
+from pilotage.evaluate.roles import is_planning, role_of
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.worlds.score import DESCRIBE
@@ -31,11 +33,22 @@ def verdict_class(row: Row) -> str:
             return "success" if outcome and outcome["success"] else "not_reached"
         right = row.get("right") or {}
         return "read" if right and all(right.values()) else "misread"
+    if not is_planning(row):
+        # Of an episode `parsed` is that every turn could be read: one wasted turn makes no failure of a success.
+        return _class_of_episode(outcome)
     if not outcome["parsed"]:
         return "unparsed"
     if outcome["success"]:
         return "optimal" if outcome["optimal"] else "success"
     return "illegal" if outcome["illegal"] else "not_reached"
+
+
+def _class_of_episode(outcome: dict[str, Any]) -> str:
+    if outcome["success"]:
+        return "optimal" if outcome.get("optimal", True) else "success"
+    if outcome.get("illegal"):
+        return "illegal"
+    return "not_reached" if outcome.get("parsed", True) else "unparsed"
 
 
 def verdict_text(row: Row) -> str:
