@@ -165,7 +165,8 @@ class Eval(RecipeOptions, EndpointOptions):
             )
         stage, weights, out, recipe, measured = self._choose()
         from pilotage.evaluate import evaluate, rows_path
-        from pilotage.evaluate.run import conditions_of, usual_kinds
+        from pilotage.evaluate.run import conditions_of
+        from pilotage.worlds.registry import usual_kinds
 
         measured = replace(
             measured, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
@@ -183,7 +184,7 @@ class Eval(RecipeOptions, EndpointOptions):
         if recipe is not None:
             use_threads(recipe)
         examples = self._examples(measured)
-        kinds = self.kinds or usual_kinds(examples)
+        kinds = self.kinds or usual_kinds(example.world for example in examples)
         conditions_of(examples, kinds)  # says what is wrong with them before a model is loaded
         if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in kinds):
             raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")

@@ -26,10 +26,11 @@ from pilotage.rollouts import Decoding, Engine, StreamingEngine
 from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
+from pilotage.worlds.planning import PlanningWorld
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import condition_of
 
-KINDS = ("image", "text", "perception")
+KINDS = PlanningWorld.usual
 EVAL_FOLDER = "eval"
 
 
@@ -149,26 +150,21 @@ def episodes_of(
     *,
     decoding: Decoding,
     prompts: PromptSet,
-    kind: str | None = None,
     view: str | None = None,
     batch_size: int = 64,
 ) -> list[Episode]:
     """One episode of each example, in their order: what validation and probes are made of.
 
-    `kind` is one of the worlds' conditions; None is each world's first. `view` is shown in place of the condition's.
+    Each is played in its world's first condition; `view` is shown in place of the condition's.
     """
 
-    def condition(world: str) -> Condition:
-        found = condition_of(get_world(world), kind) if kind else get_world(world).conditions[0]
-        if found is None:
-            raise PilotageError(f"the world {world} has no condition {kind!r}")
-        return found
+    def first(example: Example) -> Condition:
+        return get_world(example.world).conditions[0]
 
     def show(moment: Moment) -> View:
-        name = view or condition(moment.example.world).views[moment.role]
-        return make_view(name, moment, prompts)
+        return make_view(view or first(moment.example).views[moment.role], moment, prompts)
 
-    starts = [Start(example=example, role=condition(example.world).role) for example in examples]
+    starts = [Start(example=example, role=first(example).role) for example in examples]
     writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size, raises=True)
     by_id = {id(episode.example): episode for episode in play(starts, writer=writer, show=show)}
     return [by_id[id(example)] for example in examples]
@@ -188,12 +184,6 @@ def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tup
                 )
             found[name, kind] = condition
     return found
-
-
-def usual_kinds(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The conditions by which the worlds of these examples are usually measured."""
-    worlds = dict.fromkeys(example.world for example in examples)
-    return tuple(dict.fromkeys(kind for name in worlds for kind in get_world(name).usual))
 
 
 def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:

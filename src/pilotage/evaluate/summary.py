@@ -22,12 +22,13 @@ from pilotage.evaluate.bootstrap import (
     bootstrap_mean,
 )
 from pilotage.evaluate.samples import Row, by_example, example_means
+from pilotage.worlds.judge import MEASURES
 
 FIRST_RATES, LAST_RATES = ("success",), ("state", "finished")
 """What every row has: `success` is the outcome's; `state` is every field read right that the answer told; `finished`
 ended its turn before the token limit. Between them stand the flags among the world's own measures."""
-MEASURES = ("optimal", "illegal", "parsed")
-"""The order of those that planning worlds have; others follow as they come."""
+PLAN_FLAGS = tuple(measure.name for measure in MEASURES if measure.is_flag)
+"""Those of a plan, in their order; other worlds' follow as they come."""
 
 
 def rate_names(cells: Iterable[Rates]) -> tuple[str, ...]:
@@ -38,8 +39,8 @@ def rate_names(cells: Iterable[Rates]) -> tuple[str, ...]:
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
     found = list(dict.fromkeys(names))
-    own = [name for name in found if name not in (*FIRST_RATES, *MEASURES, *LAST_RATES)]
-    return tuple(name for name in (*FIRST_RATES, *MEASURES, *own, *LAST_RATES) if name in found)
+    own = [name for name in found if name not in (*FIRST_RATES, *PLAN_FLAGS, *LAST_RATES)]
+    return tuple(name for name in (*FIRST_RATES, *PLAN_FLAGS, *own, *LAST_RATES) if name in found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pilotage.records import Example, Split
 from pilotage.train.settings import LATER
 from pilotage.views import PromptSet
 from pilotage.worlds import Task, get_task, get_world
-from pilotage.worlds.registry import beside_world
+from pilotage.worlds.registry import beside_world, usual_kinds
 
 TEST_SEED = 2606_06076
 """Every run of every recipe is measured on the same test states."""
@@ -77,8 +77,7 @@ DRIVING = replace(PAPER, max_new_tokens=512)
 
 def kinds_of(measured: Measurement) -> tuple[str, ...]:
     """The conditions that are measured."""
-    usual = (kind for name, _ in measured.levels for kind in get_world(name).usual)
-    return measured.kinds or tuple(dict.fromkeys(usual))
+    return measured.kinds or usual_kinds(name for name, _ in measured.levels)
 
 
 def examples_of(measured: Measurement, split: Split) -> list[Example]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -108,6 +108,11 @@ def get_task(name: str) -> Task[Any]:
             return task
     names = [task.name for task in tasks()]
     raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
+
+
+def usual_kinds(names: Iterable[str]) -> tuple[str, ...]:
+    """The conditions by which these worlds are usually measured, each once."""
+    return tuple(dict.fromkeys(kind for name in dict.fromkeys(names) for kind in get_world(name).usual))
 
 
 def beside_world(name: str, layer: str) -> ModuleType | None:
