@@ -142,7 +142,7 @@ def test_it_is_measured_as_every_world_is(worlds: ModuleType, name: str, tmp_pat
 def test_our_worlds_pass_gymnasium_s_own_checker(task: Any) -> None:
     from gymnasium.utils.env_checker import check_env
 
-    from pilotage.worlds.gym_env import register_gym
+    from pilotage.data.gym_env import register_gym
 
     [name] = register_gym(task.name)
     env = gymnasium.make(name).unwrapped
@@ -153,3 +153,15 @@ def test_our_worlds_pass_gymnasium_s_own_checker(task: Any) -> None:
     assert set(observation) == {"image", "text"}
     _, reward, terminated, _, _ = env.step("no plan at all")
     assert (reward, terminated) == (0.0, True)
+
+
+@pytest.mark.parametrize("name", [*(task.name for task in TASKS), "maze_steps", "room"])
+def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: ModuleType, name: str) -> None:
+    from pilotage.data.gym_env import as_gym, default_examples
+
+    examples = default_examples(name, count=4)
+    env = as_gym(name, examples)
+    _, told = env.reset(options={"example": examples[1].id})
+    assert told == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
+    shown = [env.reset(options={"example": example.id})[0]["image"].shape for example in examples]
+    assert len(set(shown)) == 1

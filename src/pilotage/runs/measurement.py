@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from pilotage.data.made import made_examples
 from pilotage.data.prior import examples_with_prior, prior_of
-from pilotage.data.store import sample_examples
-from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
 from pilotage.train.settings import LATER
 from pilotage.views import PromptSet
-from pilotage.worlds import Task, get_task, get_world
-from pilotage.worlds.registry import beside_world, usual_kinds
+from pilotage.worlds.registry import get_world, usual_kinds
 
 TEST_SEED = 2606_06076
 """Every run of every recipe is measured on the same test states."""
@@ -87,15 +85,12 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
     side_px = 256 if measured.cell_px is None else None
     examples: list[Example] = []
     for name, levels in measured.levels:
-        if not isinstance(get_world(name), Task):
-            examples += _of_world(measured, name, levels, count, split, seed)
-            continue
-        task = get_task(name)
-        if split == "train" and measured.train_prior and prior_of(task) is not None:
+        world = get_world(name)
+        if split == "train" and measured.train_prior and prior_of(world) is not None:
             for place, level in enumerate(levels):
                 share = len(range(place, count, len(levels)))
                 examples += examples_with_prior(
-                    task,
+                    world,
                     level,
                     share,
                     consistent=True,
@@ -105,23 +100,14 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
                     side_px=side_px,
                 )
         else:
-            examples += sample_examples(
-                task, levels, count, split, seed, cell_px=measured.cell_px, side_px=side_px
+            examples += made_examples(
+                name,
+                levels,
+                count,
+                split,
+                seed,
+                cell_px=measured.cell_px,
+                side_px=side_px,
+                options=dict(measured.options),
             )
     return examples
-
-
-def _of_world(
-    measured: Measurement, name: str, levels: tuple[int, ...], count: int, split: Split, seed: int
-) -> list[Example]:
-    """The examples of a world that makes its own: by `examples` in the data module beside it."""
-    module = beside_world(name, "data")
-    make = getattr(module, "examples", None)
-    world = get_world(name)
-    if make is None and hasattr(world, "examples"):
-        return world.examples(count, split, seed)
-    if make is None:
-        raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
-    return make(
-        name, levels, count, split, seed, cell_px=measured.cell_px or 32, options=dict(measured.options)
-    )

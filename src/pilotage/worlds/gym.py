@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as a world; `gym_env` is the other way round. Needs `pip install 'pilotage[gym]'`.
+"""Any Gymnasium environment as a world; `pilotage.data.gym_env` is the other way round (extra `gym`).
 
     cliff = GymWorld(
         name="cliff", title="CliffWalking", make=lambda: gym.make("CliffWalking-v1", render_mode="rgb_array"),

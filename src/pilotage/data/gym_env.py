@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pilotage.errors import ImpossibleRequestError, PilotageError, require
+from pilotage.data.made import made_examples, makes_examples
+from pilotage.errors import PilotageError, require
 from pilotage.pictures import read_rgb
-from pilotage.records import Example, Observation, Privileged, Split
-from pilotage.worlds.drawing import render_png
+from pilotage.records import Example, Observation, Split
 from pilotage.worlds.registry import get_world, world_names
-from pilotage.worlds.split import ID_DIGITS, split_of
-from pilotage.worlds.task import Task, state_hash
 
 require("gymnasium")
 import gymnasium  # noqa: E402
@@ -35,7 +33,6 @@ ACT = "act"
 CHARACTERS = "".join(map(chr, range(32, 127))) + "\n"
 """Of texts, either way; another one in a world's text stands as `?`."""
 MAX_CHARACTERS = 4096
-MAX_TRIES_PER_EXAMPLE = 1_000
 _OTHER = re.compile(r"[^ -~\n]")
 
 Examples = Sequence[Example] | Callable[[], Sequence[Example]]
@@ -157,39 +154,11 @@ def as_gym(world: str, examples: Examples | None = None, **settings: Any) -> Wor
 
 
 def default_examples(world: str, *, split: Split = "train", count: int = 16, seed: int = 0) -> list[Example]:
-    """Examples that the world makes itself. Raises PilotageError for one that makes none."""
+    """Examples that the world makes itself, of its own levels. Raises PilotageError for one that makes none."""
     opened = get_world(world)
-    if hasattr(opened, "examples"):
-        return opened.examples(split, count, seed)
-    if not isinstance(opened, Task):
-        raise PilotageError(f"{world} makes no examples of its own; give the environment some: examples=...")
-    rng, found = np.random.default_rng(seed), {}
-    side_px = 32 * max(opened.levels)
-    # A world with few levels may have fewer than asked for; its drawing must end all the same.
-    for _ in range(MAX_TRIES_PER_EXAMPLE * count):
-        if len(found) == count:
-            break
-        level = opened.levels[int(rng.integers(len(opened.levels)))]
-        state = opened.generate(level, rng)
-        hash_ = state_hash(opened, state)
-        if split_of(hash_) == split:
-            id_ = f"{opened.name}-{level}-{hash_[:ID_DIGITS]}"
-            found[id_] = Example(
-                id=id_,
-                world=world,
-                split=split,
-                axes={"level": level},
-                # Without plan and facts: nobody is taught by it.
-                start=Observation(
-                    images=(render_png(opened, state, side_px=side_px),),
-                    privileged=Privileged(state=opened.to_json(state)),
-                ),
-            )
-    if len(found) < count:
-        raise ImpossibleRequestError(
-            f"{world}: {count} examples of {split} were asked for, {len(found)} found; ask for fewer"
-        )
-    return list(found.values())
+    levels = getattr(getattr(opened, "task", opened), "levels", (0,))
+    # One size for all levels: an observation space has one.
+    return made_examples(world, levels, count, split, seed, side_px=32 * max(levels))
 
 
 def gym_id(world: str) -> str:
@@ -199,13 +168,9 @@ def gym_id(world: str) -> str:
 
 def register_gym(*worlds: str) -> tuple[str, ...]:
     """Registers worlds with Gymnasium and returns their ids; without names every world that makes its own examples."""
-    named = worlds or tuple(name for name in world_names() if _makes_examples(get_world(name)))
+    named = worlds or tuple(name for name in world_names() if makes_examples(name))
     ids = tuple(map(gym_id, named))
     for id_, world in zip(ids, named, strict=True):
         if id_ not in gymnasium.registry:
             gymnasium.register(id_, entry_point=f"{__name__}:WorldEnv", kwargs={"world": world})
     return ids
-
-
-def _makes_examples(world: Any) -> bool:
-    return isinstance(world, Task) or hasattr(world, "examples")

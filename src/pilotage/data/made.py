@@ -1,0 +1,49 @@
+"""Examples that a world makes without any file, whichever way it makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pilotage.data.store import sample_examples
+from pilotage.errors import PilotageError
+from pilotage.records import Example, Split
+from pilotage.worlds.registry import beside_world, get_world
+from pilotage.worlds.task import Task
+
+
+def made_examples(
+    name: str,
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    cell_px: int | None = 32,
+    side_px: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Example]:
+    """`count` examples in all: sampled of a planning task, else by `examples` of the data module beside the world, else
+    by the world's own `examples`, which knows no levels.
+
+    Raises PilotageError for a world that makes none.
+    """
+    world, beside = get_world(name), _beside(name)
+    if isinstance(world, Task):
+        return sample_examples(world, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
+    if beside is not None:
+        return beside(name, levels, count, split, seed, cell_px=cell_px or 32, options=dict(options or {}))
+    if hasattr(world, "examples"):
+        return world.examples(count, split, seed)
+    raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
+
+
+def makes_examples(name: str) -> bool:
+    """Whether `made_examples` has any of this world."""
+    world = get_world(name)
+    return isinstance(world, Task) or _beside(name) is not None or hasattr(world, "examples")
+
+
+def _beside(name: str) -> Any:
+    """`examples` of the data module beside the world, or None."""
+    return getattr(beside_world(name, "data"), "examples", None)
