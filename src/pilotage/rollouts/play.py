@@ -148,7 +148,7 @@ def _play_group(
         by_writer: dict[tuple[int, str], tuple[Writer, str, list[_Running]]] = {}
         for running in waiting:
             one = writer if isinstance(writer, Writer) else writer(running.start, len(running.turns))
-            name = str(running.moment.notes.get("decoding", ""))
+            name = str(running.ask.notes.get("decoding", ""))
             name = name if name in one.decodings else ""
             # The writer itself is kept beside its id, or another one might come to have it.
             by_writer.setdefault((id(one), name), (one, name, []))[2].append(running)
@@ -164,22 +164,23 @@ def _play_group(
 
 def _ask(writer: Writer, asked: list[_Running], show: Show) -> Iterator[_Running]:
     """One call of the engine; each episode when its answer is there and acted on."""
-    for running in asked:
-        running.view = show(running.moment)
+    moments = [running.moment for running in asked]
+    for running, moment in zip(asked, moments, strict=True):
+        running.view = show(moment)
     if writer.write is not None:
-        for running in asked:
-            running.take(Answer(index=0, rollout=writer.write(running.moment, running.view), seconds=0.0))
+        for running, moment in zip(asked, moments, strict=True):
+            running.take(Answer(index=0, rollout=writer.write(moment, running.view), seconds=0.0))
             yield running
         return
     assert writer.engine is not None and writer.decoding is not None, "checked when the writer was made"
     requests = [
         Request(
-            view=running.view if writer.show is None else writer.show(running.moment),
+            view=running.view if writer.show is None else writer.show(moment),
             example_id=running.start.key(len(running.turns)),
             seed=running.start.seed,
             sample=running.start.draw,
         )
-        for running in asked
+        for running, moment in zip(asked, moments, strict=True)
     ]
     if writer.raises:
         rollouts = writer.engine.generate(requests, writer.decoding)  # pyright: ignore[reportAttributeAccessIssue]
@@ -227,28 +228,28 @@ class _Running:
     def moment(self) -> Moment:
         return Moment(
             example=self.start.example,
-            role=self._ask.role,
-            seen=self._ask.seen,
+            role=self.ask.role,
+            seen=self.ask.seen,
             past=tuple(self.turns),
-            notes=self._ask.notes,
+            notes=self.ask.notes,
         )
 
     def take(self, answer: Answer) -> None:
         """The answer becomes a turn, and the agent goes on to its next question or to the end."""
         turn = Turn(
-            role=self._ask.role,
-            seen=self._ask.seen,
+            role=self.ask.role,
+            seen=self.ask.seen,
             view=self.view,
             rollout=answer.rollout,
-            notes={**self._ask.notes, "seconds": answer.seconds, **answer.notes},
+            notes={**self.ask.notes, "seconds": answer.seconds, **answer.notes},
         )
         self.turns.append(turn)
         if answer.error:
             self._end("engine_failed", None, error=answer.error, error_kind=answer.error_kind)
             return
         self._session.reward = None
+        said = turn.text if self.read is None else self.read(self.start, len(self.turns) - 1, turn)
         try:
-            said = turn.text if self.read is None else self.read(self.start, len(self.turns) - 1, turn)
             self._next(lambda: self._asking.send(said))
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
             self._failed(failure)
@@ -276,7 +277,7 @@ class _Running:
         elif self.limits.max_tokens is not None and self._num_tokens() >= self.limits.max_tokens:
             self._end("max_tokens", self._session.outcome())
         else:
-            self._ask = ask
+            self.ask = ask
 
     def _num_tokens(self) -> int:
         return sum(len(turn.rollout.token_ids) for turn in self.turns if turn.rollout is not None)

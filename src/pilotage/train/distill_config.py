@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings
@@ -281,14 +282,14 @@ class DistillConfig:
 
     # -- what the fields come to --------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def plans(self) -> Router:
         """Who teaches the rollouts that plan."""
         if self.router is not None:
             return self.router
         return Router(layout=MgsdLayout(), routes=(self._only_route("plan", self.teacher_view),))
 
-    @property
+    @cached_property
     def descriptions(self) -> Router | None:
         """Who teaches the rollouts that describe the picture; None when there are none."""
         if not self.perception_share:
@@ -308,7 +309,7 @@ class DistillConfig:
         assert self.estimator is not None and self.teacher_weights is not None, "checked at the beginning"
         return Route(name=name, view=view, weights=self.teacher_weights, estimator=self.estimator)
 
-    @property
+    @cached_property
     def routers(self) -> tuple[Router, ...]:
         own = (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
         return (*own, *(router for _, router in self.of_roles))

@@ -18,7 +18,6 @@ from pilotage.records import Outcome
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.step.monitors import SpanFinder
 from pilotage.train.step.rows import StepRow
-from pilotage.worlds.score import DESCRIBE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,20 +53,14 @@ class StepRouter:
 
     def __init__(self, config: DistillConfig, *, spans: SpanFinder, tasks: Sequence[str]) -> None:
         self.config = config
-        self.plans = config.plans
-        described = config.descriptions
-        self._of_role: dict[str, Router] = dict(config.of_roles)
-        if described is not None:
-            self._of_role[DESCRIBE] = described
-        self.routers = (self.plans, *([] if described is None else [described]))
-        self.routers += tuple(router for _, router in config.of_roles)
+        self.plans, self.routers = config.plans, config.routers
         self.routes: tuple[Route, ...] = config.routes
         self._scale_of = {route.name: route.scale for route in self.routes}
         self.spans = spans
         self._tasks = tasks
 
     def router_of(self, row: StepRow) -> Router:
-        return self._of_role.get(row.turn.role, self.plans)
+        return self.config.router_of(row.turn.role)
 
     def is_mine(self, router: Router, row: StepRow) -> bool:
         return self.router_of(row) is router

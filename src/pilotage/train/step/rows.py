@@ -17,7 +17,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
 from pilotage.rollouts.engine import Engine
-from pilotage.rollouts.play import Limits, Show, Start, Writer, play
+from pilotage.rollouts.play import Limits, Start, Writer, play
 from pilotage.rollouts.sources import (
     FromDataSet,
     FromTeacher,
@@ -39,10 +39,10 @@ from pilotage.worlds.score import DESCRIBE
 
 PERCEPTION = "perception"
 """The view that asks a student to describe the picture."""
-_TURNS, _MOVES = 0x7475726E, 0x6D6F7665
-"""Keep the draws of turns and of who moves apart from others of the same seed and step."""
 DESCRIPTION = "description"
 """The view by which a teacher describes it, from words."""
+_TURNS, _MOVES = 0x7475726E, 0x6D6F7665
+"""Keep the draws of turns and of who moves apart from others of the same seed and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,17 +187,12 @@ class RolloutMaker:
         }
         return [found[id(start.example), start.sample] for start in starts]
 
-    @property
-    def _shown(self) -> Show:
+    def _shown(self, moment: Moment) -> View:
         """What the student is shown."""
-
-        def show(moment: Moment) -> View:
-            if moment.role == DESCRIBE:
-                return make_view(PERCEPTION, moment, self.config.prompts)
-            view = make_view(self.config.student_view, moment, self.config.prompts)
-            return varied(view, prefill=self.config.student_prefill)
-
-        return show
+        if moment.role == DESCRIBE:
+            return make_view(PERCEPTION, moment, self.config.prompts)
+        view = make_view(self.config.student_view, moment, self.config.prompts)
+        return varied(view, prefill=self.config.student_prefill)
 
     def _reading(self, step: int) -> Callable[[Start, int, Turn], str]:
         """What the world is told of a turn: the answer, or where the expert moves, its first action from there."""
