@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
-from pilotage.cli.measured import keep
+from pilotage.cli.measured import find_rows, keep, rows_of
 from pilotage.cli.options import AtLeast, Count, RecipeCount, given
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, table_console
@@ -152,6 +152,16 @@ class Eval(RecipeOptions, EndpointOptions):
         from pilotage.evaluate.passk import passk
 
         return passk(measured.rows)
+
+    def found_or_measured(self, *, rows_only: bool) -> tuple[list[dict[str, Any]], Path]:
+        """The rows of `kinds`, those that are there alone or with what is missing, and the place of what is made of
+        them, without its ending."""
+        if rows_only:
+            found = find_rows(self.target, self.stage, out=self.out)
+            return [row for row in found.rows if row["kind"] in self.kinds], found.beside
+        measured = self.measure()
+        rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
+        return rows, measured.out / "eval" / measured.stage
 
     def measure(self) -> Measured:
         """Asks for the rows that are missing."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from pilotage.cli.evaluate import Eval
-from pilotage.cli.measured import find_rows, keep, rows_of
+from pilotage.cli.measured import keep
 from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
 
@@ -45,13 +45,7 @@ class GapCommand(Eval):
     def run(self) -> int:
         if "image" not in self.kinds:
             raise PilotageError(f"kinds {list(self.kinds)} lack image: there would be no failures to explain")
-        if self.rows_only:
-            found = find_rows(self.target, self.stage, out=self.out)
-            rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
-        else:
-            measured = self.measure()
-            rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
-            beside = measured.out / "eval" / measured.stage
+        rows, beside = self.found_or_measured(rows_only=self.rows_only)
         from pilotage.evaluate.gap import gap
 
         found_gap = gap(rows)

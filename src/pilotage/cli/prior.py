@@ -10,7 +10,7 @@ import tyro
 
 from pilotage.cli.evaluate import Eval
 from pilotage.cli.gap import SHOWN_FAULTS
-from pilotage.cli.measured import find_rows, keep, rows_of
+from pilotage.cli.measured import keep
 from pilotage.cli.options import RecipeCount
 from pilotage.cli.tables import make_table, points, signed, table_console
 from pilotage.errors import PilotageError
@@ -42,13 +42,7 @@ class PriorCommand(Eval):
     """Ask no model: pair the rows that are there, of a run, RUN/STAGE or FILE.jsonl, whatever they were made for."""
 
     def run(self) -> int:
-        if self.rows_only:
-            found = find_rows(self.target, self.stage, out=self.out)
-            rows, beside = [row for row in found.rows if row["kind"] in self.kinds], found.beside
-        else:
-            measured = self.measure()
-            rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
-            beside = measured.out / "eval" / measured.stage
+        rows, beside = self.found_or_measured(rows_only=self.rows_only)
         from pilotage.evaluate.prior_probe import prior_conflict
 
         probe = prior_conflict(rows)

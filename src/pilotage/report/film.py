@@ -11,22 +11,13 @@ from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.report.tiles import kinds_text
 from pilotage.worlds.answers import last_answer_block
-from pilotage.worlds.registry import get_world, world_names
+from pilotage.worlds.registry import planning_task
 from pilotage.worlds.task import Task
 
 MAX_FRAMES = 30
 MAX_SAID = 24
 DETOUR, AGAIN, UNREAD = "detour", "again", "unread"
 """Marks of a frame: a move after which the expert's way is no shorter, a state seen before, words without an action."""
-
-
-def drawn_task(name: str) -> Task[Any] | None:
-    """The planning task by which a world's states are drawn: the world itself, or what is played move by move."""
-    if name not in world_names():
-        return None
-    world = get_world(name)
-    task = getattr(world, "task", world)
-    return task if isinstance(task, Task) else None
 
 
 def pack_film(row: Row) -> dict[str, Any] | None:
@@ -39,7 +30,7 @@ def pack_film(row: Row) -> dict[str, Any] | None:
         if is_planning(row):
             return None
         turns = [row]
-    task = drawn_task(str(row.get("world", row["task"])))
+    task = planning_task(str(row.get("world", row["task"])))
     turns = [turn for turn in turns if isinstance(turn, dict)]
     states = [_state(task, turn) for turn in turns]
     lengths = [_length(task, state) for state in states]

@@ -20,7 +20,7 @@ from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.evaluate.roles import is_description
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import Field, read_fields_of, recited_fields
-from pilotage.report.film import drawn_task, pack_film
+from pilotage.report.film import pack_film
 from pilotage.report.folder import Row
 from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
@@ -29,6 +29,7 @@ from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
 from pilotage.report.verdicts import VERDICTS, reason_text, verdict_class, verdict_text
 from pilotage.worlds import get_world
 from pilotage.worlds.answers import parse_answer
+from pilotage.worlds.registry import planning_task
 from pilotage.worlds.task import Task
 
 LEVELS_A_CHUNK = 48
@@ -134,7 +135,7 @@ class _Packer:
     def index(self, sources: Sequence[str]) -> dict[str, Any]:
         tasks = []
         for name in self.tasks:
-            task = _find_task(name)
+            task = planning_task(name)
             tasks.append(
                 {
                     "title": get_world(name).title if task else visible(name, 40),
@@ -318,14 +319,10 @@ def _piece(piece: Any) -> str:
 def parse_row(row: Row) -> tuple[Task[Any] | None, Any]:
     """The row's task and state, or (None, None) where they are none that we know."""
     try:
-        task = drawn_task(str(row["task"]))
+        task = planning_task(str(row["task"]))
         return (None, None) if task is None else (task, task.parse_state(row["state"]))
     except PilotageError:
         return None, None
-
-
-def _find_task(name: str) -> Task[Any] | None:
-    return drawn_task(name)
 
 
 def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[LevelKey]:

@@ -110,6 +110,17 @@ def get_task(name: str) -> Task[Any]:
     raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
 
 
+def planning_task(name: str) -> Task[Any] | None:
+    """The planning task by which a world's states are read and drawn: itself, or what is played move by move."""
+    from pilotage.worlds.task import Task
+
+    if name not in world_names():
+        return None
+    world = get_world(name)
+    task = getattr(world, "task", world)
+    return task if isinstance(task, Task) else None
+
+
 def usual_kinds(names: Iterable[str]) -> tuple[str, ...]:
     """The conditions by which these worlds are usually measured, each once."""
     return tuple(dict.fromkeys(kind for name in dict.fromkeys(names) for kind in get_world(name).usual))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +32,8 @@ from pilotage.worlds.grids.frozenlake import FrozenLake
 from pilotage.worlds.grids.maze import Maze
 from pilotage.worlds.grids.minibehaviour import MiniBehaviour
 from pilotage.worlds.judge import MEASURES, REASONS
-from pilotage.worlds.score import compared_recital
+from pilotage.worlds.planning import CONDITIONS
+from pilotage.worlds.score import PLAN, compared_recital
 from pilotage.worlds.task import Stepwise, Task, canonical_key
 
 ACT = "act"
@@ -51,16 +53,10 @@ OPTIONS: Mapping[str, tuple[int, int]] = {
 """Option -> (its default, the least that it may be)."""
 
 STEP_CONDITIONS = (
-    Condition(name="image", title="from the picture", views={ACT: "student"}),
-    Condition(name="text", title="from words", views={ACT: "symbolic"}),
-    Condition(name="corrected", title="from the picture, its state told", views={ACT: "student_with_state"}),
+    *(replace(each, views={ACT: each.views[PLAN]}) for each in CONDITIONS if PLAN in each.views),
     Condition(name="memory", title="from the picture, its own past told", views={ACT: "memory"}),
-    Condition(name="teacher", title="teacher: words and plan", views={ACT: "teacher"}),
-    Condition(name="teacher_no_plan", title="teacher: words", views={ACT: "teacher_no_plan"}),
-    Condition(
-        name="teacher_with_picture", title="teacher: picture and plan", views={ACT: "student_with_plan"}
-    ),
 )
+"""Those of one plan, asked at each turn, and one more."""
 
 STEP_MEASURES = (
     *MEASURES,

@@ -20,7 +20,7 @@ from pilotage.records import Moment, Privileged, View
 from pilotage.views.prompts import PromptSet, prompt_template
 from pilotage.views.registry import ViewSpec
 from pilotage.worlds.grid import cell_text
-from pilotage.worlds.registry import get_world
+from pilotage.worlds.registry import planning_task
 from pilotage.worlds.score import read_recital
 from pilotage.worlds.task import Task, reference_response, state_text, worked_state
 
@@ -174,9 +174,10 @@ def reference_answer(example: Any, view_name: str) -> str:
 
 
 def task_of(world: str) -> Task[Any]:
-    """The planning task of a grid world: itself, or what is played move by move."""
-    opened = get_world(world)
-    return getattr(opened, "task", opened)
+    """The planning task of a grid world."""
+    task = planning_task(world)
+    assert task is not None, f"{world} is no grid world"
+    return task
 
 
 @lru_cache(maxsize=16)
