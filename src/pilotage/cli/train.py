@@ -200,7 +200,7 @@ class Train(RecipeOptions):
         run = self.run_folder
         if isinstance(config, SftConfig | GrpoConfig):
             require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.runs.runner import load
+        from pilotage.runs.runner import load, train_stage
 
         examples: Sequence[Example] = self.load_examples(recipe, "train")
         backbone = load(recipe, student)
@@ -210,24 +210,7 @@ class Train(RecipeOptions):
             begin_stage(recipe, config, student, run)
 
         with Bar(config.stage, unit="steps") as bar:
-            if isinstance(config, SftConfig):
-                from pilotage.train.sft import run_sft
-
-                return run_sft(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
-            if isinstance(config, GrpoConfig):
-                from pilotage.train.grpo import run_grpo
-
-                return run_grpo(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
-            from pilotage.train.distill import distill
-
-            return distill(
-                config,
-                student=backbone,
-                examples=examples,
-                run_dir=run,
-                on_step=lambda row: bar(row["step"], config.steps, row),
-                on_begin=on_begin,
-            )
+            return train_stage(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
 
     def _train_all(self) -> int:
         """Every stage that is left, with the measurements."""

@@ -21,12 +21,11 @@ from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import examples_of, kinds_of
-from pilotage.runs.recipe import BASE_STAGE, Recipe
+from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
-from pilotage.train.distill import distill
 from pilotage.train.grpo_config import GrpoConfig
-from pilotage.train.sft import SftConfig, run_sft
+from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
 
 logger = logging.getLogger(__name__)
 
@@ -121,19 +120,40 @@ def _train(
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 
+    return train_stage(stage, student, train, run_dir, on_step=tell)
+
+
+def train_stage(
+    stage: Stage,
+    student: Backbone,
+    examples: Sequence[Example],
+    run_dir: Path,
+    *,
+    on_step: OnStep,
+    on_begin: OnBegin | None = None,
+) -> Path:
+    """Trains one stage by the trainer of its kind; the folder of its model.
+
+    `on_step` is told (steps done, steps in all, figures); `on_begin` is called once nothing can be refused.
+    """
     if isinstance(stage, SftConfig):
-        return run_sft(stage, student, train, run_dir, on_step=tell)
+        from pilotage.train.sft import run_sft
+
+        return run_sft(stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin)
     if isinstance(stage, GrpoConfig):
         # TRL takes seconds to import.
         from pilotage.train.grpo import run_grpo
 
-        return run_grpo(stage, student, train, run_dir, on_step=tell)
+        return run_grpo(stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin)
+    from pilotage.train.distill import distill
+
     return distill(
         stage,
         student=student,
-        examples=train,
+        examples=examples,
         run_dir=run_dir,
-        on_step=lambda row: tell(int(row["step"]), stage.steps, row),
+        on_step=lambda row: on_step(int(row["step"]), stage.steps, row),
+        on_begin=on_begin,
     )
 
 
