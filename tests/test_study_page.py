@@ -46,3 +46,11 @@ def test_a_way_is_the_mean_of_its_seeds_before_the_others() -> None:
 def test_a_study_of_nothing_is_a_page_too() -> None:
     told = page(ShownVariant(title="absent", shares={}))
     assert "Where each ends" not in told and "Numbers" in told
+
+
+def test_the_page_names_the_levels_that_the_variants_are_measured_on(tmp_path: Path) -> None:
+    from pilotage.studies.episodes import EPISODES
+    from pilotage.studies.page import study_page
+
+    page = study_page(EPISODES, tmp_path, [0], [])
+    assert "frozenlake_steps 4, 5, 6" in page and "minibehaviour 5" not in page

@@ -19,11 +19,14 @@ from pilotage.studies.tables import interval_of, is_measured, outcomes
 def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[StudyTable]) -> str:
     """The page of what is there."""
     trunk = study.trunk(seeds[0])
-    levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in trunk.levels)
+    makers = (variant.make for variant in study.variants if variant.make is not None)
+    # What is measured is the variants': a trunk may have been trained on other worlds.
+    measured = next((make(seeds[0], Path(study.trunk_folder)) for make in makers), trunk)
+    levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in measured.levels)
     facts = [
         ("Seeds", ", ".join(map(str, seeds))),
         ("Levels", levels),
-        ("Test levels a task", str(trunk.num_test)),
+        ("Test levels a task", str(measured.num_test)),
         ("Backbone", trunk.backbone),
         ("Command", f"pilotage study {study.name}"),
     ]
