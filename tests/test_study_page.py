@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.study_page import ShownTable, ShownVariant, render_study, ways_chart
 

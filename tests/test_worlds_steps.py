@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -529,3 +530,18 @@ def test_every_state_has_one_key() -> None:
     assert canonical_key(task, task.parse_state(ROOM)) == canonical_key(
         task, task.parse_state({**ROOM, "carrying": False})
     )
+
+
+def test_a_mistyped_option_is_one_line_with_a_guess_and_levels_need_not_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pilotage.cli.main import main
+    from pilotage.data.made import own_levels
+
+    command = ["eval", "nano", "--world", "maze_steps", "--num", "2", "--out", str(tmp_path)]
+    assert main([*command, "--option", "fogg=2"]) != 0
+    told = capsys.readouterr().err
+    assert (
+        "maze_steps has no option 'fogg'" in told and "did you mean fog?" in told and "Traceback" not in told
+    )
+    assert own_levels("maze_steps") == own_levels("maze") == tuple(get_world("maze").levels)

@@ -174,6 +174,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 f"--model {self.model} goes with --endpoint; a model of this machine is RUN|MODEL"
             )
         stage, weights, out, recipe, measured = self._choose()
+        from pilotage.data.made import own_levels
         from pilotage.evaluate import evaluate, rows_path
         from pilotage.evaluate.run import conditions_of
         from pilotage.worlds.registry import usual_kinds
@@ -184,7 +185,7 @@ class Eval(RecipeOptions, EndpointOptions):
         if self.world is not None:
             measured = replace(
                 measured,
-                levels=((self.world, self.levels or (0,)),),
+                levels=((self.world, self.levels or own_levels(self.world)),),
                 options=tuple(map(_option, self.option)),
             )
         elif self.levels or self.option:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pilotage.data.made import made_examples, makes_examples
+from pilotage.data.made import made_examples, makes_examples, own_levels
 from pilotage.errors import PilotageError, require
 from pilotage.pictures import read_rgb
 from pilotage.records import Example, Observation, Split
@@ -155,8 +155,7 @@ def as_gym(world: str, examples: Examples | None = None, **settings: Any) -> Wor
 
 def default_examples(world: str, *, split: Split = "train", count: int = 16, seed: int = 0) -> list[Example]:
     """Examples that the world makes itself, of its own levels. Raises PilotageError for one that makes none."""
-    opened = get_world(world)
-    levels = getattr(getattr(opened, "task", opened), "levels", (0,))
+    levels = own_levels(world)
     # One size for all levels: an observation space has one.
     return made_examples(world, levels, count, split, seed, side_px=32 * max(levels))
 

@@ -38,6 +38,12 @@ def made_examples(
     raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
 
 
+def own_levels(name: str) -> tuple[int, ...]:
+    """The levels that a world has where nobody names any; 0 alone where it has none."""
+    world = get_world(name)
+    return tuple(getattr(getattr(world, "task", world), "levels", (0,)))
+
+
 def makes_examples(name: str) -> bool:
     """Whether `made_examples` has any of this world."""
     world = get_world(name)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pilotage.data.source import Loader
+from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 from pilotage.worlds.grids.data.plain import Json, Text
 from pilotage.worlds.grids.data.steps import step_examples
 from pilotage.worlds.grids.data.visualplanning import VisualPlanning
 from pilotage.worlds.grids.data.vsp import Vsp
+from pilotage.worlds.grids.steps import OPTIONS
 
 
 def examples(
@@ -24,6 +26,11 @@ def examples(
     options: Mapping[str, Any],
 ) -> list[Example]:
     """`count` examples in all of a grid world that is played move by move, spread evenly over its levels."""
+    known = ("starts", *OPTIONS)
+    if unknown := [option for option in options if option not in known]:
+        raise PilotageError(
+            f"{world} has no option {unknown[0]!r}; there are {', '.join(known)}{meant(unknown[0], known)}"
+        )
     shares = [len(range(place, count, len(levels))) for place in range(len(levels))]
     return [
         example
