@@ -40,7 +40,7 @@ def test_the_weights_are_small_and_safe():
 
 
 def test_it_plans_from_words_and_not_from_pictures(engine, examples, tmp_path):
-    """Looser than what 300 states showed (docs/results.md), so that 40 states do not fail by chance."""
+    """Looser than what 300 states showed, so that 40 do not fail by chance (docs/results/base_and_demo.md)."""
     summary = evaluate(
         engine,
         examples,
