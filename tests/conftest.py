@@ -72,7 +72,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
     `asked["refuses"]`, where it is set, is raised in place of the beginning, and `asked["killed"]` after it.
     """
     from pilotage.runs import measurement, runner
-    from pilotage.train import distill, grpo, sft
+    from pilotage.train import distill, sft
 
     asked: dict[str, Any] = {}
 
@@ -108,7 +108,6 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
         return f"{split} levels"
 
     monkeypatch.setattr(sft, "run_sft", run_trl)
-    monkeypatch.setattr(grpo, "run_grpo", run_trl)
     monkeypatch.setattr(distill, "distill", run_distill)
     monkeypatch.setattr(runner, "examples_of", examples_of)
     monkeypatch.setattr(measurement, "examples_of", examples_of)

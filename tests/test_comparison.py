@@ -22,7 +22,6 @@ from pilotage.studies.runs import run_part, write_tables
 from pilotage.studies.study import Study, run_folder
 from pilotage.studies.switches import switch_table
 from pilotage.train.distill_config import DistillConfig
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.worlds import get_task
 
 ALL = (METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
@@ -49,7 +48,7 @@ def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study
         if isinstance(stage, DistillConfig):
             rows = stage.prompts_per_step * stage.mixture.max_samples
         else:
-            rows = stage.num_answers if isinstance(stage, GrpoConfig) else stage.batch_size
+            rows = stage.batch_size
         budgets.add((stage.steps, rows, stage.seed))
     assert len(budgets) == 1, budgets
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import test_grpo
 import test_sft
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
@@ -54,10 +53,6 @@ def tuned(run_dir: Path, **more: Any) -> Path:
     return run_sft(replace(test_sft.CONFIG, **more), test_sft.fresh(), test_sft.EXAMPLES, run_dir)
 
 
-def rewarded(run_dir: Path) -> None:
-    test_grpo.run(test_grpo.tiny(), run_dir, test_grpo.right_and_wrong())
-
-
 def pretrained(run_dir: Path) -> None:
     pretrain(PretrainConfig(out=run_dir, steps=1))
 
@@ -69,7 +64,7 @@ def files_in(folder: Path) -> list[Path]:
 # -- one trainer --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("train", [distilled, tuned, rewarded, pretrained])
+@pytest.mark.parametrize("train", [distilled, tuned, pretrained])
 def test_a_second_trainer_in_a_run_is_refused_before_it_writes(
     tmp_path: Path, train: Callable[[Path], Any]
 ) -> None:

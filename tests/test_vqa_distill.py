@@ -12,13 +12,15 @@ import torch
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
-from pilotage.recipes import Form
+from pilotage.recipes import RECIPES, Form
 from pilotage.recipes.methods import on_questions, vigos_question_stage
 from pilotage.records import Example, Observation
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
+from pilotage.train.sft import SftConfig, run_sft
+from pilotage.train.sft_rows import Mixture, encode_rows
 from pilotage.train.step.readers import Readers
 from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.asked import KINDS
@@ -133,6 +135,23 @@ def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(t
     assert stage.student_view == "vqa_student" and stage.routes[0].weights == FrozenCopy()
     with pytest.raises(PilotageError, match="mgsd is for levels"):
         on_questions("mgsd", config)
+
+
+def test_reference_answers_to_questions_are_fine_tuned_on_behind_what_the_prompt_begins(tmp_path):
+    answers = RECIPES["nano_visual_sft"](0, backbone="nano").stages[1]
+    stage = on_questions("nano_visual_sft", replace(answers, steps=1, batch_size=4, micro_batch_size=2))
+    assert isinstance(stage, SftConfig) and stage.retention_share == 0.0
+    asked = questions()[:4]
+    backbone = tiny_backbone()
+    rows = Mixture(stage, backbone, asked, [], {}).micro_batches(0)[0]
+    labels = encode_rows(backbone, rows, stage)["labels"]
+    for row, of_row in zip(rows, labels, strict=True):
+        said = backbone.decode(of_row[of_row >= 0].tolist())
+        whole = vqa_reference_response(row.example)
+        assert whole == "<description>" + said.removesuffix(str(backbone.tokenizer.eos_token))
+    run_sft(stage, backbone, asked, tmp_path)
+    (step,) = rows_of(tmp_path)
+    assert step["loss"] > 0
 
 
 def test_views_of_levels_and_of_questions_are_not_confused(tmp_path):

@@ -143,7 +143,7 @@ class Train(RecipeOptions):
 
     def _suited(self, recipe: Recipe, record: RunRecord | None) -> Recipe:
         """The recipe on the kind of data and with the teacher that the options name, in the stages to be trained."""
-        from pilotage.recipes.methods import on_questions, taught_by
+        from pilotage.recipes.methods import on_questions, taught_by, teaches_answers
         from pilotage.runs.record import lasting_name
         from pilotage.train.distill_config import DistillConfig
 
@@ -151,22 +151,30 @@ class Train(RecipeOptions):
             return recipe
         names = self._names_ahead(recipe, record)
         stages = [stage for stage in recipe.stages if stage.stage in names]
-        taught = [stage for stage in stages if isinstance(stage, DistillConfig)]
-        if self.teacher is not None and not taught:
-            raise PilotageError(
-                f"--teacher {self.teacher}: no stage of {command_name(recipe)} that is to be trained has a teacher"
-            )
-        is_asked = self.holds_questions()
-        for stage in taught:
-            config = stage
-            if is_asked and (record is None or stage.stage not in record.began_with):
-                config = on_questions(command_name(recipe), config)
-            if self.teacher is not None:
-                config = taught_by(config, lasting_name(self.teacher))
-            recipe = with_stage(recipe, config)
-        if is_asked and not isinstance(stages[0], DistillConfig):
-            remedy = f"; questions are for --stage {taught[0].stage}" if taught else ""
-            raise PilotageError(f"{stages[0].stage} of {command_name(recipe)} is trained on levels{remedy}")
+        if self.holds_questions():
+            answering = [stage for stage in stages if teaches_answers(stage)]
+            if stages[0] not in answering:
+                remedy = f"; questions are for --stage {answering[0].stage}" if answering else ""
+                raise PilotageError(
+                    f"{stages[0].stage} of {command_name(recipe)} is trained on levels{remedy}"
+                )
+            for stage in answering:
+                if record is None or stage.stage not in record.began_with:
+                    recipe = with_stage(recipe, on_questions(command_name(recipe), stage))
+        if self.teacher is not None:
+            taught = [
+                stage
+                for stage in recipe.stages
+                if stage.stage in names
+                and isinstance(stage, DistillConfig)
+                and any(route.has_reader for route in stage.routes)
+            ]
+            if not taught:
+                raise PilotageError(
+                    f"--teacher {self.teacher}: no stage of {command_name(recipe)} that is to be trained has a teacher"
+                )
+            for stage in taught:
+                recipe = with_stage(recipe, taught_by(stage, lasting_name(self.teacher)))
         return recipe
 
     def _names_ahead(self, recipe: Recipe, record: RunRecord | None) -> list[str]:
@@ -194,11 +202,10 @@ class Train(RecipeOptions):
     def _train(self, recipe: Recipe, config: Stage, student: str) -> Path:
         """Trains one stage; the folder of its model."""
         from pilotage.runs.record import begin_stage
-        from pilotage.train.grpo_config import GrpoConfig
         from pilotage.train.sft import SftConfig
 
         run = self.run_folder
-        if isinstance(config, SftConfig | GrpoConfig):
+        if isinstance(config, SftConfig):
             require("trl", "datasets", "accelerate")  # imported late
         from pilotage.runs.runner import load, train_stage
 

@@ -25,6 +25,8 @@ class RecipeMaker(Protocol):
 
 Form = Literal["paper", "released"]
 """Of ViGOS: what its paper says, or what its released code does."""
+QuestionForm = Form | Literal["reward", "reference"]
+"""How a recipe teaches on questions: ViGOS in one of its forms, by the grader's reward, or by reference answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Entry:
     """What it trains and measures on, whatever the seed."""
     backbone: str | None = None
     """The model that it is made for; None for a recipe that is given one."""
-    questions: Form | None = None
+    questions: QuestionForm | None = None
     """How it teaches on questions about pictures; None for a recipe that knows levels alone."""
 
 
@@ -77,11 +79,11 @@ class Catalogue(Mapping[str, RecipeMaker]):
         return replace(self.entries[name].measurement, seed=seed)
 
 
-def _nano(function: str, *, module: str = "nano_methods", questions: Form | None = None) -> Entry:
+def _nano(function: str, *, module: str = "nano_methods", questions: QuestionForm | None = None) -> Entry:
     return Entry(module=module, function=function, measurement=NANO, backbone="nano", questions=questions)
 
 
-def _near(function: str, measured: Measurement = PAPER, *, questions: Form | None = None) -> Entry:
+def _near(function: str, measured: Measurement = PAPER, *, questions: QuestionForm | None = None) -> Entry:
     return Entry(module="neighbours", function=function, measurement=measured, questions=questions)
 
 
@@ -94,8 +96,8 @@ RECIPES = Catalogue(
         "nano_opsd_v1": _nano("nano_opsd_v1"),
         "nano_gkd": _nano("nano_gkd"),
         "nano_dense_rl": _nano("nano_dense_rl"),
-        "nano_grpo": _nano("nano_grpo"),
-        "nano_visual_sft": _nano("nano_visual_sft"),
+        "nano_grpo": _nano("nano_grpo", questions="reward"),
+        "nano_visual_sft": _nano("nano_visual_sft", questions="reference"),
         "nano_control_no_privilege": _nano("nano_control_no_privilege"),
         "mgsd": Entry(module="mgsd", function="mgsd"),
         "mgsd_full": Entry(module="mgsd", function="mgsd_full"),
@@ -105,10 +107,10 @@ RECIPES = Catalogue(
         "opsd_v1": _near("opsd_v1", OPSD),
         "gkd": _near("gkd", DRIVING),
         "dense_rl": _near("dense_rl", DRIVING),
-        "grpo": _near("grpo"),
-        "visual_sft": _near("visual_sft"),
+        "grpo": _near("grpo", questions="reward"),
+        "visual_sft": _near("visual_sft", questions="reference"),
         "control_no_privilege": _near("control_no_privilege"),
     }
 )
 
-__all__ = ["RECIPES", "Catalogue", "Entry", "Form", "RecipeMaker"]
+__all__ = ["RECIPES", "Catalogue", "Entry", "Form", "QuestionForm", "RecipeMaker"]

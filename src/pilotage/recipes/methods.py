@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
@@ -19,10 +19,14 @@ from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, 
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
+from pilotage.runs.recipe import Stage
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
+from pilotage.train.sft_config import SftConfig
 
 VIGOS_CAP = 0.05
 """Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
+ASKED = "vqa_student"
+"""What a student is shown of a question."""
 
 
 def routed_stage(
@@ -169,19 +173,39 @@ def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWe
     return replace(
         routed_stage(stage, router=Router(layout=layout, routes=routes)),
         means="apart",
-        student_view="vqa_student",
+        student_view=ASKED,
     )
 
 
-def on_questions(name: str, stage: DistillConfig) -> DistillConfig:
+def teaches_answers(stage: Stage) -> bool:
+    """Whether a stage is for answers to a task; else it teaches to describe pictures, or with the plan beside them."""
+    return isinstance(stage, DistillConfig) or stage.image_view == "student"
+
+
+def on_questions(name: str, stage: Stage) -> Stage:
     """A recipe's stage on questions about pictures in place of levels. Raises PilotageError where there is none."""
     forms = {
         known: entry.questions for known, entry in RECIPES.entries.items() if entry.questions is not None
     }
     if name not in forms:
         raise PilotageError(f"the recipe {name} is for levels; for questions there are {', '.join(forms)}")
-    weights = stage.routes[0].weights
-    return vigos_question_stage(stage, form=forms[name], weights=weights)  # pyright: ignore[reportArgumentType]
+    if isinstance(stage, SftConfig):
+        return replace(stage, image_view=ASKED, retention_share=0.0)
+    form = forms[name]
+    if form in get_args(Form):
+        weights = stage.routes[0].weights
+        return vigos_question_stage(stage, form=form, weights=weights)  # pyright: ignore[reportArgumentType]
+    return reward_question_stage(stage)
+
+
+def reward_question_stage(stage: DistillConfig) -> DistillConfig:
+    """A stage of `grpo_stage` on questions about pictures: the student's prompt is theirs, the grader rewards."""
+    assert stage.router is not None
+    routes = tuple(
+        replace(route, view=ASKED) if route.view == stage.student_view else route
+        for route in stage.router.routes
+    )
+    return replace(stage, student_view=ASKED, router=replace(stage.router, routes=routes))
 
 
 def opsd_stage(stage: DistillConfig, *, version: Literal[1, 3], weights: TeacherWeights) -> DistillConfig:

@@ -13,12 +13,11 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, vigos_stage
+from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, grpo_stage, opsd_stage, vigos_stage
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs.measurement import NANO_LEVELS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
 Levels = tuple[tuple[str, tuple[int, ...]], ...]
@@ -120,22 +119,15 @@ def nano_grpo(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LE
     stage1, stage2 = whole.stages
     assert isinstance(stage2, DistillConfig)
     samples = 4
-    stage = GrpoConfig(
-        steps=stage2.steps,
+    begun = replace(
+        stage2,
         prompts_per_step=stage2.prompts_per_step // samples,
-        samples_per_prompt=samples,
-        micro_batch_size=stage2.micro_batch_size,
-        max_new_tokens=stage2.max_new_tokens,
-        prompts=stage2.prompts,
         lr=stage2.lr / 5,
         schedule="cosine",
-        warmup_steps=stage2.warmup_steps,
-        betas=stage2.betas,
-        format_reward=0.1,
-        bf16=stage2.bf16,
-        checkpoint_every=stage2.checkpoint_every,
-        seed=seed,
+        # The update reads the pixels that sampling read, or ratios would tell of noise.
+        pixel_noise=0.0,
     )
+    stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
     return replace(whole, name="nano_grpo", levels=levels, stages=(stage1, stage))
 
 

@@ -11,13 +11,20 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, opsd_stage, sampled_by, vigos_stage
+from pilotage.recipes.methods import (
+    Form,
+    dense_rl_stage,
+    gkd_stage,
+    grpo_stage,
+    opsd_stage,
+    sampled_by,
+    vigos_stage,
+)
 from pilotage.recipes.mgsd import mgsd
 from pilotage.rollouts.sources import Sampling
 from pilotage.runs.measurement import DRIVING, OPSD, VIGOS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
 _NUM_EXAMPLES = 18_000
@@ -127,20 +134,8 @@ def grpo(seed: int = 0, *, backbone: str) -> Recipe:
     stage1, stage2 = whole.stages
     assert isinstance(stage2, DistillConfig)
     samples = 8
-    stage = GrpoConfig(
-        steps=stage2.steps,
-        prompts_per_step=stage2.prompts_per_step // samples,
-        samples_per_prompt=samples,
-        micro_batch_size=8,
-        max_new_tokens=stage2.max_new_tokens,
-        max_prompt_tokens=stage2.max_prompt_tokens,
-        prompts=stage2.prompts,
-        lr=1e-6,
-        format_reward=0.1,
-        bf16=stage2.bf16,
-        checkpoint_every=stage2.checkpoint_every,
-        seed=seed,
-    )
+    begun = replace(stage2, prompts_per_step=stage2.prompts_per_step // samples, micro_batch_size=8, lr=1e-6)
+    stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
     return replace(whole, name="grpo", stages=(stage1, stage))
 
 

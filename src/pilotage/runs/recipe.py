@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pilotage.errors import PilotageError
 from pilotage.runs.measurement import Measurement
 from pilotage.train.distill_config import DistillConfig
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
-Stage = SftConfig | DistillConfig | GrpoConfig
+Stage = SftConfig | DistillConfig
 
 BASE_STAGE = "base"
 """Name under which the untrained model is measured."""

@@ -24,7 +24,6 @@ from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
 
 logger = logging.getLogger(__name__)
@@ -140,11 +139,6 @@ def train_stage(
         from pilotage.train.sft import run_sft
 
         return run_sft(stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin)
-    if isinstance(stage, GrpoConfig):
-        # TRL takes seconds to import.
-        from pilotage.train.grpo import run_grpo
-
-        return run_grpo(stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin)
     from pilotage.train.distill import distill
 
     return distill(

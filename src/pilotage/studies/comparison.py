@@ -39,7 +39,6 @@ from pilotage.studies.prior import prior_table
 from pilotage.studies.study import Study, Variant
 from pilotage.studies.switches import switch_table
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.sft import SftConfig
 
 TRUNK, TOLD_TRUNK = "stage1", "told"
@@ -60,7 +59,7 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     """A recipe at this comparison's levels and budget."""
     first, second = whole.stages
     assert isinstance(first, SftConfig)
-    if isinstance(second, DistillConfig | GrpoConfig):
+    if isinstance(second, DistillConfig):
         warmup = min(second.warmup_steps, STAGE2_STEPS)
         second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=warmup)
     second = replace(second, steps=STAGE2_STEPS)

@@ -13,8 +13,7 @@ from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.distill_setup import memory_estimate, training_memory, weight_bytes
-from pilotage.train.grpo_config import GrpoConfig
+from pilotage.train.distill_setup import memory_estimate, training_memory
 from pilotage.train.movement import expects_rounding
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import SftConfig
@@ -29,7 +28,7 @@ Shown = tuple[str, View]
 
 
 def dry_run(
-    config: DistillConfig | GrpoConfig | SftConfig,
+    config: DistillConfig | SftConfig,
     *,
     student: Backbone,
     load_shape: Callable[[str], Backbone],
@@ -40,8 +39,6 @@ def dry_run(
         student = with_lora(student, config.lora)
     if isinstance(config, DistillConfig):
         parts, notes, shown = _of_distillation(config, student, load_shape, examples)
-    elif isinstance(config, GrpoConfig):
-        parts, notes, shown = _of_grpo(config, student, examples[0])
     else:
         parts, notes, shown = _of_sft(config, student, examples[0])
     lr = config.peak_lr if isinstance(config, SftConfig) else config.lr
@@ -71,26 +68,19 @@ def _of_distillation(
         for weights in config.all_weights
         if isinstance(weights, FrozenCopy)
     ]
-    return memory_estimate(config, student, *teachers), config.notes(), _readers(config, examples)
+    return (
+        memory_estimate(config, student, *teachers),
+        [*_rewards(config), *config.notes()],
+        _readers(config, examples),
+    )
 
 
-def _of_grpo(
-    config: GrpoConfig, student: Backbone, example: Example
-) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
-    first_weights = weight_bytes(student) if config.kl_coef and config.lora is None else 0
-    parts = training_memory(
-        student,
-        num_tokens=config.micro_batch_size
-        * ((config.max_prompt_tokens or USUAL_PROMPT_TOKENS) + config.max_new_tokens),
-        recompute=torch.cuda.is_available(),
-        bf16=config.bf16,
-        others={"first weights": first_weights},
-    )
-    note = (
-        f"no teacher: {config.samples_per_prompt} answers to each prompt; the judge gives 1 to one that succeeds and "
-        f"{config.format_reward:g} more to one that it can read"
-    )
-    return parts, [note], [(f"the student of {example.id}", make_view("student", example, config.prompts))]
+def _rewards(config: DistillConfig) -> list[str]:
+    """What answers are rewarded for, where rewards teach."""
+    if config.mix is None or not config.mix.reward:
+        return []
+    number = config.samples_per_prompt
+    return [f"{number} answers to each prompt, rewarded by the judge: {config.credit}"]
 
 
 def _of_sft(

@@ -21,9 +21,9 @@ class SftConfig:
 
     stage: str = "stage1"
     """Name in `metrics.jsonl`, and of the folder in the run that holds checkpoints and the model."""
-    image_view: Literal["perception", "student", "student_with_plan"] = "perception"
-    """What image rows ask for: the perception answer (stage 1), or the whole reference response, with nothing but the
-    picture (the baseline) or with the plan told beside it."""
+    image_view: str = "perception"
+    """What image rows ask for, answered by the view's reference: `perception` (stage 1), `student` (the whole response
+    to the picture alone), `student_with_plan`, `vqa_student` (questions), or another view with a picture."""
     prompts: PromptSet
     steps: int
     """Optimiser steps."""
@@ -66,6 +66,9 @@ class SftConfig:
         for name in ("steps", "micro_batch_size", "num_image_rows", "length_groups", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.image_view not in view_names() or not shows_picture(self.image_view):
+            known = ", ".join(filter(shows_picture, view_names()))
+            raise PilotageError(f"image_view {self.image_view!r} is not a view with a picture: {known}")
         if self.num_text_rows and not self.retention_views:
             raise PilotageError(
                 "retention_views names no view for the retention rows; give one, or retention_share 0"

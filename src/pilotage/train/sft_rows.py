@@ -137,7 +137,7 @@ class Mixture:
 
 def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
     """Columns that the view, its answer and the end of turn take; images by their size before any resizing."""
-    text = render(backbone, view) + answer
+    text = render(backbone, view) + answer.removeprefix(view.prefill or "")
     num_tokens = len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
     processor = backbone.processor.image_processor
     for image in view.images:
@@ -169,7 +169,8 @@ def cut_where_padding_is_least(
 def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> dict[str, torch.Tensor]:
     """Model inputs and `labels`: the answer's ids and the end of turn, IGNORED everywhere else."""
     views: list[View] = [make_view(row.view, row.example, config.prompts) for row in rows]
-    texts = [row.answer for row in rows]
+    # A reference holds what the prompt has begun of it.
+    texts = [row.answer.removeprefix(view.prefill or "") for row, view in zip(rows, views, strict=True)]
     ids: Any = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     end: Any = backbone.tokenizer.eos_token_id
     encoded = encode_with_response(
