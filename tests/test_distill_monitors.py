@@ -52,6 +52,7 @@ def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object)
         rollout,
         slot=slot,
         origin="student",
+        is_own=True,
         spans=Spans(owners=tuple(owners), names=SPANS),
         prompt=slot,
         sample=0,

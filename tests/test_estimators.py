@@ -28,6 +28,8 @@ def estimators(*, temperature: float = 1.0, chunk_size: int | None = None) -> li
     for as_, cap in itertools.product(("advantage", "loss"), CAPS[:3]):
         found.append(Sampled(as_=as_, cap=cap, **common))
     found.append(Sampled(as_="advantage", divergence=JSD(beta=0.3), cap=DropCap(tau=0.5), **common))
+    found.append(Sampled(as_="advantage", gate=10.0, **common))
+    found.append(Sampled(as_="likelihood", **common))
     return found
 
 
@@ -441,6 +443,8 @@ def test_logit_buffers_do_not_grow_with_tokens():
         (lambda: TopK(k=2, divergence=ForwardKL(), mode="raw"), "mode='raw'"),  # type: ignore[arg-type]
         (lambda: Sampled(as_="loss", divergence=ForwardKL()), "only an 'advantage' has other divergences"),
         (lambda: Sampled(as_="gradient"), "'advantage', 'loss'"),  # type: ignore[arg-type]
+        (lambda: Sampled(as_="advantage", gate=-1.0), "gate=-1.0"),
+        (lambda: Sampled(as_="likelihood", gate=1.0), "no teacher to be bounded"),
         (lambda: Sampled(as_="loss", cap=ElementCap(tau=1.0)), "DropCap or RescaleCap"),  # type: ignore[arg-type]
         (lambda: FullVocabulary(divergence=ForwardKL(), temperature=0.0), "temperature=0.0"),
         (lambda: FullVocabulary(divergence=ForwardKL(), chunk_size=0), "chunk_size=0"),
@@ -464,3 +468,31 @@ def test_mismatched_heads_are_refused():
         case.loss(TopK(k=24, divergence=ForwardKL()), case.student())
     with pytest.raises(ValueError, match="token_ids_M"):
         Sampled(as_="advantage")(student=case.student(), teacher=case.teacher)
+
+
+def test_likelihood_is_the_cross_entropy_of_the_given_words():
+    case, student = Case(), Case().student()
+    loss = Sampled(as_="likelihood", chunk_size=4)(
+        student=student, teacher=SampledLogProbs(logp_M=torch.zeros(M)), token_ids_M=case.ids
+    )
+    expected_M = torch.nn.functional.cross_entropy(student.logits(), case.ids, reduction="none")
+    torch.testing.assert_close(loss.value_M, expected_M, rtol=0, atol=1e-12)
+    torch.testing.assert_close(loss.divergence_M, expected_M.detach(), rtol=0, atol=1e-12)
+    (ours,) = torch.autograd.grad(loss.value_M.sum(), student.hidden_MH)
+    (theirs,) = torch.autograd.grad(expected_M.sum(), student.hidden_MH)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_the_gate_lets_through_what_the_teacher_endorses():
+    case = Case()
+    plain, gated = case.student(), case.student()
+    case.loss(Sampled(as_="advantage"), plain).value_M.sum().backward()
+    loss = case.loss(Sampled(as_="advantage", gate=10.0), gated)
+    ids_M1 = case.ids[:, None]
+    teacher_M = case.teacher.logits().log_softmax(-1).gather(-1, ids_M1)[:, 0]
+    student_M = plain.logits().detach().log_softmax(-1).gather(-1, ids_M1)[:, 0]
+    factor_M = torch.sigmoid(10.0 * (teacher_M - student_M))
+    assert factor_M.min() < 0.01 and factor_M.max() > 0.99
+    loss.value_M.sum().backward()
+    plain_MH, gated_MH = gradients(plain)[0], gradients(gated)[0]
+    torch.testing.assert_close(gated_MH, factor_M[:, None] * plain_MH, rtol=0, atol=1e-10)

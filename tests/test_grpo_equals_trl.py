@@ -113,7 +113,7 @@ def by_trl(examples: list[Example], loss: str, scaled: bool, folder: Path) -> di
             "logprobs": [list(rollout.logprobs) for rollout in chosen],
         }
 
-    def reward(completion_ids: Any, example: Any, **_: Any) -> list[float]:
+    def reward(completion_ids: Any, example: Any, **_: Any) -> list[float | None]:
         found = {
             (name, rollout.token_ids): value
             for name, of_name in answers.items()

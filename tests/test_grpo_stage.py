@@ -199,8 +199,10 @@ def test_questions_are_rewarded_by_their_grader(tmp_path: Path) -> None:
         for question in asked
         for sample in range(SAMPLES)
     )
+    stage = on_questions("nano_grpo", config_of(len(asked), kl_coef=0.1))
+    assert isinstance(stage, DistillConfig)
     distill(
-        on_questions("nano_grpo", config_of(len(asked), kl_coef=0.1)),
+        stage,
         student=backbone,
         examples=asked,
         run_dir=tmp_path,
@@ -216,7 +218,7 @@ def test_an_episode_is_rewarded_as_a_whole_and_each_of_its_turns_is_taught(tmp_p
     task = get_task("frozenlake")
     state = task.parse_state({"map": ["SFG", "FFF", "FFF"]})
     example = make_step_example(
-        "frozenlake_steps", state, map_=map_hash(task.fixed(state), task.name), starts="corner"
+        "frozenlake_steps", state, map_=map_hash({"map": ["SFG", "FFF", "FFF"]}, task.name), starts="corner"
     )
     backbone = tiny_backbone()
     words = ("<answer>R</answer>", "<answer>L</answer>")

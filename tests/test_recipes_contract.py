@@ -235,7 +235,7 @@ def test_no_token_is_taught_twice_and_ranks_share_one_mean(name, tmp_path):
         assert times_T.max(initial=0) <= 1
     for row, known, *of_routes in zip(rows, facts, *whole.routed.values(), strict=True):
         taught = {n for n, routed in zip(whole.routed, of_routes, strict=True) if routed.num_tokens}
-        allowed = {r.name for r in trainer.router.router_of(row).routes if r.reads(known.spans)}
+        allowed = {r.name for r in trainer.router.router_of(row).routes if r.reads(known.spans, row.origin)}
         assert taught <= allowed
     # Two ranks: each counts its own rows, and divides by the sum.
     half = len(rows) // 2

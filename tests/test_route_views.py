@@ -119,7 +119,8 @@ def test_masks_of_shown_tokens_are_the_masks_of_all():
 
 def checked(mixture: Any = None, **changes: Any) -> list[str]:
     router = Router(layout=VigosLayout(), routes=(route(**changes),))
-    return check_routes(router, mixture or only(FromStudent()))
+    mixture = mixture or only(FromStudent())
+    return check_routes(router, mixture, mixture.origins)
 
 
 def test_whole_distributions_may_come_from_anywhere():

@@ -18,7 +18,7 @@ from pilotage.records import Example, Observation
 from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill import distill
-from pilotage.train.distill_config import FrozenCopy
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import Mixture, encode_rows
 from pilotage.train.step.readers import Readers
@@ -132,6 +132,7 @@ def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_n
 def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(tmp_path):
     config = tiny_config()
     stage = on_questions("nano_vigos_released", config)
+    assert isinstance(stage, DistillConfig)
     assert stage.student_view == "vqa_student" and stage.routes[0].weights == FrozenCopy()
     with pytest.raises(PilotageError, match="mgsd is for levels"):
         on_questions("mgsd", config)

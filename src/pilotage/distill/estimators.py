@@ -14,6 +14,7 @@ the chunked path is tested against. No gradient ever reaches the teacher.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -248,26 +249,35 @@ class Sampled:
     * `loss`: value exp(A) - 1 - A, differentiated as it stands (Schulman's k3, as in GRPO's KL term). Its expected
       value is the reverse KL, but its expected *gradient* is the forward KL's.
 
-    A plain -A differentiated as it stands has an expected gradient of zero and is not offered.
+    * `likelihood`: value -log p_student(y), the cross-entropy of a text that somebody else wrote: a reference or a
+      demonstration. Of the student's own samples its expected gradient is zero. There is no teacher, or one that is
+      sure of the text: log p_teacher(y) = 0.
     """
 
-    as_: Literal["advantage", "loss"]
+    as_: Literal["advantage", "loss", "likelihood"]
     divergence: Divergence = field(default_factory=ReverseKL)
-    """What is lowered; `loss` knows the reverse KL alone."""
+    """What is lowered; the others know the reverse KL alone."""
     cap: Cap = field(default_factory=NoCap)
     """Bounds |A|: `DropCap` drops the token above tau, `RescaleCap` scales its contribution by tau / |A|."""
+    gate: float = field(default=0.0, metadata={"left_out_at_default": True})
+    """SDAR's gate (arXiv 2605.15155): above 0 each token's part is multiplied by sigmoid(gate * A), not differentiated,
+    so that a token which the teacher finds likelier counts, and one that it rejects hardly does."""
     temperature: float = 1.0
     """The temperature that the rollout was sampled at."""
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.temperature, self.chunk_size)
-        if self.as_ not in ("advantage", "loss"):
-            raise ValueError(f"Sampled(as_={self.as_!r}): one of 'advantage', 'loss'")
-        if self.as_ == "loss" and not isinstance(self.divergence, ReverseKL):
+        if self.as_ not in ("advantage", "loss", "likelihood"):
+            raise ValueError(f"Sampled(as_={self.as_!r}): one of 'advantage', 'loss', 'likelihood'")
+        if self.as_ != "advantage" and not isinstance(self.divergence, ReverseKL):
             raise ValueError(
-                f"Sampled(as_='loss', divergence={self.divergence}): only an 'advantage' has other divergences"
+                f"Sampled(as_={self.as_!r}, divergence={self.divergence}): only an 'advantage' has other divergences"
             )
+        if self.as_ == "likelihood" and (self.gate or not isinstance(self.cap, NoCap)):
+            raise ValueError("Sampled(as_='likelihood') has no teacher to be bounded: leave out cap and gate")
+        if not (self.gate >= 0.0 and math.isfinite(self.gate)):
+            raise ValueError(f"Sampled(gate={self.gate}): at least 0, and 0 for no gate")
         if isinstance(self.cap, ElementCap):
             raise ValueError(
                 "ElementCap bounds vocabulary entries and a sampled estimate has one entry only; "
@@ -312,6 +322,8 @@ class Sampled:
         factor_M, capped_M = self._factor(advantage_M.detach())
         if self.as_ == "advantage":
             value_M = -advantage_M.detach() * factor_M * student_logp_M
+        elif self.as_ == "likelihood":
+            value_M, nats_M = -student_logp_M, -student_logp_M
         else:
             value_M = factor_M * (advantage_M.expm1() - advantage_M)
         return _token_loss(value_M, nats_M, capped_M, student_logp_MV, teacher_logp_MV, weight_M)
@@ -324,6 +336,8 @@ class Sampled:
     def _factor(self, advantage_M: Tensor) -> tuple[Tensor, Tensor]:
         on_tokens = self.cap.on_tokens(advantage_M.abs())
         factor_M = torch.ones_like(advantage_M) if on_tokens.factor_M is None else on_tokens.factor_M
+        if self.gate:
+            factor_M = factor_M * torch.sigmoid(self.gate * advantage_M)
         return factor_M, torch.zeros_like(factor_M) if on_tokens.capped_M is None else on_tokens.capped_M
 
     def _rows(self, task: RowTask) -> RowStats:
@@ -342,6 +356,8 @@ class Sampled:
         factor_C, capped_C = self._factor(advantage_C)
         if self.as_ == "advantage":
             value_C, slope_C = -advantage_C * factor_C * student_logp_C, -advantage_C * factor_C
+        elif self.as_ == "likelihood":
+            value_C, slope_C = -student_logp_C, -torch.ones_like(student_logp_C)
         else:
             value_C, slope_C = (advantage_C.expm1() - advantage_C) * factor_C, -advantage_C.expm1() * factor_C
         slope_C = slope_C * task.weight_C
@@ -359,9 +375,13 @@ class Sampled:
                 columns_C1, inside_C = _columns_of(ids_C, first, student_CV.shape[1])
                 student_CV.scatter_add_(1, columns_C1, (slope_C * inside_C)[:, None])
             first += student_CV.shape[1]
+        if self.as_ == "likelihood":
+            nats_C = value_C
+        else:
+            nats_C = -advantage_C if teacher_log_total_C is None else nats_C - entropy_C
         return RowStats(
             value_C=value_C,
-            divergence_C=-advantage_C if teacher_log_total_C is None else nats_C - entropy_C,
+            divergence_C=nats_C,
             capped_C=capped_C,
             entropy_C=entropy_C,
             agreement_C=agreement_C,

@@ -10,12 +10,12 @@ T tokens of one rollout. Arrays are numpy's and live on the CPU; nothing here kn
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 
-from pilotage.distill.estimators import Estimator
+from pilotage.distill.estimators import Estimator, Sampled
 from pilotage.distill.policy_gradient import PolicyGradient
 from pilotage.distill.spans import SpanLayout, Spans
 from pilotage.distill.token_weights import RowFacts, TokenWeight
@@ -23,6 +23,7 @@ from pilotage.errors import PilotageError
 from pilotage.views.variants import IMAGES, Images
 
 Rows = Literal["valid", "invalid", "all"]
+WrittenBy = Literal["student", "teacher", "dataset", "all"]
 Append = Literal["full", "upto_span", "span_only"]
 ALL_SPANS = "all"
 
@@ -33,7 +34,8 @@ class Route:
 
     name: str
     view: str | None
-    """The view that the reader is shown, by its name; None for a route without a reader, taught by rewards alone."""
+    """The view that the reader is shown, by its name; None for a route without a reader, taught by rewards alone or by
+    the words of references."""
     weights: Hashable
     """Which parameters read it (`pilotage.train`); routes with equal ones can share a forward. None: no reader."""
     estimator: Estimator | PolicyGradient
@@ -41,6 +43,8 @@ class Route:
     """Spans whose tokens are taught."""
     rows: Rows = "all"
     """Rows that are taught: those that keep to the format, those that break it, or all."""
+    written_by: WrittenBy = field(default="all", metadata={"left_out_at_default": True})
+    """Rollouts that are taught: the student's own, those that a teacher or the data set wrote, or all."""
     scale: float = 1.0
     """Lambda, the factor of this route's mean."""
     append: Append = "full"
@@ -55,6 +59,7 @@ class Route:
     def __post_init__(self) -> None:
         for name, legal in (
             ("rows", get_args(Rows)),
+            ("written_by", get_args(WrittenBy)),
             ("append", get_args(Append)),
             ("images", IMAGES),
         ):
@@ -66,10 +71,12 @@ class Route:
             raise PilotageError(
                 f"route {self.name!r}: view {self.view!r} and weights {self.weights!r} are both given, or both None"
             )
-        if not self.has_reader and not isinstance(self.estimator, PolicyGradient):
+        if not self.has_reader and not (
+            isinstance(self.estimator, PolicyGradient) or is_likelihood(self.estimator)
+        ):
             raise PilotageError(
                 f"route {self.name!r} has no reader (view None), and {type(self.estimator).__name__} needs one; "
-                "only PolicyGradient does without"
+                "only PolicyGradient and Sampled(as_='likelihood') do without"
             )
         if not (self.scale > 0.0 and np.isfinite(self.scale)):
             raise PilotageError(
@@ -96,9 +103,16 @@ class Route:
         apart = (self.spans, self.rows) if self.append == "span_only" else ()
         return (self.view, self.images, self.prefill, self.weights, *apart)
 
-    def reads(self, spans: Spans) -> bool:
+    def reads(self, spans: Spans, origin: str) -> bool:
         """Whether rows like this one are the route's."""
-        return self.rows == "all" or (self.rows == "valid") == spans.valid
+        return self.written_by in ("all", origin) and (
+            self.rows == "all" or (self.rows == "valid") == spans.valid
+        )
+
+
+def is_likelihood(estimator: Estimator | PolicyGradient) -> bool:
+    """Whether an estimator is the cross-entropy of a text that somebody else wrote."""
+    return isinstance(estimator, Sampled) and estimator.as_ == "likelihood"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +152,8 @@ class Router:
 
     def _may_meet(self, one: Route, other: Route) -> bool:
         rows_meet = "all" in (one.rows, other.rows) or one.rows == other.rows
+        writers = (one.written_by, other.written_by)
+        rows_meet = rows_meet and ("all" in writers or one.written_by == other.written_by)
         return rows_meet and bool(self.spans_of(one) & self.spans_of(other))
 
     @property
@@ -193,7 +209,7 @@ def route_rows(router: Router, rows: Sequence[RowFacts]) -> dict[str, list[Route
 
 def _route_row(router: Router, route: Route, row: RowFacts, at: int) -> RoutedRow:
     mask_T = np.zeros(row.num_tokens, dtype=bool)
-    if route.reads(row.spans):
+    if route.reads(row.spans, row.origin):
         mask_T |= np.array(row.spans.mask(*router.spans_of(route)), dtype=bool)
     weight_T = mask_T.astype(np.float64)
     if mask_T.any():

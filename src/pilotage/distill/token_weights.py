@@ -19,6 +19,8 @@ class RowFacts:
     """All that routing asks of one rollout."""
 
     spans: Spans
+    origin: str = "student"
+    """Who wrote it: `student`, `dataset` or `teacher`."""
     reward: float | None = None
     """The task's verdict as a number, 1 for success; None when the rollout was not judged."""
     signals: Mapping[str, np.ndarray] = field(default_factory=dict)

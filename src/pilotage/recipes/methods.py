@@ -11,17 +11,18 @@ from typing import Literal, get_args
 
 from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
-from pilotage.distill.estimators import Estimator, FullVocabulary
+from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
 from pilotage.distill.policy_gradient import AdvantageMix, ClipRange, PolicyGradient
 from pilotage.distill.routes import Append, Route, Router
 from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
 from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
-from pilotage.rollouts.sources import FromDataSet, FromStudent, Sampling, on_policy_share
+from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
 from pilotage.runs.recipe import Stage
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
 from pilotage.train.sft_config import SftConfig
+from pilotage.train.step.moves import TeacherTurns
 
 VIGOS_CAP = 0.05
 """Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
@@ -289,6 +290,56 @@ def grpo_stage(
         reduction="sequence",
         credit=EpisodeReturn(parsed=format_reward),
         stage="grpo",
+    )
+
+
+def sdar_stage(
+    stage: DistillConfig,
+    *,
+    num_samples: int,
+    weights: TeacherWeights,
+    view: str = "teacher",
+    share: float = 0.1,
+    gate: float = 10.0,
+    format_reward: float = 0.0,
+) -> DistillConfig:
+    """SDAR (arXiv 2605.15155): GRPO, and beside it a tenth of gated distillation from a privileged teacher.
+
+    Each token's distillation is multiplied by sigmoid(10 * (log q - log p)), so that what the teacher endorses counts
+    and what it rejects counts softly. Departure: the distillation is the sampled token's, by reverse KL.
+    """
+    stage = grpo_stage(stage, num_samples=num_samples, format_reward=format_reward)
+    assert stage.router is not None
+    estimator = Sampled(as_="advantage", gate=gate, temperature=stage.temperature)
+    endorsed = Route(name="endorsed", view=view, weights=weights, estimator=estimator, scale=share)
+    router = replace(
+        stage.router, routes=(*stage.router.routes, endorsed), overlapping=(("reward", "endorsed"),)
+    )
+    return replace(stage, router=router, stage="sdar")
+
+
+def guided_stage(
+    stage: DistillConfig, *, weights: TeacherWeights, view: str = "teacher", until: float = 0.8
+) -> DistillConfig:
+    """Guided-OPD (arXiv 2606.15912): within an episode teacher and student take turns, the teacher ever fewer.
+
+    The student's turns are taught by reverse KL, those that the teacher wrote by forward KL, both over the whole
+    vocabulary and pooled by tokens. For worlds of many turns.
+    """
+    own = Route(
+        name="own",
+        view=view,
+        weights=weights,
+        estimator=FullVocabulary(divergence=ReverseKL()),
+        written_by="student",
+    )
+    theirs = replace(
+        own, name="theirs", estimator=FullVocabulary(divergence=ForwardKL()), written_by="teacher"
+    )
+    sampling = Sampling(temperature=stage.temperature, top_p=stage.top_p, top_k=stage.top_k)
+    return replace(
+        routed_stage(stage, own, theirs),
+        moves=TeacherTurns(teacher=FromTeacher(view=view, weights=weights, sampling=sampling), until=until),
     )
 
 

@@ -21,7 +21,7 @@ from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.recipes.steps import nano_steps
+from pilotage.recipes.steps import STAGE, nano_steps
 from pilotage.records import Example
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED, examples_of
@@ -37,7 +37,6 @@ PLAN, MOVED, CELLS = "plan", "moved", "cells"
 NUM_MOVES = 4
 NUM_MAPS = 6
 """Of each level, whose every cell is a start."""
-STAGE = "steps"
 
 
 def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
@@ -117,36 +116,30 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     arms = [variant for variant in study.variants if variant.make is not None]
     assert arms[0].make is not None
     levels = arms[0].make(seeds[0], Path()).levels[0][1]
+    parts = {PLAN: "one plan", MOVED: f"after {NUM_MOVES} random moves", CELLS: "every start cell"}
+    measured = [part for part in parts if any(_of_seeds(out, seeds, arm, part) for arm in arms)]
     head = ["variant", *(f"level {level}" for level in levels), "all", "in circles", "turns"]
-    head += ["one plan", f"after {NUM_MOVES} random moves", "every start cell", "all, against reference"]
-    reference = study.variant(study.reference)
+    head += [*(parts[part] for part in measured), "all, against reference"]
+    theirs = _of_seeds(out, seeds, study.variant(study.reference))
     lines = []
     for variant in arms:
-        per_seed = [_rows(out, seed, variant) for seed in seeds]
-        if not all(is_measured(out, seed, variant) for seed in seeds) or None in per_seed:
+        known = _of_seeds(out, seeds, variant)
+        if known is None:
             lines.append([variant.title, *(["not run"] * (len(head) - 1))])
             continue
-        known = [rows for rows in per_seed if rows is not None]
         cells_ = [cell([[_values(rows, "success", level)] for rows in known]) for level in levels]
         cells_.append(cell([[_values(rows, "success")] for rows in known]))
         cells_.append(cell([[_values(rows, "circled")] for rows in known]))
         turns = [row["num_turns"] for rows in known for row in rows]
         cells_.append(f"{np.mean(turns):.1f}")
-        for part in (PLAN, MOVED, CELLS):
-            of_part = [_rows(out, seed, variant, part) for seed in seeds]
-            there = [rows for rows in of_part if rows is not None]
+        for part in measured:
+            there = _of_seeds(out, seeds, variant, part)
             cells_.append(
-                cell([[_values(rows, "success")] for rows in there])
-                if len(there) == len(seeds)
-                else "not run"
+                "not run" if there is None else cell([[_values(rows, "success")] for rows in there])
             )
-        theirs = [_rows(out, seed, reference) for seed in seeds]
-        if variant is reference or None in theirs:
-            cells_.append("")
-        else:
-            ours = [[_values(rows, "success")] for rows in known]
-            other = [[_values(rows, "success")] for rows in theirs if rows is not None]
-            cells_.append(difference_cell(less(ours, other)))
+        cells_.append(
+            "" if theirs is None or variant.title == study.reference else _difference(known, theirs)
+        )
         lines.append([variant.title, *cells_])
     return StudyTable(
         title="Success on unseen maps, per cent",
@@ -156,34 +149,101 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     )
 
 
+def pairs_table(
+    pairs: Sequence[tuple[str, str]], study: Study, out: Path, seeds: Sequence[int]
+) -> StudyTable:
+    """One arm less another, by folders, paired by seed and map: in all, by level, in circles, in one plan."""
+    variant_of = {variant.folder: variant for variant in study.variants}
+    make = study.variants[0].make
+    assert make is not None
+    levels = make(seeds[0], Path()).levels[0][1]
+    lines = []
+    for one, other in pairs:
+        ours, theirs = (_of_seeds(out, seeds, variant_of[folder]) for folder in (one, other))
+        title = f"{variant_of[one].title} less {variant_of[other].title}"
+        if ours is None or theirs is None:
+            lines.append([title, *(["not run"] * (len(levels) + 3))])
+            continue
+        cells_ = [_difference(ours, theirs), *(_difference(ours, theirs, level=level) for level in levels)]
+        cells_.append(_difference(ours, theirs, rate="circled"))
+        plans = [_of_seeds(out, seeds, variant_of[folder], PLAN) for folder in (one, other)]
+        cells_.append("not run" if plans[0] is None or plans[1] is None else _difference(plans[0], plans[1]))
+        lines.append([title, *cells_])
+    return StudyTable(
+        title="One arm less another, points",
+        head=["pair", "all", *(f"level {level}" for level in levels), "in circles", "one plan"],
+        lines=lines,
+    )
+
+
+def _of_seeds(
+    out: Path, seeds: Sequence[int], variant: Variant, part: str = ""
+) -> list[list[dict[str, Any]]] | None:
+    """The rows of each seed; None where one is missing."""
+    if not all(is_measured(out, seed, variant) for seed in seeds):
+        return None
+    per_seed = [_rows(out, seed, variant, part) for seed in seeds]
+    known = [rows for rows in per_seed if rows is not None]
+    return known if len(known) == len(seeds) else None
+
+
+def _difference(
+    ours: Sequence[Sequence[dict[str, Any]]],
+    theirs: Sequence[Sequence[dict[str, Any]]],
+    *,
+    rate: str = "success",
+    level: int | None = None,
+) -> str:
+    one, other = ([[_values(rows, rate, level)] for rows in of_seeds] for of_seeds in (ours, theirs))
+    return difference_cell(less(one, other))
+
+
+PAIRS = (
+    ("own", "expert"),
+    ("own", "tcod"),
+    ("own", "tcod_back"),
+    ("own", "guided"),
+    ("own_dagger", "start_reference"),
+    ("own_dagger", "cloning"),
+    ("cloning", "start_reference"),
+    ("start_reference", "start"),
+    ("own_dagger", "own"),
+    ("cloning", "expert"),
+    ("sdar", "grpo"),
+)
 TITLES = {
     "start": "start states",
     "expert": "the expert's episodes",
     "own": "the student's own episodes",
-    "tcod": "own, growing horizon",
-    "guided": "expert moves ever less",
-    "own_dagger": "own states, reference answers",
     "start_reference": "start states, reference answers",
+    "cloning": "the expert's episodes, reference answers",
+    "own_dagger": "own states, reference answers",
+    "tcod": "own, horizon growing from the front",
+    "tcod_back": "own, growing from the back",
+    "guided": "teacher and student take turns",
+    "expert_ever_less": "expert moves ever less",
+    "grpo": "own, rewarded by group",
+    "sdar": "own, rewarded by group and gated teacher",
 }
 
 
-def _study(name: str, title: str, **settings: Any) -> Study:
+def _study(name: str, title: str, arms: Sequence[str] = tuple(TITLES), **settings: Any) -> Study:
     def arm(arm_name: str, seed: int, trunk: Path) -> Recipe:
-        model = trunk / "stage2" / "model"
-        return nano_steps(seed, backbone=str(model), arm=arm_name, **settings)
+        return nano_steps(seed, backbone=str(trunk / "stage2" / "model"), arm=arm_name, **settings)
 
     return Study(
         name=name,
         title=title,
         trunk=lambda seed: nano_mgsd(0),
         trunk_folder="trunk",
+        one_trunk=True,
         variants=tuple(
-            Variant(title=told, folder=each, stage=STAGE, make=partial(arm, each))
-            for each, told in TITLES.items()
+            Variant(title=TITLES[each], folder=each, stage=STAGE, make=partial(arm, each)) for each in arms
         ),
         reference="start states",
         extras=(measure_episodes,),
         main_table=episodes_table,
+        tables=(partial(pairs_table, [pair for pair in PAIRS if {*pair} <= {*arms}]),),
     )
 
 
@@ -191,11 +251,15 @@ EPISODES = _study(
     "episodes", "Whose episodes teach? FrozenLake move by move, from the corner", starts="corner"
 )
 EPISODES_ANYWHERE = _study(
-    "episodes_anywhere", "Whose episodes teach? FrozenLake move by move, from anywhere", starts="anywhere"
+    "episodes_anywhere",
+    "Whose episodes teach? FrozenLake move by move, from anywhere",
+    ("start", "expert", "own", "start_reference", "own_dagger"),
+    starts="anywhere",
 )
 EPISODES_FOG = _study(
     "episodes_fog",
     "Whose episodes teach? FrozenLake move by move, in fog",
+    ("start", "expert", "own", "cloning", "own_dagger"),
     starts="corner",
     fog=2,
     window=3,

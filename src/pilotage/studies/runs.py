@@ -18,7 +18,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import locked, write_whole
 from pilotage.runs.runner import run_recipe
 from pilotage.studies.page import study_page
-from pilotage.studies.study import Study, run_folder
+from pilotage.studies.study import Study
 from pilotage.studies.tables import success_table
 
 ORPHANED_STATUS = 143
@@ -48,14 +48,21 @@ def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Call
     with ThreadPoolExecutor(jobs) as pool:
         try:
             # First come, first served: when a branch's turn comes, its trunk runs already, or is there.
-            trunks = {seed: pool.submit(_spawn, study, out, seed, study.trunk_folder) for seed in seeds}
-            parts |= {(seed, study.trunk_folder): trunk for seed, trunk in trunks.items()}
+            own = seeds[:1] if study.one_trunk else seeds
+            trunks = {seed: [pool.submit(_spawn, study, out, seed, study.trunk_folder)] for seed in own}
+            parts |= {(seed, study.trunk_folder): trunk for seed, (trunk,) in trunks.items()}
+            for seed in seeds:
+                trunks.setdefault(seed, trunks[own[0]])
+            for one in study.shared:
+                shared = pool.submit(_spawn_branch, study, out, own[0], one.folder, [*trunks[own[0]]])
+                parts[own[0], one.folder] = shared
+                trunks[own[0]].append(shared)
             for folder in branches:
                 for seed in seeds:
                     parts[seed, folder] = pool.submit(_spawn_branch, study, out, seed, folder, trunks[seed])
             for (seed, folder), part in parts.items():
                 if part.result():
-                    failed.append(f"seed {seed}, {folder}: see {run_folder(out, seed, folder) / 'log.txt'}")
+                    failed.append(f"seed {seed}, {folder}: see {study.folder(out, seed, folder) / 'log.txt'}")
                 tell(f"seed {seed}: {folder} {'failed' if part.result() else 'is there'}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -81,8 +88,9 @@ def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
 
 def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
     """One run of the study, in this process."""
-    trunk = run_folder(out, seed, study.trunk_folder)
-    makers = {variant.folder: variant.make for variant in study.variants if variant.make is not None}
+    trunk = study.folder(out, seed, study.trunk_folder)
+    branches = (*study.shared, *study.variants)
+    makers = {variant.folder: variant.make for variant in branches if variant.make is not None}
     if folder == study.trunk_folder:
         recipe = study.trunk(seed)
     elif folder in makers:
@@ -90,19 +98,22 @@ def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
     else:
         raise PilotageError(f"no part {folder!r}; there are {', '.join((study.trunk_folder, *makers))}")
     recipe = replace(recipe, num_threads=1)
-    run_recipe(recipe, run_folder(out, seed, folder))
+    home = study.folder(out, seed, folder)
+    run_recipe(recipe, home)
     for extra in study.extras:
-        extra(recipe, run_folder(out, seed, folder))
+        extra(recipe, home)
 
 
-def _spawn_branch(study: Study, out: Path, seed: int, folder: str, trunk: Future[int]) -> int:
-    """Runs a branch once its trunk is there; without a trunk it has failed too."""
-    return trunk.result() or _spawn(study, out, seed, folder)
+def _spawn_branch(study: Study, out: Path, seed: int, folder: str, needed: Sequence[Future[int]]) -> int:
+    """Runs a branch once its trunk, and what all share, is there; without them it has failed too."""
+    return next((status for part in needed if (status := part.result())), 0) or _spawn(
+        study, out, seed, folder
+    )
 
 
 def _spawn(study: Study, out: Path, seed: int, folder: str) -> int:
     """Runs one part in a process of its own, which ends when this one does; its exit status."""
-    target = run_folder(out, seed, folder)
+    target = study.folder(out, seed, folder)
     target.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pilotage.studies.runs", study.name, str(out), str(seed), folder]
     with (target / "log.txt").open("a") as log:

@@ -61,8 +61,18 @@ class Study:
     main_table: Callable[[Study, Path, Sequence[int]], StudyTable] | None = None
     """In place of success by task and kind, for a study of other worlds than the planning tasks."""
 
+    one_trunk: bool = False
+    """Whether all seeds branch off one trunk, that of the first seed: then it is trained once."""
+    shared: tuple[Variant, ...] = ()
+    """Runs that branch off the one trunk before any variant does, trained once: teachers that variants name."""
+
     def variant(self, title: str) -> Variant:
         return next(variant for variant in self.variants if variant.title == title)
+
+    def folder(self, out: Path, seed: int, folder: str) -> Path:
+        """Where a part of a seed is, or one that all seeds share."""
+        is_shared = self.one_trunk and folder in (self.trunk_folder, *(one.folder for one in self.shared))
+        return out / folder if is_shared else run_folder(out, seed, folder)
 
 
 def run_folder(out: Path, seed: int, folder: str) -> Path:

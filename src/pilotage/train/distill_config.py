@@ -20,7 +20,7 @@ from pilotage.train.collapse import CollapseGuard
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
-from pilotage.train.step.moves import Moves, OwnMoves
+from pilotage.train.step.moves import Moves, OwnMoves, TeacherTurns
 from pilotage.train.step.turns import EveryTurn, TurnChoice
 from pilotage.train.teachers import EMA, Live, Remote
 from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
@@ -219,11 +219,7 @@ class DistillConfig:
         for what, view in [
             ("student_view", self.student_view),
             *((f"route {route.name!r}: view", route.view) for route in self.routes if route.view is not None),
-            *(
-                ("the teacher's rollouts: view", source.view)
-                for source in self.mixture.sources
-                if isinstance(source, FromTeacher)
-            ),
+            *(("the teacher's rollouts: view", source.view) for source in self._writing),
         ]:
             if view not in view_names():
                 raise PilotageError(f"{what} {view!r} is not a view: {', '.join(view_names())}")
@@ -241,7 +237,7 @@ class DistillConfig:
                     f"route {route.name!r}: a remote teacher reads text only, and view {route.view!r} shows the "
                     "picture; use a text view or images='none'"
                 )
-        if any(isinstance(s, FromTeacher) and isinstance(s.weights, Remote) for s in self.mixture.sources):
+        if any(isinstance(teacher.weights, Remote) for teacher in self._writing):
             raise PilotageError(
                 "a remote teacher scores rollouts and writes none; let it be an engine instead"
             )
@@ -273,6 +269,11 @@ class DistillConfig:
         if "dataset" in self.mixture.origins:
             raise PilotageError(
                 "a PolicyGradient needs log-probabilities, and a data set's answers have none"
+            )
+        if isinstance(self.moves, TeacherTurns) or self.relabel:
+            raise PilotageError(
+                f"a PolicyGradient is for the student's own answers: moves {self.moves} and relabel {self.relabel} "
+                "put another's in their place"
             )
         samples = min(source.num_samples for source in self.mixture.sources)
         if self.mix.reward and self.mix.reward_baseline == "group" and samples == 1:
@@ -342,12 +343,24 @@ class DistillConfig:
     def all_weights(self) -> tuple[TeacherWeights, ...]:
         """Every set of weights that reads or answers, once, in the order of the routes."""
         found = [route.weights for route in self.routes if route.has_reader]
-        found += [source.weights for source in self.mixture.sources if isinstance(source, FromTeacher)]
+        found += [source.weights for source in self._writing]
         return tuple(dict.fromkeys(found))  # pyright: ignore[reportReturnType]
+
+    @property
+    def _writing(self) -> list[FromTeacher]:
+        """The teachers that write: whole rollouts, or turns of the student's episodes."""
+        found = [source for source in self.mixture.sources if isinstance(source, FromTeacher)]
+        return [*found, self.moves.teacher] if isinstance(self.moves, TeacherTurns) else found
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Who may have written what is taught."""
+        found = self.mixture.origins | ({"teacher"} if isinstance(self.moves, TeacherTurns) else set())
+        return frozenset(found - {"student"} | {"dataset"} if self.relabel else found)
 
     def notes(self) -> list[str]:
         """What is worth knowing of routes and sources together; raises PilotageError for what cannot be."""
-        return [note for router in self.routers for note in check_routes(router, self.mixture)]
+        return [note for router in self.routers for note in check_routes(router, self.mixture, self.origins)]
 
 
 def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pilotage.distill.estimators import Sampled
 from pilotage.distill.policy_gradient import PolicyGradient
-from pilotage.distill.routes import Router
+from pilotage.distill.routes import Router, is_likelihood
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromStudent, Mixture
 from pilotage.train.teachers import Remote
 
 
-def check_routes(router: Router, mixture: Mixture) -> list[str]:
-    """Raises PilotageError for what cannot be; returns, as sentences for the log, what can and is worth knowing."""
+def check_routes(router: Router, mixture: Mixture, origins: Collection[str]) -> list[str]:
+    """Raises PilotageError for what cannot be; returns, as sentences for the log, what can and is worth knowing.
+
+    `origins` are all that rollouts may have.
+    """
     notes: list[str] = []
     student = [source.sampling for source in mixture.sources if isinstance(source, FromStudent)]
     for route in router.routes:
@@ -21,6 +26,13 @@ def check_routes(router: Router, mixture: Mixture) -> list[str]:
                 f"route {route.name!r}: a remote teacher gives the sampled token's log-probability at temperature 1 "
                 f"and no more; take Sampled or PolicyGradient at it instead of {type(route.estimator).__name__}"
             )
+        if is_likelihood(route.estimator):
+            if "student" in origins and route.written_by in ("all", "student"):
+                raise PilotageError(
+                    f"route {route.name!r}: the likelihood of the student's own answers teaches nothing; take it of "
+                    "references (relabel, or a data set as the source) or of a teacher's answers (written_by)"
+                )
+            continue
         if not one_sample:
             continue
         for sampling in student:
@@ -34,7 +46,8 @@ def check_routes(router: Router, mixture: Mixture) -> list[str]:
                     f"route {route.name!r} takes single samples for the policy's own, but top_p {sampling.top_p} and "
                     f"top_k {sampling.top_k} cut its distribution: its estimate is biased"
                 )
-        if others := sorted(mixture.origins - {"student"}):
+        others = {name for name in origins if route.written_by in ("all", name)} - {"student"}
+        if others := sorted(others):
             notes.append(
                 f"route {route.name!r} takes single samples for the policy's own, but some come from "
                 f"{', '.join(others)}: its estimate is biased there"

@@ -58,7 +58,9 @@ class RowRecord:
     """Place in the step, over all ranks and samples."""
     task: str
     origin: str
-    """`student`, `dataset` or `teacher`."""
+    """Who wrote it: `student`, `dataset` or `teacher`."""
+    is_own: bool
+    """Whether its episode is the student's, whoever wrote in it."""
     num_tokens: int
     finished: bool
     repetition: float
@@ -145,6 +147,7 @@ def row_record(
     *,
     slot: int,
     origin: str,
+    is_own: bool,
     spans: Spans,
     role: str,
     prompt: int,
@@ -169,6 +172,7 @@ def row_record(
         slot=slot,
         task=example.task,
         origin=origin,
+        is_own=is_own,
         num_tokens=len(rollout.token_ids),
         finished=rollout.finished,
         repetition=repetition(rollout.token_ids),
@@ -238,8 +242,10 @@ def step_metrics(records: Sequence[RowRecord], *, with_reward: bool = False) -> 
         metrics[f"source/{origin}"] = _share(row.origin == origin for row in everyone)
     if rows:
         metrics |= _rollout_metrics(rows)
+    if own := [row for row in everyone if row.is_own]:
+        metrics |= _episode_metrics(own)
         if with_reward:
-            metrics |= _reward_metrics([row for row in rows if row.role != DESCRIBE])
+            metrics |= _reward_metrics([row for row in own if row.role != DESCRIBE])
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -278,6 +284,7 @@ def _taught_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
 def _rollout_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
     lengths = np.array([row.num_tokens for row in rows], dtype=np.float64)
     low, high = np.quantile(lengths, (0.05, 0.95))
+    acted = [row for row in rows if row.role != DESCRIBE]
     metrics = {
         "rollout/length_mean": float(lengths.mean()),
         "rollout/length_p05": float(low),
@@ -286,10 +293,14 @@ def _rollout_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         "rollout/repetition": float(np.mean([row.repetition for row in rows])),
         "rollout/vision_attempts": float(sum(row.vision_attempts for row in rows)),
     }
+    return metrics | ({"rollout/valid": _share(row.valid for row in acted)} if acted else {})
+
+
+def _episode_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
+    metrics = {}
     acted = [row for row in rows if row.role != DESCRIBE]
     ended = [row for row in acted if row.is_last]
     if ended:
-        metrics["rollout/valid"] = _share(row.valid for row in acted)
         metrics["rollout/parsed"] = _share(row.outcome.is_("parsed") for row in ended)
         metrics["rollout/success"] = _share(row.outcome.success for row in ended)
     for task in sorted({row.task for row in ended}):
@@ -328,12 +339,20 @@ def _by_turn(rows: Sequence[RowRecord]) -> dict[str, float]:
     if not any(row.number for row in rows):
         return {}
     metrics = {}
-    for low, high in TURN_BINS:
+    for name, (low, high) in turn_bins().items():
         mine = [row for row in rows if low <= row.number < high]
         if count := sum(row.span_tokens["all"] for row in mine):
-            name = f"{low}" if high == low + 1 else f"{low}+" if high == math.inf else f"{low}-{high - 1}"
             metrics[f"turn/kl_{name}"] = sum(row.kl_nats["all"] for row in mine) / count
     return metrics
+
+
+def turn_bins() -> dict[str, tuple[float, float]]:
+    """Name of the turns that are summed up together, as in `turn/kl_2-3` -> their first number, and the one behind."""
+    names = {}
+    for low, high in TURN_BINS:
+        name = f"{low}" if high == low + 1 else f"{low}+" if high == math.inf else f"{low}-{high - 1}"
+        names[name] = (low, high)
+    return names
 
 
 def _share(flags: Any) -> float:

@@ -89,6 +89,7 @@ class StepRouter:
             known = [
                 RowFacts(
                     spans=facts[place].spans,
+                    origin=rows[place].origin,
                     reward=facts[place].reward,
                     signals=facts[place].signals,
                 )

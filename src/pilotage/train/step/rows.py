@@ -6,8 +6,8 @@ T tokens of one rollout.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from pilotage.rollouts.sources import (
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.seeds import mixed
+from pilotage.train.step.moves import Mover, TeacherTurns
 from pilotage.train.step.order import Slot
 from pilotage.train.step.readers import Readers
 from pilotage.views import make_view, reference_of_view
@@ -63,6 +64,12 @@ class StepRow:
     @property
     def turn(self) -> Turn:
         return self.episode.turns[self.number]
+
+    @property
+    def origin(self) -> str:
+        """Who wrote it: `student`, `dataset` or `teacher`, both of which may write in a student's episode, too."""
+        written = self.rollout.origin
+        return written if written in ("teacher", "dataset") else self.source.origin
 
     @property
     def example(self) -> Example:
@@ -121,8 +128,9 @@ class RolloutMaker:
         planned = plan_rows(self.mixture, seed=self.config.seed, step=step, slots=example_of)
         seed = mixed(self.config.seed, step)
         episodes: dict[int, Episode] = {}
+        start_of = [_start(row, example_of, asks, seed) for row in planned]
         for source, places in by_source(planned).items():
-            starts = [_start(planned[place], example_of, asks, seed) for place in places]
+            starts = [start_of[place] for place in places]
             episodes |= zip(places, self._played(source, starts, step), strict=True)
         self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
         num_numbers = self.config.prompts_per_step * self.mixture.max_samples
@@ -137,13 +145,26 @@ class RolloutMaker:
             )
             for place, row in enumerate(planned)
             if episodes[place].end not in WORLD_ENDS
-            for chosen in [self._taught_turns(row, episodes[place], step)]
+            for chosen in [self._taught_turns(row, episodes[place], start_of[place], step)]
             for number in chosen
         ]
 
-    def _taught_turns(self, row: Row, episode: Episode, step: int) -> list[int]:
+    def _taught_turns(self, row: Row, episode: Episode, start: Start, step: int) -> list[int]:
         rng = np.random.default_rng([self.config.seed, step, row.number(self.mixture), _TURNS])
-        return self.config.turns.chosen(len(episode.turns), step=step, rng=rng)
+        movers: list[Mover] = [self._mover(start, number, step) for number in range(len(episode.turns))]
+        return self.config.turns.chosen(movers, step=step, rng=rng)
+
+    def _mover(self, start: Start, number: int, step: int) -> Mover:
+        """Who moves in a turn: a pure function of the run's seed, the step, the episode and the turn."""
+        seed = [start.seed, zlib.crc32(start.example.id.encode()), start.sample, number, _MOVES]
+        told = start.example.start.privileged
+        return self.config.moves.by(
+            turn=number,
+            plan_length=0 if told is None else len(told.plan),
+            step=step,
+            num_steps=self.config.steps,
+            rng=np.random.default_rng(seed),
+        )
 
     def _played(self, source: Source, starts: Sequence[Start], step: int) -> list[Episode]:
         """The episodes of these starts, in their order."""
@@ -152,8 +173,23 @@ class RolloutMaker:
         if not isinstance(source, FromTeacher):
             self._engine.sync(self._student.model)
             decoding = source.sampling.decoding(self.config.max_new_tokens)
-            with self._autocast():
-                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True), step)
+            student = Writer(engine=self._engine, decoding=decoding, raises=True)
+            moves = self.config.moves
+            if not isinstance(moves, TeacherTurns):
+                with self._autocast():
+                    return self._play(starts, student, step)
+            with self._teacher(moves.teacher) as teacher:
+
+                def writer(start: Start, number: int) -> Writer:
+                    return teacher if self._mover(start, number, step) == "teacher" else student
+
+                return self._play(starts, writer, step)
+        with self._teacher(source) as teacher:
+            return self._play(starts, teacher, step)
+
+    @contextmanager
+    def _teacher(self, source: FromTeacher) -> Iterator[Writer]:
+        """A teacher that writes, while its weights are inside its model."""
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
 
@@ -166,12 +202,14 @@ class RolloutMaker:
                 reader.backbone,
                 batch_size=max(64, self.config.micro_batch_size),
                 max_prompt_tokens=self.config.max_prompt_tokens,
+                origin="teacher",
             )
             decoding = source.sampling.decoding(self.config.max_new_tokens)
-            writer = Writer(engine=engine, decoding=decoding, show=show, raises=True)
-            return self._play(starts, writer, step)
+            yield Writer(engine=engine, decoding=decoding, show=show, raises=True)
 
-    def _play(self, starts: Sequence[Start], writer: Writer, step: int) -> list[Episode]:
+    def _play(
+        self, starts: Sequence[Start], writer: Writer | Callable[[Start, int], Writer], step: int
+    ) -> list[Episode]:
         horizon = self.config.turns.horizon(step) or self.config.max_turns
         found = {
             (id(episode.example), episode.sample): relabelled(episode, self._reference)
@@ -199,9 +237,7 @@ class RolloutMaker:
         config = self.config
 
         def read(start: Start, number: int, turn: Turn) -> str:
-            seed = [start.seed, zlib.crc32(start.example.id.encode()), start.sample, number, _MOVES]
-            rng = np.random.default_rng(seed)
-            if config.moves.by_expert(turn=number, step=step, num_steps=config.steps, rng=rng):
+            if self._mover(start, number, step) == "expert":
                 told = turn.seen.privileged
                 if told is None or not told.plan:
                     raise PilotageError(

@@ -18,7 +18,7 @@ from pilotage.distill.estimators import SampledLogProbs
 from pilotage.distill.policy_gradient import Advantages, PolicyGradient, advantage_parts, advantages
 from pilotage.distill.reduce import AllSum, global_reduced
 from pilotage.distill.route_loss import TeacherScores
-from pilotage.distill.routes import Route, RoutedRow
+from pilotage.distill.routes import Route, RoutedRow, is_likelihood
 from pilotage.records import View
 from pilotage.rollouts.sources import FromDataSet
 from pilotage.train.distill_config import DistillConfig
@@ -47,7 +47,7 @@ class RowScores:
     """What one route's reader says of the taught tokens of each row."""
 
     reader: Reader | None
-    """None for a route without one, which has advantages."""
+    """None for a route without one, which has advantages, or words that are sure of themselves."""
     by_row: Sequence[Tensor | None]
     """States [taught tokens, H]; log-probabilities [taught tokens] of a remote teacher. None without such tokens."""
     advantages: Sequence[Advantages | None] | None = None
@@ -64,9 +64,8 @@ class RowScores:
                     hidden_MH.device
                 ),
             )
-        assert self.reader is not None, "a route without a reader has advantages"
         found = [part for row in rows if (part := self.by_row[row]) is not None]
-        if self.reader.scorer is not None:
+        if self.reader is None or self.reader.scorer is not None:
             return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]).to(hidden_MH.device))
         if not found:
             return self.reader.head_of_none(hidden_MH)
@@ -125,6 +124,10 @@ class StepScorer:
             for route in self.router.routes
         }
         for route in self.router.routes:
+            if is_likelihood(route.estimator) and not route.has_reader:
+                # A reference is sure of its own words.
+                sure = [torch.zeros(row.num_tokens) for row in routed[route.name]]
+                scores[route.name] = RowScores(reader=None, by_row=sure)
             if isinstance(route.estimator, PolicyGradient):
                 scores[route.name] = self._with_advantages(
                     route, scores[route.name], rows, facts, routed[route.name], all_sum

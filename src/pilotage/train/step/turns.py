@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from pilotage.errors import PilotageError
+from pilotage.train.step.moves import Mover, check_growth
 
 
 class TurnChoice(Protocol):
@@ -17,8 +19,8 @@ class TurnChoice(Protocol):
         """How many turns an episode of this step is played at most; None leaves it to the limit of the run."""
         ...
 
-    def chosen(self, num_turns: int, *, step: int, rng: np.random.Generator) -> list[int]:
-        """The numbers of the turns that are taught, ascending, of an episode of `num_turns`."""
+    def chosen(self, movers: Sequence[Mover], *, step: int, rng: np.random.Generator) -> list[int]:
+        """The numbers of the turns that are taught, ascending, at least one; `movers` has who moved in each turn."""
         ...
 
 
@@ -29,8 +31,8 @@ class EveryTurn:
     def horizon(self, step: int) -> int | None:
         return None
 
-    def chosen(self, num_turns: int, *, step: int, rng: np.random.Generator) -> list[int]:
-        return list(range(num_turns))
+    def chosen(self, movers: Sequence[Mover], *, step: int, rng: np.random.Generator) -> list[int]:
+        return list(range(len(movers)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,26 @@ class SomeTurns:
     def horizon(self, step: int) -> int | None:
         return None
 
-    def chosen(self, num_turns: int, *, step: int, rng: np.random.Generator) -> list[int]:
-        if num_turns <= self.num:
-            return list(range(num_turns))
-        return sorted(int(turn) for turn in rng.choice(num_turns, size=self.num, replace=False))
+    def chosen(self, movers: Sequence[Mover], *, step: int, rng: np.random.Generator) -> list[int]:
+        return _some(list(range(len(movers))), self.num, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTurns:
+    """Turns that the student moved in, at most `num` of them where that is given; the last one where it never moved."""
+
+    num: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num is not None and self.num < 1:
+            raise PilotageError(f"num {self.num} must be at least 1")
+
+    def horizon(self, step: int) -> int | None:
+        return None
+
+    def chosen(self, movers: Sequence[Mover], *, step: int, rng: np.random.Generator) -> list[int]:
+        own = [turn for turn, mover in enumerate(movers) if mover == "student"] or [len(movers) - 1]
+        return own if self.num is None else _some(own, self.num, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +83,16 @@ class GrowingHorizon:
     most: int
 
     def __post_init__(self) -> None:
-        if not (1 <= self.start <= self.most and self.rate > 0):
-            raise PilotageError(
-                f"start {self.start} must lie between 1 and most {self.most}, and rate {self.rate} above 0"
-            )
+        check_growth(self.start, self.rate, self.most)
 
     def horizon(self, step: int) -> int | None:
         return min(self.start + int(self.rate * step), self.most)
 
-    def chosen(self, num_turns: int, *, step: int, rng: np.random.Generator) -> list[int]:
-        return list(range(min(num_turns, self.horizon(step) or num_turns)))
+    def chosen(self, movers: Sequence[Mover], *, step: int, rng: np.random.Generator) -> list[int]:
+        return list(range(len(movers)))[: self.horizon(step)]
+
+
+def _some(turns: list[int], num: int, rng: np.random.Generator) -> list[int]:
+    if len(turns) <= num:
+        return turns
+    return sorted(turns[int(place)] for place in rng.choice(len(turns), size=num, replace=False))

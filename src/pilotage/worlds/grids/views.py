@@ -108,6 +108,18 @@ def _teacher_no_plan(moment: Moment, prompts: PromptSet) -> View:
     return _teacher_view("teacher_user_no_plan", "teacher_no_plan", moment, prompts)
 
 
+def _teacher_stale_plan(moment: Moment, prompts: PromptSet) -> View:
+    """This turn's state and the plan from the episode's start: what a teacher knows that was told once."""
+    plan = moment.example.start.privileged
+    return _teacher_view("teacher_user", "teacher_stale_plan", moment, prompts, plan and plan.plan)
+
+
+def _teacher_at_start(moment: Moment, prompts: PromptSet) -> View:
+    """State and plan of the episode's start, in every turn."""
+    began = replace(moment, seen=moment.example.start)
+    return _teacher_view("teacher_user", "teacher_at_start", began, prompts)
+
+
 def _reference_plan(moment: Moment) -> str:
     told = privileged_of(moment)
     task = task_of(moment.example.world)
@@ -132,6 +144,10 @@ student_view = _spec("student", _student, shows_picture=True)
 symbolic_view = _spec("symbolic", _symbolic, privileged=True)
 teacher_view = _spec("teacher", _teacher, privileged=True, without_plan="teacher_no_plan")
 teacher_view_without_plan = _spec("teacher_no_plan", _teacher_no_plan, privileged=True)
+stale_plan_view = _spec(
+    "teacher_stale_plan", _teacher_stale_plan, privileged=True, without_plan="teacher_no_plan"
+)
+at_start_view = _spec("teacher_at_start", _teacher_at_start, privileged=True)
 perception_view = _spec("perception", _perception, shows_picture=True, reference=_reference_description)
 description_view = _spec("description", _description, privileged=True, reference=_reference_description)
 student_view_with_state = _spec(
@@ -151,6 +167,8 @@ VIEWS: Mapping[str, ViewSpec] = {
         symbolic_view,
         teacher_view,
         teacher_view_without_plan,
+        stale_plan_view,
+        at_start_view,
         perception_view,
         description_view,
         student_view_with_state,
@@ -239,9 +257,13 @@ def pictures_of(moment: Moment) -> tuple[bytes, ...]:
     return (*(image for turn in past for image in turn.seen.images), *moment.seen.images)
 
 
-def _teacher_view(user_file: str, name: str, moment: Moment, prompts: PromptSet) -> View:
+def _teacher_view(
+    user_file: str, name: str, moment: Moment, prompts: PromptSet, plan: Sequence[str] | None = None
+) -> View:
+    """`plan` in place of the one from this turn's state."""
     system = _fill("teacher_system", moment, prompts)
-    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=_plan_of(moment))
+    told = _plan_of(moment) if plan is None else " ".join(plan)
+    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=told)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     return View(name=name, messages=messages)
 
