@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.errors import PilotageError
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
-from pilotage.rollouts.engine import Engine
+from pilotage.rollouts.engine import Decoding, Engine, JoiningEngine
 from pilotage.rollouts.play import Limits, Start, Writer, play
 from pilotage.rollouts.sources import (
     FromDataSet,
@@ -121,7 +121,11 @@ class RolloutMaker:
         planned = plan_rows(self.mixture, seed=self.config.seed, step=step, slots=example_of)
         seed = mixed(self.config.seed, step)
         episodes: dict[int, Episode] = {}
-        for source, places in by_source(planned).items():
+        places_of = by_source(planned)
+        # Ranks that share out the student's parameters meet in each source, in one order.
+        sources = self.mixture.sources if is_sharded(self._student.model) else places_of
+        for source in sources:
+            places = places_of.get(source, [])
             starts = [_start(planned[place], example_of, asks, seed) for place in places]
             episodes |= zip(places, self._played(source, starts, step), strict=True)
         self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
@@ -153,7 +157,7 @@ class RolloutMaker:
             self._engine.sync(self._student.model)
             decoding = source.sampling.decoding(self.config.max_new_tokens)
             with self._autocast():
-                return self._play(starts, Writer(engine=self._engine, decoding=decoding, raises=True), step)
+                return self._asked(self._engine, decoding, starts, step)
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
 
@@ -168,8 +172,22 @@ class RolloutMaker:
                 max_prompt_tokens=self.config.max_prompt_tokens,
             )
             decoding = source.sampling.decoding(self.config.max_new_tokens)
-            writer = Writer(engine=engine, decoding=decoding, show=show, raises=True)
-            return self._play(starts, writer, step)
+            return self._asked(engine, decoding, starts, step, show=show)
+
+    def _asked(
+        self,
+        engine: Engine,
+        decoding: Decoding,
+        starts: Sequence[Start],
+        step: int,
+        *,
+        show: Callable[[Moment], View] | None = None,
+    ) -> list[Episode]:
+        """The episodes of an engine, of whose ranks each goes on until all are done."""
+        episodes = self._play(starts, Writer(engine=engine, decoding=decoding, show=show, raises=True), step)
+        if isinstance(engine, JoiningEngine):
+            engine.join(decoding)
+        return episodes
 
     def _play(self, starts: Sequence[Start], writer: Writer, step: int) -> list[Episode]:
         horizon = self.config.turns.horizon(step) or self.config.max_turns
