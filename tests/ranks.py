@@ -1,26 +1,38 @@
-"""Two gloo ranks in processes of their own, for tests that call `fully_shard` itself."""
+"""Two gloo ranks in processes of their own."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 NUM_RANKS = 2
+PATIENCE_S = 600
+"""Many times what the slowest test takes: gloo itself waits for half an hour."""
 Rank = Callable[[int, str], None]
 """What a rank does: (rank, folder) -> nothing; it writes what it has to say into the folder."""
 
 
 def on_ranks(run_rank: Rank, folder: Path) -> None:
-    """Runs `run_rank` on every rank; raises if one of them fails."""
+    """Runs `run_rank` on every rank; raises if one of them fails, or if they seem to wait for each other for ever."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_run, args=(run_rank, str(folder), port), nprocs=NUM_RANKS, join=True)
+    ranks = torch.multiprocessing.spawn(
+        _run, args=(run_rank, str(folder), port), nprocs=NUM_RANKS, join=False
+    )
+    assert ranks is not None, "they run beside this process"
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not ranks.join(timeout=1.0):
+        if time.monotonic() > deadline_s:
+            for process in filter(None, ranks.processes):
+                process.kill()
+            raise TimeoutError(f"the ranks are not done after {PATIENCE_S} s")
 
 
 def _run(rank: int, run_rank: Rank, folder: str, port: int) -> None:

@@ -133,7 +133,12 @@ def test_gradient_can_be_asked_for_twice():
     torch.testing.assert_close(second, 3 * first)
 
 
-@pytest.mark.parametrize("estimator", estimators(chunk_size=4), ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    # A reference is no model that the student could be equal to.
+    [one for one in estimators(chunk_size=4) if getattr(one, "as_", "") != "likelihood"],
+    ids=str,
+)
 @pytest.mark.parametrize("reference", [False, True], ids=["chunked", "autograd"])
 def test_equal_models_have_zero_gradient(estimator, reference):
     case = Case(equal=True)

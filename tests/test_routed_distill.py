@@ -432,23 +432,7 @@ def test_a_whole_response_needs_no_format(tmp_path):
     assert row["kl/response"] == row["kl/all"] and row["rollout/valid"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"routes": (route(weights=EMA(rate=0.1)),)}, "EMA keeps its weights whole"),
-        ({"routes": (route(weights=Live(), rows="valid"),)}, "route 'all' reads with its parameters"),
-        (
-            {"routes": (route(token_weights=(ImportanceCap(cap=2.0),), rows="valid"),)},
-            "some rows of a step only",
-        ),
-        ({"routes": (route(),), "sources": on_policy_share(0.5, FromStudent(), FromDataSet())}, "one source"),
-    ],
-)
-def test_a_sharded_student_refuses_what_ranks_would_wait_for_for_ever(changes, named):
-    with pytest.raises(PilotageError, match=named):
-        check_sharded(routed(*changes.pop("routes"), **changes))
-
-
-def test_a_sharded_student_may_have_frozen_teachers_of_some_rows_and_a_live_one_of_all():
-    check_sharded(routed(route("kept", rows="valid"), route("broken", rows="invalid")))
-    check_sharded(routed(route(weights=Live())))
+def test_a_sharded_student_refuses_a_teacher_that_would_need_its_whole_weights():
+    with pytest.raises(PilotageError, match="EMA keeps its weights whole; use FrozenCopy"):
+        check_sharded(routed(route("kept", rows="valid"), route(weights=EMA(rate=0.1), rows="invalid")))
+    check_sharded(routed(route(weights=Live(), rows="valid")))

@@ -178,9 +178,13 @@ def is_sharded(model: Any) -> bool:
     """Whether `fully_shard` has spread the model's parameters over ranks: then every forward is a meeting of all."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False  # spares a process without ranks a slow import
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    # Between a forward and what follows it, parameters may be whole for a while.
+    return any(isinstance(module, FSDPModule) for module in model.modules()) or any(
+        isinstance(parameter, DTensor) for parameter in model.parameters()
+    )
 
 
 def resolve(path_or_id: str | Path) -> str:

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -72,6 +72,15 @@ class Engine(Protocol):
 
         Raises PilotageError where the engine cannot: it would train off-policy in silence.
         """
+        ...
+
+
+@runtime_checkable
+class JoiningEngine(Protocol):
+    """An engine whose ranks may have to ask together."""
+
+    def join(self, decoding: Decoding) -> None:
+        """Takes part in what other ranks still ask with this decoding, until no rank asks any more."""
         ...
 
 

@@ -19,6 +19,7 @@ import torch
 from pilotage.backbones.encode import ModelInputs, encode_views
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import first_image_column, shared_prefix
+from pilotage.backbones.ranks import JOINING, joining_view, most_over_ranks
 from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout
@@ -96,19 +97,25 @@ class TransformersEngine:
 
         Requests for one view that stand together have it read once. `is_wanted` is asked before every token whether
         anybody still waits for the request at that place; a rollout that nobody waits for ends there, unfinished.
+
+        Where the parameters are sharded all ranks must call this equally often, each with what it has to ask; see
+        `join`.
         """
         began_s = time.perf_counter()
         self.stats = GenerationStats(num_rollouts=len(requests))
+        answers: list[Rollout | None] = [None] * len(requests)
+        groups = sorted(_groups(requests), key=lambda places: self._size(requests[places[0]]))
+        batches = list(_batches(groups, self.batch_size))
+        if is_sharded(self.backbone.model):
+            requests, batches = self._with_joining(requests, batches)
         chooser = Chooser(self.backbone, decoding)
         noise = None
         if decoding.temperature > 0:
             noise = sampling_noise(requests, num_tokens=decoding.max_new_tokens)
-        groups = sorted(_groups(requests), key=lambda places: self._size(requests[places[0]]))
-        answers: list[Rollout | None] = [None] * len(requests)
         # Parameters that are gathered in inference mode could not be trained afterwards.
         without_gradients = torch.no_grad() if is_sharded(self.backbone.model) else torch.inference_mode()
         with _evaluating(self.backbone.model), without_gradients:
-            for batch in _batches(groups, self.batch_size):
+            for batch in batches:
                 rows = self._decode(
                     [requests[places[0]] for places in batch],
                     places_of=batch,
@@ -122,12 +129,37 @@ class TransformersEngine:
         self.stats.seconds = time.perf_counter() - began_s
         return [answer for answer in answers if answer is not None]
 
+    def join(self, decoding: Decoding) -> None:
+        """Takes part in what other ranks still ask; returns when no rank asks any more.
+
+        For ranks whose episodes are of unequal lengths: each calls this when it is done. `decoding` is what they ask
+        with. Nothing where the parameters are not sharded.
+        """
+        while is_sharded(self.backbone.model):
+            self.generate((), decoding)
+            if not self.stats.num_forwards:
+                return
+
     def sync(self, model: Any) -> None:
         """Nothing: the engine decodes with the model itself. Raises PilotageError for another one."""
         if model is not self.backbone.model:
             raise PilotageError(
                 f"this engine samples from {self.backbone.name}, and another model is trained: make it of that one"
             )
+
+    def _with_joining(
+        self, requests: Sequence[Request], batches: list[list[list[int]]]
+    ) -> tuple[Sequence[Request], list[list[list[int]]]]:
+        """Equally many batches on every rank, all with pictures where any has one: one more request fills them up."""
+        shows = any(request.view.images for request in requests)
+        num_batches, with_picture = most_over_ranks(len(batches), shows, device=self.backbone.device)
+        joining = [len(requests)]
+        for batch in batches:
+            if with_picture and not any(requests[places[0]].view.images for places in batch):
+                batch.append(joining)
+        batches += [[joining]] * (num_batches - len(batches))
+        view = joining_view(self.backbone, with_picture=bool(with_picture))
+        return [*requests, Request(view=view, example_id=JOINING)], batches
 
     def _size(self, request: Request) -> tuple[int, int]:
         """Rows of one size share a batch: (image pixels, characters)."""
@@ -181,7 +213,8 @@ class TransformersEngine:
         )
 
         ended_rows: list[_Row] = []
-        rows = [_Row(index=place, token_ids=[], logprobs=[]) for place in places]
+        num_asked = self.stats.num_rollouts
+        rows = [_Row(index=place, token_ids=[], logprobs=[], dropped=place >= num_asked) for place in places]
         eos_ids = frozenset(self.backbone.eos_ids)
         sharded = is_sharded(model)
         for step in range(max_new_tokens):
@@ -206,7 +239,7 @@ class TransformersEngine:
                 if row.ended:
                     ended_rows.append(row)
             ended = all(row.ended for row in rows)
-            if step + 1 == max_new_tokens or (_on_all_ranks(ended, device) if sharded else ended):
+            if step + 1 == max_new_tokens or _on_all_ranks(ended, device, sharded):
                 break
             tokens_B = choice.tokens_B
             kept = _rows_to_keep([row.ended for row in rows])
@@ -322,11 +355,12 @@ def _rows_to_keep(ended: Sequence[bool]) -> list[int] | None:
     return sorted(alive + idle[: wanted - len(alive)])
 
 
-def _on_all_ranks(ended: bool, device: torch.device) -> bool:
+def _on_all_ranks(ended: bool, device: torch.device, sharded: bool) -> bool:
     """Whether all ranks are done: until then each makes every forward, since the others wait for its parameters."""
-    flag = torch.tensor(int(ended), device=device)
-    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
-    return bool(flag)
+    if not sharded:
+        return ended
+    (goes_on,) = most_over_ranks(not ended, device=device)
+    return not goes_on
 
 
 _TAKES_READY_MASK = ("sdpa", "eager")

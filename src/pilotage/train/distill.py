@@ -41,6 +41,7 @@ from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
 from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
 from pilotage.train.distill_setup import (
+    check_sharing,
     checkpoint_activations,
     example_digest,
     fingerprint,
@@ -56,14 +57,13 @@ from pilotage.train.sft_config import OnBegin
 from pilotage.train.step.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.readers import Reader, Readers, check_sharded
-from pilotage.train.step.routes import RoutedStep, StepFacts, StepRouter
+from pilotage.train.step.routes import RoutedStep, StepFacts, StepRouter, nothing_routed
 from pilotage.train.step.rows import RolloutMaker, StepRow
 from pilotage.train.step.scores import RowScores, StepScorer
 from pilotage.train.step.scoring import (
     can_share_prefix,
-    encode_rollouts,
+    encode_in_batches,
     head_of,
-    micro_batches,
     predicting_states,
     take_rows,
 )
@@ -147,13 +147,10 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             model=student.model, args=training_arguments(config, self.stage_dir, student), train_dataset=None
         )
         self.remove_callback(PrinterCallback)
+        check_sharing(self.accelerator)
         if self.order.prompts_per_step % self.args.world_size:
             self.order.slots(0, num_ranks=self.args.world_size)
-        if self.is_deepspeed_enabled and self._rows_per_rank() > config.micro_batch_size:
-            raise PilotageError(
-                f"DeepSpeed updates after every backward, so a step must be one micro-batch: set micro_batch_size to "
-                f"{self._rows_per_rank()}"
-            )
+        self._check_deepspeed(self._rows_per_rank())
         self.readers = Readers(config, student=student, given=teacher, device=self.args.device)
         self.engine = engine or TransformersEngine(
             student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
@@ -198,6 +195,13 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     def _rows_per_rank(self) -> int:
         return self.config.prompts_per_step * self.config.mixture.max_samples // self.args.world_size
+
+    def _check_deepspeed(self, num_rows: int) -> None:
+        if self.is_deepspeed_enabled and num_rows > self.config.micro_batch_size:
+            raise PilotageError(
+                f"DeepSpeed updates after every backward, so a step must be one micro-batch: set micro_batch_size to "
+                f"{num_rows}"
+            )
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -289,9 +293,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         clock.mark("time/student_s")
         everyone = gather_object(records) if self.args.world_size > 1 else records
         with_reward = self.config.mix is not None and bool(self.config.mix.reward)
+        if not everyone:
+            logger.warning("step %d: the worlds broke off every episode; nothing is taught", step + 1)
         self._metrics = step_metrics(everyone, with_reward=with_reward) | clock.seconds
-        if self.rollouts.num_failed:
-            self._metrics["episode/world_failed"] = float(self.rollouts.num_failed)
+        if num_failed := float(self._sum_over_ranks(torch.tensor(float(self.rollouts.num_failed)))):
+            self._metrics["episode/world_failed"] = num_failed
         if self.leak_meter is not None and step % self.config.palr_every == 0:
             self._metrics |= self.leak_meter.measure().as_dict()
         self._write_rollouts(rows, records, step + 1)
@@ -315,25 +321,28 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
     ) -> list[RowRecord]:
         """Adds the step's gradients to the student's parameters and returns one record per row."""
         model.train()
-        encoded = encode_rollouts(
+        if not rows and self.args.world_size == 1:
+            return []
+        # Ranks play episodes of their own lengths, and meet in each forward or at the last backward: who has no more
+        # rows goes on with one that stands for nothing.
+        encoded, batches = encode_in_batches(
             self.student,
             [row.view for row in rows],
             [row.rollout for row in rows],
+            batch_size=self.config.micro_batch_size,
             max_prompt_tokens=self.config.max_prompt_tokens,
             pad_to_multiple=self.config.pad_to_multiple,
+            together=self.args.world_size > 1,
         )
-        if self.config.pixel_noise:
+        self._check_deepspeed(len(batches) * self.config.micro_batch_size)
+        if self.config.pixel_noise and batches:
             self._add_noise(encoded, rows, step)
-        batches = micro_batches(encoded, self.config.micro_batch_size)
         share_prefix = self._can_share_prefix(self.student.model)
         records: list[RowRecord] = []
-        num_batches = self._most_over_ranks(len(batches))
-        # Ranks play episodes of their own lengths. Where they meet in each forward or at the last backward, whoever is
-        # done goes over its last rows again, with no weight.
-        repeated = [*batches, *batches[-1:] * (num_batches - len(batches))]
-        for number, chosen in enumerate(repeated):
+        for number, chosen in enumerate(batches):
             batch = take_rows(encoded, chosen, pad_to_multiple=self.config.pad_to_multiple)
-            last = number == num_batches - 1
+            own = [row for row in chosen if row < len(rows)]
+            last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self._autocast():
                     hidden_NH = predicting_states(
@@ -343,21 +352,21 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                         share_prefix=share_prefix,
                         pad_to_multiple=self.config.pad_to_multiple,
                     )
-                routed, row_weights = step_routes.of_rows(chosen)
-                if number >= len(batches):
-                    row_weights = {name: [0.0] * len(chosen) for name in row_weights}
+                routed, row_weights = step_routes.of_rows(own)
+                if len(own) < len(chosen):
+                    routed = {name: [*of_route, nothing_routed(1)] for name, of_route in routed.items()}
+                    row_weights = {name: [*of_route, 0.0] for name, of_route in row_weights.items()}
                 loss = routed_loss(
                     self.router,
                     routed,
                     row_weights,
                     student=head_of(self.student.model, hidden_NH),
-                    teachers={name: score.of_rows(chosen, hidden_NH) for name, score in scores.items()},
+                    teachers={name: score.of_rows(own, hidden_NH) for name, score in scores.items()},
                     token_ids_N=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
                 )
                 # Ranks average their gradients; the weights already divide by the counts of all ranks.
                 self.accelerator.backward(loss.total * self.args.world_size)
-            if number < len(batches):
-                records += self._records([(rows[row], facts[row]) for row in chosen], routed, loss)
+            records += self._records([(rows[row], facts[row]) for row in own], routed, loss)
         return records
 
     def _can_share_prefix(self, model: Any) -> bool:
@@ -368,13 +377,6 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             return values
         summed: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
         return summed.cpu()
-
-    def _most_over_ranks(self, number: int) -> int:
-        if self.args.world_size == 1:
-            return number
-        assert number, "every rank has a share of the prompts, and every episode a turn"
-        numbers: Any = self.accelerator.gather(torch.tensor([number], device=self.args.device))
-        return int(numbers.max())
 
     def _records(
         self,
@@ -405,7 +407,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         ]
 
     def _add_noise(self, encoded: EncodedResponses, rows: Sequence[StepRow], step: int) -> None:
-        for row, patches_PF in zip(rows, patches_of_rows(encoded), strict=True):
+        for row, patches_PF in zip(rows, patches_of_rows(encoded), strict=False):
             rng = np.random.default_rng([self.config.seed, step, row.slot, 1])
             noise = torch.from_numpy(rng.standard_normal(tuple(patches_PF.shape), dtype=np.float32))
             patches_PF.add_(noise.to(patches_PF), alpha=self.config.pixel_noise)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
+from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
@@ -118,6 +120,22 @@ def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -
         use_cache=True,
         remove_unused_columns=False,
     )
+
+
+def check_sharing(accelerator: Any) -> None:
+    """Raises PilotageError for ways of sharing out parameters under which ranks would wait for each other for ever.
+
+    How many forwards a rank has to make follows from its own rollouts, and only with FSDP2 do ranks agree on it.
+    """
+    kind = accelerator.distributed_type
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise PilotageError(
+            "fsdp_version 1 cannot decode rollouts of unequal lengths; set fsdp_version to 2 in accelerate's settings"
+        )
+    if kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
+        raise PilotageError(
+            "zero_stage 3 cannot decode rollouts of unequal lengths; set it to 2, or use FSDP with fsdp_version 2"
+        )
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pilotage.backbones.load import Backbone, load_backbone
-from pilotage.distill.chunked import Head
+from pilotage.backbones.load import Backbone, is_sharded, load_backbone
+from pilotage.distill.chunked import Head, gathered
 from pilotage.errors import PilotageError
 from pilotage.rollouts.remote_scores import RemoteScorer
 from pilotage.train.distill_config import (
@@ -30,6 +30,7 @@ from pilotage.train.distill_config import (
     Remote,
     TeacherWeights,
 )
+from pilotage.train.step.moves import TeacherTurns
 from pilotage.train.step.scoring import head_of
 from pilotage.train.teachers import MovingTeacher
 
@@ -74,6 +75,20 @@ class Reader:
     def begin_step(self) -> None:
         """Weights may have moved since the last step; within one they do not."""
         self._head = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether ranks have to read together."""
+        return self.scorer is None and is_sharded(self.backbone.model)
+
+    def gather_head(self) -> None:
+        """From here on this step's head is whole: a copy, which outlives the forward. All ranks must call this."""
+        if self._head is None:
+            weight_VH = self.backbone.model.get_output_embeddings().weight
+            weight_VH = gathered(weight_VH.detach()).clone()
+            own = head_of(self.backbone.model, weight_VH[:0])
+            bias_V = None if own.bias_V is None else gathered(own.bias_V.detach()).clone()
+            self._head = Head(hidden_MH=weight_VH[:0], weight_VH=weight_VH, bias_V=bias_V)
 
     def head(self, hidden_MH: Tensor) -> Head:
         """The reader's head over hidden states; all of a step share its tensors, so that routes can be merged."""
@@ -153,24 +168,17 @@ class Readers:
 
 
 def check_sharded(config: DistillConfig) -> None:
-    """Raises PilotageError where ranks that share out the student's parameters would wait for each other for ever.
-
-    They meet in every forward of the student, so all must make equally many; routes that skip rows, and sources that
-    are drawn by row, give each rank a number of its own.
-    """
+    """Raises PilotageError for a teacher that would need the whole parameters of a student that ranks share out."""
     if moving := [weights for weights in config.all_weights if isinstance(weights, EMA | GatedRefresh)]:
         raise PilotageError(
             f"the student is sharded, and {type(moving[0]).__name__} keeps its weights whole; use FrozenCopy()"
         )
-    if len(config.mixture.sources) > 1:
-        raise PilotageError("the student is sharded: rollouts must come from one source, not from a mixture")
-    inside = [
-        route for route in config.routes if route.signals or isinstance(route.weights, Live | AdapterOff)
-    ]
-    if inside and (len(config.routes) > 1 or inside[0].rows != "all"):
+    moves = config.moves
+    if isinstance(moves, TeacherTurns) and isinstance(moves.teacher.weights, Live | AdapterOff):
+        # Each rank would ask the two in an order of its own, and both are the same shards.
         raise PilotageError(
-            f"the student is sharded, and route {inside[0].name!r} reads with its parameters some rows of a step only; "
-            "use FrozenCopy(), or one route over all rows"
+            f"the student is sharded, and {moves.teacher.weights} would write turns with its parameters; use "
+            "FrozenCopy()"
         )
 
 

@@ -6,17 +6,17 @@ T tokens of one rollout.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pilotage.backbones.load import Backbone
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.errors import PilotageError
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
-from pilotage.rollouts.engine import Engine
+from pilotage.rollouts.engine import Decoding, Engine, JoiningEngine, Request
 from pilotage.rollouts.play import Limits, Start, Writer, play
 from pilotage.rollouts.sources import (
     FromDataSet,
@@ -32,7 +32,7 @@ from pilotage.train.distill_config import DistillConfig
 from pilotage.train.seeds import mixed
 from pilotage.train.step.moves import Mover, TeacherTurns
 from pilotage.train.step.order import Slot
-from pilotage.train.step.readers import Readers
+from pilotage.train.step.readers import Reader, Readers
 from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import varied
 from pilotage.worlds.registry import get_world
@@ -129,7 +129,11 @@ class RolloutMaker:
         seed = mixed(self.config.seed, step)
         episodes: dict[int, Episode] = {}
         start_of = [_start(row, example_of, asks, seed) for row in planned]
-        for source, places in by_source(planned).items():
+        places_of = by_source(planned)
+        # Ranks that share out the student's parameters meet in each source, in one order.
+        sources = self.mixture.sources if is_sharded(self._student.model) else places_of
+        for source in sources:
+            places = places_of.get(source, [])
             starts = [start_of[place] for place in places]
             episodes |= zip(places, self._played(source, starts, step), strict=True)
         self.num_failed = sum(episode.end in WORLD_ENDS for episode in episodes.values())
@@ -175,21 +179,23 @@ class RolloutMaker:
             decoding = source.sampling.decoding(self.config.max_new_tokens)
             student = Writer(engine=self._engine, decoding=decoding, raises=True)
             moves = self.config.moves
-            if not isinstance(moves, TeacherTurns):
-                with self._autocast():
-                    return self._play(starts, student, step)
-            with self._teacher(moves.teacher) as teacher:
+            teacher = self._teacher(moves.teacher) if isinstance(moves, TeacherTurns) else None
 
-                def writer(start: Start, number: int) -> Writer:
-                    return teacher if self._mover(start, number, step) == "teacher" else student
+            def writer(start: Start, number: int) -> Writer:
+                is_taught = teacher is not None and self._mover(start, number, step) == "teacher"
+                return teacher if teacher is not None and is_taught else student
 
-                return self._play(starts, writer, step)
-        with self._teacher(source) as teacher:
-            return self._play(starts, teacher, step)
+            with self._autocast():
+                episodes = self._play(starts, student if teacher is None else writer, step)
+                _join(student)
+            return episodes
+        teacher = self._teacher(source)
+        episodes = self._play(starts, teacher, step)
+        _join(teacher)
+        return episodes
 
-    @contextmanager
-    def _teacher(self, source: FromTeacher) -> Iterator[Writer]:
-        """A teacher that writes, while its weights are inside its model."""
+    def _teacher(self, source: FromTeacher) -> Writer:
+        """A teacher that writes."""
         reader = self._readers[source.weights]
         assert reader.scorer is None, "the configuration checks that no remote teacher writes"
 
@@ -197,15 +203,18 @@ class RolloutMaker:
             name = DESCRIPTION if moment.role == DESCRIBE else source.view
             return make_view(name, moment, self.config.prompts)
 
-        with reader.reading(), self._autocast():
-            engine = TransformersEngine(
-                reader.backbone,
-                batch_size=max(64, self.config.micro_batch_size),
-                max_prompt_tokens=self.config.max_prompt_tokens,
-                origin="teacher",
-            )
-            decoding = source.sampling.decoding(self.config.max_new_tokens)
-            yield Writer(engine=engine, decoding=decoding, show=show, raises=True)
+        engine = TransformersEngine(
+            reader.backbone,
+            batch_size=max(64, self.config.micro_batch_size),
+            max_prompt_tokens=self.config.max_prompt_tokens,
+            origin="teacher",
+        )
+        return Writer(
+            engine=_InsideReader(engine, reader, self._autocast),
+            decoding=source.sampling.decoding(self.config.max_new_tokens),
+            show=show,
+            raises=True,
+        )
 
     def _play(
         self, starts: Sequence[Start], writer: Writer | Callable[[Start, int], Writer], step: int
@@ -268,6 +277,39 @@ class RolloutMaker:
             prefill=view.prefill,
             max_new_tokens=self.config.max_new_tokens,
         )
+
+
+class _InsideReader:
+    """An engine whose model has the reader's weights inside while it decodes, and no longer.
+
+    A teacher that takes turns with the student may be the same model with other weights.
+    """
+
+    def __init__(
+        self,
+        engine: TransformersEngine,
+        reader: Reader,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._engine, self._reader, self._autocast = engine, reader, autocast
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        with self._reader.reading(), self._autocast():
+            return self._engine.generate(requests, decoding)
+
+    def sync(self, model: Any) -> None:
+        """Nothing: the reader knows its weights."""
+
+    def join(self, decoding: Decoding) -> None:
+        with self._reader.reading(), self._autocast():
+            self._engine.join(decoding)
+
+
+def _join(writer: Writer) -> None:
+    """Decodes along until no rank has anything to ask of this writer."""
+    if isinstance(writer.engine, JoiningEngine):
+        assert writer.decoding is not None, "it has an engine"
+        writer.engine.join(writer.decoding)
 
 
 def relabelled(episode: Episode, expert: Callable[[Moment, View], Rollout]) -> Episode:

@@ -26,7 +26,7 @@ from pilotage.train.seeds import mixed
 from pilotage.train.step.readers import Reader, Readers
 from pilotage.train.step.routes import StepFacts, StepRouter
 from pilotage.train.step.rows import StepRow
-from pilotage.train.step.scoring import encode_rollouts, sampled_logprobs, score_rows
+from pilotage.train.step.scoring import encode_in_batches, sampled_logprobs, score_rows
 from pilotage.train.teachers import remote_logprobs
 from pilotage.views import make_view
 from pilotage.views.variants import OtherImages, varied
@@ -109,8 +109,9 @@ class StepScorer:
         found: dict[str, list[Tensor | None]] = {
             route.name: [None] * len(rows) for route in self.router.routes
         }
-        for (weights, _), readings in self._batches(rows, routed, step, instead or {}).items():
-            reader = self.readers[weights]
+        batches = self._batches(rows, routed, step, instead or {})
+        for key in dict.fromkeys([*self._keys_of_all_ranks(), *batches]):
+            readings, reader = batches.get(key, []), self.readers[key[0]]
             for reading, scores_T in zip(readings, self._read(reader, rows, readings), strict=True):
                 for route in reading.routes:
                     mask_T = routed[route.name][reading.row].mask_T[reading.shown]
@@ -133,6 +134,11 @@ class StepScorer:
                     route, scores[route.name], rows, facts, routed[route.name], all_sum
                 )
         return scores
+
+    def _keys_of_all_ranks(self) -> list[tuple[Any, bool]]:
+        """What ranks read together, in one order on all: words and pictures with each weights that are sharded."""
+        weights = dict.fromkeys(route.weights for route in self.router.routes if route.has_reader)
+        return [(each, shows) for each in weights if self.readers[each].is_sharded for shows in (False, True)]
 
     def _batches(
         self,
@@ -174,6 +180,9 @@ class StepScorer:
 
     def _read(self, reader: Reader, rows: Sequence[StepRow], readings: Sequence[_Reading]) -> list[Tensor]:
         """Per reading: states [shown tokens, H], or a remote teacher's log-probabilities [shown tokens]."""
+        together = reader.is_sharded
+        if not (readings or together):
+            return []
         views = [reading.view for reading in readings]
         rollouts = [
             replace(rows[reading.row].rollout, token_ids=rows[reading.row].rollout.token_ids[reading.shown])
@@ -181,21 +190,28 @@ class StepScorer:
         ]
         if reader.scorer is not None:
             return remote_logprobs(reader.scorer, reader.backbone, views, rollouts)
-        encoded = encode_rollouts(
+        batch_size = self.config.teacher_batch_size or self.config.micro_batch_size
+        encoded, batches = encode_in_batches(
             reader.backbone,
             views,
             rollouts,
+            batch_size=batch_size,
             max_prompt_tokens=self.config.max_prompt_tokens,
             pad_to_multiple=self.config.pad_to_multiple,
+            together=together,
         )
         with reader.reading() as model, self._autocast():
-            return score_rows(
+            states = score_rows(
                 model,
                 encoded,
-                batch_size=self.config.teacher_batch_size or self.config.micro_batch_size,
+                batch_size=batch_size,
                 pad_to_multiple=self.config.pad_to_multiple,
                 share_prefix=self._can_share_prefix(model),
+                batches=batches,
             )
+        if together:
+            reader.gather_head()
+        return states[: len(readings)]
 
     def _with_advantages(
         self,
@@ -249,6 +265,9 @@ class StepScorer:
         """
         signals: list[dict[str, np.ndarray]] = [{} for _ in rows]
         asked = [self.router.signals_of(row) for row in rows]
+        # Ranks that read together do so for every signal that a row of any of them may need.
+        together = {name for route in self.router.routes for name in route.signals}
+        together = together if together and student.is_sharded else set()
         for source in self.config.mixture.sources:
             places = [
                 place
@@ -258,11 +277,12 @@ class StepScorer:
             if isinstance(source, FromDataSet):
                 for place in places:
                     signals[place]["log_ratio"] = np.zeros(len(rows[place].rollout.token_ids))
-            elif places:
+            elif places or "log_ratio" in together:
                 now = self.student_logprobs(student, rows, places, "same", source.sampling.temperature)
                 for place, now_T in zip(places, now, strict=True):
                     signals[place]["log_ratio"] = now_T - np.array(rows[place].rollout.logprobs)
-        if places := [place for place, names in enumerate(asked) if "visual_advantage" in names]:
+        places = [place for place, names in enumerate(asked) if "visual_advantage" in names]
+        if places or "visual_advantage" in together:
             seeing = self.student_logprobs(student, rows, places, "same", 1.0)
             blind = self.student_logprobs(student, rows, places, "none", 1.0)
             for place, seeing_T, blind_T in zip(places, seeing, blind, strict=True):

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response, patches_of_rows
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
+from pilotage.backbones.ranks import joining_rollout, joining_view, most_over_ranks
 from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.chunked import Head
 from pilotage.records import Rollout, View
@@ -76,11 +77,49 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
     )
 
 
-def micro_batches(encoded: EncodedResponses, size: int) -> list[list[int]]:
-    """Rows in batches of at most `size`, longest together: what padding costs is paid once per batch."""
-    lengths = (encoded["prompt_lengths"] + encoded["response_lengths"]).tolist()
+def micro_batches(encoded: EncodedResponses, size: int, *, num_rows: int | None = None) -> list[list[int]]:
+    """The first `num_rows` (None: all) in batches of at most `size`, longest together: padding is paid once a batch."""
+    lengths = (encoded["prompt_lengths"] + encoded["response_lengths"]).tolist()[:num_rows]
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def encode_in_batches(
+    backbone: Backbone,
+    views: Sequence[View],
+    rollouts: Sequence[Rollout],
+    *,
+    batch_size: int,
+    max_prompt_tokens: int | None,
+    pad_to_multiple: int,
+    together: bool,
+) -> tuple[EncodedResponses, list[list[int]]]:
+    """All rows under one reader's views, and the batches that they go through a model in.
+
+    With `together`, which all ranks must call at once, they have equally many batches, all with a picture where any has
+    one. What is missing is one more row, the last, that stands for nothing. Two rows of text in batches of one, where
+    another rank has three rows with pictures: [[0, 2], [1, 2], [2]]. Without, there must be a row.
+    """
+    num_rows, with_picture, num_batches = len(views), False, 0
+    if together:
+        num_batches, shows = most_over_ranks(
+            -(-num_rows // batch_size), any(view.images for view in views), device=backbone.device
+        )
+        with_picture = bool(shows)
+        views = [*views, joining_view(backbone, with_picture=with_picture)]
+        rollouts = [*rollouts, joining_rollout(backbone)]
+    encoded = encode_rollouts(
+        backbone,
+        views,
+        rollouts,
+        max_prompt_tokens=max_prompt_tokens,
+        pad_to_multiple=pad_to_multiple,
+    )
+    batches = micro_batches(encoded, batch_size, num_rows=num_rows)
+    for batch in batches:
+        if with_picture and not any(views[row].images for row in batch):
+            batch.append(num_rows)
+    return encoded, batches + [[num_rows]] * (num_batches - len(batches))
 
 
 def predicting_states(
@@ -147,10 +186,14 @@ def score_rows(
     batch_size: int,
     pad_to_multiple: int,
     share_prefix: bool = False,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor]:
-    """Each row's predicting states [T, H], without gradients, in the order of the rows."""
+    """Each row's predicting states [T, H], without gradients, in the order of the rows.
+
+    `batches` None: `micro_batches` of `batch_size`. A row that is in none of them is left out.
+    """
     states: list[Tensor | None] = [None] * len(encoded["prompt_lengths"])
-    for rows in micro_batches(encoded, batch_size):
+    for rows in micro_batches(encoded, batch_size) if batches is None else batches:
         batch = take_rows(encoded, rows, pad_to_multiple=pad_to_multiple)
         hidden_MH = predicting_states(
             model, model, batch, share_prefix=share_prefix, pad_to_multiple=pad_to_multiple
