@@ -214,13 +214,13 @@ def test_what_is_told_of_a_recipe_is_its_docstring():
         assert RECIPES.about(name) == inspect.getdoc(make)
 
 
-def test_recipes_are_told_and_names_refused_without_torch(tmp_path):
+def test_recipes_are_told_and_names_refused_without_torch_and_worlds(tmp_path):
     code = (
         "import sys\n"
         "from pilotage.cli.main import main\n"
         "assert main(['recipes']) == 0 and main(['recipes', 'mgsd']) == 0\n"
         "assert main(['recipes', 'mgds']) == 2\n"
-        "assert not {'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules)\n"
+        "assert not {'torch', 'transformers', 'datasets', 'trl', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 

@@ -182,10 +182,11 @@ class Moment:
 
     def public(self) -> Moment:
         """The same without anything privileged, in the past either."""
+        example = self.example.public()
         return replace(
             self,
-            example=self.example.public(),
-            seen=self.seen.public(),
+            example=example,
+            seen=example.start if self.seen is self.example.start else self.seen.public(),
             past=tuple(replace(turn, seen=turn.seen.public()) for turn in self.past),
         )
 

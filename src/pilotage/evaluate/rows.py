@@ -70,8 +70,11 @@ def resume(path: Path, settings: Settings) -> dict[tuple[str, int], dict[str, An
     return kept
 
 
-def make_row(episode: Episode, kind: str, settings: Settings) -> dict[str, Any]:
-    """The row of an episode. One of several turns has them all in `turns`; what stands beside is its last turn's."""
+def make_row(episode: Episode, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an episode, made with `settings` (`Settings.as_dict`).
+
+    One of several turns has them all in `turns`; what stands beside is its last turn's.
+    """
     example, outcome = episode.example, episode.outcome
     turns = [_turn(turn) for turn in episode.turns]
     last = turns[-1] if turns else _NO_TURN
@@ -103,7 +106,7 @@ def make_row(episode: Episode, kind: str, settings: Settings) -> dict[str, Any]:
         **({"num_tries": episode.num_tries} if episode.num_tries > 1 else {}),
         **(_notes(episode.turns) if turns else {}),
         "seconds": round(sum(turn.notes.get("seconds", 0.0) for turn in episode.turns), 4),
-        "settings": settings.as_dict(),
+        "settings": settings,
     }
 
 

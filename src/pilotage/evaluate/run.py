@@ -270,8 +270,9 @@ def _measure(
         )
         for question in missing
     ]
+    made_with = settings.as_dict()
     for episode in play(starts, writer=writer, show=show, limits=limits, open_session=opened):
-        row = make_row(episode, kind, settings)
+        row = make_row(episode, kind, made_with)
         append_jsonl(path, [row])
         count([row])
         yield row

@@ -18,4 +18,7 @@ def by_example(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def example_means(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
     """Mean of `value` over the answers to each example, in the order in which the examples come first."""
-    return [sum(map(value, answers)) / len(answers) for answers in by_example(rows).values()]
+    return [
+        value(answers[0]) if len(answers) == 1 else sum(map(value, answers)) / len(answers)
+        for answers in by_example(rows).values()
+    ]

@@ -268,7 +268,7 @@ class _Running:
             ask: Ask | None = go_on()
         except StopIteration:
             ask = None
-        if self.turns:
+        if self.turns and self._session.reward is not None:
             self.turns[-1] = replace(self.turns[-1], reward=self._session.reward)
         if ask is None:
             self._end("done", self._session.outcome())

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from pilotage.data.made import made_examples
-from pilotage.data.prior import examples_with_prior, prior_of
 from pilotage.records import Example, Split
 from pilotage.train.settings import LATER
-from pilotage.views import PromptSet
+from pilotage.views.prompts import PromptSet
 from pilotage.worlds.registry import get_world, usual_kinds
 
 TEST_SEED = 2606_06076
@@ -80,6 +78,10 @@ def kinds_of(measured: Measurement) -> tuple[str, ...]:
 
 def examples_of(measured: Measurement, split: Split) -> list[Example]:
     """The examples of a split, task after task."""
+    # Here, so that a list of the recipes opens no world: their packages and numpy take longer than the command.
+    from pilotage.data.made import made_examples
+    from pilotage.data.prior import examples_with_prior, prior_of
+
     counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
     count, seed = counts[split], measured.seed if split == "train" else TEST_SEED
     side_px = 256 if measured.cell_px is None else None

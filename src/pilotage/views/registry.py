@@ -63,12 +63,13 @@ def forget_view(name: str) -> None:
 
 def view_of(name: str, world: str) -> ViewSpec:
     """The view of this name in a world. Raises PilotageError for one that the world has not."""
-    known = {**_of_world(world), **_EVERYWHERE}
-    if name not in known:
+    spec = _EVERYWHERE.get(name) or _of_world(world).get(name)
+    if spec is None:
+        known = (*_of_world(world), *_EVERYWHERE)
         raise PilotageError(
             f"view {name!r} is not of the world {world}; there are {', '.join(known)}{meant(name, known)}"
         )
-    return known[name]
+    return spec
 
 
 def make_view(name: str, of: Example | Moment, prompts: PromptSet) -> View:

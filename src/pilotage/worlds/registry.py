@@ -112,13 +112,21 @@ def get_task(name: str) -> Task[Any]:
 
 def planning_task(name: str) -> Task[Any] | None:
     """The planning task by which a world's states are read and drawn: itself, or what is played move by move."""
-    from pilotage.worlds.task import Task
-
     if name not in world_names():
         return None
     world = get_world(name)
-    task = getattr(world, "task", world)
-    return task if isinstance(task, Task) else None
+    known = _TASK_WITHIN.get(name)
+    if known is None or known[0] is not world:
+        from pilotage.worlds.task import Task
+
+        task = getattr(world, "task", world)
+        known = _TASK_WITHIN[name] = world, task if isinstance(task, Task) else None
+    return known[1]
+
+
+_TASK_WITHIN: dict[str, tuple[Any, Task[Any] | None]] = {}
+"""Name -> the world and its planning task: every view asks, and to check a protocol of so many members takes longer
+than to fill a prompt."""
 
 
 def usual_kinds(names: Iterable[str]) -> tuple[str, ...]:

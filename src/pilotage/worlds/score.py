@@ -35,8 +35,8 @@ def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_ed
     Of a description: success is that every fact is right. Of a plan: the judge's outcome; `fields` and `right` are of
     the state that was recited before it.
     """
-    facts = task.facts(state)
     if role == DESCRIBE:
+        facts = task.facts(state)
         fields, right = _compared(read_fields(text, tuple(facts)), facts)
         success = bool(right) and all(right.values())
         reason = READING_REASONS[0] if success else READING_REASONS[1]
@@ -80,7 +80,7 @@ def read_fields(text: str, names: Sequence[str]) -> dict[str, str]:
 
 def same_text(read: str, truth: str) -> bool:
     """Both texts hold the same items."""
-    return _items(read) == _items(truth)
+    return read == truth or _items(read) == _items(truth)
 
 
 def _items(text: str) -> list[tuple[str, str]]:
