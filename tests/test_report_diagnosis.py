@@ -11,6 +11,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources
+from pilotage.report.strata import hard_examples
 from pilotage.worlds import get_task
 from pilotage.worlds.score import score
 from test_report_gallery import run_of
@@ -114,9 +115,9 @@ def test_a_misread_list_of_cells_is_told_though_it_has_no_map() -> None:
 
 def test_sparse_bins_tell_their_n_and_join_no_line() -> None:
     rows = [row("none", i, optimal_length=length) for i, length in enumerate([2] * 10 + [3] * 12 + [4] * 9)]
-    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
     assert found is not None
-    ((_, chart),) = dict(found.charts)["steps of the best plan"]
+    ((_, _, chart),) = dict(found.charts)["steps of the best plan"]
     assert re.findall(r'class="n"[^>]*>([^<]+)<', chart) == ["n", "10", "12", "9"]
     (line,) = re.findall(r'd="([^"]*)" class="line"', chart)
     assert line.count("M") == 1, "from 2 to 3 alone"
@@ -125,17 +126,27 @@ def test_sparse_bins_tell_their_n_and_join_no_line() -> None:
 
 def test_more_sources_than_colours_keep_the_first_and_are_named() -> None:
     names = [f"s{i}" for i in range(8)]
-    found = diagnose(make_sources([run_of({name: {"image": [row("none", 0)]} for name in names})]))
+    found = hard_examples(make_sources([run_of({name: {"image": [row("none", 0)]} for name in names})]))
     assert found is not None
     assert [title for _, title in found.legend] == ["s0", *names[3:]]
     assert found.undrawn == "s1, s2"
 
 
 def test_success_is_told_along_every_axis() -> None:
-    charts = dict(diagnosis_of({"none": 6, "misread": 2}).charts)
+    rows = [row(fault, i) for i, fault in enumerate(["none"] * 6 + ["misread"] * 2)]
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None
+    charts = dict(found.charts)
     assert list(charts) == ["steps of the best plan", "difficulty", "grid size"]
-    ((_, chart),) = charts["difficulty"]
+    ((task, condition, chart),) = charts["difficulty"]
+    assert (task, condition) == ("FrozenLake", "from the picture")
     assert "Base, difficulty hard: 75 %" in chart and "n = 8" in chart
+
+
+def test_what_examples_do_not_have_is_no_axis() -> None:
+    rows = [row("none", i, level=3, difficulty="", optimal_length=0) for i in range(3)]
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None and [axis for axis, _ in found.charts] == ["grid size"]
 
 
 def test_no_image_answers_no_diagnosis() -> None:

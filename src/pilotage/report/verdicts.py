@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pilotage.evaluate.roles import is_planning, role_of
+from pilotage.records import WORLD_ENDS
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.worlds.score import DESCRIBE
@@ -12,15 +14,18 @@ from pilotage.worlds.score import DESCRIBE
 VERDICTS = {
     "optimal": ("✓", "optimal"),
     "success": ("✓", "arrives, not optimal"),
+    "solved": ("✓", "success"),
     "not_reached": ("○", "does not arrive"),
     "illegal": ("✗", "illegal move"),
+    "failed": ("✗", "failure"),
     "unparsed": ("?", "no readable answer"),
     "error": ("!", "engine failed"),
     "read": ("✓", "all fields right"),
     "misread": ("✗", "a field is wrong"),
 }
-"""Class of an answer -> its sign and its name. The order is the filter's; the last two are descriptions."""
-GOOD = ("optimal", "success", "read")
+"""Class of an answer -> its sign and its name. The order is the filter's. `solved` and `failed` are of worlds that
+measure neither optimal nor illegal ways; the last two are descriptions."""
+GOOD = ("optimal", "success", "solved", "read")
 
 
 def verdict_class(row: Row) -> str:
@@ -30,7 +35,7 @@ def verdict_class(row: Row) -> str:
         return "error"
     if outcome is None or "optimal" not in outcome:
         if role_of(row) not in (DESCRIBE, ""):
-            return "success" if outcome and outcome["success"] else "not_reached"
+            return _class_without_way(outcome or {})
         right = row.get("right") or {}
         return "read" if right and all(right.values()) else "misread"
     if not is_planning(row):
@@ -51,11 +56,18 @@ def _class_of_episode(outcome: dict[str, Any]) -> str:
     return "not_reached" if outcome.get("parsed", True) else "unparsed"
 
 
+def _class_without_way(outcome: Mapping[str, Any]) -> str:
+    if outcome.get("success"):
+        return "solved"
+    return "failed" if outcome.get("parsed", True) else "unparsed"
+
+
 def verdict_text(row: Row) -> str:
     """The verdict in a few words: `optimal`, `illegal move: wall`, `no readable answer: empty answer`."""
     name = VERDICTS[verdict_class(row)][1]
     if row.get("error"):
-        return f"{name}: {visible(row['error'], 120)}"
+        whose = "world failed" if row.get("end") in WORLD_ENDS else name
+        return f"{whose}: {visible(row['error'], 120)}"
     outcome = row.get("outcome")
     if outcome is None or role_of(row) == DESCRIBE:
         right = row.get("right") or {}
