@@ -546,6 +546,14 @@ def test_bars_lie_down_where_names_are_long_and_keep_n_and_the_paired_gap() -> N
     assert [float(width) for width in widths[:2]] == [94.5, 378.0]
 
 
+def test_lying_bars_leave_no_room_for_what_a_stage_was_not_measured_by() -> None:
+    few, many = {"image": share(0.5)}, {"image": share(0.5), "text": share(0.5), "perception": share(0.5)}
+    titles = {"a": "a" * 60, "b": "b" * 60}
+    rects = re.findall(r'<rect x="2" y="([\d.]+)"', gap_chart("Maze", {"a": few, "b": many}, titles, KINDS))
+    first, *others = map(float, rects)
+    assert [y - first for y in others] == [40, 54, 68]
+
+
 def test_the_area_of_a_bubble_is_the_success_from_the_image() -> None:
     cells = {
         "base": {"text": share(0.9), "image": share(0.25), "perception": share(0.1)},

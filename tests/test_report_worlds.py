@@ -22,7 +22,7 @@ from pilotage.report.folder import read_run
 from pilotage.report.numbers import by_axis, by_number, columns_of
 from pilotage.report.overview import headline
 from pilotage.report.sources import make_sources
-from pilotage.report.text import figure
+from pilotage.report.text import figure, percent
 from pilotage.report.verdicts import verdict_class, verdict_text
 from pilotage.worlds.registry import forget_world, register_world
 from synthetic_run import write_question_run, write_step_run
@@ -132,7 +132,7 @@ def test_a_condition_is_called_as_the_pages_worlds_call_it_and_unknown_ones_by_n
     }
     assert kind_titles(["image"]) == {"image": "from the picture"}
     assert task_title("ferry") == "The ferry" and task_title("raft") == "raft"
-    assert kind_class("image") == kind_class("image") != kind_class("text")
+    assert kind_class("image") != kind_class("text") and kind_class("sonar") == "k-unknown"
 
 
 def test_turns_are_told_for_every_stage_and_condition(steps: Path, tmp_path: Path) -> None:
@@ -285,6 +285,19 @@ def test_descriptions_alone_tell_of_no_recited_state() -> None:
     columns = columns_of(make_sources([run_of({"base": {"perception": rows}})]))
     assert [(column.kind, column.rate) for column in columns] == [("perception", "success")]
     assert by_number(make_sources([run_of({"base": {"perception": rows}})])) == ([], [])
+
+
+def test_a_tile_goes_from_the_first_to_the_last_stage_that_was_measured_so(
+    asked: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(asked, run)
+    write_rows(run, "stage2", "image", [lake_row("none", 0)])
+    shares = {name: summarise(rows_of(run, name, "question")) for name in ("base", "stage1")}
+    first, last = (summary.kinds["question"].macro["success"].mean for summary in shares.values())
+    page = write_report(run).read_text()
+    assert f"<strong>{percent(first)} % → {percent(last)} %</strong>" in page
+    assert "From the picture: success on 100 % of examples of one task." in page
 
 
 def test_there_is_nothing_to_say_before_anything_is_measured() -> None:

@@ -111,23 +111,24 @@ def _lying_bars(
     told: Mapping[str, list[str]],
 ) -> Drawn:
     width, right, top, bar = 420.0, 40.0, 20.0, 11.0
-    row = 26.0 + 14.0 * len(kind_titles)
     x = Scale(low=0.0, high=1.0, start=2.0, stop=width - right)
-    height = top + row * len(cells)
-    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=height - 8, class_="grid") for v in _QUARTERS]
+    bars: list[Markup] = []
+    y = top
+    for stage, kinds in cells.items():
+        bars.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y + 14, class_="stage"))
+        bars.append(tag("text", " · ".join(told[stage]), x=width, y=y + 14, class_="gap", text_anchor="end"))
+        y += 21
+        for kind, called in kind_titles.items():
+            if kind in kinds:
+                bars.append(_lying_bar(y, bar, x, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
+                y += bar + 3
+        y += 5
+    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=y - 8, class_="grid") for v in _QUARTERS]
     parts += [
         tag("text", percent(v), x=x(v), y=11, class_="tick", text_anchor="middle" if v else "start")
         for v in _QUARTERS
     ]
-    for i, (stage, kinds) in enumerate(cells.items()):
-        y = top + row * i + 14
-        parts.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y, class_="stage"))
-        parts.append(tag("text", " · ".join(told[stage]), x=width, y=y, class_="gap", text_anchor="end"))
-        for j, (kind, called) in enumerate(kind_titles.items()):
-            if kind in kinds:
-                told_bar = f"{stage_titles[stage]}, {called}"
-                parts.append(_lying_bar(y + 7 + j * (bar + 3), bar, x, kind, kinds[kind], told_bar))
-    return parts, width, height
+    return [*parts, *bars], width, y
 
 
 def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, called: str) -> Markup:

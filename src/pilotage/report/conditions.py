@@ -16,7 +16,7 @@ from pilotage.report.text import visible
 from pilotage.worlds.registry import get_world, planning_task, world_names
 
 NUM_COLOURS = 10
-"""Classes `k-0` to `k-9` of the style sheet, one a condition."""
+"""Classes `k-0` to `k-9` of the style sheet, one a condition; `k-unknown` is of what no world has."""
 
 
 def world_name(row: Row) -> str:
@@ -71,8 +71,7 @@ def kind_titles(there: Iterable[str], worlds: Sequence[str] = ()) -> dict[str, s
 def kind_class(kind: str) -> str:
     """The class that colours a condition, the same on every page."""
     order = kind_order()
-    place = order.index(kind) if kind in order else len(order)
-    return f"k-{place % NUM_COLOURS}"
+    return f"k-{order.index(kind) % NUM_COLOURS}" if kind in order else "k-unknown"
 
 
 def measures_of(worlds: Iterable[str]) -> dict[str, Measure]:

@@ -118,7 +118,7 @@ def _noun(rows: Iterable[Row]) -> str:
     return "levels" if all(row["level"] and world_name(row) == row["task"] for row in rows) else "examples"
 
 
-MAX_TILES = 4
+MAX_TILES = 3
 
 
 def tiles(
@@ -127,15 +127,13 @@ def tiles(
     """(what, before and after, note) of the numbers to see first; `gaps` are the stages' paired gaps."""
     made = []
     stages = list(macro.values())
-    ends = (stages[0], stages[-1]) if stages else ()
     for kind in ordered_kinds({kind for kinds in stages for kind in kinds})[:MAX_TILES]:
-        values = [kinds[kind] for kinds in ends if kind in kinds]
-        if values:
-            shown = [f"{percent(value.success)} %" for value in values]
-            last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
-            note = f"success; 95 % interval{' of the last' * (len(macro) > 1)} {last}"
-            name = titles[kind][:1].upper() + titles[kind][1:]
-            made.append((name, " → ".join(shown if len(macro) > 1 else shown[:1]), note))
+        values = [kinds[kind] for kinds in stages if kind in kinds]
+        shown = [f"{percent(value.success)} %" for value in values]
+        last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
+        note = f"success; 95 % interval{' of the last' * (len(values) > 1)} {last}"
+        name = titles[kind][:1].upper() + titles[kind][1:]
+        made.append((name, " → ".join([shown[0], *shown[1:][-1:]]), note))
     paired = [gaps[stage] for stage in (list(macro)[0], list(macro)[-1]) if stage in gaps] if macro else []
     if paired:
         shown = [points(gap) for gap in (paired if len(macro) > 1 else paired[:1])]

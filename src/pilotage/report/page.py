@@ -94,7 +94,7 @@ def render_report(
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             facts=overview.facts(runs[0]) if alone else _run_facts(runs, names),
             problems=_problems(runs, names),
-            headline=overview.headline(macro, kinds, len(shares), levels)
+            headline=overview.headline(macro, kinds, _num_measured(shares, macro), levels)
             if alone
             else overview.headline_of_several(sources, macro, kinds, levels),
             tiles=overview.tiles(runs[0], macro, kinds, macro_gaps) if alone else [],
@@ -151,6 +151,12 @@ def render_report(
             script_hash=text_hash,
         )
     )
+
+
+def _num_measured(shares: Mapping[str, charts.Cells], macro: charts.Cells) -> int:
+    """Tasks that were measured by the condition that the headline tells of."""
+    kind = overview.main_kind(macro)
+    return sum(any(kind in kinds for kinds in cells.values()) for cells in shares.values())
 
 
 def _few(keys: Sequence[str]) -> Sequence[str]:

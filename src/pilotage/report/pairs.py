@@ -92,7 +92,7 @@ def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
                     note=_pooling_note(compared, first.title, second.title),
                 )
             )
-    return pairs, notes
+    return pairs, list(dict.fromkeys(notes))
 
 
 def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:

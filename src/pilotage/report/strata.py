@@ -30,15 +30,17 @@ class Strata:
 
 
 def hard_examples(sources: Sequence[Source]) -> Strata | None:
-    """Success along every axis that the rows know; None where they know none."""
+    """Success along every axis that tells examples apart; None where there is none."""
     kinds = first_kinds(sources)
     titles = kind_titles(set(kinds.values()), _worlds(sources))
     found = [(source, curves) for source in sources if (curves := _curves(source, kinds))]
     # The first source is what the later ones are held against.
     lines = [*found[:1], *found[1:][1 - MAX_LINES :]]
+    # Along an axis on which no task has two values there is nothing to be seen.
+    axes = [axis for axis in reversed(AXES) if any(_varies(curves, axis) for _, curves in found)]
     charts = tuple(
         (AXIS_TITLES[axis], drawn)
-        for axis in reversed(AXES)
+        for axis in axes
         if (
             drawn := tuple(
                 (task_title(task), titles[kinds[task]], chart) for task, chart in _charts(lines, axis, kinds)
@@ -79,6 +81,10 @@ def _curves(source: Source, kinds: dict[str, str]) -> list[Curve]:
     return [
         curve for curve in success_curves(rows) if not NOTHING.issuperset(value for value, _ in curve.points)
     ]
+
+
+def _varies(curves: Sequence[Curve], axis: str) -> bool:
+    return any(curve.axis == axis and len(curve.points) > 1 for curve in curves)
 
 
 def _charts(
