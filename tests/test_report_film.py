@@ -85,6 +85,11 @@ def test_words_without_an_action_are_marked_and_waste_the_turn(tmp_path: Path) -
     assert row["outcome"]["success"] and verdict_class(row) == "optimal"
 
 
+def test_a_failed_episode_is_unreadable_only_where_no_turn_could_be_read(tmp_path: Path) -> None:
+    assert verdict_class(played(tmp_path / "a", "Hm.", answer("U"))) == "not_reached"
+    assert verdict_class(played(tmp_path / "b", "Hm.")) == "unparsed"
+
+
 def film_of(row: dict[str, Any]) -> dict[str, Any]:
     film = pack_film(row)
     assert film is not None

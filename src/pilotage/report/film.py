@@ -18,6 +18,8 @@ from pilotage.worlds.task import Task
 
 MAX_FRAMES = 30
 MAX_SAID = 24
+MAX_READ = 200_000
+"""Characters of an answer; no move is looked for in a longer one."""
 MAX_MOVES = 40
 """Moves of one turn that are drawn."""
 DETOUR, AGAIN, UNREAD, LOST = "detour", "again", "unread", "no way on"
@@ -78,7 +80,7 @@ def pack_film(row: Row) -> dict[str, Any] | None:
 def _shot(task: Task[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
     text = str(turn.get("response", ""))
     state = _state(task, turn)
-    plan = None if task is None else parse_answer(text, task.actions).plan
+    plan = None if task is None or len(text) > MAX_READ else parse_answer(text, task.actions).plan
     return _Shot(
         state=state,
         length=_length(task, state),

@@ -27,8 +27,8 @@ from pilotage.report.text import visible
 MACRO = "All tasks"
 MAX_FLAGS = 12
 """Columns of flags; foreign files may hold any number of them."""
-MAX_VALUES = 40
-"""Values of an axis that have rows of a table."""
+MAX_AXES, MAX_VALUES = 6, 40
+"""Axes that have a table, and values that have rows of one."""
 
 Cells = list[Interval | None]
 
@@ -180,7 +180,7 @@ def by_axis(
     for row in all_rows(sources):
         for axis, value in _axes(row).items():
             axes.setdefault(axis, {})[row["task"], value] = None
-    for axis, there in axes.items():
+    for axis, there in list(axes.items())[:MAX_AXES]:
         order = ordered_tasks({task for task, _ in there})
         rows = []
         for task, value in sorted(there, key=lambda each: (order.index(each[0]), each[1]))[:MAX_VALUES]:

@@ -67,9 +67,9 @@ def tenths(share: float) -> str:
 
 
 def figure(number: float) -> str:
-    """`4.25`, `12.5`, `1,204`: a number that is no share."""
+    """`4.25`, `−12.5`, `1,204`: a number that is no share."""
     size = abs(number)
-    return f"{number:,.{2 if size < 10 else 1 if size < 100 else 0}f}"
+    return f"{number:,.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")
 
 
 def signed_tenths(difference: float) -> str:

@@ -9,6 +9,7 @@ from pilotage.evaluate.roles import is_planning, role_of
 from pilotage.records import WORLD_ENDS
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
+from pilotage.worlds.answers import last_answer_block
 from pilotage.worlds.score import DESCRIBE
 
 VERDICTS = {
@@ -35,12 +36,12 @@ def verdict_class(row: Row) -> str:
         return "error"
     if outcome is None or "optimal" not in outcome:
         if role_of(row) not in (DESCRIBE, ""):
-            return _class_without_way(outcome or {})
+            return _class_without_way(row, outcome or {})
         right = row.get("right") or {}
         return "read" if right and all(right.values()) else "misread"
     if not is_planning(row):
         # Of an episode `parsed` is that every turn could be read: one wasted turn makes no failure of a success.
-        return _class_of_episode(outcome)
+        return _class_of_episode(row, outcome)
     if not outcome["parsed"]:
         return "unparsed"
     if outcome["success"]:
@@ -48,18 +49,26 @@ def verdict_class(row: Row) -> str:
     return "illegal" if outcome["illegal"] else "not_reached"
 
 
-def _class_of_episode(outcome: dict[str, Any]) -> str:
+def _class_of_episode(row: Row, outcome: dict[str, Any]) -> str:
     if outcome["success"]:
         return "optimal" if outcome.get("optimal", True) else "success"
     if outcome.get("illegal"):
         return "illegal"
-    return "not_reached" if outcome.get("parsed", True) else "unparsed"
+    return "unparsed" if _unread(row, outcome) else "not_reached"
 
 
-def _class_without_way(outcome: Mapping[str, Any]) -> str:
+def _class_without_way(row: Row, outcome: Mapping[str, Any]) -> str:
     if outcome.get("success"):
         return "solved"
-    return "failed" if outcome.get("parsed", True) else "unparsed"
+    return "unparsed" if _unread(row, outcome) else "failed"
+
+
+def _unread(row: Row, outcome: Mapping[str, Any]) -> bool:
+    """Whether nothing could be read: of an episode, in no turn."""
+    turns = row.get("turns") or ()
+    return not outcome.get("parsed", True) and not any(
+        (last_answer_block(str(turn.get("response", ""))) or "").strip() for turn in turns
+    )
 
 
 def verdict_text(row: Row) -> str:
