@@ -1,6 +1,7 @@
-"""A run folder as the demo leaves one, without a model: real states, a scripted answerer with planted faults.
+"""Run folders without a model: real states, scripted answerers with planted faults.
 
-`python tests/synthetic_run.py FOLDER` writes one and its page, to look at.
+`python tests/synthetic_run.py FOLDER` writes three with their pages, to look at: plans as the demo leaves
+them, episodes of many turns, and questions about pictures.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ import numpy as np
 from pilotage.evaluate import evaluate
 from pilotage.records import Example, Observation, Privileged, Rollout
 from pilotage.rollouts import Decoding, Request
-from pilotage.worlds import TASKS, get_task
+from pilotage.worlds import TASKS, get_task, get_world
+from pilotage.worlds.asked import KINDS
 from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.grids.data.steps import step_examples
 from pilotage.worlds.grids.views import reference_answer
+from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.score import score
 from pilotage.worlds.task import reference_response, state_hash
 
@@ -136,6 +141,97 @@ def write_run(folder: Path, num_per_task: int = 12, seed: int = 0) -> list[Examp
     (folder / "summary.json").write_text(json.dumps({"stages": stages, "seed": seed}))
     (folder / "config.json").write_text(json.dumps(config(seed)))
     write_metrics(folder / "metrics.jsonl", seed)
+    return examples
+
+
+class Walker:
+    """Makes the expert's move at a turn as often as its skill says, else any move, and at times says none."""
+
+    def __init__(self, examples: Sequence[Example], skill: float, seed: int = 0) -> None:
+        self.worlds = {example.id: get_world(example.world).task for example in examples}
+        self.states = {example.id: self.worlds[example.id].parse_state(example.state) for example in examples}
+        self.skill, self.rng = skill, np.random.default_rng(seed)
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        return [self._rollout(request.example_id) for request in requests]
+
+    def _rollout(self, id_: str) -> Rollout:
+        at = id_.partition("#")[0]  # later turns have their number behind it
+        task, state = self.worlds[at], self.states[at]
+        luck = self.rng.random()
+        move = str(self.rng.choice(task.actions)) if luck > self.skill else task.solve(state).plan[0]
+        text = "I look around." if luck > 0.97 else f"I go on. <answer>{move}</answer>"
+        if luck <= 0.97:
+            self.states[at], _ = task.after(state, move)
+        return Rollout(example_id=id_, token_ids=tuple(range(len(text) // 3)), text=text, finished=True)
+
+
+def write_step_run(folder: Path, num_per_level: int = 6, seed: int = 0) -> list[Example]:
+    """Two stages of episodes of several turns, by picture and by words."""
+    worlds = {"frozenlake_steps": (3, 4), "minibehaviour_steps": (5,)}
+    examples = [
+        example
+        for name, levels in worlds.items()
+        for example in step_examples(name, levels, num_per_level, "test", seed)
+    ]
+    skill = {"base": {"image": 0.5, "text": 0.9}, "stage1": {"image": 0.85, "text": 0.92}}
+    for stage, kinds in skill.items():
+        for kind, right in kinds.items():
+            evaluate(
+                Walker(examples, right, seed=seed),  # pyright: ignore[reportArgumentType]
+                examples,
+                stage=stage,
+                prompts="brief",
+                max_new_tokens=64,
+                out=folder,
+                kinds=(kind,),
+            )
+    return examples
+
+
+class Answerer:
+    """Answers questions about pictures rightly as often as its skill says, else wrongly or without a box."""
+
+    def __init__(self, examples: Sequence[Example], skill: float, seed: int = 0) -> None:
+        self.examples = {example.id: example for example in examples}
+        self.skill, self.rng = skill, np.random.default_rng(seed)
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
+        return [self._rollout(self.examples[request.example_id]) for request in requests]
+
+    def _rollout(self, example: Example) -> Rollout:
+        luck = self.rng.random()
+        said = example.hidden["answer"] if luck < self.skill else "(0,1)"
+        text = "no idea" if luck > 0.95 else f"I see it. </description> \\boxed{{{said}}}"
+        return Rollout(
+            example_id=example.id, token_ids=tuple(range(len(text) // 3)), text=text, finished=True
+        )
+
+
+def write_question_run(folder: Path, num_each: int = 2, seed: int = 0) -> list[Example]:
+    """Two stages of answers to questions, of every kind about every world, and to one from elsewhere."""
+    worlds = [(task, task.levels[0]) for task in TASKS]
+    examples = list(iter_questions(worlds, KINDS, num_each * len(worlds) * len(KINDS), "test", seed))
+    examples.append(
+        make_question(
+            id="elsewhere-1",
+            split="test",
+            question="How many ships are there?",
+            options=("one", "two"),
+            answer="B",
+            image=examples[0].image,
+        )
+    )
+    for stage, right in {"base": 0.3, "stage1": 0.8}.items():
+        evaluate(
+            Answerer(examples, right, seed=seed),  # pyright: ignore[reportArgumentType]
+            examples,
+            stage=stage,
+            prompts="brief",
+            max_new_tokens=200,
+            out=folder,
+            kinds=("question",),
+        )
     return examples
 
 
@@ -275,5 +371,8 @@ if __name__ == "__main__":
     from pilotage.report import write_report
 
     target = Path(sys.argv[1])
-    write_run(target, num_per_task=100)
-    print(write_report(target))
+    write_run(target / "plans", num_per_task=100)
+    write_step_run(target / "steps", num_per_level=20)
+    write_question_run(target / "questions", num_each=8)
+    for name in ("plans", "steps", "questions"):
+        print(write_report(target / name))

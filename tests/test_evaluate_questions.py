@@ -126,4 +126,5 @@ def test_the_command_measures_a_set_of_questions(tmp_path: Path, capsys: pytest.
     assert told["kinds"]["question"]["tasks"]["frozenlake"]["n"] == 4
     assert "question" in capsys.readouterr().out
     write_report(run)
-    assert "answers to questions" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "FrozenLake. Base: from the picture and the question" in page

@@ -9,6 +9,7 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate import bootstrap_macro_mean, bootstrap_mean, summarise
+from pilotage.evaluate.bootstrap import UNBOUNDED
 
 
 def row(
@@ -82,6 +83,9 @@ def test_unanimous_rows_keep_an_exact_bound_instead_of_no_width() -> None:
     assert interval.low == pytest.approx(0.98778, abs=1e-5)
     never = bootstrap_mean([0.0] * 300)
     assert (never.low, never.high) == (0.0, pytest.approx(1 - 0.98778, abs=1e-5))
+    # Turns that all are one are no yes-or-no values, and have no binomial bound.
+    turns = bootstrap_mean([1.0] * 5, bounds=UNBOUNDED)
+    assert (turns.low, turns.high) == (1.0, 1.0)
     level = bootstrap_mean([0.0] * 300, bounds=(-1.0, 1.0))
     assert level.low == pytest.approx(-level.high)
 

@@ -80,7 +80,7 @@ def test_success_gap_and_faults_are_those_of_gap(
     for task, title in [*TASKS.items(), ("macro", "All tasks (plain mean)")]:
         success, lost, *rest = [told_cells(line) for line in printed_rows(printed, task)][:3]
         row = numbers[title, STAGES[stage]]
-        # Of the page: image success, text success, perception, …, gap. Of gap: text, image, perception.
+        # Of the page: success from the picture, from words and in describing, …, gap. Of gap: text, image, perception.
         assert [page_cell(cell) for cell in (row[4], row[3], row[5])] == success
         assert page_cell(row[-1]) == lost[0]
         if task in TASKS:
@@ -129,7 +129,7 @@ def test_differences_are_those_of_compare(
 ) -> None:
     assert main(["compare", f"{run_dir}/{first}", f"{run_dir}/{second}", "--kinds", "image"]) == 0
     printed = capsys.readouterr().out
-    group = f"{STAGES[second]} against {STAGES[first]} image view"
+    group = f"{STAGES[second]} against {STAGES[first]} from the picture"
     shown = {row[1]: row for row in page_rows(page, "pairs") if row[0] == group}
     for task, title in [*TASKS.items(), ("macro", "All tasks")]:
         (line,) = [line for line in printed.splitlines() if line.split()[:2] == ["image", task]]

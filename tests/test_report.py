@@ -20,6 +20,7 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
 from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
+from pilotage.report.conditions import kind_titles
 from pilotage.report.curves import MAX_POINTS, notes, panels
 from pilotage.report.folder import read_run
 from pilotage.report.pairs import pair_sources
@@ -28,6 +29,7 @@ from pilotage.report.svg import nice_ticks, tag
 from pilotage.report.text import duration, p_value, percent, points, visible, visible_ends
 from synthetic_run import write_run
 
+KINDS = kind_titles(["image", "text", "perception"])
 SECTIONS = (
     "gap",
     "diagnostic",
@@ -105,7 +107,7 @@ def test_the_page_has_every_part_and_nothing_missing(run_dir: Path) -> None:
     assert set(SECTIONS) <= reader.ids
     assert "missing" not in reader.ids
     assert "pilotage demo --out runs/demo" in reader.text
-    assert "12 levels a view, greedy" in reader.text
+    assert "12 levels a condition, greedy" in reader.text
     charts = [attrs for name, attrs in reader.tags if name == "svg" and "chart" in (attrs.get("class") or "")]
     # Three tasks and their mean; three diagnostics; faults of three tasks, three axes each; 3 + 9 panels of curves.
     assert len(charts) == 4 + 3 + 3 + 9 + 12
@@ -172,7 +174,7 @@ def test_as_many_runs_as_one_likes_stand_side_by_side(run_dir: Path, tmp_path: P
     page = write_report(*runs, out=tmp_path / "all.html").read_text()
     # Every run is in every chart of bars, whatever their number.
     for chart in re.findall(r'class="chart bars".*?</svg>', page, re.DOTALL):
-        assert all(f"{run.name}, image view: " in chart for run in runs)
+        assert all(f"{run.name}, from the picture: " in chart for run in runs)
     undrawn = [run.name for run in runs[1:-3]] if num_runs > 4 else []
     assert ("Not drawn, for want of room" in page) == bool(undrawn)
     assert not undrawn or f"Not drawn, for want of room: {', '.join(undrawn)};" in page
@@ -196,9 +198,9 @@ def test_what_was_not_measured_has_no_column_and_no_colour(copy: Path) -> None:
             path.unlink()
     (copy / "summary.json").unlink()
     page = page_of(copy)
-    assert '<span class="k-image">' in page and '<span class="k-text">' not in page
+    assert "</i>from the picture</span>" in page and "</i>from words</span>" not in page
     head = page.partition('<section id="table"')[2].partition("</thead>")[0]
-    assert "Image success" in head and "Text success" not in head and "Gap" not in head
+    assert ">from the picture</th>" in head and "from words" not in head and "Gap" not in head
 
 
 def test_two_reports_at_once_leave_one_whole_page(run_dir: Path, tmp_path: Path) -> None:
@@ -339,13 +341,6 @@ def test_a_folder_in_place_of_a_file_is_named(copy: Path, name: str, said: str) 
     reader = Reader(page_of(copy))
     assert said in reader.text
     assert {"gap", "gallery"} <= reader.ids
-
-
-def test_answers_to_questions_are_named_with_the_place_of_their_rates(copy: Path) -> None:
-    (copy / "eval" / "asked.question.jsonl").write_text("{}\n")
-    (copy / "eval" / "asked.summary.json").write_text("{}")
-    said = "eval/asked.question.jsonl holds answers to questions; the page shows plans (rates: eval/asked.summary.json)"
-    assert said in read_run(copy).problems
 
 
 def test_damage_is_told_once_with_how_often(copy: Path) -> None:
@@ -515,7 +510,7 @@ def test_summary_alone_still_gives_the_bars(copy: Path) -> None:
         "stages": {"base": {"tasks": {"maze": {"image": {"success": 0.1, "low": 0, "high": 0.2, "n": 9}}}}}
     }
     (copy / "summary.json").write_text(json.dumps(summary))
-    assert "Maze. Base: image view 10 %" in page_of(copy)
+    assert "Maze. Base: from the picture 10 %" in page_of(copy)
 
 
 def share(success: float, n: int = 100) -> Share:
@@ -524,22 +519,39 @@ def share(success: float, n: int = 100) -> Share:
 
 def test_bars_are_as_high_as_the_success_they_show() -> None:
     cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
-    svg = gap_chart("Maze", cells, {"base": "Base"})
-    heights = dict(re.findall(r'k-(\w+)"><title>.*?height="([\d.]+)"', svg))
-    full = float(heights["text"])
-    assert float(heights["image"]) == pytest.approx(full / 4, abs=0.01)
-    assert float(heights["perception"]) == pytest.approx(full / 2, abs=0.01)
+    svg = gap_chart("Maze", cells, {"base": "Base"}, KINDS)
+    heights = dict(re.findall(r"<title>Base, ([a-z ]+): .*?height=\"([\d.]+)\"", svg))
+    full = float(heights["from words"])
+    assert float(heights["from the picture"]) == pytest.approx(full / 4, abs=0.01)
+    assert float(heights["describing the picture"]) == pytest.approx(full / 2, abs=0.01)
     assert "gap +75" in svg
-    assert "image view: 25 % [20–30], n = 100" in svg
+    assert "from the picture: 25 % [20–30], n = 100" in svg
+
+
+def test_bars_lie_down_and_are_as_high_as_their_conditions_are_many() -> None:
+    kinds = {f"k{i}": f"condition {i}" for i in range(6)}
+    cells = {"base": {kind: share(0.5) for kind in kinds}}
+    svg = gap_chart("Maze", cells, {"base": "Base"}, kinds | {"unmeasured": "not there"})
+    (height,) = re.findall(r'viewBox="0 0 420 (\d+)"', svg)
+    lowest = max(float(y) + 11 for y in re.findall(r'<rect x="2" y="([\d.]+)"', svg))
+    assert svg.count("<rect") == 6 and lowest <= float(height) and "not there" not in svg
 
 
 def test_bars_lie_down_where_names_are_long_and_keep_n_and_the_paired_gap() -> None:
     name = "a-run-with-quite-a-long-name-0"
     cells = {str(i): {"text": share(1.0), "image": share(0.25, n=50)} for i in range(3)}
-    svg = gap_chart("Maze", cells, {str(i): f"{name}{i}" for i in range(3)}, {"0": 0.5})
+    svg = gap_chart("Maze", cells, {str(i): f"{name}{i}" for i in range(3)}, KINDS, {"0": 0.5})
     assert "gap +50 · n = 50–100" in svg and svg.count("gap +75 · n = 50–100") == 2
     widths = re.findall(r'<rect x="2" y="[\d.]+" width="([\d.]+)"', svg)
-    assert [float(width) for width in widths[:2]] == [378.0, 94.5]
+    assert [float(width) for width in widths[:2]] == [94.5, 378.0]
+
+
+def test_lying_bars_leave_no_room_for_what_a_stage_was_not_measured_by() -> None:
+    few, many = {"image": share(0.5)}, {"image": share(0.5), "text": share(0.5), "perception": share(0.5)}
+    titles = {"a": "a" * 60, "b": "b" * 60}
+    rects = re.findall(r'<rect x="2" y="([\d.]+)"', gap_chart("Maze", {"a": few, "b": many}, titles, KINDS))
+    first, *others = map(float, rects)
+    assert [y - first for y in others] == [40, 54, 68]
 
 
 def test_the_area_of_a_bubble_is_the_success_from_the_image() -> None:
@@ -715,6 +727,7 @@ def test_svg_attributes_and_children_are_escaped() -> None:
 @pytest.mark.parametrize("num_stages", [1, 4, 5, 9])
 def test_a_chart_of_any_number_of_stages_shows_each(num_stages: int) -> None:
     cells = {f"s{i}": {"text": share(0.9), "image": share(0.1 * i)} for i in range(num_stages)}
-    svg = gap_chart("Maze", cells, {f"s{i}": f"Stage with a long name {i}" for i in range(num_stages)})
+    titles = {f"s{i}": f"Stage with a long name {i}" for i in range(num_stages)}
+    svg = gap_chart("Maze", cells, titles, KINDS)
     assert all(f"Stage with a long name {i}" in svg for i in range(num_stages))
-    assert svg.count("image view: ") == num_stages
+    assert svg.count("from the picture: ") == num_stages

@@ -14,7 +14,7 @@ from pilotage.report import write_report
 from pilotage.report.study_page import ShownTable, render_study
 from pilotage.worlds import get_task
 from pilotage.worlds.drawing import decode_png
-from synthetic_run import write_run
+from synthetic_run import write_question_run, write_run, write_step_run
 from test_study_page import variant
 
 
@@ -389,6 +389,52 @@ def test_an_empty_run_has_a_page_too(page: Any, tmp_path: Path) -> None:
 
 SHADES = """() => [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e => [
     e.scrollWidth > e.clientWidth, getComputedStyle(e).backgroundAttachment])"""
+
+
+FILMS = """() => [...document.querySelectorAll('.film')].map(film => {
+    const frames = [...film.querySelectorAll('li')];
+    return { first: frames.findIndex(f => f.classList.contains('first')),
+        marked: frames.map(f => f.querySelectorAll('.mark').length > 0),
+        drawn: frames.map(f => f.querySelectorAll('.plan .route').length > 0),
+        widths: frames.map(f => { const level = f.querySelector('.level');
+            return level ? getComputedStyle(level).outlineWidth : ''; }) };
+})"""
+
+
+def test_a_film_frames_the_first_mistake_thicker_and_draws_its_moves(page: Any, tmp_path: Path) -> None:
+    write_step_run(tmp_path / "steps", num_per_level=4)
+    opened(page, write_report(tmp_path / "steps").as_uri())
+    films = page.evaluate(FILMS)
+    assert len(films) == 2 * 12
+    wrong = [film for film in films if film["first"] >= 0]
+    assert wrong and any(sum(film["marked"]) > 1 for film in wrong)
+    for film in films:
+        marked = [number for number, is_marked in enumerate(film["marked"]) if is_marked]
+        # A frame is marked before the first mistake only where nothing went wrong at all, and then none is.
+        assert film["first"] == (marked[0] if marked else -1)
+        for number, width in enumerate(film["widths"]):
+            assert width == ("3px" if number == film["first"] else "1px" if number in marked else width)
+    assert any(all(film["drawn"]) for film in films)
+    fits(page)
+
+
+def fits(page: Any) -> None:
+    """Nothing sticks out sideways, on a screen or a phone."""
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    for width in (1100, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_questions_are_read_above_their_answers_and_filtered_by_success(page: Any, tmp_path: Path) -> None:
+    write_question_run(tmp_path / "asked", num_each=1)
+    opened(page, write_report(tmp_path / "asked").as_uri())
+    assert page.locator(".asked").count() == page.locator(".level-card").count() == 12
+    assert page.locator("#gap svg").first.is_visible() and page.locator("#table table").first.is_visible()
+    assert page.locator("#waffle-legend").inner_text().split("\n")[0].startswith("success")
+    choose(page, verdict="any failure")
+    assert {verdict for *_, verdict in shown_answers(page)} == {"failed"}
+    fits(page)
 
 
 def test_on_a_phone_tables_that_are_cut_lie_in_a_shade(page: Any, report: str, tmp_path: Path) -> None:

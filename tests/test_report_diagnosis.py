@@ -11,6 +11,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources
+from pilotage.report.strata import hard_examples
 from pilotage.worlds import get_task
 from pilotage.worlds.score import score
 from test_report_gallery import run_of
@@ -18,6 +19,8 @@ from test_report_gallery import run_of
 STATE = {"map": ["SFF", "FHF", "FFG"]}
 RIGHT = "Size: 3. Player: (0,0). Goal: (2,2). Holes: (1,1).\n"
 GOAL_MISREAD = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\n"
+SMALL = {"map": ["SF", "FG"]}
+SMALL_RIGHT = "Size: 2. Player: (0,0). Goal: (1,1). Holes: none.\n<answer>R D</answer>"
 ANSWERS = {
     "none": RIGHT + "<answer>R R D D</answer>",
     "misread": GOAL_MISREAD + "<answer>R R</answer>",
@@ -33,7 +36,7 @@ def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
 
 def scored_row(response: str, number: int, *, failed: bool = False, **more: Any) -> dict[str, Any]:
     task = get_task("frozenlake")
-    scored = score(task, task.parse_state(STATE), response)
+    scored = score(task, task.parse_state(more.get("state", STATE)), response)
     return {
         "id": f"lake-{number}",
         "kind": "image",
@@ -114,9 +117,9 @@ def test_a_misread_list_of_cells_is_told_though_it_has_no_map() -> None:
 
 def test_sparse_bins_tell_their_n_and_join_no_line() -> None:
     rows = [row("none", i, optimal_length=length) for i, length in enumerate([2] * 10 + [3] * 12 + [4] * 9)]
-    found = diagnose(make_sources([run_of({"base": {"image": rows}})]))
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
     assert found is not None
-    ((_, chart),) = dict(found.charts)["steps of the best plan"]
+    ((_, _, chart),) = dict(found.charts)["steps of the best plan"]
     assert re.findall(r'class="n"[^>]*>([^<]+)<', chart) == ["n", "10", "12", "9"]
     (line,) = re.findall(r'd="([^"]*)" class="line"', chart)
     assert line.count("M") == 1, "from 2 to 3 alone"
@@ -125,17 +128,32 @@ def test_sparse_bins_tell_their_n_and_join_no_line() -> None:
 
 def test_more_sources_than_colours_keep_the_first_and_are_named() -> None:
     names = [f"s{i}" for i in range(8)]
-    found = diagnose(make_sources([run_of({name: {"image": [row("none", 0)]} for name in names})]))
+    rows = [row("none", 0), row("none", 1, difficulty="easy")]
+    found = hard_examples(make_sources([run_of({name: {"image": rows} for name in names})]))
     assert found is not None
     assert [title for _, title in found.legend] == ["s0", *names[3:]]
     assert found.undrawn == "s1, s2"
 
 
 def test_success_is_told_along_every_axis() -> None:
-    charts = dict(diagnosis_of({"none": 6, "misread": 2}).charts)
+    easy = {"difficulty": "easy", "optimal_length": 2}
+    rows = [row(fault, i) for i, fault in enumerate(["none"] * 6 + ["misread"] * 2)]
+    rows += [row("none", 8, **easy), scored_row(SMALL_RIGHT, 9, level=2, state=SMALL, **easy)]
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None
+    charts = dict(found.charts)
     assert list(charts) == ["steps of the best plan", "difficulty", "grid size"]
-    ((_, chart),) = charts["difficulty"]
+    ((task, condition, chart),) = charts["difficulty"]
+    assert (task, condition) == ("FrozenLake", "from the picture")
     assert "Base, difficulty hard: 75 %" in chart and "n = 8" in chart
+
+
+def test_what_examples_do_not_have_is_no_axis() -> None:
+    nothing = {"difficulty": "", "optimal_length": 0}
+    rows = [row("none", 0, **nothing), scored_row(SMALL_RIGHT, 1, level=2, state=SMALL, **nothing)]
+    found = hard_examples(make_sources([run_of({"base": {"image": rows}})]))
+    assert found is not None and [axis for axis, _ in found.charts] == ["grid size"]
+    assert hard_examples(make_sources([run_of({"base": {"image": rows[:1]}})])) is None
 
 
 def test_no_image_answers_no_diagnosis() -> None:

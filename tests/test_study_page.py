@@ -45,6 +45,19 @@ def test_a_way_is_the_mean_of_its_seeds_before_the_others() -> None:
     assert drawn.count('class="seed"') == 2 and drawn.count('class="other"') == 1 and "goal" not in drawn
 
 
+def test_the_legend_names_what_was_measured_and_no_more() -> None:
+    told = page(variant("here", 0.6), ShownVariant(title="words", shares={"text": share(0.9)}))
+    legend = told.partition('<p class="legend">')[2].partition("</p>")[0]
+    assert legend.count("<span") == 2
+    assert "from the picture" in legend and "from words" in legend and "describing" not in legend
+
+
+def test_variants_that_are_asked_by_another_condition_are_drawn_by_it() -> None:
+    told = page(ShownVariant(title="asked", shares={"question": share(0.4)}))
+    assert "from the picture and the question by variant. asked 40 %" in told
+    assert "success from the picture and the question." in told
+
+
 def test_a_study_of_nothing_is_a_page_too() -> None:
     told = page(ShownVariant(title="absent", shares={}))
     assert "Where each ends" not in told and "Numbers" in told

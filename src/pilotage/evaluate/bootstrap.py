@@ -46,7 +46,8 @@ def bootstrap_mean(
 
     Where n yes-or-no values all agree, resampling sees no spread at all; the far end is then the exact
     binomial (Clopper-Pearson) bound, 1 - (α/2)^(1/n) away: 300 of 300 is [98.8 %, 100 %]. `bounds` are the
-    ends of the scale: (0, 1) for shares, (-1, 1) for differences of shares.
+    ends of the scale: (0, 1) for shares, (-1, 1) for differences of shares, UNBOUNDED for numbers that are no shares,
+    of which agreeing ones have no spread that could be told.
     """
     return bootstrap_macro_mean(
         [values], seed=seed, num_resamples=num_resamples, confidence=confidence, bounds=bounds
@@ -73,7 +74,8 @@ def bootstrap_macro_mean(
     mean = float(np.mean([array.mean() for array in arrays]))
     num_rows = sum(array.size for array in arrays)
     alpha = 1.0 - confidence
-    if mean in (-1.0, 0.0, 1.0) and all((array == mean).all() for array in arrays):
+    is_share = bounds != UNBOUNDED
+    if is_share and mean in (-1.0, 0.0, 1.0) and all((array == mean).all() for array in arrays):
         reach = 1.0 - (alpha / 2) ** (1 / min(array.size for array in arrays))
         low, high = max(bounds[0], mean - reach), min(bounds[1], mean + reach)
         return Interval(mean=mean, low=low, high=high, n=num_rows)

@@ -20,10 +20,15 @@ def is_planning(row: Row) -> bool:
     return role_of(row) in (PLAN, DESCRIBE, "") and not row.get("turns")
 
 
-@cache
 def role_of_kind(kind: str) -> str:
     """The role that the condition of this name begins with, in the first world that has such a condition."""
-    return next((c.role for name in world_names() for c in get_world(name).conditions if c.name == kind), "")
+    return _roles(world_names()).get(kind, "")
+
+
+@cache
+def _roles(names: tuple[str, ...]) -> dict[str, str]:
+    """Condition -> role. Keyed by the worlds that there are: some are registered while a process runs."""
+    return {c.name: c.role for name in reversed(names) for c in reversed(get_world(name).conditions)}
 
 
 def is_description(kind: str) -> bool:
@@ -31,7 +36,6 @@ def is_description(kind: str) -> bool:
     return role_of_kind(kind) == DESCRIBE
 
 
-@cache
 def kind_order() -> tuple[str, ...]:
     """The names of all worlds' conditions, in the order in which tables show them."""
     return tuple(dict.fromkeys(c.name for name in world_names() for c in get_world(name).conditions))

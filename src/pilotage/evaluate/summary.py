@@ -54,7 +54,7 @@ class Rates:
     rates: Mapping[str, Interval]
     """Rate -> its mean over examples, keys as of `rate_names`."""
     numbers: Mapping[str, Interval] = field(default_factory=dict)
-    """The world's other measures, e.g. the number of turns -> their mean over episodes that have them."""
+    """The world's other measures, e.g. the number of turns -> their mean over examples whose outcome has them."""
     fields: Mapping[str, Interval] = field(default_factory=dict)
     """Field of the state or of the perception answer -> share read right."""
 
@@ -184,18 +184,31 @@ def _flags(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _numbers(rows: Sequence[Row], *, seed: int, num_resamples: int) -> dict[str, Interval]:
-    """The measures that are numbers, of episodes of several turns; plans have `num_executed`, which no table shows."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if not row.get("turns"):
-            continue
-        told = {"num_turns": len(row["turns"]), **(row.get("outcome") or {})}
-        for name, value in told.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                values.setdefault(name, []).append(float(value))
+    """The measures that are numbers, of worlds of several turns; plans have `num_executed`, which no table shows."""
+    told = [(row, _told_numbers(row)) for row in rows if row.get("outcome") and not row.get("error")]
+    if not any("num_turns" in numbers for _, numbers in told):
+        return {}
+    names = dict.fromkeys(name for _, numbers in told for name in numbers)
+    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples, bounds=UNBOUNDED)
     return {
-        name: bootstrap_mean(numbers, seed=seed, num_resamples=num_resamples, bounds=UNBOUNDED)
-        for name, numbers in values.items()
+        name: mean(
+            example_means(
+                [{"id": row["id"], "value": numbers[name]} for row, numbers in told if name in numbers],
+                lambda row: row["value"],
+            )
+        )
+        for name in names
+    }
+
+
+def _told_numbers(row: Row) -> dict[str, float]:
+    """The number of turns, as the world counts it or the row has them, and the outcome's other numbers."""
+    turns = {"num_turns": len(row["turns"])} if row.get("turns") else {}
+    told = {**turns, **row["outcome"]}
+    return {
+        name: float(value)
+        for name, value in told.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pilotage.report.text import p_value, percent, points, signed_tenths, tenths
+from pilotage.report.text import figure, p_value, percent, points, signed_tenths, tenths
 
 
 @lru_cache(maxsize=32)
@@ -44,6 +44,11 @@ def environment(package: str = "pilotage.report") -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        percent=percent, points=points, p_value=p_value, tenths=tenths, signed_tenths=signed_tenths
+        figure=figure,
+        percent=percent,
+        points=points,
+        p_value=p_value,
+        tenths=tenths,
+        signed_tenths=signed_tenths,
     )
     return made

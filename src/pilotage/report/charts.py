@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pilotage.report.conditions import kind_class
 from pilotage.report.svg import Scale, group, tag, title
 from pilotage.report.text import fitted, percent, points, span_text
 
-KINDS = ("text", "image", "perception")
-"""In the order the bars stand: the chart-reader first, beside it the one who looks."""
-KIND_TITLES = {"text": "text view", "image": "image view", "perception": "perception"}
+PLANE_KINDS = ("perception", "text", "image")
+"""Conditions that the figure of reading and planning is made of: x, y and area."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +33,35 @@ Cells = Mapping[str, Mapping[str, Share]]
 """Stage -> kind -> share, of one task."""
 
 
-MAX_BARS = 4
-"""More sources than this are too many for bars that stand side by side."""
+MAX_BARS, MAX_KINDS = 4, 4
+"""More sources or conditions than this are too many for bars that stand side by side."""
 
 
 def gap_chart(
-    name: str, cells: Cells, stage_titles: Mapping[str, str], gaps: Mapping[str, float] | None = None
+    name: str,
+    cells: Cells,
+    stage_titles: Mapping[str, str],
+    kind_titles: Mapping[str, str],
+    gaps: Mapping[str, float] | None = None,
 ) -> Markup:
-    """The text view, the image view and perception of every stage on one task: upright bars, or lying ones where
-    the stages are many or their names long. `gaps` are the stages' paired gaps; without one the bars' difference.
+    """Success of every stage on one task by every condition: upright bars, or lying ones where the stages or
+    conditions are many or their names long. `kind_titles` tells which conditions are drawn and in which order, `gaps`
+    the stages' paired gaps; without one it is the difference of the bars.
     """
+    kind_titles = {
+        k: title for k, title in kind_titles.items() if any(k in kinds for kinds in cells.values())
+    }
     told = {stage: _gap_text(kinds, (gaps or {}).get(stage)) for stage, kinds in cells.items()}
     room = (_BARS_WIDTH / max(1, len(cells))) / 8
-    fits = len(cells) <= MAX_BARS and all(len(stage_titles[stage]) <= room for stage in cells)
+    fits = len(cells) <= MAX_BARS and len(kind_titles) <= MAX_KINDS
+    fits = fits and all(len(stage_titles[stage]) <= room for stage in cells)
     spoken = "; ".join(
         f"{stage_titles[stage]}: "
-        + ", ".join(f"{KIND_TITLES[k]} {percent(kinds[k].success)} %" for k in KINDS if k in kinds)
+        + ", ".join(f"{told} {percent(kinds[k].success)} %" for k, told in kind_titles.items() if k in kinds)
         for stage, kinds in cells.items()
     )
     draw = _upright_bars if fits else _lying_bars
-    parts, width, height = draw(cells, stage_titles, told)
+    parts, width, height = draw(cells, stage_titles, kind_titles, told)
     return _figure(f"{name}. {spoken}", width, height, parts, "bars")
 
 
@@ -64,7 +73,7 @@ def _gap_text(kinds: Mapping[str, Share], gap: float | None) -> list[str]:
     if gap is None and "text" in kinds and "image" in kinds:
         gap = kinds["text"].success - kinds["image"].success
     told = [] if gap is None else [f"gap {points(gap)}"]
-    shown = [share.n for kind, share in kinds.items() if kind in KINDS]
+    shown = [share.n for share in kinds.values()]
     return [*told, f"n = {span_text(shown)}"] if shown else told
 
 
@@ -72,51 +81,62 @@ Drawn = tuple[list[Markup], float, float]
 """Parts, width and height."""
 
 
-def _upright_bars(cells: Cells, stage_titles: Mapping[str, str], told: Mapping[str, list[str]]) -> Drawn:
+def _upright_bars(
+    cells: Cells,
+    stage_titles: Mapping[str, str],
+    kind_titles: Mapping[str, str],
+    told: Mapping[str, list[str]],
+) -> Drawn:
     width, height, left, right, top, bottom = 420, 264, 38, 8, 18, 64
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
     parts = [_percent_grid(y, left, width - right)]
     slot = _BARS_WIDTH / max(1, len(cells))
-    bar = min(30.0, slot / (len(KINDS) + 1.2))
+    bar = min(30.0, slot / (len(kind_titles) + 1.2))
     for i, (stage, kinds) in enumerate(cells.items()):
         middle = left + slot * (i + 0.5)
-        for j, kind in enumerate(KINDS):
+        for j, (kind, called) in enumerate(kind_titles.items()):
             if kind in kinds:
-                x = middle + (j - len(KINDS) / 2) * (bar + 3) + 1.5
-                parts.append(_bar(x, bar, y, kind, kinds[kind], stage_titles[stage]))
+                x = middle + (j - len(kind_titles) / 2) * (bar + 3) + 1.5
+                parts.append(_bar(x, bar, y, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
         lines = [(stage_titles[stage], "stage"), *((text, "gap") for text in told[stage])]
         for down, (text, class_) in zip((19, 38, 54), lines, strict=False):
             parts.append(tag("text", text, x=middle, y=y(0) + down, class_=class_, text_anchor="middle"))
     return parts, width, height
 
 
-def _lying_bars(cells: Cells, stage_titles: Mapping[str, str], told: Mapping[str, list[str]]) -> Drawn:
-    width, right, top, bar, row = 420.0, 40.0, 20.0, 11.0, 68.0
+def _lying_bars(
+    cells: Cells,
+    stage_titles: Mapping[str, str],
+    kind_titles: Mapping[str, str],
+    told: Mapping[str, list[str]],
+) -> Drawn:
+    width, right, top, bar = 420.0, 40.0, 20.0, 11.0
     x = Scale(low=0.0, high=1.0, start=2.0, stop=width - right)
-    height = top + row * len(cells)
-    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=height - 8, class_="grid") for v in _QUARTERS]
+    bars: list[Markup] = []
+    y = top
+    for stage, kinds in cells.items():
+        bars.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y + 14, class_="stage"))
+        bars.append(tag("text", " · ".join(told[stage]), x=width, y=y + 14, class_="gap", text_anchor="end"))
+        y += 21
+        for kind, called in kind_titles.items():
+            if kind in kinds:
+                bars.append(_lying_bar(y, bar, x, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
+                y += bar + 3
+        y += 5
+    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=y - 8, class_="grid") for v in _QUARTERS]
     parts += [
         tag("text", percent(v), x=x(v), y=11, class_="tick", text_anchor="middle" if v else "start")
         for v in _QUARTERS
     ]
-    for i, (stage, kinds) in enumerate(cells.items()):
-        y = top + row * i + 14
-        parts.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y, class_="stage"))
-        parts.append(tag("text", " · ".join(told[stage]), x=width, y=y, class_="gap", text_anchor="end"))
-        for j, kind in enumerate(KINDS):
-            if kind in kinds:
-                parts.append(
-                    _lying_bar(y + 7 + j * (bar + 3), bar, x, kind, kinds[kind], stage_titles[stage])
-                )
-    return parts, width, height
+    return [*parts, *bars], width, y
 
 
-def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, stage: str) -> Markup:
+def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, called: str) -> Markup:
     middle = y + height / 2
     whisker = f"M{x(share.low):.1f} {middle:.1f}H{x(share.high):.1f}"
     return group(
         [
-            title(f"{stage}, {KIND_TITLES[kind]}: {share}"),
+            title(f"{called}: {share}"),
             tag(
                 "rect",
                 x=x(0),
@@ -135,17 +155,17 @@ def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, stage
                 class_="value",
             ),
         ],
-        class_=f"k-{kind}",
+        class_=kind_class(kind),
     )
 
 
-def _bar(x: float, width: float, y: Scale, kind: str, share: Share, stage: str) -> Markup:
+def _bar(x: float, width: float, y: Scale, kind: str, share: Share, called: str) -> Markup:
     middle = x + width / 2
     top = y(share.success)
     label_y = min(y(share.high), top) - 5
     return group(
         [
-            title(f"{stage}, {KIND_TITLES[kind]}: {share}"),
+            title(f"{called}: {share}"),
             # A sliver at nought, so that nothing measured does not look like nothing there.
             tag(
                 "rect",
@@ -159,7 +179,7 @@ def _bar(x: float, width: float, y: Scale, kind: str, share: Share, stage: str) 
             tag("path", d=_whisker(middle, y(share.low), y(share.high), width / 5), class_="whisker"),
             tag("text", percent(share.success), x=middle, y=label_y, class_="value", text_anchor="middle"),
         ],
-        class_=f"k-{kind}",
+        class_=kind_class(kind),
     )
 
 
@@ -214,11 +234,7 @@ def perception_planning(
             text_anchor="middle",
         ),
     ]
-    bubbles = [
-        (stage, kinds)
-        for stage, kinds in cells.items()
-        if all(kind in kinds for kind in ("perception", "text", "image"))
-    ]
+    bubbles = [(stage, kinds) for stage, kinds in cells.items() if all(kind in kinds for kind in PLANE_KINDS)]
     placed = [
         (x(kinds["perception"].success), y(kinds["text"].success), _radius(kinds["image"].success))
         for _, kinds in bubbles

@@ -1,4 +1,4 @@
-"""Where a model loses: whose fault its failures are, what it reads where, what makes a level hard for it."""
+"""Where a model loses: whose fault its failures are, and what it reads where."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.confusion import Confusion
 from pilotage.evaluate.gap import Gap, gap
 from pilotage.evaluate.roles import is_planning
-from pilotage.evaluate.strata import AXES, Curve
-from pilotage.report.fault_charts import fault_bars, heat_map, strata_chart
+from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
+from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.faults import FAULTS
 from pilotage.report.folder import state_problem
-from pilotage.report.numbers import task_titles
-from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
 from pilotage.report.text import percent, span_text, tenths, visible
 
 SHOWN_FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
-AXIS_TITLES = {"optimal_length": "steps of the best plan", "difficulty": "difficulty", "level": "grid size"}
 MAX_HEAT_LEVEL = 16
 """Larger grids have cells too small to tell apart; the gallery shows their levels."""
-MAX_LINES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +75,6 @@ class Diagnosis:
     """(task, the same as a table)."""
     unseen: tuple[tuple[str, list[str], list[tuple[str, list[Interval | None]]]], ...]
     """(task, fields, [(source, share not read right per field)])."""
-    charts: tuple[tuple[str, tuple[tuple[str, Markup], ...]], ...]
-    """(axis, [(task, success along it)])."""
-    legend: tuple[tuple[int, str], ...]
-    """Colour and source of the charts' lines."""
-    undrawn: str
-    """Sources that the charts have no line for."""
     heat: tuple[HeatOf, ...]
     """By source, the last one first."""
 
@@ -92,8 +82,8 @@ class Diagnosis:
 def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     """The diagnosis of every source with image answers; None where there is none."""
     there = {row["task"] for s in sources for rows in s.rows.values() for row in rows}
-    tasks = gallery_tasks(there)
-    kinds = gallery_kinds({kind for source in sources for kind in source.rows})
+    tasks = ordered_tasks(there)
+    kinds = ordered_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
         rows = [
@@ -106,16 +96,13 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
             found.append((number, source, gap(rows)))
     if not found:
         return None
-    titles = task_titles(dict.fromkeys(tasks))
+    titles = {task: task_title(task) for task in tasks}
     image = kinds.index("image")
     tables = [
         (titles[task], tuple(_fault_rows(found, task, tasks.index(task), image)))
         for task in tasks
         if any(task in told.tasks for _, _, told in found)
     ]
-    # The first source is what the later ones are held against.
-    lines = [*found[:1], *found[1:][1 - MAX_LINES :]]
-    drawn = {number for number, *_ in lines}
     return Diagnosis(
         bars=tuple(
             (
@@ -132,13 +119,6 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
         ),
         faults=tuple(tables),
         unseen=tuple(_unseen(found, titles)),
-        charts=tuple(
-            (AXIS_TITLES[axis], charts)
-            for axis in reversed(AXES)
-            if (charts := tuple(_charts(lines, axis, titles)))
-        ),
-        legend=tuple((i, source.title) for i, (_, source, _) in enumerate(lines)),
-        undrawn=", ".join(source.title for number, source, _ in found if number not in drawn),
         heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
     )
 
@@ -183,19 +163,6 @@ def _unseen(
                 rows.append((source.title, [cell.faults.fields[name].unseen for name in fields]))
         if rows:
             yield title, [visible(name, 40) for name in fields], rows
-
-
-def _charts(
-    found: Sequence[tuple[int, Source, Gap]], axis: str, titles: dict[str, str]
-) -> Iterator[tuple[str, Markup]]:
-    for task, title in titles.items():
-        lines: list[tuple[str, Curve]] = []
-        for _, source, told in found:
-            curve = next((c for c in told.curves if (c.task, c.kind, c.axis) == (task, "image", axis)), None)
-            if curve is not None:
-                lines.append((source.title, curve))
-        if lines:
-            yield title, strata_chart(title, AXIS_TITLES[axis], lines)
 
 
 def _heat(source: str, told: Gap, titles: dict[str, str]) -> HeatOf:

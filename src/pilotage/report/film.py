@@ -1,57 +1,142 @@
-"""An episode of several turns as a film strip: a picture a turn, what was said, and where it went wrong."""
+"""An episode of several turns as a film strip: a picture a turn, the move that was made, and where it went wrong."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.roles import is_planning
+from pilotage.report.conditions import known_world, world_name
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.report.tiles import kinds_text
-from pilotage.worlds.answers import last_answer_block
+from pilotage.worlds.answers import last_answer_block, parse_answer
 from pilotage.worlds.registry import planning_task
 from pilotage.worlds.task import Task
 
 MAX_FRAMES = 30
 MAX_SAID = 24
-DETOUR, AGAIN, UNREAD = "detour", "again", "unread"
-"""Marks of a frame: a move after which the expert's way is no shorter, a state seen before, words without an action."""
+MAX_READ = 200_000
+"""Characters of an answer; no move is looked for in a longer one."""
+MAX_MOVES = 40
+"""Moves of one turn that are drawn."""
+DETOUR, AGAIN, UNREAD, LOST = "detour", "again", "unread", "no way on"
+"""Marks of a frame: moves after which the expert's way is longer than it might be, a state seen before, words without
+an action, a state from which the expert knows no way on. All but `again` are mistakes; a failing move's mark is its
+reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shot:
+    """One turn, as far as it can be made out."""
+
+    state: Any
+    length: int | None
+    """Actions of the expert's way from the state."""
+    said: str
+    moves: tuple[str, ...]
+    """The actions that were made."""
+
+
+def has_film(row: Row) -> bool:
+    """Whether the row is of an episode that may have several turns: it has them, or its world counts them."""
+    if row.get("turns"):
+        return True
+    world = known_world(world_name(row))
+    return world is not None and any(measure.name == "num_turns" for measure in world.measures)
 
 
 def pack_film(row: Row) -> dict[str, Any] | None:
-    """`frames`: [the cells' kinds or None, what was said, marks] for each turn; `left` the turns that are not shown.
+    """`frames`: [the cells' kinds or None, what was said, marks, moves made, cells that they visit] for each turn;
+    `left` the turns that are not shown, `first` the frame of the first mistake (-1: none was found), `failed` whether
+    the last move of the episode could not be made.
 
-    None for a row of a planning task. States that are none are shown without a picture.
+    None for a row of a world that is answered once.
     """
+    if not has_film(row):
+        return None
     turns = row.get("turns")
-    if not isinstance(turns, list) or len(turns) < 2:
-        if is_planning(row):
-            return None
-        turns = [row]
-    task = planning_task(str(row.get("world", row["task"])))
-    turns = [turn for turn in turns if isinstance(turn, dict)]
-    states = [_state(task, turn) for turn in turns]
-    lengths = [_length(task, state) for state in states]
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    turns = turns or [row]
+    task = planning_task(world_name(row))
+    shots = [_shot(task, turn, row) for turn in turns]
+    last = shots[-1]
+    ends = [(shot.state, shot.length) for shot in shots[1:]]
+    ends.append(_end(task, last, row))
+    outcome = row.get("outcome") or {}
+    failed = bool(outcome.get("illegal"))
+    marks = [_marks(shot, *end) for shot, end in zip(shots, ends, strict=True)]
+    if failed:
+        marks[-1].append(visible(outcome.get("reason", ""), 20).replace("_", " "))
+    first = next((number for number, told in enumerate(marks) if told), -1)
+    _mark_seen(turns, marks)
+    frames = [_frame(task, shot, told) for shot, told in zip(shots, marks, strict=True)]
+    left = max(0, len(frames) - MAX_FRAMES)
+    return {"frames": frames[:MAX_FRAMES], "left": left, "first": first, "failed": int(failed and not left)}
+
+
+def _shot(task: Task[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
+    text = str(turn.get("response", ""))
+    state = _state(task, turn)
+    plan = None if task is None or len(text) > MAX_READ else parse_answer(text, task.actions).plan
+    return _Shot(
+        state=state,
+        length=_length(task, state),
+        said=(last_answer_block(text) or "").strip(),
+        moves=tuple(plan or ())[: _burst(row)],
+    )
+
+
+def _burst(row: Row) -> int:
+    """How many moves of an answer are made."""
+    asked = row.get("asked")
+    burst = asked.get("burst", 1) if isinstance(asked, dict) else 1
+    return min(burst, MAX_MOVES) if isinstance(burst, int) and burst > 0 else 1
+
+
+def _end(task: Task[Any] | None, last: _Shot, row: Row) -> tuple[Any, int | None]:
+    """The state behind the last turn and the way on from it; none where the episode ended there."""
+    after = getattr(task, "after", None)
+    state = last.state
+    if after is None or state is None:
+        return None, None
+    strict = bool((row.get("settings") or {}).get("strict_edges", False))
+    for move in last.moves:
+        state, reason = after(state, move, strict_edges=strict)
+        if reason:
+            return None, None
+    return state, _length(task, state)
+
+
+def _marks(shot: _Shot, end: Any, length: int | None) -> list[str]:
+    """What was a mistake in a turn, by the state that it led to."""
+    if not shot.said:
+        return [UNREAD]
+    if shot.length is None or end is None or not shot.moves:
+        return []
+    if length is None:
+        return [LOST]
+    return [DETOUR] if length > shot.length - len(shot.moves) else []
+
+
+def _mark_seen(turns: Sequence[dict[str, Any]], marks: Sequence[list[str]]) -> None:
     seen: set[str] = set()
-    frames = []
-    for number, turn in enumerate(turns):
-        block = last_answer_block(str(turn.get("response", "")))
-        marks = [] if block and block.strip() else [UNREAD]
+    for turn, told in zip(turns, marks, strict=True):
         key = json.dumps(turn.get("state"), sort_keys=True)
         if key in seen and turn.get("state") is not None:
-            marks.append(AGAIN)
+            told.append(AGAIN)
         seen.add(key)
-        here, after = lengths[number], lengths[number + 1] if number + 1 < len(lengths) else None
-        if not marks and here is not None and after is not None and after >= here:
-            marks.append(DETOUR)
-        if number == len(turns) - 1 and (row.get("outcome") or {}).get("illegal"):
-            marks.append(visible((row.get("outcome") or {}).get("reason", ""), 20).replace("_", " "))
-        state = states[number]
-        kinds = None if task is None or state is None else kinds_text(task, state)
-        frames.append([kinds, visible((block or "").strip()[:MAX_SAID], MAX_SAID), marks])
-    return {"frames": frames[:MAX_FRAMES], "left": max(0, len(frames) - MAX_FRAMES)}
+
+
+def _frame(task: Task[Any] | None, shot: _Shot, marks: list[str]) -> list[Any]:
+    said = visible(shot.said[:MAX_SAID], MAX_SAID)
+    if task is None or shot.state is None:
+        return [None, said, marks, list(shot.moves), []]
+    level = task.level_of(shot.state)
+    cells = [r * level + c for r, c in task.trace(shot.state, shot.moves)]
+    return [kinds_text(task, shot.state), said, marks, list(shot.moves), cells]
 
 
 def _state(task: Task[Any] | None, turn: dict[str, Any]) -> Any:

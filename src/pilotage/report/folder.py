@@ -17,11 +17,12 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
-from pilotage.evaluate.run import EVAL_FOLDER, KINDS
+from pilotage.evaluate.run import EVAL_FOLDER
 from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import read_json
+from pilotage.report.conditions import ordered_kinds, task_title, world_name, worlds_of
 from pilotage.report.text import visible
-from pilotage.worlds import get_world
+from pilotage.worlds.registry import get_world, usual_kinds
 
 ROLLOUTS = "rollouts.jsonl"
 STAGE_ORDER = ("base", "stage1", "stage2")
@@ -211,13 +212,6 @@ def _read_evals(
     stages: dict[str, dict[str, list[Row]]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
-        if kind == "question":
-            rates = f"{stage}.summary.json"
-            where = f" (rates: {EVAL_FOLDER}/{rates})" if (folder / rates).is_file() else ""
-            problems.append(
-                f"{EVAL_FOLDER}/{path.name} holds answers to questions; the page shows plans{where}"
-            )
-            continue
         if not stage or not kind:
             problems.append(f"{EVAL_FOLDER}/{path.name} is not named <stage>.<kind>.jsonl and is left out")
             continue
@@ -228,10 +222,28 @@ def _read_evals(
         problems.append(f"{EVAL_FOLDER}/ holds no evaluation rows: no gallery, no table by level")
     ordered = order_stages(list(stages), config)
     for stage in ordered:
-        lacking = [kind for kind in KINDS if kind not in stages[stage]]
-        if lacking:
-            problems.append(f"{stage_title(stage)} was not evaluated on: {', '.join(lacking)}")
+        problems.extend(
+            f"{stage_title(stage)} was not evaluated on: {told}" for told in _lacking(stages[stage])
+        )
     return {stage: stages[stage] for stage in ordered}
+
+
+def _lacking(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The conditions by which the worlds of a stage's rows are usually measured, and were not; the worlds are named
+    where they lack different ones."""
+    there: dict[str, set[str]] = {}
+    for kind, of_kind in rows.items():
+        for world in worlds_of(of_kind):
+            there.setdefault(world, set()).add(kind)
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for world, kinds in there.items():
+        missing = tuple(ordered_kinds(set(usual_kinds([world])) - kinds))
+        lacking.setdefault(missing, []).append(task_title(world))
+    return [
+        ", ".join(missing) + (f" ({', '.join(titles)})" if len(lacking) > 1 else "")
+        for missing, titles in lacking.items()
+        if missing
+    ]
 
 
 def _read_rows(path: Path, kind: str, problems: list[str]) -> list[Row]:
@@ -257,10 +269,9 @@ def _read_rows(path: Path, kind: str, problems: list[str]) -> list[Row]:
 def state_problem(row: Row) -> str:
     """What makes the state of a sound row none that can be judged, in words; "" when nothing does."""
     try:
-        world = get_world(row["task"])
-        if not hasattr(world, "parse_state") or "turns" in row:
+        if not hasattr(get_world(world_name(row)), "parse_state") or "turns" in row:
             return ""  # judged by its own world, and no part of whose fault and misread
-        task = world
+        task = get_world(row["task"])
         level = task.level_of(task.parse_state(row["state"]))
     except PilotageError as problem:
         return str(problem)

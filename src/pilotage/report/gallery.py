@@ -17,17 +17,16 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
-from pilotage.evaluate.roles import is_description
+from pilotage.evaluate.roles import is_description, is_planning
+from pilotage.report.conditions import kind_titles, ordered_kinds, ordered_tasks, task_title, worlds_of
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
-from pilotage.report.fields import Field, read_fields_of, recited_fields
-from pilotage.report.film import pack_film
+from pilotage.report.fields import MAX_FIELD_CHARACTERS, Field, read_fields_of, recited_fields
+from pilotage.report.film import has_film, pack_film
 from pilotage.report.folder import Row
-from pilotage.report.pairs import gallery_kinds, gallery_tasks
 from pilotage.report.sources import Source
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
 from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
-from pilotage.report.verdicts import VERDICTS, reason_text, verdict_class, verdict_text
-from pilotage.worlds import get_world
+from pilotage.report.verdicts import GOOD, VERDICTS, reason_text, verdict_class, verdict_text
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.registry import planning_task
 from pilotage.worlds.task import Task
@@ -39,14 +38,9 @@ MAX_PROMPT_CHARACTERS = 6_000
 TEXT_BUDGET = 60_000_000
 """Characters of answers on one page, before packing: with more answers each is cut shorter."""
 MIN_CHARACTERS = 400
+MAX_ASKED, MAX_OPTIONS, MAX_FIELDS = 1_200, 26, 20
 _MAX_PLAN_CHARACTERS = 200_000
 """Longer answers are judged like all others, but no plan is drawn for them."""
-KIND_TITLES = {
-    "image": "image view",
-    "text": "text view",
-    "corrected": "image view, state told",
-    "perception": "perception",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +51,8 @@ class Gallery:
     """Base64 of deflated JSON, `LEVELS_A_CHUNK` levels each, in the index's order."""
     num_levels: int
     num_answers: int
+    told: str
+    """What there is to see in the pictures of its answers."""
 
 
 def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) -> Gallery:
@@ -67,14 +63,14 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     `i` are those from `start[i]` to `start[i + 1]`. All but the ids are numbers that point into the lists of
     names. `wrong` has a bit for every field of the task that was told wrongly.
     """
-    kinds = gallery_kinds({kind for source in sources for kind in source.rows})
+    kinds = ordered_kinds({kind for source in sources for kind in source.rows})
     by_level = _by_level(sources)
     first = {key: answers[0][1] for key, answers in by_level.items()}
     order = _in_order(first, max_levels)
     num_answers = sum(len(by_level[key]) for key in order)
     packer = _Packer(
         kinds=kinds,
-        tasks=gallery_tasks({row["task"] for row in first.values()}),
+        tasks=ordered_tasks({row["task"] for row in first.values()}),
         limit=max(MIN_CHARACTERS, min(MAX_CHARACTERS, TEXT_BUDGET // max(1, num_answers))),
     )
     chunks = []
@@ -83,11 +79,35 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
         levels = [packer.level(by_level[key], prompts) for key in order[begin : begin + LEVELS_A_CHUNK]]
         chunks.append(_deflate({"levels": levels, "prompts": list(prompts)}))
     return Gallery(
-        index=packer.index([source.title for source in sources]),
+        index=packer.index(
+            [source.title for source in sources],
+            list(kind_titles(kinds, worlds_of(_rows(sources))).values()),
+        ),
         chunks=tuple(chunks),
         num_levels=len(order),
         num_answers=num_answers,
+        told=" ".join(dict.fromkeys(_READ_SO[_form(row)] for row in _rows(sources))),
     )
+
+
+def _form(row: Row) -> str:
+    """`episode`, `plan` or `told`: how an answer is shown."""
+    return "episode" if has_film(row) else "plan" if is_planning(row) else "told"
+
+
+_READ_SO = {
+    "plan": "The line is the plan as it was executed; step through it. Dashed frames are cells that the answer takes "
+    "for what they are not.",
+    "episode": "A strip is an episode, a picture a turn, with the move that was made; the thick frame is the first "
+    "mistake, dashed ones are later mistakes and states seen before.",
+    "told": "Below a question stands what was answered, and the truth where that is wrong.",
+}
+
+
+def _rows(sources: Sequence[Source]) -> Iterator[Row]:
+    for source in sources:
+        for rows in source.rows.values():
+            yield from rows
 
 
 LevelKey = tuple[str, str, int]
@@ -132,13 +152,13 @@ class _Packer:
         }
         self.start = [0]
 
-    def index(self, sources: Sequence[str]) -> dict[str, Any]:
+    def index(self, sources: Sequence[str], kinds: Sequence[str]) -> dict[str, Any]:
         tasks = []
         for name in self.tasks:
             task = planning_task(name)
             tasks.append(
                 {
-                    "title": get_world(name).title if task else visible(name, 40),
+                    "title": task_title(name),
                     "fields": [visible(field, 40) for field in self.fields[name]],
                     "strip": task_strip(task) if task else None,
                 }
@@ -146,9 +166,9 @@ class _Packer:
         return {
             "tasks": tasks,
             "sources": list(sources),
-            "kinds": [KIND_TITLES.get(kind, visible(kind, 40)) for kind in self.kinds],
+            "kinds": list(kinds),
             "describing": [int(is_description(kind)) for kind in self.kinds],
-            "verdicts": [[key, sign, title] for key, (sign, title) in VERDICTS.items()],
+            "verdicts": [[key, sign, title, int(key in GOOD)] for key, (sign, title) in VERDICTS.items()],
             "faults": [[key, title] for key, title in FAULTS.items()],
             "reasons": list(self.reasons),
             "difficulties": list(self.difficulties),
@@ -179,6 +199,7 @@ class _Packer:
         return {
             "n": task.level_of(state) if task else 0,
             "k": kinds_text(task, state) if task else None,
+            **_asked(row),
             "a": packed,
         }
 
@@ -190,18 +211,13 @@ class _Packer:
         task, state = parse_row(row)
         attribution = attribution_of(row)
         numbers = self.fields[row["task"]]
-        film = pack_film(row)
-        if film is None:
+        form = _form(row)
+        if form == "episode":
+            packed = _pack_episode(row, self.limit)
+        elif form == "plan":
             packed = pack_answer(task, state, row, numbers, attribution, limit=self.limit)
         else:
-            num_turns = len(film["frames"]) + film["left"]
-            packed = {
-                "b": f"{verdict_text(row)}, {num_turns} turn{'' if num_turns == 1 else 's'}",
-                "w": "",
-                "f": [],
-                "film": film,
-            }
-            packed["r"] = visible_ends(_all_turns(row), self.limit)
+            packed = _pack_told(row, numbers, self.limit)
         verdict = verdict_class(row)
         reason = "" if verdict == "optimal" else reason_text(row)
         values = {
@@ -219,6 +235,52 @@ class _Packer:
         if row.get("sample", 0):
             packed["s"] = row["sample"]
         return packed
+
+
+def _asked(row: Row) -> dict[str, Any]:
+    """`t` what the world asked in words, `o` what there was to choose from, where there was."""
+    asked = row.get("asked")
+    if not isinstance(asked, dict):
+        return {}
+    text, options = asked.get("text"), asked.get("options")
+    told: dict[str, Any] = {}
+    if isinstance(text, str) and text:
+        told["t"] = visible(text, MAX_ASKED)
+    if isinstance(options, list) and options:
+        told["o"] = [visible(option, 200) for option in options[:MAX_OPTIONS]]
+    return told
+
+
+def _pack_episode(row: Row, limit: int) -> dict[str, Any]:
+    """An episode as a film, with how it ended where its world did not end it."""
+    film = pack_film(row)
+    assert film is not None
+    num_turns = len(film["frames"]) + film["left"]
+    end = row.get("end")
+    told = f", ended by {visible(end, 20).replace('_', ' ')}" if end not in (None, "done") else ""
+    return {
+        "b": f"{verdict_text(row)}, {num_turns} turn{'' if num_turns == 1 else 's'}{told}",
+        "w": "",
+        "f": [],
+        "film": film,
+        "r": visible_ends(_all_turns(row), limit),
+    }
+
+
+def _pack_told(row: Row, numbers: dict[str, int], limit: int) -> dict[str, Any]:
+    """An answer of a world that is no planning task: its fields as the row has them, with the truth where it was told
+    by the name of the field."""
+    fields, right = row.get("fields") or {}, row.get("right") or {}
+    asked = row.get("asked")
+    packed = []
+    for name, is_right in list(right.items())[:MAX_FIELDS]:
+        said = [[visible(fields[name], MAX_FIELD_CHARACTERS), int(bool(is_right))]] if name in fields else []
+        truth = asked.get(name, "") if isinstance(asked, dict) and not is_right else ""
+        number = numbers.setdefault(name, len(numbers))
+        packed.append(
+            [number, int(bool(is_right)), said, visible(truth, MAX_FIELD_CHARACTERS), int(bool(is_right)), 1]
+        )
+    return {"b": verdict_text(row), "w": "", "r": visible_ends(row["response"], limit), "f": packed}
 
 
 def _all_turns(row: Row) -> str:
@@ -338,7 +400,7 @@ def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[Leve
         by_task.setdefault(row["task"], {}).setdefault(row["level"], []).append(key)
     in_task = [
         list(_in_turn([levels[level] for level in sorted(levels)]))[:max_levels]
-        for levels in (by_task[task] for task in gallery_tasks({row["task"] for row in rows.values()}))
+        for levels in (by_task[task] for task in ordered_tasks({row["task"] for row in rows.values()}))
     ]
     return list(_in_turn(in_task))
 

@@ -1,65 +1,107 @@
-"""The page's tables: rates by task, by grid size and by field, one row a source."""
+"""The page's tables: rates by task, by grid size and by field, one row a source; numbers by condition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.summary import Rates
+from pilotage.evaluate.bootstrap import Interval, bootstrap_mean
+from pilotage.evaluate.roles import is_description
+from pilotage.evaluate.samples import example_means
+from pilotage.evaluate.summary import FIRST_RATES, LAST_RATES, Rates, rate_names, rate_of
+from pilotage.report.conditions import (
+    kind_titles,
+    measure_title,
+    measures_of,
+    ordered_kinds,
+    ordered_tasks,
+    recites,
+    size,
+    task_title,
+    worlds_of,
+)
+from pilotage.report.folder import Row
 from pilotage.report.sources import Source
 from pilotage.report.text import visible
-from pilotage.worlds import TASKS
 
 MACRO = "All tasks"
-COLUMNS = (
-    ("image", "success", "Image success"),
-    ("text", "success", "Text success"),
-    ("perception", "success", "Perception"),
-    ("image", "optimal", "Image optimal"),
-    ("image", "illegal", "Image illegal"),
-    ("image", "parsed", "Image parsed"),
-    ("image", "state", "Recited state"),
-)
-"""Kind, rate and title of every column."""
+MAX_FLAGS = 12
+"""Columns of flags; foreign files may hold any number of them."""
+MAX_AXES, MAX_VALUES = 6, 40
+"""Axes that have a table, and values that have rows of one."""
 
-Column = tuple[str, str, str]
 Cells = list[Interval | None]
 
 
-def task_titles(tasks: Mapping[str, Any]) -> dict[str, str]:
-    known = {task.name: task.title for task in TASKS}
-    return {task: known.get(task, visible(task, 40)) for task in tasks}
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A rate of one condition."""
+
+    kind: str
+    rate: str
+    group: str
+    """What stands above the column and those beside it: `success`, or the condition."""
+    title: str
+
+
+def all_rows(sources: Sequence[Source]) -> list[Row]:
+    return [row for source in sources for rows in source.rows.values() for row in rows]
 
 
 def columns_of(sources: Sequence[Source]) -> list[Column]:
-    """The columns that some source has a number for."""
-    there = {kind for source in sources if source.summary is not None for kind in source.summary.kinds}
-    return [column for column in COLUMNS if column[0] in there]
+    """Success of every condition that was measured; of the first one, the other flags of its worlds besides."""
+    summaries = [source.summary for source in sources if source.summary is not None]
+    titles = kind_titles({kind for s in summaries for kind in s.kinds}, worlds_of(all_rows(sources)))
+    columns = [
+        Column(kind=kind, rate="success", group="success", title=title) for kind, title in titles.items()
+    ]
+    for kind, title in list(titles.items())[:1]:
+        worlds = worlds_of(row for source in sources for row in source.rows.get(kind, ()))
+        measures = measures_of(worlds)
+        cells = [cell for s in summaries if kind in s.kinds for cell in s.kinds[kind].tasks.values()]
+        flags = [name for name in rate_names(cells) if name not in (*FIRST_RATES, *LAST_RATES)]
+        columns += [
+            Column(kind=kind, rate=name, group=title, title=measure_title(name, measures))
+            for name in flags[:MAX_FLAGS]
+        ]
+        if recites(worlds) and not is_description(kind):
+            columns.append(Column(kind=kind, rate="state", group=title, title="state recited right"))
+    return columns
+
+
+def column_groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """(what stands above, over how many columns)."""
+    groups: list[tuple[str, int]] = []
+    for column in columns:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
 
 
 def by_task(
-    sources: Sequence[Source], tasks: Mapping[str, str]
+    sources: Sequence[Source], tasks: Sequence[str]
 ) -> Iterator[tuple[str, list[tuple[str, str, int, Cells, Interval | None]]]]:
     """(task, [(source, n, rows that failed, cells, gap)]) rows, the macro mean last."""
     columns = columns_of(sources)
     measured = [(source, source.summary) for source in sources if source.summary is not None]
-    for task, name in tasks.items():
+    for task in tasks:
         rows = []
         for source, summary in measured:
             by_kind = {kind: s.tasks[task] for kind, s in summary.kinds.items() if task in s.tasks}
             if by_kind:
                 rows.append((source.title, *_cells(by_kind, columns), summary.gap.get(task)))
         if rows:
-            yield name, rows
+            yield task_title(task), rows
     if len(tasks) > 1 and measured:
         macros = []
         for source, summary in measured:
             of_all = [rates for kind in summary.kinds.values() for rates in kind.tasks.values()]
             n = _n_text({kind: s.macro["success"].n for kind, s in summary.kinds.items()})
             cells = [
-                summary.kinds[kind].macro.get(rate) if kind in summary.kinds else None
-                for kind, rate, _ in columns
+                summary.kinds[column.kind].macro.get(column.rate) if column.kind in summary.kinds else None
+                for column in columns
             ]
             num_errors = sum(rates.num_errors for rates in of_all)
             macros.append((source.title, n, num_errors, cells, summary.gap_macro))
@@ -69,7 +111,7 @@ def by_task(
 def by_level(
     sources: Sequence[Source],
 ) -> Iterator[tuple[str, str, list[tuple[str, str, Cells]]]]:
-    """(task, level, [(source, n, cells)])."""
+    """(task, level, [(source, n, cells)]) of the worlds that have levels."""
     columns = columns_of(sources)
     measured = [(source.title, source.summary) for source in sources if source.summary is not None]
     there = {
@@ -78,9 +120,10 @@ def by_level(
         for kind in summary.kinds.values()
         for task, levels in kind.levels.items()
         for level in levels
+        if size(level)
     }
-    titles = task_titles({task: None for task, _ in there})
-    for task, level in sorted(there):
+    order = ordered_tasks({task for task, _ in there})
+    for task, level in sorted(there, key=lambda each: (order.index(each[0]), each[1])):
         rows = []
         for title, summary in measured:
             by_kind = {
@@ -91,28 +134,103 @@ def by_level(
             if by_kind:
                 n, _, cells = _cells(by_kind, columns)
                 rows.append((title, n, cells))
-        yield titles[task], f"{level}×{level}", rows
+        yield task_title(task), size(level), rows
+
+
+def by_number(
+    sources: Sequence[Source],
+) -> tuple[list[str], list[tuple[str, list[tuple[str, str, int, Cells]]]]]:
+    """The measures that are numbers, and (task, [(condition, source, n, their means)]); empty where there are none."""
+    worlds = worlds_of(all_rows(sources))
+    measured = [(source.title, source.summary) for source in sources if source.summary is not None]
+    cells = [
+        (task, kind, title, rates)
+        for title, summary in measured
+        for kind, of_kind in summary.kinds.items()
+        for task, rates in of_kind.tasks.items()
+        if rates.numbers
+    ]
+    measures = measures_of(worlds)
+    found = dict.fromkeys(name for *_, rates in cells for name in rates.numbers)
+    # Turns first: the measure that every world of several turns has.
+    names = sorted(found, key=lambda name: (name != "num_turns", name not in measures))[:MAX_FLAGS]
+    titles = kind_titles({kind for _, kind, *_ in cells}, worlds)
+    rows = [
+        (
+            task_title(task),
+            [
+                (titles[kind], title, rates.n, [rates.numbers.get(name) for name in names])
+                for kind in titles
+                for of_task, of_kind, title, rates in cells
+                if (of_task, of_kind) == (task, kind)
+            ],
+        )
+        for task in ordered_tasks({task for task, *_ in cells})
+    ]
+    return [measure_title(name, measures) for name in names], rows
+
+
+def by_axis(
+    sources: Sequence[Source],
+) -> Iterator[tuple[str, list[str], list[tuple[str, str, list[tuple[str, Cells]]]]]]:
+    """(axis, conditions, [(task, value, [(source, success by condition)])]) of what else examples are told apart by:
+    the axes of their worlds beside task and level."""
+    titles = kind_titles({kind for s in sources for kind in s.rows}, worlds_of(all_rows(sources)))
+    axes: dict[str, dict[tuple[str, str], None]] = {}
+    for row in all_rows(sources):
+        for axis, value in _axes(row).items():
+            axes.setdefault(axis, {})[row["task"], value] = None
+    for axis, there in list(axes.items())[:MAX_AXES]:
+        order = ordered_tasks({task for task, _ in there})
+        rows = []
+        for task, value in sorted(there, key=lambda each: (order.index(each[0]), each[1]))[:MAX_VALUES]:
+            told = []
+            for source in sources:
+                cells = [_success(source.rows.get(kind, ()), task, axis, value) for kind in titles]
+                if any(cell is not None for cell in cells):
+                    told.append((source.title, cells))
+            rows.append((task_title(task), visible(value, 40), told))
+        yield visible(axis, 40), list(titles.values()), rows
+
+
+def _axes(row: Row) -> dict[str, str]:
+    axes = row.get("axes")
+    if not isinstance(axes, dict):
+        return {}
+    return {
+        str(axis): value
+        for axis, value in axes.items()
+        if axis not in ("task", "level") and isinstance(value, str) and value
+    }
+
+
+def _success(rows: Sequence[Row], task: str, axis: str, value: str) -> Interval | None:
+    own = [row for row in rows if row["task"] == task and _axes(row).get(axis) == value]
+    return bootstrap_mean(example_means(own, rate_of("success"))) if own else None
 
 
 def by_field(sources: Sequence[Source]) -> Iterator[tuple[str, list[str], list[tuple[str, Cells]]]]:
-    """(task, fields, [(source, share right per field)]) of the perception view."""
-    measured = [
-        (source.title, source.summary.kinds["perception"])
-        for source in sources
-        if source.summary is not None and "perception" in source.summary.kinds
-    ]
-    fields: dict[str, dict[str, None]] = {}
-    for _, kind in measured:
-        for task, rates in kind.tasks.items():
-            fields.setdefault(task, {}).update(dict.fromkeys(rates.fields))
-    for task, name in task_titles(fields).items():
-        rows = [
-            (title, [kind.tasks[task].fields.get(f) for f in fields[task]])
-            for title, kind in measured
-            if task in kind.tasks
+    """(task and condition, fields, [(source, share right per field)]) of the descriptions."""
+    there = {kind for s in sources if s.summary is not None for kind in s.summary.kinds}
+    titles = kind_titles(filter(is_description, there), worlds_of(all_rows(sources)))
+    for kind, told in titles.items():
+        measured = [
+            (source.title, source.summary.kinds[kind])
+            for source in sources
+            if source.summary is not None and kind in source.summary.kinds
         ]
-        if fields[task]:
-            yield name, [visible(f, 40) for f in fields[task]], rows
+        fields: dict[str, dict[str, None]] = {}
+        for _, of_kind in measured:
+            for task, rates in of_kind.tasks.items():
+                fields.setdefault(task, {}).update(dict.fromkeys(rates.fields))
+        for task in ordered_tasks(fields):
+            rows = [
+                (title, [of_kind.tasks[task].fields.get(f) for f in fields[task]])
+                for title, of_kind in measured
+                if task in of_kind.tasks
+            ]
+            if fields[task]:
+                yield f"{task_title(task)}, {told}", [visible(f, 40) for f in fields[task]], rows
 
 
 def _cells(by_kind: Mapping[str, Rates], columns: Sequence[Column]) -> tuple[str, int, Cells]:
@@ -120,12 +238,12 @@ def _cells(by_kind: Mapping[str, Rates], columns: Sequence[Column]) -> tuple[str
     return (
         _n_text({kind: rates.n for kind, rates in by_kind.items()}),
         sum(rates.num_errors for rates in by_kind.values()),
-        [by_kind[kind].rates.get(rate) if kind in by_kind else None for kind, rate, _ in columns],
+        [by_kind[c.kind].rates.get(c.rate) if c.kind in by_kind else None for c in columns],
     )
 
 
 def _n_text(n_of: Mapping[str, int]) -> str:
-    """`100`, or `image 100, text 20` where the kinds have other numbers of levels."""
+    """`100`, or `image 100, text 20` where the conditions have other numbers of levels."""
     if len(set(n_of.values())) == 1:
         return str(next(iter(n_of.values())))
-    return ", ".join(f"{visible(kind, 20)} {n}" for kind, n in n_of.items())
+    return ", ".join(f"{visible(kind, 20)} {n_of[kind]}" for kind in ordered_kinds(n_of))

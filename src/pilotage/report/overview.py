@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.charts import Cells, Share
-from pilotage.report.folder import RunFolder, is_seconds, is_share, stage_title
+from pilotage.report.conditions import ordered_kinds, ordered_tasks, world_name
+from pilotage.report.folder import Row, RunFolder, is_seconds, is_share, stage_title
 from pilotage.report.sources import Source
 from pilotage.report.text import duration, percent, points, span_text, visible
-from pilotage.worlds import TASKS
 
 _HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
 
@@ -31,8 +31,7 @@ def shares_of(sources: Sequence[Source]) -> dict[str, dict[str, dict[str, Share]
                     cells[task, kind] = share
         for (task, kind), share in cells.items():
             found.setdefault(task, {}).setdefault(source.key, {})[kind] = share
-    known = [task.name for task in TASKS if task.name in found]
-    return {task: found[task] for task in [*known, *sorted(set(found) - set(known))]}
+    return {task: found[task] for task in ordered_tasks(found)}
 
 
 def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
@@ -69,59 +68,78 @@ def _share(interval: Interval) -> Share:
     return Share(success=interval.mean, low=interval.low, high=interval.high, n=interval.n)
 
 
-def headline(macro: Cells, num_tasks: int, levels: str) -> str:
-    """The run in one sentence, or "" before there is anything to say."""
-    with_image = [kinds for kinds in macro.values() if "image" in kinds]
-    if not with_image:
+def headline(macro: Cells, titles: Mapping[str, str], num_tasks: int, levels: str) -> str:
+    """The run in one sentence, or "" before there is anything to say: the first condition that was measured, and what
+    the last stage reaches by the others."""
+    kind = main_kind(macro)
+    if kind is None:
         return ""
-    first, last = with_image[0], with_image[-1]
-    over = "one task" if num_tasks == 1 else f"{num_tasks} tasks"
-    whose = f"{levels} of {over}"
-    text = f"; from text it is {percent(last['text'].success)} %" if "text" in last else ""
-    if len(with_image) == 1:
-        return f"Planning from pixels succeeds on {percent(first['image'].success)} % of {whose}{text}."
+    stages = [kinds for kinds in macro.values() if kind in kinds]
+    first, last = stages[0], stages[-1]
+    whose = f"{levels} of {'one task' if num_tasks == 1 else f'{num_tasks} tasks'}"
+    others = ", ".join(f"{titles[k]} {percent(last[k].success)} %" for k in ordered_kinds(last) if k != kind)
+    end = f"; {others}." if others else "."
+    start = titles[kind][:1].upper() + titles[kind][1:]
+    if len(stages) == 1:
+        return f"{start}: success on {percent(first[kind].success)} % of {whose}{end}"
     return (
-        f"Planning from pixels went from {percent(first['image'].success)} % to "
-        f"{percent(last['image'].success)} % of {whose}{text}."
+        f"{start}: success went from {percent(first[kind].success)} % to "
+        f"{percent(last[kind].success)} % of {whose}{end}"
     )
 
 
-def headline_of_several(sources: Sequence[Source], macro: Cells, levels: str) -> str:
-    """Which of several runs sees best, by the plain mean over tasks; the table tells what can be told apart."""
-    image = {s.title: macro[s.key]["image"].success for s in sources if "image" in macro.get(s.key, {})}
-    if not image:
+def headline_of_several(
+    sources: Sequence[Source], macro: Cells, titles: Mapping[str, str], levels: str
+) -> str:
+    """Which of several runs succeeds most, by the plain mean over tasks; the table tells what can be told apart."""
+    kind = main_kind(macro)
+    if kind is None:
         return ""
-    told = ", ".join(f"{title} {percent(success)} %" for title, success in image.items())
-    return f"Planning from pixels on {levels}: {told}."
+    of = {s.title: macro[s.key][kind].success for s in sources if kind in macro.get(s.key, {})}
+    told = ", ".join(f"{title} {percent(success)} %" for title, success in of.items())
+    return f"Success on {levels}, {titles[kind]}: {told}."
+
+
+def main_kind(macro: Cells) -> str | None:
+    """The first condition that was measured."""
+    return next(iter(ordered_kinds({kind for kinds in macro.values() for kind in kinds})), None)
 
 
 def levels_are(sources: Sequence[Source]) -> str:
-    """`unseen levels`, unless a row says that training saw its split, or does not say."""
-    splits = {row.get("split") for source in sources for rows in source.rows.values() for row in rows}
-    return "unseen levels" if splits <= {"test", "val"} else "levels"
+    """`unseen levels`, unless a row says that training saw its split, or does not say. Worlds without levels have
+    examples."""
+    rows = [row for source in sources for of_kind in source.rows.values() for row in of_kind]
+    what = _noun(rows)
+    return f"unseen {what}" if {row.get("split") for row in rows} <= {"test", "val"} else what
 
 
-def tiles(run: RunFolder, macro: Cells, gaps: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def _noun(rows: Iterable[Row]) -> str:
+    """`levels`, or `examples` where a row has none, or is one of several questions about one."""
+    return "levels" if all(row["level"] and world_name(row) == row["task"] for row in rows) else "examples"
+
+
+MAX_TILES = 3
+
+
+def tiles(
+    run: RunFolder, macro: Cells, titles: Mapping[str, str], gaps: Mapping[str, float]
+) -> list[tuple[str, str, str]]:
     """(what, before and after, note) of the numbers to see first; `gaps` are the stages' paired gaps."""
     made = []
     stages = list(macro.values())
-    ends = (stages[0], stages[-1]) if stages else ()
-    notes = {
-        "image": "success, pictures only",
-        "perception": "every field of the state read right",
-        "text": "success, state given in words",
-    }
-    for kind, name in (("image", "Image view"), ("text", "Text view"), ("perception", "Perception")):
-        values = [kinds[kind] for kinds in ends if kind in kinds]
-        if values:
-            shown = [f"{percent(value.success)} %" for value in values]
-            last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
-            note = f"{notes[kind]}; 95 % interval{' of the last' * (len(macro) > 1)} {last}"
-            made.append((name, " → ".join(shown if len(macro) > 1 else shown[:1]), note))
+    for kind in ordered_kinds({kind for kinds in stages for kind in kinds})[:MAX_TILES]:
+        values = [kinds[kind] for kinds in stages if kind in kinds]
+        shown = [f"{percent(value.success)} %" for value in values]
+        last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
+        note = f"success; 95 % interval{' of the last' * (len(values) > 1)} {last}"
+        name = titles[kind][:1].upper() + titles[kind][1:]
+        made.append((name, " → ".join([shown[0], *shown[1:][-1:]]), note))
     paired = [gaps[stage] for stage in (list(macro)[0], list(macro)[-1]) if stage in gaps] if macro else []
     if paired:
         shown = [points(gap) for gap in (paired if len(macro) > 1 else paired[:1])]
-        made.insert(1, ("Modality gap", " → ".join(shown), "points between text and image, paired by level"))
+        made.insert(
+            1, ("Modality gap", " → ".join(shown), "points between words and picture, paired by level")
+        )
     seconds: list[Any] = [stage.get("seconds") for stage in run.reported.values()]
     known = [float(s) for s in seconds if is_seconds(s)]
     if known:
@@ -158,7 +176,7 @@ def evaluation_facts(run: RunFolder) -> list[tuple[str, str]]:
         return []
     levels = [len({(row["task"], row["id"]) for row in rows}) for rows in groups]
     answers = [round(len(rows) / n) for rows, n in zip(groups, levels, strict=True)]
-    what = f"{span_text(levels)} levels a view"
+    what = f"{span_text(levels)} {_noun(row for rows in groups for row in rows)} a condition"
     if max(answers) > 1:
         what += f", {span_text(answers)} answers each"
     how = dict.fromkeys(_decoding(rows[0].get("settings")) for rows in groups)

@@ -14,6 +14,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.report import charts, curves, numbers, overview
 from pilotage.report.assets import asset, embedded_json, environment, script
+from pilotage.report.conditions import kind_class, kind_titles, task_title, worlds_of
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.fault_charts import MIN_BIN
 from pilotage.report.faults import FAULTS
@@ -21,6 +22,7 @@ from pilotage.report.folder import RunFolder, order_stages, read_run, stage_titl
 from pilotage.report.gallery import make_gallery
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import make_sources, run_names
+from pilotage.report.strata import hard_examples
 from pilotage.report.text import visible
 
 REPORT_NAME = "report.html"
@@ -69,7 +71,12 @@ def render_report(
     shares = overview.shares_of(sources)
     macro = overview.macro_of(sources)
     levels = overview.levels_are(sources)
-    tasks = numbers.task_titles(shares)
+    kinds = kind_titles(
+        {kind for of in shares.values() for k in of.values() for kind in k},
+        worlds_of(numbers.all_rows(sources)),
+    )
+    columns = numbers.columns_of(sources)
+    number_names, by_number = numbers.by_number(sources)
     panels = _panels(runs, names)
     pairs, pair_notes = pair_sources(sources)
     gallery = make_gallery(sources, max_levels=max_levels)
@@ -77,7 +84,7 @@ def render_report(
     alone = len(runs) == 1
     in_plane = _few(list(titles))
     gaps, macro_gaps = overview.gaps_of(sources)
-    titled = [(tasks[task], cells, gaps.get(task, {})) for task, cells in shares.items()]
+    titled = [(task_title(task), cells, gaps.get(task, {})) for task, cells in shares.items()]
     return (
         environment()
         .get_template("page.html.j2")
@@ -87,17 +94,15 @@ def render_report(
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             facts=overview.facts(runs[0]) if alone else _run_facts(runs, names),
             problems=_problems(runs, names),
-            headline=overview.headline(macro, len(shares), levels)
+            headline=overview.headline(macro, kinds, _num_measured(shares, macro), levels)
             if alone
-            else overview.headline_of_several(sources, macro, levels),
-            tiles=overview.tiles(runs[0], macro, macro_gaps) if alone else [],
-            legend=charts.KIND_TITLES,
-            bar_kinds=[
-                kind for kind in charts.KINDS if any(kind in k for of in shares.values() for k in of.values())
-            ],
+            else overview.headline_of_several(sources, macro, kinds, levels),
+            tiles=overview.tiles(runs[0], macro, kinds, macro_gaps) if alone else [],
+            legend=kinds,
+            kind_classes={kind: kind_class(kind) for kind in kinds},
             levels_are=levels,
             bars=[
-                (name, charts.gap_chart(name, cells, titles, gaps))
+                (name, charts.gap_chart(name, cells, titles, kinds, gaps))
                 for name, cells, gaps in [
                     *titled,
                     *([(numbers.MACRO, macro, macro_gaps)] if len(shares) > 1 else []),
@@ -115,20 +120,25 @@ def render_report(
                     ),
                 )
                 for i, (name, cells, _) in enumerate(titled)
-                if any(kinds.keys() >= set(charts.KINDS) for kinds in cells.values())
+                if any(k.keys() >= set(charts.PLANE_KINDS) for k in cells.values())
             ],
             not_in_plane=", ".join(title for key, title in titles.items() if key not in in_plane),
             pairs=pairs,
             pair_notes=pair_notes,
             diagnosis=diagnose(sources),
+            strata=hard_examples(sources),
             shown_faults=SHOWN_FAULTS,
             min_bin=MIN_BIN,
             fault_titles=FAULTS,
             curves=panels,
             curve_data=embedded_json([panel.data for _, made, _ in panels for panel in made]),
-            columns=[name for *_, name in numbers.columns_of(sources)],
+            columns=[column.title for column in columns],
+            column_groups=numbers.column_groups(columns),
             has_gap=bool(macro_gaps),
-            table=list(numbers.by_task(sources, tasks)),
+            table=list(numbers.by_task(sources, list(shares))),
+            number_names=number_names,
+            by_number=by_number,
+            by_axis=list(numbers.by_axis(sources)),
             by_level=list(numbers.by_level(sources)),
             by_field=list(numbers.by_field(sources)),
             gallery=gallery,
@@ -141,6 +151,12 @@ def render_report(
             script_hash=text_hash,
         )
     )
+
+
+def _num_measured(shares: Mapping[str, charts.Cells], macro: charts.Cells) -> int:
+    """Tasks that were measured by the condition that the headline tells of."""
+    kind = overview.main_kind(macro)
+    return sum(any(kind in kinds for kinds in cells.values()) for cells in shares.values())
 
 
 def _few(keys: Sequence[str]) -> Sequence[str]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.compare import KindComparison, Pairs, compare
-from pilotage.report.numbers import MACRO, task_titles
+from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
+from pilotage.report.numbers import MACRO
 from pilotage.report.sources import Source
 from pilotage.report.text import visible
-from pilotage.worlds import TASKS
-
-KINDS = ("image", "text", "corrected", "perception")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +63,8 @@ def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
     """Every later source against the first one, and against the stage before it in its own run, kind by kind, on the
     levels that both answered; and what makes a comparison less than fair, or impossible, a sentence each."""
     there = {kind for source in sources for kind in source.rows}
-    tasks = gallery_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
-    ordered = gallery_kinds(there)
+    tasks = ordered_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
+    ordered = ordered_kinds(there)
     pairs, notes = [], []
     for first_number, number in _pairings(sources):
         first, second = sources[first_number], sources[number]
@@ -94,7 +92,7 @@ def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
                     note=_pooling_note(compared, first.title, second.title),
                 )
             )
-    return pairs, notes
+    return pairs, list(dict.fromkeys(notes))
 
 
 def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
@@ -105,21 +103,9 @@ def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
             yield number - 1, number
 
 
-def gallery_kinds(there: set[str]) -> list[str]:
-    """Kinds in the order that every part of the page numbers them."""
-    return [kind for kind in KINDS if kind in there] + sorted(there - set(KINDS))
-
-
-def gallery_tasks(there: set[str]) -> list[str]:
-    """Tasks in the order that every part of the page numbers them."""
-    known = [task.name for task in TASKS if task.name in there]
-    return known + sorted(there - set(known))
-
-
 def _rows(compared: KindComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]:
-    titles = task_titles(dict.fromkeys(tasks))
     rows = [
-        _row(titles[task], number, pairs)
+        _row(task_title(task), number, pairs)
         for number, task in enumerate(tasks)
         if (pairs := compared.tasks.get(task)) is not None
     ]

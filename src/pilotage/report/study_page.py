@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pilotage import __version__
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.assets import asset, environment
-from pilotage.report.charts import KIND_TITLES
+from pilotage.report.conditions import kind_class, kind_titles
 from pilotage.report.svg import Scale, group, nice_ticks, tag, tick_text, title
 from pilotage.report.text import percent
 
@@ -53,6 +53,7 @@ def render_study(
     """The whole page. `goal` is a success in [0, 1] that the curves are held against."""
     shown = [variant for variant in variants if variant.shares]
     drawn = [variant for variant in variants if variant.curves]
+    kinds = _kinds(shown)
     most = max((curve[-1][0] for variant in drawn for curve in variant.curves), default=0.0)
     return (
         environment()
@@ -64,7 +65,8 @@ def render_study(
             version=__version__,
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             missing=[variant.title for variant in variants if not variant.shares],
-            legend={kind: KIND_TITLES[kind] for kind in KIND_TITLES},
+            legend=[(kind_class(kind), title) for kind, title in kinds.items()],
+            main=next(iter(kinds.values()), ""),
             ends=ends_chart(shown) if shown else None,
             panels=[(variant, ways_chart(variant, drawn, most=most, goal=goal)) for variant in drawn],
             goal=None if goal is None else percent(goal),
@@ -74,8 +76,15 @@ def render_study(
     )
 
 
+def _kinds(variants: Sequence[ShownVariant]) -> dict[str, str]:
+    """Conditions that some variant was measured by -> their titles, the main one first."""
+    return kind_titles({kind for variant in variants for kind in variant.shares})
+
+
 def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
-    """A line a variant: success from pictures with its interval, from words and in perception as lighter marks."""
+    """A line a variant: success by the first condition with its interval, by the others as lighter marks."""
+    kinds = _kinds(variants)
+    main = next(iter(kinds), "")
     width, left, right, row, top = 980.0, 292.0, 52.0, 27.0, 24.0
     bottom = top + row * len(variants)
     x = Scale(low=0.0, high=1.0, start=left, stop=width - right)
@@ -94,31 +103,32 @@ def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
             class_="name reference" if variant.is_reference else "name",
         )
         marks = [label]
-        for kind in ("text", "perception", "image"):
+        # The main one last, so that no other hides it.
+        for kind in reversed(kinds):
             share = variant.shares.get(kind)
             if share is None:
                 continue
             told = (
-                f"{variant.title}, {KIND_TITLES[kind]}: {percent(share.mean)} % "
+                f"{variant.title}, {kinds[kind]}: {percent(share.mean)} % "
                 f"[{percent(share.low)}–{percent(share.high)}]"
             )
             mark = [title(told)]
-            if kind == "image":
+            if kind == main:
                 mark.append(tag("path", d=f"M{x(share.low):.1f} {y:.1f}H{x(share.high):.1f}", class_="reach"))
-            mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if kind == "image" else 4.0))
-            marks.append(group(mark, class_=f"k-{kind}"))
-        if (image := variant.shares.get("image")) is not None:
+            mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if kind == main else 4.0))
+            marks.append(group(mark, class_=f"{kind_class(kind)} {'main' if kind == main else 'other'}"))
+        if (share := variant.shares.get(main)) is not None:
             value = tag(
-                "text", percent(image.mean), x=width - 6, y=y + 4.5, text_anchor="end", class_="value"
+                "text", percent(share.mean), x=width - 6, y=y + 4.5, text_anchor="end", class_="value"
             )
             marks.append(value)
         parts.append(group(marks))
     spoken = "; ".join(
-        f"{variant.title} {percent(variant.shares['image'].mean)} %"
+        f"{variant.title} {percent(variant.shares[main].mean)} %"
         for variant in variants
-        if "image" in variant.shares
+        if main in variant.shares
     )
-    return _svg(f"Success from pictures by variant. {spoken}", width, bottom + 4, parts, "ends")
+    return _svg(f"Success {kinds.get(main, '')} by variant. {spoken}", width, bottom + 4, parts, "ends")
 
 
 def ways_chart(

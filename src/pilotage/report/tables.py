@@ -17,12 +17,13 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.summary import Summary, rate_names
 from pilotage.files import write_whole
+from pilotage.report.conditions import measure_title, measures_of, ordered_tasks, task_title, worlds_of
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.folder import read_run
-from pilotage.report.numbers import MACRO, task_titles
+from pilotage.report.numbers import MACRO, all_rows
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import Source, make_sources
-from pilotage.report.text import points, visible
+from pilotage.report.text import figure, points, visible
 
 MAX_TEXT = 200
 Cell = str | int | float | Interval | None
@@ -37,6 +38,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     is_difference: frozenset[str] = frozenset()
     """Columns whose intervals are differences: points, signed."""
+    is_number: frozenset[str] = frozenset()
+    """Columns whose intervals are of plain numbers, not of shares."""
 
     def holds_intervals(self, column: int) -> bool:
         return any(isinstance(row[column], Interval) for row in self.rows)
@@ -69,7 +72,7 @@ def write_tables(
 
 def make_tables(sources: Sequence[Source]) -> list[Table]:
     """The tables that the sources have rows for."""
-    made = [_rates(sources), _levels(sources), _fields(sources), _gaps(sources)]
+    made = [_rates(sources), _levels(sources), _numbers(sources), _fields(sources), _gaps(sources)]
     made += [_faults(sources), _pairs(sources)]
     return [table for table in made if table.rows]
 
@@ -180,7 +183,7 @@ def _words(
     """The cells of a row: foreign text through `escape`, our own numbers through `number`."""
     for name, cell in zip(table.columns, row, strict=True):
         if isinstance(cell, Interval):
-            form = points if name in table.is_difference else _percent
+            form = points if name in table.is_difference else figure if name in table.is_number else _percent
             yield number(f"{form(cell.mean)} [{form(cell.low)}, {form(cell.high)}]")
         elif isinstance(cell, float):
             yield number("< 0.001" if 0 < cell < 0.001 else f"{cell:.3g}")
@@ -211,10 +214,9 @@ def _rates(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
         for kind, of_kind in summary.kinds.items():
-            titles = task_titles(of_kind.tasks)
             for task, rates in of_kind.tasks.items():
                 cells = (rates.rates.get(rate) for rate in names)
-                rows.append((source, _text(kind), titles[task], rates.n, rates.num_errors, *cells))
+                rows.append((source, _text(kind), task_title(task), rates.n, rates.num_errors, *cells))
             if len(of_kind.tasks) > 1:
                 macros = [of_kind.macro.get(rate) for rate in names]
                 n = sum(rates.n for rates in of_kind.tasks.values())
@@ -233,11 +235,10 @@ def _levels(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
         for kind, of_kind in summary.kinds.items():
-            titles = task_titles(of_kind.levels)
             for task, levels in of_kind.levels.items():
                 for level, rates in levels.items():
                     cells = (rates.rates.get(rate) for rate in names)
-                    rows.append((source, _text(kind), titles[task], level, rates.n, *cells))
+                    rows.append((source, _text(kind), task_title(task), level, rates.n, *cells))
     return Table(
         name="levels",
         caption="Rates by grid size, in per cent with 95 % bootstrap intervals.",
@@ -246,14 +247,31 @@ def _levels(sources: Sequence[Source]) -> Table:
     )
 
 
+def _numbers(sources: Sequence[Source]) -> Table:
+    """One row a measure: worlds have different ones."""
+    measures = measures_of(worlds_of(all_rows(sources)))
+    return Table(
+        name="numbers",
+        caption="Means over episodes with 95 % bootstrap intervals.",
+        columns=("source", "kind", "task", "measure", "n", "mean"),
+        rows=tuple(
+            (source, _text(kind), task_title(task), measure_title(name, measures), mean.n, mean)
+            for source, summary in _measured(sources)
+            for kind, of_kind in summary.kinds.items()
+            for task in ordered_tasks(of_kind.tasks)
+            for name, mean in of_kind.tasks[task].numbers.items()
+        ),
+        is_number=frozenset({"mean"}),
+    )
+
+
 def _fields(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
         for kind, of_kind in summary.kinds.items():
-            titles = task_titles(of_kind.tasks)
             for task, rates in of_kind.tasks.items():
                 for field, right in rates.fields.items():
-                    rows.append((source, _text(kind), titles[task], _text(field), right.n, right))
+                    rows.append((source, _text(kind), task_title(task), _text(field), right.n, right))
     return Table(
         name="fields",
         caption="Fields of the state read right, in per cent with 95 % bootstrap intervals.",
@@ -265,8 +283,7 @@ def _fields(sources: Sequence[Source]) -> Table:
 def _gaps(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
-        titles = task_titles(summary.gap)
-        rows += [(source, titles[task], gap.n, gap) for task, gap in summary.gap.items()]
+        rows += [(source, task_title(task), gap.n, gap) for task, gap in summary.gap.items()]
         if summary.gap_macro is not None and len(summary.gap) > 1:
             rows.append((source, MACRO, summary.gap_macro.n, summary.gap_macro))
     return Table(

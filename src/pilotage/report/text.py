@@ -66,6 +66,12 @@ def tenths(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def figure(number: float) -> str:
+    """`4.25`, `−12.5`, `1,204`: a number that is no share."""
+    size = abs(number)
+    return f"{number:,.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")
+
+
 def signed_tenths(difference: float) -> str:
     """A difference of shares in percentage points to one decimal, signed: `+2.7`, `−2.0`, `0.0`."""
     text = f"{100 * difference:+.1f}"

@@ -4,9 +4,8 @@
   if (!holder) return;
   const index = JSON.parse(holder.textContent);
   const PAGE = 12, CACHED = 48;
-  const GOOD = new Set(["optimal", "success", "read"]);
   const numLevels = index.ids.length;
-  const good = index.verdict.map((v) => GOOD.has(index.verdicts[v][0]));
+  const good = index.verdict.map((v) => index.verdicts[v][3] === 1);
 
   // Chunks are inflated when one of their levels is shown.
   const chunks = new Map();
@@ -35,7 +34,7 @@
   };
   const there = (column) => [...new Set(column)].sort((a, b) => a - b);
   offer("task", there(index.task).map((t) => [t, index.tasks[t].title]));
-  offer("level", there(index.level).map((n) => [n, `${n}×${n}`]));
+  offer("level", there(index.level).filter((n) => n > 0).map((n) => [n, `${n}×${n}`]));
   offer("kind", there(index.kind).map((k) => [k, index.kinds[k]]));
   offer("source", index.sources.map((title, s) => [s, title]));
   const verdicts = there(index.verdict).map((v) => ["v" + v, index.verdicts[v][2]]);
@@ -48,6 +47,7 @@
   if (index.kinds.length > 1) inputs.kind.value = String(there(index.kind)[0]);
   const standard = Object.fromEntries(names.map((name) => [name, inputs[name].value]));
 
+  const filters = $("filters");
   let found = [], page = 0, turn = 0;
 
   const search = () => {
@@ -81,14 +81,18 @@
     }
   };
 
-  // An episode of several turns: a picture a turn, what was said below it, and what went wrong there.
-  const film = (strip, n, { frames, left }) => {
-    const shown = frames.map(([kinds, said, marks], k) => {
+  // An episode of several turns: a picture a turn with the move made on it, below it the move and what went wrong.
+  const film = (strip, n, { frames, left, first, failed }) => {
+    const shown = frames.map(([kinds, said, marks, moves, way], k) => {
       const cells = kinds === null ? null : Level.kindsOf(kinds, index.alphabet);
-      const picture = strip && cells ? Level.picture(strip, n, cells, `turn ${k + 1}`, [], 84).root : h("div", { class: "no-picture" }, "no picture");
-      return h("li", { class: marks.length ? "marked" : "" }, h("small", {}, String(k + 1)), picture, h("code", {}, said || "–"), marks.map((mark) => h("span", { class: "mark" }, mark)));
+      const drawn = strip && cells ? Level.picture(strip, n, cells, `turn ${k + 1}: ${moves.join(" ") || "no move"}`, [], 84) : null;
+      if (drawn && moves.length) Level.walk(drawn.over, n, { p: moves, c: way, t: moves.length, all: 1 }, Boolean(failed) && k === frames.length - 1);
+      const told = moves.length ? moves.map(Level.sign).join(" ") : said || "–";
+      const is = k === first ? "first" : marks.length ? "marked" : "";
+      return h("li", { class: is }, h("small", {}, String(k + 1)), drawn ? drawn.root : h("div", { class: "no-picture" }, "no picture"),
+        h("code", { title: said }, told), k === first ? h("small", {}, "first mistake") : null, marks.map((mark) => h("span", { class: "mark" }, mark)));
     });
-    if (left) shown.push(h("li", { class: "left" }, `and ${left} more`));
+    if (left) shown.push(h("li", { class: "left" }, `and ${left} more` + (first >= frames.length ? `, the first mistake in turn ${first + 1}` : "")));
     return { parts: [h("ol", { class: "film", tabindex: 0, "aria-label": "turn by turn" }, shown)] };
   };
 
@@ -116,10 +120,11 @@
 
   const card = (i, shown, level, prompts) => {
     const length = index.length[i];
-    const about = [`${index.level[i]}×${index.level[i]}`, index.difficulties[index.difficulty[i]],
-      length >= 0 ? `best plan ${length} step${length === 1 ? "" : "s"}` : ""].filter(Boolean).join(" · ");
+    const about = [index.level[i] > 0 ? `${index.level[i]}×${index.level[i]}` : "", index.difficulties[index.difficulty[i]],
+      length > 0 ? `best plan ${length} step${length === 1 ? "" : "s"}` : ""].filter(Boolean).join(" · ");
     return h("article", { class: "card level-card", "data-task": index.task[i], "data-level": i },
       h("h3", {}, index.tasks[index.task[i]].title + " ", h("small", {}, about), " ", h("code", {}, index.ids[i])),
+      level.t ? h("p", { class: "asked" }, level.t) : null, level.o ? h("ol", { class: "options" }, level.o.map((option) => h("li", {}, option))) : null,
       h("div", { class: "answers" }, shown.map((j) => answerView(i, j, level, prompts))));
   };
 
@@ -145,7 +150,7 @@
     let answers = 0;
     for (const [, shown] of found) answers += shown.length;
     const of = (count, all) => (count === all ? count.toLocaleString("en") : `${count.toLocaleString("en")} of ${all.toLocaleString("en")}`);
-    $("f-count").value = found.length ? `${of(found.length, numLevels)} levels, ${answers.toLocaleString("en")} answers` : "nothing like that here";
+    $("f-count").value = found.length ? `${of(found.length, numLevels)} ${filters.dataset.noun}, ${answers.toLocaleString("en")} answers` : "nothing like that here";
   };
 
   const remember = () => {
@@ -164,7 +169,6 @@
     show().then(() => $("filters").scrollIntoView({ block: "start" }));
   };
 
-  const filters = $("filters");
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", () => { remember(); apply(); });
   $("f-reset").addEventListener("click", () => { for (const name of names) inputs[name].value = standard[name]; remember(); apply(); });
@@ -174,6 +178,7 @@
   addEventListener("hashchange", () => { if (recall()) { apply(); $("gallery").scrollIntoView(); } });
   Waffle.listen((at) => turnTo(Math.floor(at / PAGE)));
   filters.hidden = false;
+  Waffle.legend(index);
   const linked = recall();
   apply().then(() => { document.documentElement.dataset.ready = "1"; if (linked) $("gallery").scrollIntoView(); });
 })();

@@ -2,6 +2,7 @@
 const Waffle = (() => {
   const canvas = document.getElementById("waffle");
   const GAP = 1;
+  const INK = { optimal: "good", solved: "good", read: "good", success: "fair", not_reached: "warn", illegal: "bad", failed: "bad", misread: "bad", unparsed: "mute", error: "odd" };
   let last = null;
   const layout = (count, width) => {
     for (let side = 13; side > 3; side -= 1) {
@@ -15,7 +16,6 @@ const Waffle = (() => {
     last = [index, good, found, from, count];
     const style = getComputedStyle(document.documentElement);
     const inks = Object.fromEntries(["good", "fair", "warn", "bad", "mute", "odd", "ink"].map((name) => [name, style.getPropertyValue("--" + name)]));
-    const INK = { optimal: "good", read: "good", success: "fair", not_reached: "warn", illegal: "bad", misread: "bad", unparsed: "mute", error: "odd" };
     const width = canvas.parentElement.clientWidth;
     const { side, columns } = layout(found.length, width);
     const rows = Math.ceil(found.length / columns);
@@ -34,6 +34,12 @@ const Waffle = (() => {
       context.fillRect((k % columns) * side, Math.floor(k / columns) * side, side - GAP, side - GAP);
     });
   };
+  // A colour may stand for several verdicts: what it means is told of those that are there.
+  const legend = (index) => {
+    const names = new Map();
+    index.verdicts.forEach(([key, , title], v) => { if (index.verdict.includes(v)) names.set(INK[key], [...(names.get(INK[key]) || []), title]); });
+    document.getElementById("waffle-legend").replaceChildren(...[...names].map(([ink, titles]) => h("span", { class: "w-" + ink }, h("i", {}), titles.join(" or "))));
+  };
   const listen = (go) => {
     if (!canvas) return;
     canvas.addEventListener("click", (event) => {
@@ -47,5 +53,5 @@ const Waffle = (() => {
     new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   };
-  return { draw, listen };
+  return { draw, legend, listen };
 })();

@@ -33,7 +33,7 @@ class Questions:
     usual = ("question",)
     measures = (Measure(name="parsed", title="parsed"),)
     conditions = (
-        Condition(name="question", title="the picture and the question", views={ANSWER: "vqa_student"}),
+        Condition(name="question", title="from the picture and the question", views={ANSWER: "vqa_student"}),
     )
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> QuestionSession:
