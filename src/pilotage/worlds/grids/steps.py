@@ -28,6 +28,7 @@ from pilotage.records import Condition, Example, Measure, Observation, Outcome, 
 from pilotage.worlds import drawing
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.grid import Cell, shorten
+from pilotage.worlds.grids.agents import AGENTS, TEMPERATURES
 from pilotage.worlds.grids.frozenlake import FrozenLake
 from pilotage.worlds.grids.maze import Maze
 from pilotage.worlds.grids.minibehaviour import MiniBehaviour
@@ -91,6 +92,10 @@ class StepWorld:
     usual = ("image", "text")
     """What is measured when nothing else is asked for."""
     answer_form = "block"
+    agents = AGENTS
+    """By name, those that may play in place of `direct`."""
+    temperatures = TEMPERATURES
+    """Of the decodings that these agents name."""
 
     def __init__(self, task: StepTask) -> None:
         self.task = task
