@@ -56,8 +56,9 @@ OPTIONS: Mapping[str, tuple[int, int]] = {
 STEP_CONDITIONS = (
     *(replace(each, views={ACT: each.views[PLAN]}) for each in CONDITIONS if PLAN in each.views),
     Condition(name="memory", title="from the picture, its own past told", views={ACT: "memory"}),
+    Condition(name="text_memory", title="from words, its own past told", views={ACT: "symbolic_memory"}),
 )
-"""Those of one plan, asked at each turn, and one more."""
+"""Those of one plan, asked at each turn, and two more."""
 
 STEP_MEASURES = (
     *MEASURES,
