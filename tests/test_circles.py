@@ -29,6 +29,7 @@ from pilotage.studies.circles import (
     own_plans_table,
     ways_of,
 )
+from pilotage.studies.episodes import EPISODES
 from pilotage.train.distill_config import DistillConfig
 
 GREEDY = Decoding(max_new_tokens=144)
@@ -127,4 +128,7 @@ def test_the_model_with_a_memory_differs_from_the_one_without_in_its_view_alone(
     assert replace(told, student_view="student") == plain
     assert replace(memory, name=own.name, stages=own.stages, kinds=own.kinds) == own
     assert [way.folder for way in ways_of(memory)] == ["memory"]
+    # So that both studies may share a folder: the run is the same.
+    of_episodes = next(variant for variant in EPISODES.variants if variant.folder == "own")
+    assert of_episodes.make is not None and of_episodes.make(3, Path("trunk")) == own
     assert ways_of(nano_mgsd(0)) == ways_of(own) == circles.WAYS

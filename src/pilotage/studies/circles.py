@@ -140,7 +140,7 @@ Rows = Sequence[Mapping[str, Any]]
 def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """Success by level, circles, and what it cost, of each model and way, against being asked before every move."""
     head = ["model", "sees", "way", *(f"level {level}" for level in LEVELS), "all", "all, against reference"]
-    head += ["in circles", "circles, against reference", "answers", "moves"]
+    head += ["in circles", "circles, against reference", "in a hole", "answers", "moves"]
     lines = []
     for variant in study.variants:
         for kind, way in _measured_ways(out, seeds, variant):
@@ -154,6 +154,7 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                     told += [cell(values), ""]
                 else:
                     told += [cell(values), difference_cell(less(values, _values(theirs, rate_of(rate))))]
+            told.append(cell(_values(ours, rate_of("illegal"))))
             told += [_mean(ours, lambda row: row["num_turns"]), _mean(ours, _num_moves)]
             lines.append(told)
     return StudyTable(
