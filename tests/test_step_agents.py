@@ -150,14 +150,16 @@ def test_within_an_episode_no_two_states_look_the_same_even_in_fog(name: str) ->
     assert len({picture(task, state, 16, fog=1) for state in found}) == len(found)
 
 
-def test_a_plan_followed_on_a_revisit_is_dropped_where_a_move_changes_nothing() -> None:
-    answers = iter((block("R"), block("L"), block("D", "L", "D", "R", "R"), block("D", "R", "R")))
+def test_a_plan_followed_on_a_revisit_is_followed_through_a_bump_and_one_until_a_surprise_is_not() -> None:
     example = lake("SFF", "FHF", "FFG")
-    (episode,) = played([example], lambda _: next(answers), "follow_on_revisit")
-    # Asked: right, back left (seen before), down and into the wall, and once more behind the bump.
-    assert len(episode.turns) == 4
+    # The player bumps at once and is where it was: the plan would succeed, were it not begun anew behind each bump.
+    bumps = block("U", "D", "D", "R", "R")
+    (episode,) = played([example], lambda _: bumps, "follow_on_revisit")
+    assert len(episode.turns) == 2
     assert episode.outcome is not None and episode.outcome.success
-    assert episode.outcome.measures["num_executed"] == 7
+    assert episode.outcome.measures["num_executed"] == 6
+    (surprised,) = played([example], lambda _: bumps, "follow_plan")
+    assert surprised.outcome is not None and surprised.outcome.is_("circled")
 
 
 def test_one_plan_is_asked_once_and_the_episode_ends_with_it() -> None:

@@ -6,8 +6,9 @@ with the last one.
 These agents know what a model at inference knows: its own answers and what there is to see. A place is known by the
 bytes of its pictures and by its text, never by the privileged part. That is enough where a place always looks the same
 and no other place of the episode looks like it. It holds in our grid worlds, in fog too, which hides cells but never
-where the player is. In a world with a moving background nothing is ever seen again; in one that shows only the player's
-surroundings, two places may pass for one, and a plan is then begun anew or followed for no reason.
+where the player is. A model that is told the state in words is played by its picture all the same. In a world with a
+moving background nothing is ever seen again; in one that shows only the player's surroundings, two places may pass for
+one, and a plan is then begun anew or followed for no reason.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def follow_plan(session: Any, role: str) -> Generator[Ask, str, None]:
 
 
 def follow_on_revisit(session: Any, role: str) -> Generator[Ask, str, None]:
-    """Asks before every move until a picture is seen again; the plan that is answered there is followed to its end, or
-    until a move changes nothing.
+    """Asks before every move until a picture is seen again; the plan that is answered there is followed to its end,
+    through moves that change nothing too: asked about the same picture, a greedy model would answer the same.
     """
     return _follow(session, role, always=False)
 
@@ -75,15 +76,12 @@ AGENTS: Mapping[str, Agent] = MappingProxyType(
 def _follow(session: Any, role: str, *, always: bool) -> Generator[Ask, str, None]:
     visited: set[Any] = set()
     plan: tuple[str, ...] = ()
-    last: Any = None
     while (seen := session.observe()) is not None:
         here = _look(seen)
         again = here in visited
         visited.add(here)
         # A plan that is followed because of a revisit leads through places seen before: no surprise there.
-        is_surprise = again if always else here == last
-        last = here
-        if plan and not is_surprise:
+        if plan and not (always and again):
             text = _moves(plan[: session.burst])
             plan = plan[session.burst :]
         else:
