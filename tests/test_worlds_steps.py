@@ -435,6 +435,10 @@ def test_a_memory_tells_what_the_student_read_and_a_true_one_where_it_was() -> N
         "Cells that you have been in before this turn, in order: (2,2) (2,2)."
         in own.messages[0]["content"][0]["text"]
     )
+    words = make_view("symbolic_memory", moments[2], "full")
+    symbolic = make_view("symbolic", moments[2], "full")
+    assert words.messages[0]["content"].startswith(symbolic.messages[0]["content"])
+    assert words.messages[0]["content"].endswith("in order: (2,2) (2,2). Do not walk in circles.")
     true = make_view("memory_true", moments[2], "full")
     assert "in order: (0,0) (1,0)." in true.messages[0]["content"][0]["text"]
     assert view_of("memory_true", "frozenlake_steps").privileged

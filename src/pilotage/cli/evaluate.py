@@ -98,6 +98,11 @@ class Eval(RecipeOptions, EndpointOptions):
         tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
     ] = ()
     """What shapes its episodes: starts=corner, fog=2, window=3, burst=2."""
+    agent: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the world's own)")
+    ] = None
+    """When the model is asked in an episode of many turns, by an agent that the world offers: direct before every move;
+    in grid worlds also follow_plan, follow_on_revisit, sampling_on_revisit, one_plan."""
     split: Split = "test"
     """Which levels."""
     seed: int = 0
@@ -176,7 +181,7 @@ class Eval(RecipeOptions, EndpointOptions):
         stage, weights, out, recipe, measured = self._choose()
         from pilotage.data.made import own_levels
         from pilotage.evaluate import evaluate, rows_path
-        from pilotage.evaluate.run import conditions_of
+        from pilotage.evaluate.run import check_agent, conditions_of
         from pilotage.worlds.registry import usual_kinds
 
         measured = replace(
@@ -197,6 +202,7 @@ class Eval(RecipeOptions, EndpointOptions):
         examples = self._examples(measured)
         kinds = self.kinds or usual_kinds(example.world for example in examples)
         conditions_of(examples, kinds)  # says what is wrong with them before a model is loaded
+        check_agent(examples, self.agent)
         if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in kinds):
             raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
         subject = self._subject(recipe, weights, stage if out == Path(self.target) else weights)
@@ -217,6 +223,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 samples=self.samples,
                 batch_size=self._batch_size,
                 strict_edges=self.strict_edges,
+                agent=self.agent,
                 endpoint=subject.endpoint,
                 before_work=subject.before_work,
                 progress=_show(bar, kinds, rows),

@@ -31,6 +31,9 @@ class StudyCommand:
     folder. vigos: ViGOS without one of its parts, and prior: trained on levels that follow a prior
     alone; both after a first stage that also teaches to follow a plan beside a picture.
 
+    episodes: whose episodes teach to play move by move. circles: what helps a model that goes in
+    circles there; in the same folder OUT it measures the models of episodes.
+
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """
 

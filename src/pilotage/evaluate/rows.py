@@ -30,13 +30,13 @@ class Settings:
     strict_edges: bool
     endpoint: Mapping[str, Any] | None = None
     """Where the model was asked and with which additions to the request, for a model behind an endpoint."""
+    agent: str | None = None
+    """Name of the agent that played; None is the world's own."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What rows hold. Without an endpoint there is no such key: files from before there were any go on."""
-        settings = asdict(self)
-        return (
-            settings if self.endpoint is not None else {k: v for k, v in settings.items() if k != "endpoint"}
-        )
+        """What rows hold. Without an endpoint or agent there is no such key: files from before there were any go on."""
+        later = ("endpoint", "agent")
+        return {name: value for name, value in asdict(self).items() if name not in later or value is not None}
 
 
 def row_key(row: Mapping[str, Any]) -> tuple[str, int]:

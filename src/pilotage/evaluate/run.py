@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pilotage.rollouts import Decoding, Engine, StreamingEngine
 from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
+from pilotage.worlds.agents import agent_of
 from pilotage.worlds.planning import PlanningWorld
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import condition_of
@@ -83,6 +84,7 @@ def evaluate(
     samples: int = 1,
     batch_size: int = 64,
     strict_edges: bool = False,
+    agent: str | None = None,
     endpoint: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     open_session: Open | None = None,
@@ -92,7 +94,8 @@ def evaluate(
     """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
 
     Examples are of any worlds that have the kinds among their conditions. Episodes of several turns are cut off by
-    `limits`; `open_session` says where their sessions are, if not in this process.
+    `limits`; `open_session` says where their sessions are, if not in this process. `agent` names one of the agents that
+    their worlds offer (`agents_of`); None is each world's own.
 
     Greedy unless `temperature` (> 0) says otherwise; with one, `samples` answers are taken to each example, and
     a later call with more of them adds the rest. `model` names the weights, so that a resumed file is never
@@ -101,6 +104,7 @@ def evaluate(
     touched; when nothing is to be asked, it is not called, and nothing is written.
     """
     _check(examples, kinds)
+    check_agent(examples, agent)
     if batch_size < 1 or samples < 1:
         raise PilotageError(f"batch_size {batch_size} and samples {samples} must be at least 1")
     Decoding(
@@ -119,6 +123,7 @@ def evaluate(
         seed=seed,
         strict_edges=strict_edges,
         endpoint=endpoint,
+        agent=agent,
     )
     # Pictures of one size and plans of one length batch best, and a batch has one seed; the order of rows in
     # the file means nothing.
@@ -184,6 +189,13 @@ def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tup
                 )
             found[name, kind] = condition
     return found
+
+
+def check_agent(examples: Sequence[Example], name: str | None) -> None:
+    """Raises PilotageError where one of the examples' worlds has no agent of this name."""
+    if name is not None:
+        for world in dict.fromkeys(example.world for example in examples):
+            agent_of(get_world(world), name)
 
 
 def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
@@ -259,7 +271,18 @@ def _measure(
     decoding = Decoding(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p
     )
-    writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size)
+    worlds = [get_world(name) for name in dict.fromkeys(question.example.world for question in missing)]
+    named = {
+        name: temperature
+        for world in worlds
+        for name, temperature in getattr(world, "temperatures", {}).items()
+    }
+    writer = Writer(
+        engine=engine,
+        decoding=decoding,
+        batch_size=batch_size,
+        decodings={name: replace(decoding, temperature=temperature) for name, temperature in named.items()},
+    )
     opened = open_session or partial(open_in_process, strict=settings.strict_edges)
     starts = [
         Start(
@@ -271,7 +294,9 @@ def _measure(
         for question in missing
     ]
     made_with = settings.as_dict()
-    for episode in play(starts, writer=writer, show=show, limits=limits, open_session=opened):
+    for episode in play(
+        starts, writer=writer, show=show, agent=settings.agent, limits=limits, open_session=opened
+    ):
         row = make_row(episode, kind, made_with)
         append_jsonl(path, [row])
         count([row])

@@ -18,7 +18,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Rollout, Turn, View
 from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
-from pilotage.worlds.agents import Agent, Ask, direct
+from pilotage.worlds.agents import Agent, Ask, agent_of, direct
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import Session, SessionError
 
@@ -107,14 +107,15 @@ def play(
     *,
     writer: Writer | Callable[[Start, int], Writer],
     show: Show,
-    agent: Agent | None = None,
+    agent: Agent | str | None = None,
     read: Callable[[Start, int, Turn], str] | None = None,
     limits: Limits | None = None,
     open_session: Open = open_in_process,
 ) -> Iterator[Episode]:
     """The episodes, each when it is over. `writer` may depend on the start and the number of the turn, from 0.
 
-    `agent` None is the world's own (its attribute `agent`), or `direct`. `read` says what the world is told of an
+    `agent` None is the world's own (its attribute `agent`), or `direct`; a name is that of one which the start's world
+    offers (`pilotage.worlds.agents.agents_of`). `read` says what the world is told of an
     answer; None tells it all, the view's prefill included.
 
     A session that raises is an end of its own, tried `limits.num_tries` times from the start; an engine that fails on a
@@ -199,7 +200,7 @@ class _Running:
     """An episode under way."""
 
     start: Start
-    agent: Agent | None
+    agent: Agent | str | None
     read: Callable[[Start, int, Turn], str] | None
     limits: Limits
     open_session: Open
@@ -216,7 +217,11 @@ class _Running:
         self.turns, self.num_tries = [], self.num_tries + 1
         try:
             self._session = _Recorder(self.open_session(self.start))
-            agent = self.agent or getattr(get_world(self.start.example.world), "agent", direct)
+            world = get_world(self.start.example.world)
+            if isinstance(self.agent, str):
+                agent = agent_of(world, self.agent)
+            else:
+                agent = self.agent or getattr(world, "agent", direct)
             self._asking = agent(self._session, self.start.role or _first_role(self.start))
             self._next(lambda: next(self._asking))
         except PilotageError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pilotage.errors import PilotageError, meant
 from pilotage.records import Observation
 from pilotage.worlds.world import Session
 
@@ -32,3 +33,18 @@ def direct(session: Session, role: str) -> Generator[Ask, str, None]:
     """One role, asked until the world has nothing more to show; each answer goes to the world as it is."""
     while (seen := session.observe()) is not None:
         session.act((yield Ask(role=role, seen=seen)))
+
+
+def agents_of(world: Any) -> Mapping[str, Agent]:
+    """Name -> agent of all that may play in this world: `direct`, and those of its attribute `agents`, if any."""
+    return {direct.__name__: direct, **getattr(world, "agents", {})}
+
+
+def agent_of(world: Any, name: str) -> Agent:
+    """The agent of this name. Raises PilotageError for one that the world does not offer."""
+    known = agents_of(world)
+    if name not in known:
+        raise PilotageError(
+            f"{world.name} has no agent {name!r}; there are {', '.join(known)}{meant(name, known)}"
+        )
+    return known[name]

@@ -28,6 +28,7 @@ from pilotage.records import Condition, Example, Measure, Observation, Outcome, 
 from pilotage.worlds import drawing
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.grid import Cell, shorten
+from pilotage.worlds.grids.agents import AGENTS, TEMPERATURES
 from pilotage.worlds.grids.frozenlake import FrozenLake
 from pilotage.worlds.grids.maze import Maze
 from pilotage.worlds.grids.minibehaviour import MiniBehaviour
@@ -55,8 +56,9 @@ OPTIONS: Mapping[str, tuple[int, int]] = {
 STEP_CONDITIONS = (
     *(replace(each, views={ACT: each.views[PLAN]}) for each in CONDITIONS if PLAN in each.views),
     Condition(name="memory", title="from the picture, its own past told", views={ACT: "memory"}),
+    Condition(name="text_memory", title="from words, its own past told", views={ACT: "symbolic_memory"}),
 )
-"""Those of one plan, asked at each turn, and one more."""
+"""Those of one plan, asked at each turn, and two more."""
 
 STEP_MEASURES = (
     *MEASURES,
@@ -91,6 +93,10 @@ class StepWorld:
     usual = ("image", "text")
     """What is measured when nothing else is asked for."""
     answer_form = "block"
+    agents = AGENTS
+    """By name, those that may play in place of `direct`."""
+    temperatures = TEMPERATURES
+    """Of the decodings that these agents name."""
 
     def __init__(self, task: StepTask) -> None:
         self.task = task

@@ -56,10 +56,12 @@ def _memory(moment: Moment, prompts: PromptSet) -> View:
 
     It may have misread them: at inference there is nobody to tell the true ones.
     """
-    task = task_of(moment.example.world)
-    field = mover_field(task)
-    recitals = (read_recital(turn.text, tuple(task.facts(worked_state(task)))) for turn in moment.past)
-    return _memory_view("memory", moment, prompts, [said[field] for said in recitals if said.get(field)])
+    return _with_past(_student(moment, prompts), "memory", moment, prompts, _cells_said(moment))
+
+
+def _symbolic_memory(moment: Moment, prompts: PromptSet) -> View:
+    """The same for a reader of words."""
+    return _with_past(_symbolic(moment, prompts), "symbolic_memory", moment, prompts, _cells_said(moment))
 
 
 def _memory_true(moment: Moment, prompts: PromptSet) -> View:
@@ -67,18 +69,29 @@ def _memory_true(moment: Moment, prompts: PromptSet) -> View:
     task = task_of(moment.example.world)
     states = (turn.seen.privileged.state for turn in moment.past if turn.seen.privileged is not None)
     cells = [cell_text(task.trace(task.parse_state(state), ())[0]) for state in states if state is not None]
-    return _memory_view("memory_true", moment, prompts, cells)
+    return _with_past(_student(moment, prompts), "memory_true", moment, prompts, cells)
 
 
-def _memory_view(name: str, moment: Moment, prompts: PromptSet, cells: Sequence[str]) -> View:
-    seen = _student(moment, prompts)
+def _cells_said(moment: Moment) -> list[str]:
+    task = task_of(moment.example.world)
+    field = mover_field(task)
+    recitals = (read_recital(turn.text, tuple(task.facts(worked_state(task)))) for turn in moment.past)
+    return [said[field] for said in recitals if said.get(field)]
+
+
+def _with_past(seen: View, name: str, moment: Moment, prompts: PromptSet, cells: Sequence[str]) -> View:
+    """A view of one message with the cells of earlier turns behind its text."""
     if not cells:
         return replace(seen, name=name)
     (message,) = seen.messages
-    text, *pictures = message["content"]
+    content = message["content"]
     past = _fill("memory", moment, prompts, past=" ".join(cells))
-    content = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
-    return replace(seen, name=name, messages=[{**message, "content": content}])
+    if isinstance(content, str):
+        told: Any = f"{content}\n\n{past}"
+    else:
+        text, *pictures = content
+        told = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
+    return replace(seen, name=name, messages=[{**message, "content": told}])
 
 
 def _perception(moment: Moment, prompts: PromptSet) -> View:
@@ -158,6 +171,7 @@ student_view_with_plan = _spec(
 )
 picture_view = _spec("picture", _picture, shows_picture=True)
 memory_view = _spec("memory", _memory, shows_picture=True)
+symbolic_memory_view = _spec("symbolic_memory", _symbolic_memory, privileged=True)
 true_memory_view = _spec("memory_true", _memory_true, shows_picture=True, privileged=True)
 
 VIEWS: Mapping[str, ViewSpec] = {
@@ -175,6 +189,7 @@ VIEWS: Mapping[str, ViewSpec] = {
         student_view_with_plan,
         picture_view,
         memory_view,
+        symbolic_memory_view,
         true_memory_view,
     )
 }
