@@ -12,7 +12,7 @@ from pilotage.report.study_page import ShownTable, ShownVariant, render_study
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.validation import VALIDATION
 from pilotage.studies.costs import GOAL_SHARE, curve_of, rows_per_step
-from pilotage.studies.study import Study, StudyTable, Variant, run_folder
+from pilotage.studies.study import Study, StudyTable, Variant
 from pilotage.studies.tables import interval_of, is_measured, outcomes
 
 
@@ -49,11 +49,11 @@ def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> S
     shares = {
         kind: interval_of([list(outcomes(out, seed, variant, kind).values()) for seed in seeds])
         for kind in KINDS
-        if all(_has_rows(out, seed, variant, kind) for seed in seeds)
+        if all(_has_rows(study, out, seed, variant, kind) for seed in seeds)
     }
     curves = []
     for seed in seeds:
-        if variant.make is not None and (run_folder(out, seed, variant.folder) / VALIDATION).exists():
+        if variant.make is not None and (study.folder(out, seed, variant.folder) / VALIDATION).exists():
             rows = rows_per_step(out, seed, variant)
             curves.append([(row["step"] * rows, row["macro"]) for row in curve_of(out, seed, variant)])
     return ShownVariant(
@@ -64,8 +64,8 @@ def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> S
     )
 
 
-def _has_rows(out: Path, seed: int, variant: Variant, kind: str) -> bool:
-    return rows_path(run_folder(out, seed, variant.folder), variant.stage, kind).exists()
+def _has_rows(study: Study, out: Path, seed: int, variant: Variant, kind: str) -> bool:
+    return rows_path(study.folder(out, seed, variant.folder), variant.stage, kind).exists()
 
 
 def _goal(study: Study, out: Path, seeds: Sequence[int]) -> float | None:
