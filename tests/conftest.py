@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pages import CHROMIUM, CHROMIUM_ARGS
+
 # No deadline: the first example of a test may pay for an import or a compilation. The same cases every time: what was
 # green stays green until something changes.
 settings.register_profile(
@@ -33,18 +35,6 @@ settings.register_profile("search", settings.get_profile("pilotage"), derandomiz
 # For `make fuzz`: as many cases as a release is tried with, in the tests that leave their number to the profile.
 settings.register_profile("deep", settings.get_profile("search"), max_examples=100_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pilotage"))
-
-CHROMIUM = Path(os.environ.get("PILOTAGE_CHROMIUM", "/usr/bin/chromium"))
-CHROMIUM_ARGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(autouse=True, scope="module")

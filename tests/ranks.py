@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
+
+from children import context
 
 NUM_RANKS = 2
 Rank = Callable[[int, str], None]
@@ -17,15 +19,20 @@ Rank = Callable[[int, str], None]
 
 def on_ranks(run_rank: Rank, folder: Path) -> None:
     """Runs `run_rank` on every rank; raises if one of them fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_run, args=(run_rank, str(folder), port), nprocs=NUM_RANKS, join=True)
+    # The ranks meet at a store of this process, on a port that the system chose: no other test can take it in between.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torch.multiprocessing.start_processes(
+        _run,
+        args=(run_rank, str(folder), store.port),
+        nprocs=NUM_RANKS,
+        start_method=context.get_start_method(),
+    )
 
 
 def _run(rank: int, run_rank: Rank, folder: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     torch.set_num_threads(1)
     run_rank(rank, folder)
     torch.distributed.barrier()

@@ -280,7 +280,7 @@ def nursery(url: str, out: Path) -> Iterator[Callable[[], str]]:
     """A function that gives NURSERY's next line, and starts a life when the last one has ended."""
     process = subprocess.Popen(
         [sys.executable, "-c", NURSERY, url, str(out)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill_run import rows_of, tiny_examples
+from distill_run import tiny_examples
+from grpo_run import answer, right_and_wrong, run, tiny
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
-from pilotage.records import Rollout
 from pilotage.report.curves import PANELS, panels
-from pilotage.rollouts import ReplayEngine
 from pilotage.train.grpo import FIGURES, GrpoTrainer, run_grpo
-from pilotage.train.grpo_config import GrpoConfig
 from pilotage.train.step.scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
 from pilotage.worlds.grids.views import reference_answer, student_view
-from tiny import tiny_backbone, written
+from tiny import tiny_backbone
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,40 +25,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def tiny(**changes: Any) -> GrpoConfig:
-    settings: dict[str, Any] = {
-        "steps": 2,
-        "prompts_per_step": 2,
-        "samples_per_prompt": 2,
-        "max_new_tokens": 120,
-        "prompts": "brief",
-        "lr": 1e-3,
-        "micro_batch_size": 2,
-        "format_reward": 0.1,
-        "checkpoint_every": 1,
-    }
-    return GrpoConfig(**(settings | changes))
-
-
-def answer(example: Any, text: str) -> Rollout:
-    return written(tiny_backbone(), example.id, text)
-
-
-def right_and_wrong() -> ReplayEngine:
-    """Of each example in turn the reference answer, and one that cannot be read."""
-    return ReplayEngine(
-        rollout
-        for example in tiny_examples()
-        for rollout in (answer(example, reference_answer(example, "student")), answer(example, "<answer>?"))
-    )
-
-
-def run(config: GrpoConfig, run_dir: Path, engine: Any = None, on_step: Any = None) -> list[dict[str, Any]]:
-    backbone = tiny_backbone()
-    run_grpo(config, backbone, tiny_examples(), run_dir, engine=engine, on_step=on_step)
-    return rows_of(run_dir)
 
 
 def test_the_judge_rewards_and_the_log_tells_it(tmp_path):

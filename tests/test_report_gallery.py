@@ -13,13 +13,14 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
-from pilotage.report.folder import RunFolder, read_run
+from pilotage.report.folder import read_run
 from pilotage.report.gallery import LEVELS_A_CHUNK, MAX_STEPS, Gallery, make_gallery, prompt_text
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import Source, make_sources, run_names
 from pilotage.report.tiles import ALPHABET, kinds_text
 from pilotage.report.verdicts import verdict_class
 from pilotage.worlds import TASKS, get_task
+from report_parts import run_of
 from synthetic_run import write_many_rows
 
 
@@ -49,10 +50,6 @@ def verdict(
         "num_executed": num_executed,
         "reason": reason or ("success" if success else "not_reached"),
     }
-
-
-def run_of(stages: dict[str, dict[str, list[dict[str, Any]]]], path: str = "runs/one") -> RunFolder:
-    return RunFolder(path=Path(path), config={}, summary={}, metrics={}, rows=stages, problems=())
 
 
 def sources_of(**stages: list[dict[str, Any]]) -> list[Source]:
