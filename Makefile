@@ -14,6 +14,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 TORCH_INDEX ?=
 PIP_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# Processes that share the tests' files among them; each computes with one thread.
+WORKERS ?= 2
+
 # Spinning OpenMP threads starve each other on a busy machine with two cores (measured: 16 times slower).
 export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -44,8 +47,8 @@ lint: setup  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: lint  ## ruff, pyright and every test
-	$(BIN)/python -m pytest $(ARGS)
+test: lint  ## ruff, pyright and every test, in WORKERS processes (2; 0 is none beside pytest's own)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup  ## every benchmark, each against a peer in the same run
 	@for script in benchmarks/[a-z]*.py; do \

@@ -2,9 +2,9 @@
 
     python benchmarks/grading_errors.py
 
-`tests/grading_pairs.jsonl` holds pairs made by hand, of two dozen kinds and in both directions. A third of them was put
-aside before the grader was mended, and what became of it was not looked at while it was. A false success is a wrong
-answer that counts, a false failure a right one that does not; with 95 % Wilson intervals.
+`tests/grading_pairs.jsonl` holds pairs made by hand, of two dozen kinds and in both directions. A third of them
+was put aside before the grader was mended, and what became of it was not looked at while it was. A false success is
+a wrong answer that counts, a false failure a right one that does not; with 95 % Wilson intervals.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from conftest import CHROMIUM, CHROMIUM_ARGS  # pyright: ignore[reportMissingImports]
+from pages import CHROMIUM, CHROMIUM_ARGS  # pyright: ignore[reportMissingImports]
 from pilotage.report import write_report
 from pilotage.report.gallery import parse_row
 from pilotage.worlds.drawing import render_png

@@ -1,6 +1,7 @@
 """One small distillation run, for tests and for the processes that they start (and kill).
 
 python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP] [--routed]
+python tests/distill_run.py RUN_DIR --then-routed RUN_DIR
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from pilotage.backbones.load import Backbone
 from pilotage.data.examples import make_example
 from pilotage.distill.divergences import ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.distill.routes import Route, Router
 from pilotage.distill.spans import MgsdLayout
-from pilotage.records import Example
+from pilotage.records import Example, Rollout
+from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.sources import FromDataSet, FromStudent, on_policy_share
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy
 from pilotage.worlds import get_task
-from tiny import tiny_backbone
+from pilotage.worlds.grids.views import reference_answer
+from tiny import tiny_backbone, written
 
 TASKS = ("frozenlake", "maze")
 
@@ -98,17 +102,50 @@ def rows_of(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if "time" not in name} for row in rows]
 
 
+def other_weights() -> Backbone:
+    backbone = tiny_backbone()
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return backbone
+
+
+def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine:
+    """The reference answers, the first without its last four tokens where that is asked for."""
+    return ReplayEngine(
+        [
+            written(
+                backbone,
+                example.id,
+                reference_answer(example, "student"),
+                keep=-4 if break_first and number == 0 else None,
+            )
+            for number, example in enumerate(tiny_examples())
+        ]
+    )
+
+
+def replay(texts: dict[str, tuple[int, ...]], *, finished: bool = True) -> ReplayEngine:
+    backbone = tiny_backbone()
+    return ReplayEngine(
+        Rollout(example_id=name, token_ids=ids, text=backbone.decode(ids), finished=finished)
+        for name, ids in texts.items()
+    )
+
+
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--kill-before-publishing", type=int)
     parser.add_argument("--routed", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--then-routed", type=Path, help="the folder of a second run, which is routed")
+    arguments = parser.parse_args(options)
     torch.set_num_threads(1)
 
     def on_step(row: dict[str, Any]) -> None:
@@ -123,13 +160,17 @@ def main() -> None:
         publish(written, target)
 
     checkpoints.publish = publish_or_die
-    distill(
-        routed_config() if arguments.routed else tiny_config(**RESUMED),
-        student=tiny_backbone(),
-        examples=tiny_examples(),
-        run_dir=arguments.run_dir,
-        on_step=on_step,
-    )
+    runs = [(arguments.run_dir, arguments.routed)]
+    if arguments.then_routed:
+        runs.append((arguments.then_routed, True))
+    for run_dir, is_routed in runs:
+        distill(
+            routed_config() if is_routed else tiny_config(**RESUMED),
+            student=tiny_backbone(),
+            examples=tiny_examples(),
+            run_dir=run_dir,
+            on_step=on_step,
+        )
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
+
+from children import context
 
 NUM_RANKS = 2
 PATIENCE_S = 600
@@ -20,11 +22,14 @@ Rank = Callable[[int, str], None]
 
 def on_ranks(run_rank: Rank, folder: Path) -> None:
     """Runs `run_rank` on every rank; raises if one of them fails, or if they seem to wait for each other for ever."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = torch.multiprocessing.spawn(
-        _run, args=(run_rank, str(folder), port), nprocs=NUM_RANKS, join=False
+    # The ranks meet at a store of this process, on a port that the system chose: no other test can take it in between.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = torch.multiprocessing.start_processes(
+        _run,
+        args=(run_rank, str(folder), store.port),
+        nprocs=NUM_RANKS,
+        join=False,
+        start_method=context.get_start_method(),
     )
     assert ranks is not None, "they run beside this process"
     deadline_s = time.monotonic() + PATIENCE_S
@@ -38,6 +43,7 @@ def on_ranks(run_rank: Rank, folder: Path) -> None:
 def _run(rank: int, run_rank: Rank, folder: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     torch.set_num_threads(1)
     run_rank(rank, folder)
     torch.distributed.barrier()

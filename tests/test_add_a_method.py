@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from distill_run import rows_of, tiny_examples
+from distill_run import other_weights, references, rows_of, tiny_examples
 from pilotage.errors import PilotageError
 from pilotage.runs.runner import run_recipe
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
 from pilotage.views import ViewSpec, forget_view, register_view, view_names, view_of
 from pilotage.worlds.grids.views import VIEWS
-from test_answer_leak import other_weights, references
 from tiny import tiny_backbone
 
 PAGE = Path(__file__).parent.parent / "docs" / "add-a-method.md"

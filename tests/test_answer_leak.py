@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_run import rows_of, tiny_config, tiny_examples
+from distill_run import other_weights, references, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.encode import encode_with_response
 from pilotage.backbones.load import Backbone
 from pilotage.distill.divergences import ForwardKL, ReverseKL
@@ -17,40 +17,15 @@ from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import opsd_stage, vigos_stage
 from pilotage.records import View
-from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
 from pilotage.train.step.readers import Readers
 from pilotage.worlds.grids.views import VIEWS, reference_answer
-from tiny import tiny_backbone, written
+from tiny import tiny_backbone
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
 NUM_EXAMPLES, NUM_WRONG = 4, 3
-
-
-def other_weights() -> Backbone:
-    backbone = tiny_backbone()
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in backbone.model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return backbone
-
-
-def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine:
-    """The reference answers, the first without its last four tokens where that is asked for."""
-    return ReplayEngine(
-        [
-            written(
-                backbone,
-                example.id,
-                reference_answer(example, "student"),
-                keep=-4 if break_first and number == 0 else None,
-            )
-            for number, example in enumerate(tiny_examples())
-        ]
-    )
 
 
 def leak_of(config: DistillConfig, *, teacher: Backbone | None = None, break_first: bool = False) -> Leak:

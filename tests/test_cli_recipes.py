@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,15 @@ def test_a_dry_run_of_supervised_stages_tells_what_rows_teach(capsys):
     assert capsys.readouterr().out == first + answers
 
 
-def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, capsys):
+def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, capsys, monkeypatch):
+    from pilotage.runs import measurement
+
+    examples_of = measurement.examples_of
+    monkeypatch.setattr(
+        measurement,
+        "examples_of",
+        lambda measured, split: examples_of(replace(measured, num_train=20), split),
+    )
     few = ["--recipe", "nano_visual_sft", "--steps", "1"]
     for stage in ("stage1", "sft_answers"):
         rows = ["--set", f"{stage}.batch_size=6", "--set", f"{stage}.micro_batch_size=3"]

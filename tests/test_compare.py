@@ -11,36 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from judged_rows import row
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import bootstrap_mean
 from pilotage.evaluate.compare import compare, excludes_zero, mcnemar_p
 from pilotage.evaluate.jsonl import write_jsonl
 
-LAKE = {"map": ["SF", "FG"]}
 MAZE = {"start": [1, 0], "target": [2, 0], "walls": [[7, 3, 9], [7, 9, 12], [7, 2, 10]]}
-
-
-def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image", **more: Any) -> Any:
-    verdict = {
-        "parsed": True,
-        "illegal": False,
-        "success": success,
-        "optimal": success,
-        "num_executed": 2,
-        "reason": "success" if success else "not_reached",
-    }
-    return {
-        "id": id_,
-        "kind": kind,
-        "task": task,
-        "level": 2,
-        "state": LAKE,
-        "response": "",
-        "outcome": verdict,
-        "right": {"Size": success},
-        "error": None,
-    } | more
 
 
 def rows(marks: str, **more: Any) -> list[Any]:

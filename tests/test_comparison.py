@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pilotage.runs.measurement import examples_of
 from pilotage.studies import comparison
 from pilotage.studies import costs as study_costs
 from pilotage.studies import extras as study_extras
+from pilotage.studies import tables as study_tables
 from pilotage.studies.comparison import ESTIMATOR_SWITCHES, ESTIMATORS, METHODS, PRIOR, VIGOS_PARTS
 from pilotage.studies.costs import cost_table
 from pilotage.studies.prior import prior_table
@@ -120,6 +122,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (comparison, "NUM_VAL", 2),
         (comparison, "VALIDATE_EVERY", 1),
         (comparison, "MAX_NEW_TOKENS", 24),
+        (study_tables, "bounds", partial(study_tables.bounds, num_resamples=100)),
         (study_extras, "NUM_PRIOR_PAIRS", 2),
         (study_extras, "NUM_PROBED", 2),
         (study_extras, "NUM_WRONG", 1),

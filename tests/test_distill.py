@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill_run import tiny_config, tiny_examples
+from distill_run import replay, tiny_config, tiny_examples
 from pilotage.backbones.encode import PromptTooLongError
 from pilotage.backbones.load import Backbone, LoraSettings, with_lora
 from pilotage.distill.divergences import JSD, DropCap, ForwardKL, ReverseKL
@@ -67,14 +67,6 @@ def metrics_of(
         on_step=rows.append,
     )
     return rows[-1]
-
-
-def replay(texts: dict[str, tuple[int, ...]], *, finished: bool = True) -> ReplayEngine:
-    backbone = tiny_backbone()
-    return ReplayEngine(
-        Rollout(example_id=name, token_ids=ids, text=backbone.decode(ids), finished=finished)
-        for name, ids in texts.items()
-    )
 
 
 def reference_ids(example: Example, view: str = "student") -> tuple[int, ...]:

@@ -168,7 +168,7 @@ def test_a_finished_run_needs_no_server(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, told: str
 ) -> None:
-    assert main(arguments.replace("NOWHERE", str(tmp_path)).split()) == 2
+    assert main([*arguments.replace("NOWHERE", str(tmp_path)).split(), "--num", "2"]) == 2
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
 
@@ -280,7 +280,7 @@ def nursery(url: str, out: Path) -> Iterator[Callable[[], str]]:
     """A function that gives NURSERY's next line, and starts a life when the last one has ended."""
     process = subprocess.Popen(
         [sys.executable, "-c", NURSERY, url, str(out)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.worlds.questions.question import make_question, question_of
-from test_vqa_distill import answers, questions
+from question_run import answers, questions
 
 
 def measured(asked: list[Example], out: Path, engine: Any = None) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from judged_rows import row
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
@@ -18,7 +19,6 @@ from pilotage.evaluate.strata import success_curves
 from pilotage.worlds import TASKS, get_task
 from planted import PlantedEngine, misreadable
 from synthetic_run import make_examples
-from test_compare import row
 
 EXAMPLES = misreadable(make_examples(70, seed=11))
 MISREAD, MISPLAN = 0.4, 0.2

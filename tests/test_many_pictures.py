@@ -18,7 +18,7 @@ from pilotage.rollouts.serve_chat import MAX_IMAGES, RequestError, parse_chat
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.step.scoring import encode_rollouts, predicting_states, score_rows, take_rows
 from pilotage.views.variants import cropped, varied
-from test_backbones import stock_directory
+from stock_models import stock_directory
 from tiny import enliven, generate, image_view, picture, png, text_view, tiny_backbone
 
 NAMES = ["none", "one", "three"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,12 @@ from pilotage.cli.main import main
 from pilotage.evaluate import rows_path, summarise
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.report import write_report
+from report_parts import Cell, page_cell, page_rows
 from synthetic_run import write_run
 
 KINDS = ("image", "text", "perception")
 STAGES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 TASKS = {"frozenlake": "FrozenLake", "maze": "Maze", "minibehaviour": "MiniBehaviour"}
-
-Cell = tuple[float, int, int]
-"""Mean to a tenth, and both ends of the interval, as the commands round them."""
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +30,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run_dir: Path) -> str:
     return write_report(run_dir).read_text()
-
-
-def page_rows(page: str, section: str, table: int = 0) -> list[list[str]]:
-    """Text of every cell of a section's table; cells that span rows stand in each of them."""
-    content = page.partition(f'<section id="{section}"')[2].partition("</section>")[0]
-    body = re.findall(r"<table.*?</table>", content, re.DOTALL)[table]
-    rows: list[list[str]] = []
-    spanning: list[str] = []
-    for line in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL):
-        cells = re.findall(r"<(t[hd])([^>]*)>(.*?)</t[hd]>", line, re.DOTALL)
-        texts = [" ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split()) for _, _, text in cells]
-        if cells[0][0] == "th" and 'scope="rowgroup"' in cells[0][1]:
-            spanning = texts[:1]
-            texts = texts[1:]
-        rows.append([*spanning, *texts])
-    return rows
-
-
-def page_cell(text: str) -> Cell:
-    """`97.0 93–99.7` and `+2.0 −1 to +5`."""
-    numbers = [
-        float(number) for number in re.findall(r"[+-]?[\d.]+", text.replace("−", "-").replace("–", " "))
-    ]
-    return numbers[0], round(numbers[1]), round(numbers[2])
 
 
 def told_cells(line: str) -> list[Cell]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from judged_rows import row
 from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import bootstrap_mean
 from pilotage.evaluate.passk import default_ks, pass_at_k, passk
-from test_compare import row
 
 
 def sampled(*marks: str, task: str = "frozenlake", **more: Any) -> list[Any]:

@@ -12,30 +12,14 @@ from typing import Any
 import pytest
 
 from pilotage.errors import PilotageError
-from pilotage.play import PlayServer, Reply
+from pilotage.play import PlayServer
 from pilotage.play.game import ask_model, judge_plan_text, new_level, own_level
 from pilotage.play.server import MAX_BODY_BYTES
-from pilotage.records import Example
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.task import TextMaps
+from scripted import Scripted
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
-
-
-class Scripted:
-    """A model at the table that knows the reference, or says what it was told to."""
-
-    name = "<b>scripted</b>\u202e"
-
-    def __init__(self, text: str | None = None) -> None:
-        self.text = text
-
-    def answer(self, example: Example, view: str) -> Reply:
-        if self.text == "raise":
-            raise RuntimeError("secret detail")
-        text = reference_answer(example, "student") if self.text is None else self.text
-        return Reply(text=text, finished=True, seconds=0.25)
 
 
 @pytest.fixture(scope="module")

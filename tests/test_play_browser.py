@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pages import CONTRAST, drawn, until
 from pilotage.play import PlayServer
 from pilotage.play.game import ask_model
-from test_play import Scripted
-from test_report_browser import CONTRAST, drawn, until
+from scripted import Scripted
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=//x.invalid/a onerror='window.hurt=1'>\u202e"
 MISREAD = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\n<answer>R R</answer>"

@@ -16,7 +16,7 @@ from pilotage.records import Rollout, View
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_setup import checkpoint_activations
 from pilotage.train.step.scoring import can_share_prefix, encode_rollouts, predicting_states
-from test_backbones import stock_directory
+from stock_models import stock_directory
 from tiny import enliven, generate, image_view, picture, png, text_view, tiny_backbone
 
 

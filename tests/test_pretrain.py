@@ -48,8 +48,19 @@ def small(out: Path) -> PretrainConfig:
     )
 
 
-def test_a_run_that_was_killed_ends_in_the_same_weights(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(nano_pretrain.vocabulary_texts(0))
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+    """The vocabulary's texts are made once, and what is recalled is not measured."""
+    monkeypatch.setattr(nano_pretrain, "vocabulary_texts", lambda seed: texts)
     monkeypatch.setattr(nano_pretrain, "recall", lambda *_: {})
+
+
+def test_a_run_that_was_killed_ends_in_the_same_weights(plain, tmp_path, monkeypatch):
     whole = load_file(pretrain(small(tmp_path / "whole")) / "model.safetensors")
     step = nano_pretrain._step
 
@@ -67,8 +78,7 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_folder_keeps_the_settings_it_began_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(nano_pretrain, "recall", lambda *_: {})
+def test_a_folder_keeps_the_settings_it_began_with(plain, tmp_path):
     pretrain(replace(small(tmp_path), steps=1))
     with pytest.raises(PilotageError, match="other settings"):
         pretrain(replace(small(tmp_path), steps=1, seed=1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import distill_run
 from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examples
 from pilotage.errors import PilotageError
 from pilotage.train.distill import distill
@@ -17,25 +18,24 @@ from pilotage.train.distill_config import DistillConfig
 from pilotage.train.step.order import ExampleOrder
 from tiny import tiny_backbone
 
-SCRIPT = Path(__file__).parent / "distill_run.py"
+SCRIPT = Path(distill_run.__file__)
 
 
-def on_two_ranks(run_dir: Path, *options: str) -> Path:
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of two runs on two ranks, one after the other: with one route, and with several."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = {"plain": folder / "plain", "routed": folder / "routed"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(run_dir), *options],
+        [sys.executable, *launcher, str(SCRIPT), str(runs["plain"]), "--then-routed", str(runs["routed"])],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return run_dir
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return on_two_ranks(tmp_path_factory.mktemp("ranks"))
+    return runs
 
 
 def check_traces(two_ranks: Path, config: DistillConfig, tmp_path: Path) -> None:
@@ -54,14 +54,13 @@ def check_traces(two_ranks: Path, config: DistillConfig, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_ranks_have_the_loss_trace_of_one(two_ranks, tmp_path):
-    check_traces(two_ranks, tiny_config(**RESUMED), tmp_path)
+    check_traces(two_ranks["plain"], tiny_config(**RESUMED), tmp_path)
 
 
 @pytest.mark.slow
-def test_so_they_have_with_several_routes_two_sources_and_a_moving_teacher(tmp_path):
-    two_ranks = on_two_ranks(tmp_path / "two", "--routed")
-    check_traces(two_ranks, routed_config(), tmp_path / "one")
-    rows = rows_of(two_ranks)
+def test_so_they_have_with_several_routes_two_sources_and_a_moving_teacher(two_ranks, tmp_path):
+    check_traces(two_ranks["routed"], routed_config(), tmp_path)
+    rows = rows_of(two_ranks["routed"])
     assert all(sum(row[f"route/{name}/tokens"] for row in rows) > 0 for name in ("seen", "told", "broken"))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,6 +25,7 @@ from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import make_sources
 from pilotage.report.svg import nice_ticks, tag
 from pilotage.report.text import duration, p_value, percent, points, visible, visible_ends
+from report_parts import chunks_of
 from synthetic_run import write_run
 
 KINDS = kind_titles(["image", "text", "perception"])
@@ -89,12 +88,6 @@ def repr_short(content: bytes) -> str:
 
 def page_of(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
-
-
-def chunks_of(page: str) -> list[dict[str, Any]]:
-    """The page's levels, as the browser would unpack them."""
-    packed = re.findall(r'<script type="text/plain" id="chunk-\d+">([^<]*)</script>', page)
-    return [json.loads(zlib.decompress(base64.b64decode(text))) for text in packed]
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

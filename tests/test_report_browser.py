@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from pages import CONTRAST, drawn, until
 from pilotage.report import write_report
 from pilotage.report.study_page import ShownTable, render_study
 from pilotage.worlds import get_task
 from pilotage.worlds.drawing import decode_png
+from report_parts import variant
 from synthetic_run import write_question_run, write_run, write_step_run
-from test_study_page import variant
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,6 @@ def page(chromium: Any) -> Iterator[Any]:
 
 def _local(url: str) -> bool:
     return url.startswith(("file://", "data:"))
-
-
-def until(page: Any, script: str) -> None:
-    """Waits until `script` is true. Playwright's own waiting needs `eval`, which the page's policy forbids."""
-    for _ in range(300):
-        if page.evaluate(script):
-            return
-        page.wait_for_timeout(30)
-    raise AssertionError(f"never became true: {script}")
 
 
 def opened(page: Any, url: str) -> None:
@@ -214,10 +206,6 @@ def verdict(reason: str, num_executed: int) -> dict[str, Any]:
     }
 
 
-def drawn(page: Any, which: str = "route") -> list[str | None]:
-    return [path.get_attribute("d") for path in page.locator(f".plan path[class='{which}']").all()]
-
-
 def test_the_plan_is_drawn_step_by_step(page: Any, tmp_path: Path) -> None:
     opened(page, one_answer(tmp_path, "<answer>R R D D L</answer>", verdict("success", 4)))
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5"]
@@ -300,27 +288,6 @@ def test_text_stands_out_from_its_ground(page: Any, report: str) -> None:
         page.emulate_media(color_scheme=scheme)
         contrasts = page.evaluate(CONTRAST)
         assert min(contrasts.values()) >= 4.5, (scheme, contrasts)
-
-
-CONTRAST = """() => {
-  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
-  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = (rgb) => rgb.slice(0, 3).map((v) => linear(v / 255))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
-    if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
-  const found = {};
-  for (const s of ['.headline', '.facts dt', '.lead', 'figcaption small', '.ci', '.badge.v-optimal', '.badge.v-illegal',
-      '.badge.v-not_reached', '.badge.v-unparsed', '.recital del', '.recital ins', 'summary', 'footer', '.fault',
-      '.told', '.moves .now', '.moves li', '.pairs-table .told', '.filters label', '#f-count']) {
-    const e = document.querySelector(s);
-    if (!e) continue;
-    const ink = light(parse(getComputedStyle(e).color));
-    const [a, b] = [ink, light(ground(e))].sort((x, y) => y - x);
-    found[s] = (a + 0.05) / (b + 0.05);
-  }
-  return found;
-}"""
 
 
 def test_nothing_sticks_out_sideways(page: Any, report: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
@@ -12,47 +11,10 @@ from pilotage.report.diagnosis import Diagnosis, diagnose
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.sources import make_sources
 from pilotage.report.strata import hard_examples
-from pilotage.worlds import get_task
-from pilotage.worlds.score import score
-from test_report_gallery import run_of
+from report_parts import row, run_of, scored_row
 
-STATE = {"map": ["SFF", "FHF", "FFG"]}
-RIGHT = "Size: 3. Player: (0,0). Goal: (2,2). Holes: (1,1).\n"
-GOAL_MISREAD = "Size: 3. Player: (0,0). Goal: (0,2). Holes: (1,1).\n"
 SMALL = {"map": ["SF", "FG"]}
 SMALL_RIGHT = "Size: 2. Player: (0,0). Goal: (1,1). Holes: none.\n<answer>R D</answer>"
-ANSWERS = {
-    "none": RIGHT + "<answer>R R D D</answer>",
-    "misread": GOAL_MISREAD + "<answer>R R</answer>",
-    "misplanned": RIGHT + "<answer>R D</answer>",
-    "both": GOAL_MISREAD + "<answer>L</answer>",
-    "format": RIGHT + "no plan",
-}
-
-
-def row(fault: str, number: int, **more: Any) -> dict[str, Any]:
-    return scored_row(ANSWERS.get(fault, ""), number, failed=fault == "error", **more)
-
-
-def scored_row(response: str, number: int, *, failed: bool = False, **more: Any) -> dict[str, Any]:
-    task = get_task("frozenlake")
-    scored = score(task, task.parse_state(more.get("state", STATE)), response)
-    return {
-        "id": f"lake-{number}",
-        "kind": "image",
-        "view": "student",
-        "task": "frozenlake",
-        "level": 3,
-        "difficulty": "hard",
-        "optimal_length": 4,
-        "state": STATE,
-        "response": response,
-        "outcome": None if failed else scored.as_dict(),
-        "fields": dict(scored.fields),
-        "right": dict(scored.right),
-        "finished": True,
-        "error": "down" if failed else None,
-    } | more
 
 
 def diagnosis_of(counts: dict[str, int]) -> Diagnosis:

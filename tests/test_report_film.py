@@ -18,7 +18,7 @@ from pilotage.report.verdicts import verdict_class
 from pilotage.rollouts.play import Limits
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data.steps import make_step_example
-from test_report_gallery import levels_of, run_of
+from report_parts import levels_of, run_of
 
 LAKE = {"map": ["SFF", "FHF", "FFG"]}
 

@@ -13,13 +13,14 @@ import pytest
 
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
-from pilotage.report.folder import RunFolder, read_run
-from pilotage.report.gallery import LEVELS_A_CHUNK, MAX_STEPS, Gallery, make_gallery, prompt_text
+from pilotage.report.folder import read_run
+from pilotage.report.gallery import LEVELS_A_CHUNK, MAX_STEPS, make_gallery, prompt_text
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import Source, make_sources, run_names
 from pilotage.report.tiles import ALPHABET, kinds_text
 from pilotage.report.verdicts import verdict_class
 from pilotage.worlds import TASKS, get_task
+from report_parts import levels_of, run_of
 from synthetic_run import write_many_rows
 
 
@@ -51,17 +52,8 @@ def verdict(
     }
 
 
-def run_of(stages: dict[str, dict[str, list[dict[str, Any]]]], path: str = "runs/one") -> RunFolder:
-    return RunFolder(path=Path(path), config={}, summary={}, metrics={}, rows=stages, problems=())
-
-
 def sources_of(**stages: list[dict[str, Any]]) -> list[Source]:
     return make_sources([run_of({stage: {"image": rows} for stage, rows in stages.items()})])
-
-
-def levels_of(gallery: Gallery) -> list[dict[str, Any]]:
-    unpacked = [json.loads(zlib.decompress(base64.b64decode(chunk))) for chunk in gallery.chunks]
-    return [level for chunk in unpacked for level in chunk["levels"]]
 
 
 def packed(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report import write_tables
 from pilotage.report.tables import FORMS, Cell, Table, as_csv, as_latex, as_markdown, guard_formula
-from test_report_diagnosis import row
+from report_parts import row
 
 HOSTILE = (
     '=HYPERLINK("http://x.invalid")|<script>alert(1)</script>\\input{/etc/passwd}%_&$#{}~^\n**b** \u202e'

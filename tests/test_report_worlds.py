@@ -25,10 +25,9 @@ from pilotage.report.sources import make_sources
 from pilotage.report.text import figure, percent
 from pilotage.report.verdicts import verdict_class, verdict_text
 from pilotage.worlds.registry import forget_world, register_world
+from report_parts import chunks_of, page_cell, page_rows
+from report_parts import row as lake_row
 from synthetic_run import write_question_run, write_step_run
-from test_page_agrees import page_cell, page_rows
-from test_report import chunks_of
-from test_report_diagnosis import row as lake_row
 
 
 @pytest.fixture(scope="module")

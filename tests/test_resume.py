@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import distill_run
+from children import run_child
 from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.errors import PilotageError
@@ -22,8 +21,6 @@ from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import AdapterOff
 from tiny import tiny_backbone
-
-SCRIPT = Path(__file__).parent / "distill_run.py"
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +36,8 @@ def run_in_process(run_dir: Path) -> Path:
 
 
 def killed(run_dir: Path, *arguments: str) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(run_dir), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, printed = run_child(distill_run.main, [str(run_dir), *arguments], folder=run_dir.parent)
+    assert code == -signal.SIGKILL, printed
 
 
 @pytest.fixture(scope="module")

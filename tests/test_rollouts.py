@@ -24,7 +24,7 @@ from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
 from pilotage.rollouts.engine import sampling_noise
 from pilotage.rollouts.transformers_engine import TransformersEngine, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
-from test_backbones import stock_directory
+from stock_models import stock_directory
 from tiny import enliven, generate, image_view, mixed_views, picture, png, text_view, tiny_backbone
 
 IDS = ["a", "b", "c", "d", "e"]

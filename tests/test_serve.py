@@ -235,7 +235,8 @@ def begin(url: str, **more: Any) -> socket.socket:
 
 
 def test_who_hangs_up_while_waiting_is_not_decoded(slow: Slow) -> None:
-    # On a busy machine the queue may fill with the probes themselves before a hang-up is seen: three tries.
+    # On a busy machine the probes themselves may fill the queue before a hang-up is seen, or hang up before one of
+    # them is refused: three tries.
     assert any(waiting_ones_are_let_go(slow) for _ in range(3))
 
 
@@ -245,16 +246,16 @@ def waiting_ones_are_let_go(slow: Slow) -> bool:
 
         def is_taken_in() -> bool:
             try:
-                return chat(http, url, seed=9, temperature=1, timeout=0.2).status_code != 429
+                return chat(http, url, seed=9, temperature=1, timeout=0.5).status_code != 429
             except httpx2.ReadTimeout:
                 return True
 
         slow.may_go.clear()
         waiting = [begin(url, seed=seed, temperature=1) for seed in (1, 2, 3)]  # one of them is being decoded
-        assert eventually(lambda: not is_taken_in())
+        was_full = eventually(lambda: not is_taken_in())
         for connection in waiting:
             connection.close()
-        let_go = eventually(is_taken_in)
+        let_go = was_full and eventually(is_taken_in)
         slow.may_go.set()
         if not let_go:
             return False

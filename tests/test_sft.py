@@ -6,24 +6,18 @@ import copy
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from children import run_child
 from pilotage.backbones.encode import PromptTooLongError, encode_images, encode_with_response
-from pilotage.backbones.load import LANGUAGE_LINEARS, Backbone, LoraSettings, load_backbone, make_backbone
-from pilotage.data.examples import make_example
+from pilotage.backbones.load import LANGUAGE_LINEARS, Backbone, LoraSettings, load_backbone
 from pilotage.errors import PilotageError
-from pilotage.nano.model import build_nano
-from pilotage.nano.tokenizer import build_nano_tokenizer
-from pilotage.records import Example
 from pilotage.train import sft_trainer
 from pilotage.train.sft import SftConfig, lr_factor, run_sft
 from pilotage.train.sft_rows import (
@@ -35,38 +29,16 @@ from pilotage.train.sft_rows import (
     cut_where_padding_is_least,
     encode_rows,
 )
-from pilotage.worlds import TASKS
 from pilotage.worlds.grids.views import VIEWS, reference_answer
-from tiny import TINY
-
-NUM_EXAMPLES = 12
-
-
-def some_examples() -> list[Example]:
-    rng = np.random.default_rng(5)
-    levels = {"frozenlake": 3, "maze": 3, "minibehaviour": 5}
-    return [
-        make_example(task, task.generate(levels[task.name], rng), "train")
-        for task in TASKS
-        for _ in range(NUM_EXAMPLES // len(TASKS))
-    ]
-
-
-EXAMPLES = some_examples()
-TEXTS = [reference_answer(e, name) for e in EXAMPLES for name in VIEWS] + [
-    str(message["content"])
-    for e in EXAMPLES
-    for view in VIEWS.values()
-    for message in view(e, "brief").messages
-]
-CONFIG = SftConfig(
-    prompts="brief", steps=6, batch_size=9, micro_batch_size=4, peak_lr=3e-3, checkpoint_every=2, seed=7
+from sft_run import (
+    CONFIG,
+    DROPOUT,
+    EXAMPLES,
+    KILLED_AT,
+    fresh,
+    killed_run,
 )
-
-
-def fresh() -> Backbone:
-    tokenizer = build_nano_tokenizer(TEXTS, min_count=1)
-    return make_backbone(*build_nano(TINY, tokenizer, seed=3), name="tiny")
+from tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -401,30 +373,11 @@ def test_the_trainer_is_trls(backbone: Backbone, tmp_path: Path):
 
 # -- being killed -----------------------------------------------------------------------------------------------------
 
-# The last line of the step is written, the checkpoint of step 2 is whole, that of step 4 is not begun.
-KILLED_AT = 3
-
-DROPOUT = replace(CONFIG, lora=LoraSettings(rank=2, alpha=4, dropout=0.3), pixel_noise=0.02)
-
-
-def kill_myself(step: int, _: int, __: dict[str, float]) -> None:
-    if step == KILLED_AT:
-        signal.raise_signal(signal.SIGKILL)
-
 
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path: Path):
     whole = run_sft(DROPOUT, fresh(), EXAMPLES, tmp_path / "whole")
-    script = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path; import test_sft as t; "
-        "t.run_sft(t.DROPOUT, t.fresh(), t.EXAMPLES, Path(sys.argv[1]), t.kill_myself)"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "killed")],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    code, printed = run_child(killed_run, tmp_path / "killed", folder=tmp_path)
+    assert code == -signal.SIGKILL, printed
     assert [row["step"] for row in trace(tmp_path / "killed")] == [1, 2, 3]
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "stage1", "st')  # as if the kill had come in the middle of a line

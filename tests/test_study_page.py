@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.study_page import ShownTable, ShownVariant, render_study, ways_chart
-
-
-def share(mean: float) -> Interval:
-    return Interval(mean=mean, low=mean - 0.05, high=mean + 0.05, n=100)
-
-
-def variant(title: str, *ends: float, reference: bool = False) -> ShownVariant:
-    return ShownVariant(
-        title=title,
-        shares={"image": share(0.5), "text": share(0.9)},
-        curves=[[(0, 0.1), (100, 0.2), (200, end)] for end in ends],
-        is_reference=reference,
-    )
+from report_parts import share, variant
 
 
 def page(*variants: ShownVariant, lines: list[list[str]] | None = None) -> str:

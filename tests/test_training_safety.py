@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import test_sft
-from distill_run import rows_of, tiny_config, tiny_examples
+import sft_run
+from distill_run import replay, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
@@ -30,7 +30,6 @@ from pilotage.train.distill import distill
 from pilotage.train.dry_run import dry_run
 from pilotage.train.movement import expects_rounding
 from pilotage.train.sft import run_sft
-from test_distill import replay
 from tiny import tiny_backbone
 
 
@@ -50,7 +49,7 @@ def distilled(run_dir: Path, **more: Any) -> Path:
 
 
 def tuned(run_dir: Path, **more: Any) -> Path:
-    return run_sft(replace(test_sft.CONFIG, **more), test_sft.fresh(), test_sft.EXAMPLES, run_dir)
+    return run_sft(replace(sft_run.CONFIG, **more), sft_run.fresh(), sft_run.EXAMPLES, run_dir)
 
 
 def pretrained(run_dir: Path) -> None:
@@ -273,8 +272,8 @@ def test_full_fine_tuning_in_bfloat16_at_a_tiny_rate_says_that_nothing_moves(
         config = tiny_config(steps=2, lr=1e-6)
         distill(config, student=in_bfloat16(), examples=tiny_examples(), run_dir=tmp_path)
     else:
-        config = replace(test_sft.CONFIG, steps=2, peak_lr=1e-6)
-        run_sft(config, in_bfloat16(), test_sft.EXAMPLES, tmp_path)
+        config = replace(sft_run.CONFIG, steps=2, peak_lr=1e-6)
+        run_sft(config, in_bfloat16(), sft_run.EXAMPLES, tmp_path)
     before, after = warnings_of(caplog)
     assert (
         "in 16 bits, and at a learning rate of 1e-06 the updates of" in before

@@ -15,19 +15,19 @@ from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
 from pilotage.recipes.methods import on_questions, vigos_question_stage
 from pilotage.records import Example, Observation
-from pilotage.rollouts import ReplayEngine
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import Mixture, encode_rows
 from pilotage.train.step.readers import Readers
-from pilotage.worlds import TASKS, get_task
+from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import FOREIGN
 from pilotage.worlds.questions.views import vqa_reference_response
-from tiny import tiny_backbone, written
+from question_run import answers, questions
+from tiny import tiny_backbone
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,27 +36,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def questions() -> list[Example]:
-    """One of each kind about each world."""
-    worlds = [(task, task.levels[0]) for task in TASKS]
-    return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
-
-
-def answers(asked: list[Example]) -> ReplayEngine:
-    """Of the questions in turn: the right answer in full, a wrong one in full, and one that breaks the form."""
-    backbone = tiny_backbone()
-    prefill = "<description>"
-    rollouts = []
-    for number, question in enumerate(asked):
-        text = vqa_reference_response(question).removeprefix(prefill)
-        if number % 3 == 1:
-            text = text[: text.index(r"\boxed")] + r"\boxed{nowhere}"
-        if number % 3 == 2:
-            text = "no idea"
-        rollouts.append(written(backbone, question.id, text))
-    return ReplayEngine(rollouts)
 
 
 def other_teacher() -> Backbone:

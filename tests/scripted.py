@@ -1,0 +1,22 @@
+"""A model for the play page."""
+
+from __future__ import annotations
+
+from pilotage.play import Reply
+from pilotage.records import Example
+from pilotage.worlds.grids.views import reference_answer
+
+
+class Scripted:
+    """A model at the table that knows the reference, or says what it was told to."""
+
+    name = "<b>scripted</b>\u202e"
+
+    def __init__(self, text: str | None = None) -> None:
+        self.text = text
+
+    def answer(self, example: Example, view: str) -> Reply:
+        if self.text == "raise":
+            raise RuntimeError("secret detail")
+        text = reference_answer(example, "student") if self.text is None else self.text
+        return Reply(text=text, finished=True, seconds=0.25)
