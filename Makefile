@@ -47,7 +47,7 @@ lint: setup  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: lint  ## ruff, pyright and every test, in WORKERS processes (2; 0 is none beside pytest's own)
+test: lint  ## ruff, pyright and every test, in WORKERS=2 processes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup  ## every benchmark, each against a peer in the same run
@@ -55,7 +55,7 @@ bench: setup  ## every benchmark, each against a peer in the same run
 		echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 fuzz: setup  ## 100,000 cases of anything through the answer grammar and the judge
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/test_judge_cases.py $(ARGS)
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/worlds/test_judge_cases.py $(ARGS)
 
 wheel-test: setup  ## build the wheel, install it elsewhere, import every module
 	$(BIN)/python -m pytest tests/test_package.py $(ARGS)

@@ -2,7 +2,7 @@
 
     python benchmarks/grading_errors.py
 
-`tests/grading_pairs.jsonl` holds pairs made by hand, of two dozen kinds and in both directions. A third of them
+`tests/worlds/grading_pairs.jsonl` holds pairs made by hand, of two dozen kinds and in both directions. A third of them
 was put aside before the grader was mended, and what became of it was not looked at while it was. A false success is
 a wrong answer that counts, a false failure a right one that does not; with 95 % Wilson intervals.
 """
@@ -20,7 +20,7 @@ from pilotage.worlds.questions.data.importing import read_answer
 from pilotage.worlds.questions.grading import grade
 from pilotage.worlds.questions.question import Question
 
-PAIRS = Path(__file__).parent.parent / "tests" / "grading_pairs.jsonl"
+PAIRS = Path(__file__).parent.parent / "tests" / "worlds" / "grading_pairs.jsonl"
 
 
 def is_graded_success(pair: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from pilotage.worlds.grids.views import PICTURE_VIEWS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "add-a-task.md"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 NEW_FILE = "src/pilotage/worlds/grids/sokoban.py"

@@ -12,7 +12,7 @@ import pytest
 from pilotage.cli.main import main
 from pilotage.studies.catalogue import STUDIES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.md"
 COMMAND = re.compile(r"^ *(pilotage train .+)$|`(pilotage train [^`]+)`", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """Anything at all goes through the grammar and the judge, and nothing raises.
 
-HYPOTHESIS_PROFILE=deep python -m pytest tests/test_judge_cases.py      # 100,000 cases, as `make fuzz`
+HYPOTHESIS_PROFILE=deep python -m pytest tests/worlds/test_judge_cases.py      # 100,000 cases, as `make fuzz`
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A real HTTP server that speaks the chat API, and misbehaves on purpose: at once, in turn, or now and then.
 
-`python tests/misbehaving.py PORT SECONDS` answers every chat request well after SECONDS.
+`python tests/support/misbehaving.py PORT SECONDS` answers every chat request well after SECONDS.
 """
 
 from __future__ import annotations

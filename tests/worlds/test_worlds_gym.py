@@ -27,7 +27,7 @@ pytest.importorskip("pygame")
 pytest.importorskip("minigrid")
 warnings.filterwarnings("ignore", category=UserWarning, module="pygame")
 
-FILE = Path(__file__).parent.parent / "examples" / "gym_worlds.py"
+FILE = Path(__file__).parents[2] / "examples" / "gym_worlds.py"
 NAMES = ("taxi", "cliff", "room")
 
 

@@ -9,7 +9,7 @@ from pilotage.cli.data import Import
 from pilotage.worlds.grids.data import Json, Text
 from pilotage.worlds.grids.data.importing import import_levels
 
-PAGE = (Path(__file__).parent.parent / "docs" / "published-levels.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "published-levels.md").read_text(encoding="utf-8")
 
 
 def fences(language: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Run folders without a model: real states, scripted answerers with planted faults.
 
-`python tests/synthetic_run.py FOLDER` writes three with their pages, to look at: plans as the demo leaves
+`python tests/support/synthetic_run.py FOLDER` writes three with their pages, to look at: plans as the demo leaves
 them, episodes of many turns, and questions about pictures.
 """
 

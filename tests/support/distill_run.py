@@ -1,7 +1,7 @@
 """One small distillation run, for tests and for the processes that they start (and kill).
 
-python tests/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP] [--routed]
-python tests/distill_run.py RUN_DIR --then-routed RUN_DIR
+python tests/support/distill_run.py RUN_DIR [--kill-after STEP | --kill-before-publishing STEP] [--routed]
+python tests/support/distill_run.py RUN_DIR --then-routed RUN_DIR
 """
 
 from __future__ import annotations

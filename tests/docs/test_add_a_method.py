@@ -21,7 +21,7 @@ from pilotage.views import ViewSpec, forget_view, register_view, view_names, vie
 from pilotage.worlds.grids.views import VIEWS
 from tiny import tiny_backbone
 
-PAGE = Path(__file__).parent.parent / "docs" / "add-a-method.md"
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def site_without(tmp_path_factory: pytest.TempPathFactory):
 
 def run_all(commands: Sequence[str], site: Path, cwd: Path) -> list[tuple[int, str]]:
     """(status, standard error) of each command, all in one process that has no other libraries."""
-    source = Path(__file__).parent.parent / "src"
+    source = Path(__file__).parents[2] / "src"
     code = (
         "import contextlib, io, json, sys\n"
         f"sys.path[:0] = [{str(source)!r}, {str(site)!r}]\n"

@@ -173,7 +173,7 @@ def test_one_step_runs_and_micro_batches_change_nothing(name, tmp_path):
 def test_teachers_that_see_and_know_what_the_student_does_give_no_gradient(name, tmp_path):
     config = tiny(name)
     if not any(route.has_reader for route in config.routes):
-        pytest.skip("no teacher: tests/test_grpo_stage.py has what teaches nothing here")
+        pytest.skip("no teacher: tests/train/test_grpo_stage.py has what teaches nothing here")
     (row,) = run(as_the_student(config), tmp_path)
     assert row["grad_norm"] < 1e-4
     assert abs(row["kl/all"]) < 1e-5

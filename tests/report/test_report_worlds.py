@@ -278,7 +278,7 @@ def test_success_is_told_by_the_other_axes_of_examples(asked: Path) -> None:
 
 
 def test_descriptions_alone_tell_of_no_recited_state() -> None:
-    from test_report_gallery import run_of
+    from report_parts import run_of
 
     rows = [lake_row("none", 0, kind="perception", view="perception", outcome=None)]
     columns = columns_of(make_sources([run_of({"base": {"perception": rows}})]))
