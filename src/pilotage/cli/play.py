@@ -78,7 +78,8 @@ class ModelAnswerer:
 
     def answer(self, example: Example, view: Literal["image", "text"]) -> Reply:
         from pilotage.play import Reply
-        from pilotage.rollouts import Decoding, Request
+        from pilotage.rollouts import Decoding
+        from pilotage.rollouts.play import Start, Writer, play
         from pilotage.views import make_view
         from pilotage.worlds.registry import get_world
         from pilotage.worlds.world import condition_of
@@ -86,9 +87,13 @@ class ModelAnswerer:
         began_s = time.monotonic()
         condition = condition_of(get_world(example.world), view)
         assert condition is not None, "planning worlds have both"
-        shown = make_view(condition.views[condition.role], example, self.prompts)
-        (rollout,) = self.engine.generate(
-            [Request(view=shown, example_id=example.id)], Decoding(max_new_tokens=self.max_new_tokens)
+        (episode,) = play(
+            [Start(example=example, role=condition.role)],
+            writer=Writer(
+                engine=self.engine, decoding=Decoding(max_new_tokens=self.max_new_tokens), raises=True
+            ),
+            show=lambda moment: make_view(condition.views[moment.role], moment, self.prompts),
         )
-        seconds = time.monotonic() - began_s
-        return Reply(text=shown.prefill + rollout.text, finished=rollout.finished, seconds=seconds)
+        (turn,) = episode.turns
+        assert turn.rollout is not None, "an engine that fails raises"
+        return Reply(text=turn.text, finished=turn.rollout.finished, seconds=time.monotonic() - began_s)
