@@ -19,6 +19,7 @@ from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, table_console
 from pilotage.errors import PilotageError
 from pilotage.records import Split
+from pilotage.rollouts.engines import InProcess, engine_named
 
 if TYPE_CHECKING:
     from pilotage.evaluate import Interval, Progress, Summary
@@ -55,6 +56,8 @@ class Subject:
     model: str
     """What rows call it."""
     engine: Engine | StreamingEngine
+    batch_size: int
+    """Requests at once."""
     endpoint: Mapping[str, Any] | None = None
     before_work: Callable[[View], None] | None = None
 
@@ -75,8 +78,10 @@ class Eval(RecipeOptions, EndpointOptions):
         str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="(or: --endpoint)")
     ] = ""
     """A run folder (its last finished stage), a model directory, a hub id, or nano."""
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """What a model of this machine runs in."""
+    engine: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the recipe's)")
+    ] = None
+    """What a model of this machine answers in: transformers, vllm, or module:Class of your own."""
     stage: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the last; base for a model)")
     ] = None
@@ -221,7 +226,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 top_p=self.top_p,
                 seed=self.seed,
                 samples=self.samples,
-                batch_size=self._batch_size,
+                batch_size=subject.batch_size,
                 strict_edges=self.strict_edges,
                 agent=self.agent,
                 endpoint=subject.endpoint,
@@ -230,13 +235,6 @@ class Eval(RecipeOptions, EndpointOptions):
             )
         ids = frozenset(example.id for example in examples)
         return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
-
-    @property
-    def _batch_size(self) -> int:
-        if self.batch_size is not None:
-            return self.batch_size
-        # vLLM makes its own batches out of what it is given.
-        return 512 if self.engine == "vllm" else 64
 
     def _subject(self, recipe: Recipe | None, weights: str, name: str) -> Subject:
         if recipe is None:
@@ -247,19 +245,19 @@ class Eval(RecipeOptions, EndpointOptions):
             return Subject(
                 model=name,
                 engine=engine,
+                batch_size=self.batch_size or InProcess().batch_size,
                 endpoint=place,
                 before_work=lambda view: engine.probe(view, temperature=self.temperature, top_p=self.top_p),
             )
-        if self.engine == "vllm":
-            from pilotage.backbones.load import load_without_weights
-            from pilotage.rollouts.vllm_engine import VllmEngine
+        from pilotage.runs.runner import engine_of
 
-            return Subject(model=f"{name} in vLLM", engine=VllmEngine(load_without_weights(weights)))
-        from pilotage.rollouts.transformers_engine import TransformersEngine
-        from pilotage.runs.runner import load
-
+        if self.engine is not None:
+            recipe = replace(recipe, engine=engine_named(self.engine))
+        title, batch_size = recipe.engine.title, self.batch_size or recipe.engine.batch_size
         return Subject(
-            model=name, engine=TransformersEngine(load(recipe, weights), batch_size=self._batch_size)
+            model=f"{name} in {title}" if title else name,
+            engine=engine_of(recipe, weights, batch_size=batch_size),
+            batch_size=batch_size,
         )
 
     def _usage(self, measured: Measured) -> dict[str, Any]:

@@ -217,7 +217,9 @@ class Train(RecipeOptions):
             begin_stage(recipe, config, student, run)
 
         with Bar(config.stage, unit="steps") as bar:
-            return train_stage(config, backbone, examples, run, on_step=bar, on_begin=on_begin)
+            return train_stage(
+                config, backbone, examples, run, answers=recipe.engine, on_step=bar, on_begin=on_begin
+            )
 
     def _train_all(self) -> int:
         """Every stage that is left, with the measurements."""

@@ -28,7 +28,13 @@ class VllmEngine:
     """
 
     def __init__(
-        self, backbone: Backbone, *, origin: str = "student", max_images: int = 1, **llm_options: Any
+        self,
+        backbone: Backbone,
+        *,
+        origin: str = "student",
+        max_images: int = 1,
+        max_prompt_tokens: int | None = None,
+        **llm_options: Any,
     ) -> None:
         """`backbone` gives tokenizer and chat template; `llm_options` go to `vllm.LLM` as they are.
 
@@ -45,6 +51,7 @@ class VllmEngine:
             ) from error
         self.backbone = backbone
         self.origin = origin
+        self.max_prompt_tokens = max_prompt_tokens
         self._vllm = vllm
         # Its own choice would be pickle files where there are no safetensors.
         options = {"limit_mm_per_prompt": {"image": max_images}, "load_format": "safetensors"} | llm_options
@@ -74,8 +81,16 @@ class VllmEngine:
         return [
             self._rollout(request.example_id, answer)
             for request, output in zip(requests, outputs, strict=True)
-            for answer in output.outputs
+            for answer in self._within(request, output).outputs
         ]
+
+    def _within(self, request: Request, output: Any) -> Any:
+        limit, ids = self.max_prompt_tokens, getattr(output, "prompt_token_ids", None)
+        if limit is not None and ids is not None and len(ids) > limit:
+            raise PilotageError(
+                f"{request.example_id}: the prompt has {len(ids)} tokens, more than max_prompt_tokens {limit}"
+            )
+        return output
 
     def _request(self, view: View) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": render(self.backbone, view)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pilotage.errors import PilotageError
+from pilotage.rollouts.engines import EngineSettings, InProcess
 from pilotage.runs.measurement import Measurement
 from pilotage.train.distill_config import DistillConfig
+from pilotage.train.settings import LATER
 from pilotage.train.sft import SftConfig
 
 Stage = SftConfig | DistillConfig
@@ -24,6 +26,8 @@ class Recipe(Measurement):
     """Model directory, hub id or `nano`; the student's first weights and, in MGSD, the teacher's."""
     stages: tuple[Stage, ...]
     """Run in this order, each from the weights that the one before left; their `stage` names differ."""
+    engine: EngineSettings = field(default=InProcess(), metadata=LATER)
+    """What the model answers in, while it is trained and when it is measured."""
     dtype: str = "float32"
     attention: str = "sdpa"
     validate_every: int = 0

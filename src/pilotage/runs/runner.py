@@ -19,7 +19,8 @@ from pilotage.evaluate import Progress, evaluate
 from pilotage.files import locked, read_json, write_json
 from pilotage.records import Example
 from pilotage.report import write_report
-from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.rollouts.engine import Engine
+from pilotage.rollouts.engines import EngineSettings
 from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
@@ -93,6 +94,13 @@ def load(recipe: Recipe, weights: str) -> Backbone:
     return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
 
 
+def engine_of(recipe: Recipe, weights: str, *, batch_size: int | None = None) -> Engine:
+    """What a model of this recipe answers in."""
+    settings = recipe.engine
+    backbone = load_without_weights(weights) if settings.has_own_weights else load(recipe, weights)
+    return settings.open(backbone, batch_size=batch_size)
+
+
 def _train(
     recipe: Recipe, stage: Any, weights: str, train: Sequence[Example], run_dir: Path, watcher: Watcher | None
 ) -> Path:
@@ -119,7 +127,7 @@ def _train(
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 
-    return train_stage(stage, student, train, run_dir, on_step=tell)
+    return train_stage(stage, student, train, run_dir, answers=recipe.engine, on_step=tell)
 
 
 def train_stage(
@@ -128,12 +136,14 @@ def train_stage(
     examples: Sequence[Example],
     run_dir: Path,
     *,
+    answers: EngineSettings,
     on_step: OnStep,
     on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains one stage by the trainer of its kind; the folder of its model.
 
-    `on_step` is told (steps done, steps in all, figures); `on_begin` is called once nothing can be refused.
+    `answers` is what the student answers in; `on_step` is told (steps done, steps in all, figures); `on_begin` is
+    called once nothing can be refused.
     """
     if isinstance(stage, SftConfig):
         from pilotage.train.sft import run_sft
@@ -146,6 +156,7 @@ def train_stage(
         student=student,
         examples=examples,
         run_dir=run_dir,
+        answers=answers,
         on_step=lambda row: on_step(int(row["step"]), stage.steps, row),
         on_begin=on_begin,
     )
@@ -155,7 +166,7 @@ def _measure(
     recipe: Recipe, stage: str, weights: str, test: Sequence[Example], run_dir: Path, watcher: Watcher | None
 ) -> dict[str, Any]:
     return evaluate(
-        TransformersEngine(load(recipe, weights)),
+        engine_of(recipe, weights),
         test,
         stage=stage,
         prompts=recipe.prompts,

@@ -26,10 +26,9 @@ from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.steps import nano_steps
 from pilotage.records import Example, Rollout
 from pilotage.rollouts.engine import Decoding, Engine, Request
-from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, load
+from pilotage.runs.runner import EVAL_BATCH, engine_of
 from pilotage.studies.study import Study, StudyTable, Variant
 from pilotage.studies.tables import cell, difference_cell, less
 from pilotage.train.distill_config import DistillConfig
@@ -108,8 +107,7 @@ def measure_circles(recipe: Recipe, run_dir: Path, *, num_maps: int = NUM_MAPS) 
     missing = [way for way in ways_of(recipe) if not (run_dir / FOLDER / way.folder / "done").exists()]
     if not missing:
         return
-    model = load(recipe, str(run_dir / stage / "model"))
-    engine = Remembered(TransformersEngine(model, batch_size=EVAL_BATCH))
+    engine = Remembered(engine_of(recipe, str(run_dir / stage / "model"), batch_size=EVAL_BATCH))
     for way in missing:
         examples = maps(num_maps, way.options)
         out = run_dir / FOLDER / way.folder

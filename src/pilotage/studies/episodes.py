@@ -23,10 +23,9 @@ from pilotage.evaluate.summary import rate_of
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.steps import STAGE, nano_steps
 from pilotage.records import Example
-from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED, examples_of
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, load
+from pilotage.runs.runner import EVAL_BATCH, engine_of
 from pilotage.studies.study import Study, StudyTable, Variant, run_folder
 from pilotage.studies.tables import cell, difference_cell, is_measured, less
 from pilotage.worlds.grids.data.steps import every_start, make_step_example
@@ -54,7 +53,7 @@ def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
         done = run_dir / name / "done"
         if done.exists():
             continue
-        engine = engine or TransformersEngine(load(recipe, str(run_dir / STAGE / "model")))
+        engine = engine or engine_of(recipe, str(run_dir / STAGE / "model"))
         evaluate(
             engine,
             make(),

@@ -16,7 +16,7 @@ from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED, examples_of
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, load
+from pilotage.runs.runner import EVAL_BATCH, engine_of, load
 from pilotage.train.answer_leak import leak_of_trained
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedRefresh, Live
 from pilotage.worlds.registry import get_task
@@ -44,7 +44,7 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
     ]
     probe_dir = run_dir / PROBE_FOLDER
     evaluate(
-        TransformersEngine(load(recipe, str(run_dir / stage / "model"))),
+        engine_of(recipe, str(run_dir / stage / "model")),
         examples,
         stage=stage,
         prompts=recipe.prompts,

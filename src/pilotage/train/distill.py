@@ -35,7 +35,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import clear_partial
 from pilotage.records import Example
 from pilotage.rollouts.engine import Engine
-from pilotage.rollouts.transformers_engine import TransformersEngine
+from pilotage.rollouts.engines import EngineSettings, InProcess
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
@@ -87,6 +87,7 @@ def distill(
     run_dir: Path,
     teacher: Backbone | None = None,
     engine: Engine | None = None,
+    answers: EngineSettings | None = None,
     on_step: OnStep | None = None,
     on_begin: OnBegin | None = None,
 ) -> Path:
@@ -94,8 +95,9 @@ def distill(
 
     Called again after a kill, with the same arguments and the student as it was at first, it goes on from the last
     checkpoint and ends in the same weights. It trains where the student is, on the ranks that torchrun or accelerate
-    started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `engine` defaults to
-    decoding with the student's own model; `on_begin` is called once nothing can be refused, before the first step.
+    started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `answers` says what the
+    student answers in, by default its own model, and `engine` is one that is there already; `on_begin` is called once
+    nothing can be refused, before the first step.
     Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
     if config.lora is not None and not hasattr(student.model, "disable_adapter"):
@@ -108,6 +110,7 @@ def distill(
         teacher=teacher,
         examples=examples,
         engine=engine,
+        answers=answers,
         run_dir=Path(run_dir),
         on_step=on_step,
     )
@@ -126,6 +129,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         run_dir: Path,
         teacher: Backbone | None = None,
         engine: Engine | None = None,
+        answers: EngineSettings | None = None,
         on_step: OnStep | None = None,
     ) -> None:
         self.config = config
@@ -152,9 +156,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             self.order.slots(0, num_ranks=self.args.world_size)
         self._check_deepspeed(self._rows_per_rank())
         self.readers = Readers(config, student=student, given=teacher, device=self.args.device)
-        self.engine = engine or TransformersEngine(
-            student, batch_size=max(64, config.micro_batch_size), max_prompt_tokens=config.max_prompt_tokens
-        )
+        answers = answers or InProcess(batch_size=max(64, config.micro_batch_size))
+        self.engine = engine or answers.open(student, max_prompt_tokens=config.max_prompt_tokens)
         self.rollouts = RolloutMaker(
             config, student=student, engine=self.engine, readers=self.readers, autocast=self._autocast
         )
