@@ -70,10 +70,9 @@ def test_it_works_where_an_event_loop_runs_already_as_in_a_notebook() -> None:
         (answer,) = asked.stream([Request(view=WORDS, example_id="e", seed=0)], Decoding(max_new_tokens=50))
         return text_of(answer)
 
-    with serving(well(GOOD)) as server:
-        # In a thread of its own: a browser that another test keeps open runs a loop in this one.
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(asyncio.run, cell(server.url)).result() == GOOD
+    # In a thread of its own: a browser that another test keeps open runs a loop in this one.
+    with serving(well(GOOD)) as server, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, cell(server.url)).result() == GOOD
 
 
 def test_the_request_is_openai_s_and_the_answer_carries_tokens_and_model() -> None:
