@@ -27,7 +27,7 @@ from pilotage.backbones.encode import (
 from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
 from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.backbones.save import save_backbone
-from pilotage.distill.align import predicting_positions, response_tokens, row_sums, split_rows
+from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.errors import PilotageError
 from pilotage.nano.model import build_nano
 from pilotage.records import View
@@ -282,9 +282,8 @@ def test_responses_stand_behind_their_prompts_and_the_shift_is_by_one(backbone):
     assert response_tokens(inputs["input_ids"], mask).tolist() == response[0] + response[1]
 
 
-def test_sums_and_pieces_by_row():
+def test_pieces_by_row():
     values = torch.tensor([1.0, 2.0, 4.0])
-    assert row_sums(values, torch.tensor([0, 0, 2]), 4).tolist() == [3, 0, 4, 0]
     assert [piece.tolist() for piece in split_rows(values, torch.tensor([2, 0, 1]))] == [[1, 2], [], [4]]
 
 

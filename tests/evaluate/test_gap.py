@@ -144,7 +144,6 @@ def test_confusion_by_hand() -> None:
     assert (goal.outside, goal.unread, goal.num_answers) == ({(2, 2): 1}, {(2, 2): 2}, 6)
     assert goal.shares((2, 2)) == pytest.approx({(2, 2): 1 / 3, (2, 1): 1 / 6})
     assert goal.right_by_cell() == [[None] * 3, [None] * 3, [None, None, pytest.approx(1 / 3)]]
-    assert goal.read_by_cell()[2] == pytest.approx([0, 1 / 6, 1 / 3])
     assert goal.offsets() == pytest.approx({(0, -1): 1 / 6, (0, 0): 1 / 3})
     assert by_place["Player", 3].shares((0, 0)) == {(0, 0): 1.0}
     told = json.loads(json.dumps(goal.as_dict()))

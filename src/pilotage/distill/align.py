@@ -24,11 +24,6 @@ def response_tokens(input_ids_BS: torch.Tensor, response_mask_BS: torch.Tensor) 
     return input_ids_BS[response_mask_BS]
 
 
-def row_sums(values_M: torch.Tensor, rows_M: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """[B] sums of the values of each row; 0 for a row without response tokens."""
-    return values_M.new_zeros(num_rows).index_add(0, rows_M, values_M)
-
-
 def split_rows(values_M: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
     """The values of each row in turn; `lengths_B` are the response lengths."""
     return list(torch.split(values_M, lengths_B.tolist()))

@@ -60,14 +60,6 @@ class Confusion:
             for r in side
         ]
 
-    def read_by_cell(self) -> list[list[float]]:
-        """[level][level] share of all answers that recited this cell: a habit shows as a hot one."""
-        read: Counter[Cell] = Counter()
-        for (_, cell), n in self.counts.items():
-            read[cell] += n
-        total = self.num_answers
-        return [[read[r, c] / total for c in range(self.level)] for r in range(self.level)]
-
     def offsets(self) -> dict[Cell, float]:
         """(rows down, columns right) from the true to the recited cell -> share of all answers."""
         moved: Counter[Cell] = Counter()

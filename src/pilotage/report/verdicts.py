@@ -91,7 +91,3 @@ def reason_text(row: Row) -> str:
     if outcome is None or row.get("error") or role_of(row) == DESCRIBE:
         return ""
     return visible(outcome["reason"], 40).replace("_", " ")
-
-
-def succeeded(row: Row) -> bool:
-    return verdict_class(row) in GOOD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pilotage.errors import PilotageError
 from pilotage.rollouts.engines import EngineSettings, InProcess
@@ -45,7 +45,3 @@ class Recipe(Measurement):
             raise PilotageError(f"seed {self.seed} must lie between 0 and {2**32 - 1}")
         if self.num_threads < 1:
             raise PilotageError(f"threads {self.num_threads} must be at least 1")
-
-    def seeded(self, seed: int) -> Recipe:
-        """The same recipe with another seed for its training examples, their order and the sampling."""
-        return replace(self, seed=seed, stages=tuple(replace(stage, seed=seed) for stage in self.stages))
