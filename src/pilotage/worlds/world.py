@@ -80,6 +80,11 @@ class World(Protocol):
         """The ways to measure a model here."""
         ...
 
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """Names of the conditions that are measured where nobody names any."""
+        ...
+
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> Session:
         """Begins the example's episode, for one of the world's roles (None: its first).
 
