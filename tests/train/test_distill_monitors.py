@@ -59,6 +59,7 @@ def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object)
         credit=0.0,
         role="plan",
         number=0,
+        num_turns=1,
         is_last=True,
         outcome=score(world, world.parse_state(example.state), text),
         taught={"plan": taught},

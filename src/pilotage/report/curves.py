@@ -47,9 +47,6 @@ class PanelSpec:
 PANELS = (
     PanelSpec(title="Loss", unit="", names=("loss", "loss/image", "loss/text", "eval/loss"), may_be_log=True),
     PanelSpec(
-        title="Divergence from the start", unit="nats/token", names=("kl/start",), note="GRPO's own penalty"
-    ),
-    PanelSpec(
         title="Divergence by span",
         unit="nats/token",
         names=("kl/*",),
@@ -88,6 +85,17 @@ PANELS = (
         names=("position/kl_*",),
         note="quarters of the response",
         may_be_log=True,
+    ),
+    PanelSpec(
+        title="Divergence by turn",
+        unit="nats/token",
+        names=("turn/kl_*",),
+        may_be_log=True,
+        note="turns of an episode, the first one is 0",
+    ),
+    PanelSpec(title="Turns of an episode", unit="turns", names=("episode/turns",)),
+    PanelSpec(
+        title="Episodes that their worlds broke off", unit="episodes/step", names=("episode/world_failed",)
     ),
     PanelSpec(title="Words of style", unit="%", names=("style/*_share",), note="of tokens, of divergence"),
     PanelSpec(title="Tokens behind PALR", unit="tokens", names=("palr/*_tokens",)),

@@ -400,6 +400,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 prompt=row.prompt,
                 sample=row.episode.sample,
                 number=row.number,
+                num_turns=len(row.episode.turns),
                 credit=known.reward,
                 is_last=row.is_last,
                 outcome=known.outcome,

@@ -73,6 +73,8 @@ class RowRecord:
     """Which of the prompt's episodes."""
     number: int
     """Which turn of its episode, from 0."""
+    num_turns: int
+    """Of its episode, those that are not taught too."""
     credit: float
     """What the turn gets of its episode's reward."""
     is_last: bool
@@ -153,6 +155,7 @@ def row_record(
     prompt: int,
     sample: int,
     number: int,
+    num_turns: int,
     credit: float,
     is_last: bool,
     outcome: Outcome,
@@ -181,6 +184,7 @@ def row_record(
         prompt=prompt,
         sample=sample,
         number=number,
+        num_turns=num_turns,
         credit=credit,
         is_last=is_last,
         outcome=outcome,
@@ -307,8 +311,8 @@ def _episode_metrics(rows: Sequence[RowRecord]) -> dict[str, float]:
         metrics[f"rollout/success/{task}"] = _share(row.outcome.success for row in ended if row.task == task)
     if described := [row.outcome.success for row in rows if row.role == DESCRIBE]:
         metrics["rollout/described"] = _share(described)
-    if any(row.number for row in acted):
-        metrics["episode/turns"] = len(acted) / max(len(ended), 1)
+    if any(row.num_turns > 1 for row in ended):
+        metrics["episode/turns"] = float(np.mean([row.num_turns for row in ended]))
     return metrics
 
 
