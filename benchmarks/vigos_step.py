@@ -207,8 +207,8 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.backbones.load import load_backbone
     from pilotage.rollouts import ReplayEngine
     from pilotage.train.distill import DistillTrainer
-    from pilotage.train.step.readers import Reader
     from pilotage.train.step.scoring import encode_rollouts, score_rows
+    from pilotage.train.step.teacher_models import TeacherModel
     from pilotage.views.registry import make_view
 
     student = load_backbone(model, attn_implementation="sdpa")
@@ -222,10 +222,10 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             engine=ReplayEngine(answers(student, examples)),
         )
         rows = trainer._sample(0)
-        signals = trainer.scorer.signals(Reader(student), rows)
+        signals = trainer.scorer.signals(TeacherModel(student), rows)
         facts = [trainer.router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
         routed = trainer.router.route(rows, facts, lambda sums: sums).routed
-        reader = trainer.readers[trainer.router.routes[0].weights]
+        reader = trainer.teachers[trainer.router.routes[0].weights]
         ours, separate = [], []
         for _ in range(options.steps):
             began = time.process_time()

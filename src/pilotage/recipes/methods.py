@@ -91,7 +91,7 @@ def vigos_stage(
 ) -> DistillConfig:
     """ViGOS (arXiv 2606.19120) on the tasks' own format: state, route and answer are description, thought and box.
 
-    A reader of the picture alone teaches the state; one who also knows the plan teaches route and answer; one who
+    A teacher of the picture alone teaches the state; one who also knows the plan teaches route and answer; one who
     knows plan and format teaches rows that break the format, and nothing else. `paper`: the second reads the
     student's whole prefix and the end of the turn has no teacher. `released`: it is shown the taught tokens alone.
     Departures: the format is the task's, so there is no prefill, and the answer's tags are supervised in both forms

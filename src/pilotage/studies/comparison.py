@@ -34,7 +34,7 @@ from pilotage.recipes.nano_methods import (
 )
 from pilotage.runs.recipe import BASE_STAGE, Recipe
 from pilotage.studies.costs import cost_table
-from pilotage.studies.extras import measure_leak, measure_prior, measure_reader
+from pilotage.studies.extras import measure_leak, measure_prior, measure_teacher
 from pilotage.studies.prior import prior_table
 from pilotage.studies.study import Study, Variant
 from pilotage.studies.switches import switch_table
@@ -164,7 +164,7 @@ METHODS = Study(
         _variant("control without privilege", "control", nano_control_no_privilege),
     ),
     reference=MGSD_FULL,
-    extras=(measure_prior, measure_leak, measure_reader),
+    extras=(measure_prior, measure_leak, measure_teacher),
     tables=(cost_table, prior_table),
 )
 
@@ -271,7 +271,7 @@ VIGOS_PARTS = Study(
         _told_variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
     ),
     reference="ViGOS, paper",
-    extras=(measure_leak, measure_reader),
+    extras=(measure_leak, measure_teacher),
     tables=(cost_table,),
 )
 
@@ -291,6 +291,6 @@ PRIOR = Study(
         ),
     ),
     reference="OPSD",
-    extras=(measure_prior, measure_leak, measure_reader),
+    extras=(measure_prior, measure_leak, measure_teacher),
     tables=(cost_table, prior_table),
 )

@@ -31,7 +31,7 @@ def encode_rollouts(
     max_prompt_tokens: int | None,
     pad_to_multiple: int,
 ) -> EncodedResponses:
-    """All rows under one reader's views, each with its rollout's ids at the end; raises for over-long prompts."""
+    """All rows under one teacher's views, each with its rollout's ids at the end; raises for over-long prompts."""
     names = [rollout.example_id for rollout in rollouts]
     encoded = encode_with_response(
         backbone,
@@ -94,7 +94,7 @@ def encode_in_batches(
     pad_to_multiple: int,
     together: bool,
 ) -> tuple[EncodedResponses, list[list[int]]]:
-    """All rows under one reader's views, and the batches that they go through a model in.
+    """All rows under one teacher's views, and the batches that they go through a model in.
 
     With `together`, which all ranks must call at once, they have equally many batches, all with a picture where any has
     one. What is missing is one more row, the last, that stands for nothing. Two rows of text in batches of one, where

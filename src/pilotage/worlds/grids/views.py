@@ -1,7 +1,7 @@
 """Who sees what of a grid world. The worlds own the content; nothing here knows one of them from another.
 
 Placeholders of the prompt files: `$rules`, `$title`, `$actions`, `$fields`, `$worked_example` and `$worked_perception`
-come from the world alone; `$state` and `$plan` from the moment, and only the files of readers that may see them hold
+come from the world alone; `$state` and `$plan` from the moment, and only the files of views that may show them hold
 these; `$past`, the cells of earlier turns, stands in `memory` alone.
 
 Where the turns of an episode show pictures, every view with a picture shows the last `window` of them, the oldest
@@ -40,12 +40,12 @@ def _student_with_state(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _student_with_plan(moment: Moment, prompts: PromptSet) -> View:
-    """The student's own view and the reference plan besides: the privileged reader who still sees the picture."""
+    """The student's own view and the reference plan besides: the privileged view that still has the picture."""
     return _picture_view("student_with_plan", moment, prompts, plan=_plan_of(moment))
 
 
 def _picture(moment: Moment, prompts: PromptSet) -> View:
-    """The picture and not a word: a reader who can teach what is seen, and nothing that a question gives away."""
+    """The picture and not a word: a teacher so shown can teach what is seen, and nothing that a question gives away."""
     asked = _student(moment, prompts)
     content = [{"type": "image"}] * len(asked.images)
     return replace(asked, name="picture", messages=[{"role": "user", "content": content}])
@@ -60,7 +60,7 @@ def _memory(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _symbolic_memory(moment: Moment, prompts: PromptSet) -> View:
-    """The same for a reader of words."""
+    """The same in words."""
     return _with_past(_symbolic(moment, prompts), "symbolic_memory", moment, prompts, _cells_said(moment))
 
 
@@ -112,12 +112,12 @@ def _description(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _teacher(moment: Moment, prompts: PromptSet) -> View:
-    """The state in words and the reference plan: the privileged reader of MGSD's second stage."""
+    """The state in words and the reference plan: the teacher's view in MGSD's second stage."""
     return _teacher_view("teacher_user", "teacher", moment, prompts)
 
 
 def _teacher_no_plan(moment: Moment, prompts: PromptSet) -> View:
-    """The privileged reader with the state alone."""
+    """The teacher's view with the state alone."""
     return _teacher_view("teacher_user_no_plan", "teacher_no_plan", moment, prompts)
 
 
@@ -197,7 +197,7 @@ PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture
 
 
 def reference_answer(example: Any, view_name: str) -> str:
-    """The text that a perfect reader of the named view would write, the view's prefill included."""
+    """The text that a perfect model would write under the named view, the view's prefill included."""
     if view_name not in VIEWS:
         raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
     moment = Moment(example=example, role="", seen=example.start)

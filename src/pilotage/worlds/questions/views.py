@@ -96,7 +96,7 @@ VIEWS: Mapping[str, ViewSpec] = {
 
 
 def reference_of(question: Question) -> str:
-    """The reference answer as a reader is shown it: with options the letter and its text."""
+    """The reference answer as a view shows it: with options the letter and its text."""
     if not question.options:
         return question.answer
     return f"{question.answer}. {question.options[LETTERS.index(question.answer)]}"
