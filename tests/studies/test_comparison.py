@@ -1,4 +1,4 @@
-"""The comparison of methods: equal budgets, one trunk, what each variant changes, and its tables from real runs."""
+"""The comparison of methods: equal budgets, one base run, what each variant changes, and its tables from real runs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def stage_of(study: Study, folder: str) -> Any:
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
-def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study) -> None:
-    trunk = study.trunk(1)
+def test_all_variants_have_one_budget_one_base_run_and_one_measurement(study: Study) -> None:
+    base_run = study.base_run(1)
     budgets = set()
     for variant in study.variants:
         if variant.make is None:
             continue
         recipe = variant.make(1, Path("trunk"))
         (stage,) = recipe.stages
-        assert recipe.backbone == f"trunk/{trunk.stages[-1].stage}/model" and stage.stage == variant.stage
-        assert (recipe.levels, recipe.num_test, recipe.seed) == (trunk.levels, trunk.num_test, 1)
-        assert recipe.train_prior == trunk.train_prior == (study is PRIOR)
+        assert recipe.backbone == f"trunk/{base_run.stages[-1].stage}/model" and stage.stage == variant.stage
+        assert (recipe.levels, recipe.num_test, recipe.seed) == (base_run.levels, base_run.num_test, 1)
+        assert recipe.train_prior == base_run.train_prior == (study is PRIOR)
         if isinstance(stage, DistillConfig):
             rows = stage.prompts_per_step * stage.mixture.max_samples
         else:
@@ -99,7 +99,7 @@ def test_vigos_rows_change_what_their_titles_say() -> None:
 
 def test_training_levels_of_the_prior_study_all_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "NUM_TRAIN", 200)
-    recipe = PRIOR.trunk(0)
+    recipe = PRIOR.base_run(0)
     train = [e for e in examples_of(recipe, "train") if e.task != "maze"]
     test = [e for e in examples_of(recipe, "test") if e.task != "maze"]
 
@@ -115,7 +115,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (comparison, "LEVELS", (("frozenlake", (3,)), ("minibehaviour", (5,)))),
         (comparison, "STAGE1_STEPS", 1),
-        (comparison, "TOLD_STEPS", 1),
+        (comparison, "WITH_PLAN_STEPS", 1),
         (comparison, "STAGE2_STEPS", 2),
         (comparison, "NUM_TRAIN", 20),
         (comparison, "NUM_TEST", 3),
@@ -154,13 +154,13 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert curve == [0, 1, 2]
 
 
-def test_behind_the_second_trunk_a_method_begins_with_a_model_that_was_told_plans(
+def test_behind_the_second_base_run_a_method_begins_with_a_model_that_was_told_plans(
     small: None, tmp_path: Path
 ) -> None:
     run_part(VIGOS_PARTS, tmp_path, 0, "told")
     run_part(VIGOS_PARTS, tmp_path, 0, "opsd")
-    trunk = json.loads((run_folder(tmp_path, 0, "told") / "summary.json").read_text())
-    assert list(trunk["stages"]) == ["base", "stage1", "told"]
+    base_run = json.loads((run_folder(tmp_path, 0, "told") / "summary.json").read_text())
+    assert list(base_run["stages"]) == ["base", "stage1", "told"]
     settings = json.loads((run_folder(tmp_path, 0, "told") / "config.json").read_text())
     assert settings["recipe"]["stages"][1]["image_view"] == "student_with_plan"
     branch = json.loads((run_folder(tmp_path, 0, "opsd") / "config.json").read_text())

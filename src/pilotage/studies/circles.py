@@ -240,8 +240,8 @@ def _mean(per_seed: Sequence[Rows], of: Any) -> str:
     return f"{found.mean:.1f}"
 
 
-def _after_own(seed: int, trunk: Path, *, view: str = "student") -> Recipe:
-    recipe = nano_steps(seed, backbone=str(trunk / "stage2" / "model"), arm="own", starts="corner")
+def _after_own(seed: int, base_run: Path, *, view: str = "student") -> Recipe:
+    recipe = nano_steps(seed, backbone=str(base_run / "stage2" / "model"), arm="own", starts="corner")
     if view == "student":
         return recipe
     (stage,) = recipe.stages
@@ -255,9 +255,9 @@ OWN = "after its own episodes"
 CIRCLES = Study(
     name="circles",
     title="What helps against circles? FrozenLake move by move, from the corner",
-    trunk=lambda seed: nano_mgsd(0),
-    trunk_folder="trunk",
-    one_trunk=True,
+    base_run=lambda seed: nano_mgsd(0),
+    base_run_folder="trunk",
+    one_base_run=True,
     variants=(
         Variant(title="after MGSD", folder="trunk", stage="stage2", make=None),
         Variant(title=OWN, folder="own", stage="steps", make=_after_own),

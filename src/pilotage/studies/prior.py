@@ -23,7 +23,7 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for variant in study.variants:
         by_seed = _all_pairs(variant, out, seeds)
         if by_seed is None:
-            # Rows of the trunk that are not its last stage are never probed; a branch may still be missing.
+            # Rows of the base run that are not its last stage are never probed; a branch may still be missing.
             if variant.make is not None:
                 lines.append([variant.title, *(["not run"] * len(head))])
             continue
