@@ -100,8 +100,8 @@ class Example:
 
     def with_plan(self, plan: tuple[str, ...]) -> Example:
         """The same, told another plan from the start."""
-        told = self.start.privileged or Privileged()
-        return replace(self, start=replace(self.start, privileged=replace(told, plan=plan)))
+        privileged = self.start.privileged or Privileged()
+        return replace(self, start=replace(self.start, privileged=replace(privileged, plan=plan)))
 
     def with_images(self, images: tuple[bytes, ...]) -> Example:
         """The same with other pictures at the start."""

@@ -100,7 +100,7 @@ def vigos_stage(
     forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
     reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     append: Append = "full" if form == "paper" else "span_only"
-    told = "student_with_plan"
+    with_plan = "student_with_plan"
     routes = (
         Route(
             name="perception",
@@ -113,14 +113,16 @@ def vigos_stage(
         ),
         Route(
             name="reasoning",
-            view=told,
+            view=with_plan,
             weights=weights,
             estimator=forward,
             spans=("route", "answer"),
             rows="valid",
             append=append,
         ),
-        Route(name="reference", view=told, weights=weights, estimator=reverse, rows="invalid", scale=2.0),
+        Route(
+            name="reference", view=with_plan, weights=weights, estimator=reverse, rows="invalid", scale=2.0
+        ),
     )
     layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
     return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")

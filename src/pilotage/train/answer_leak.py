@@ -113,21 +113,21 @@ class LeakProbe:
         signals = scorer.signals(student, rows)
         facts = [router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
         routed = router.route(rows, facts, lambda sums: sums).routed
-        told = {route.name: self._sees_answer(route) for route in router.plans.routes}
+        sees_answer = {route.name: self._sees_answer(route) for route in router.plans.routes}
         seeing = {route.name: self._sees_image(route) for route in router.plans.routes}
-        telling = _only(routed, told)
+        telling = _only(routed, sees_answer)
         looking = _only(routed, seeing)
         places = list(range(len(rows)))
         student_logp = scorer.student_logprobs(student, rows, places, "same", 1.0)
         teacher_logp = _logps(scorer, rows, facts, routed)
         wrong_logp = [
             _logps(scorer, self._with_answers(rows, number), facts, telling)
-            for number in range(self.num_wrong if any(told.values()) else 0)
+            for number in range(self.num_wrong if any(sees_answer.values()) else 0)
         ]
         other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
         # A teacher without such a view would be compared with itself: a gap of 0 that nobody measured.
         bare = _without_plans()
-        baring = _only(routed, {r.name: told[r.name] and r.view in bare for r in router.plans.routes})
+        baring = _only(routed, {r.name: sees_answer[r.name] and r.view in bare for r in router.plans.routes})
         blind_logp = _logps(scorer, rows, facts, baring, instead=bare)
         leak_rows, gaps = [], _Gaps()
         for place, row in enumerate(rows):

@@ -161,10 +161,10 @@ class RolloutMaker:
     def _mover(self, start: Start, number: int, step: int) -> Mover:
         """Who moves in a turn: a pure function of the run's seed, the step, the episode and the turn."""
         seed = [start.seed, zlib.crc32(start.example.id.encode()), start.sample, number, _MOVES]
-        told = start.example.start.privileged
+        privileged = start.example.start.privileged
         return self.config.moves.by(
             turn=number,
-            plan_length=0 if told is None else len(told.plan),
+            plan_length=0 if privileged is None else len(privileged.plan),
             step=step,
             num_steps=self.config.steps,
             rng=np.random.default_rng(seed),
@@ -247,12 +247,12 @@ class RolloutMaker:
 
         def read(start: Start, number: int, turn: Turn) -> str:
             if self._mover(start, number, step) == "expert":
-                told = turn.seen.privileged
-                if told is None or not told.plan:
+                privileged = turn.seen.privileged
+                if privileged is None or not privileged.plan:
                     raise PilotageError(
                         f"{start.example.id}: moves {config.moves} need an expert's plan at every turn"
                     )
-                return f"<answer>{told.plan[0]}</answer>"
+                return f"<answer>{privileged.plan[0]}</answer>"
             return self._read(start.example, turn)
 
         return read

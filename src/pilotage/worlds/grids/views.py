@@ -87,11 +87,11 @@ def _with_past(seen: View, name: str, moment: Moment, prompts: PromptSet, cells:
     content = message["content"]
     past = _fill("memory", moment, prompts, past=" ".join(cells))
     if isinstance(content, str):
-        told: Any = f"{content}\n\n{past}"
+        content_with_past: Any = f"{content}\n\n{past}"
     else:
         text, *pictures = content
-        told = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
-    return replace(seen, name=name, messages=[{**message, "content": told}])
+        content_with_past = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
+    return replace(seen, name=name, messages=[{**message, "content": content_with_past}])
 
 
 def _perception(moment: Moment, prompts: PromptSet) -> View:
@@ -134,9 +134,9 @@ def _teacher_at_start(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _reference_plan(moment: Moment) -> str:
-    told = privileged_of(moment)
+    privileged = privileged_of(moment)
     task = task_of(moment.example.world)
-    return reference_response(task, task.parse_state(told.state or {}), told.plan)
+    return reference_response(task, task.parse_state(privileged.state or {}), privileged.plan)
 
 
 def _reference_description(moment: Moment) -> str:
@@ -228,10 +228,10 @@ def numbered(facts: Mapping[str, str]) -> str:
 
 def privileged_of(moment: Moment) -> Privileged:
     """The privileged part of a moment, for the views that may see it."""
-    told = moment.seen.privileged
-    if told is None or told.state is None:
+    privileged = moment.seen.privileged
+    if privileged is None or privileged.state is None:
         raise PilotageError(f"{moment.example.id}: a privileged view was given a moment without its state")
-    return told
+    return privileged
 
 
 @lru_cache(maxsize=64)
@@ -277,8 +277,8 @@ def _teacher_view(
 ) -> View:
     """`plan` in place of the one from this turn's state."""
     system = _fill("teacher_system", moment, prompts)
-    told = _plan_of(moment) if plan is None else " ".join(plan)
-    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=told)
+    plan_text = _plan_of(moment) if plan is None else " ".join(plan)
+    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=plan_text)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     return View(name=name, messages=messages)
 
