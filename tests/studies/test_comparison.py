@@ -134,7 +134,7 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     for folder in ("stage1", "vigos", "gkd", "grpo", "visual_sft"):
         run_part(METHODS, tmp_path, 0, folder)
     write_tables(METHODS, tmp_path, (0,))
-    cells = {line[0]: line for line in cost_table(METHODS, tmp_path, (0,)).lines}
+    cells = {line[0]: line for line in cost_table(METHODS, tmp_path, (0,)).rows}
     assert set(cells["OPSD"][1:]) == {"not run"} and "not run" not in cells["ViGOS, paper"]
     assert cells["SFT on reference answers"][7] == "-", "nobody teaches, so nothing leaks"
     assert cells["GKD"][7].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
@@ -210,10 +210,10 @@ def test_a_switch_is_worth_what_it_changes_with_the_others_held_still(tmp_path: 
                 name.startswith("full") if i else name.endswith("_50") and task == "maze"
             ),
         )
-    lines = {line[0]: line[1] for line in switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines}
+    lines = {line[0]: line[1] for line in switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).rows}
     assert [cell.split(" ")[0] for cell in lines.values()] == ["+50.0", "+0.0", "+16.7"]
     (run_folder(tmp_path, 0, "full_jsd_50") / "summary.json").unlink()
-    lines = switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines
+    lines = switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).rows
     assert {cell for line in lines for cell in line[1:]} == {"not run"}
 
 
@@ -247,7 +247,7 @@ def test_who_leans_on_the_prior_is_compared_pair_by_pair(tmp_path: Path) -> None
     for seed in (0, 1):
         write_probe(run_folder(tmp_path, seed, "opsd"), lambda task, holds, pair: holds)
         write_probe(run_folder(tmp_path, seed, "vigos"), lambda task, holds, pair: holds or pair == 0)
-    lines = {line[0]: line[1:] for line in prior_table(PRIOR, tmp_path, (0, 1)).lines}
+    lines = {line[0]: line[1:] for line in prior_table(PRIOR, tmp_path, (0, 1)).rows}
     assert lines["OPSD"][2].startswith("+100.0 (") and lines["OPSD"][3] == ""
     assert lines["ViGOS, paper"][0].startswith("100.0 (") and lines["ViGOS, paper"][1].startswith("50.0 (")
     assert lines["ViGOS, paper"][2].startswith("+50.0 (") and lines["ViGOS, paper"][3].startswith("-50.0 (")

@@ -160,7 +160,7 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen maps, per cent",
         head=head,
-        lines=lines or [["not run", *([""] * (len(head) - 1))]],
+        rows=lines or [["not run", *([""] * (len(head) - 1))]],
         note=(
             f"Reference: {DIRECT.title}, the same seeds and maps; of the model that learnt to be told where it was: "
             f"the one that learnt without. {NUM_MAPS} maps a level."
@@ -186,7 +186,7 @@ def own_plans_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
     return StudyTable(
         title="Circles that the model's own plan would have solved, per cent",
         head=head,
-        lines=lines or [["not run", *([""] * (len(head) - 1))]],
+        rows=lines or [["not run", *([""] * (len(head) - 1))]],
         note=f"Each plan followed from its own state to its end; {DIRECT.title}.",
     )
 

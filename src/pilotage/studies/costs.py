@@ -87,7 +87,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="What it took, and what the answer has to do with it",
         head=[head[i] for i in kept],
-        lines=[[line[i] for i in kept] for line in lines],
+        rows=[[line[i] for i in kept] for line in lines],
         note=" ".join([note, *(NOTES[head[i]] for i in kept if head[i] in NOTES)]),
     )
 

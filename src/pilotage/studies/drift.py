@@ -82,7 +82,7 @@ def drift_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Divergence from the teacher by turn, and success by step",
         head=head,
-        lines=lines,
+        rows=lines,
         note=(
             f"From the metrics of training: means over its last {100 // PARTS} per cent of steps where nothing else is "
             "said, and over seeds, with the lowest and highest seed. The divergence is the loss's own: forward KL, and "

@@ -144,7 +144,7 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen maps, per cent",
         head=head,
-        lines=lines,
+        rows=lines,
         note=f"Reference: {study.reference}. The same maps for all variants and seeds.",
     )
 
@@ -172,7 +172,7 @@ def pairs_table(
     return StudyTable(
         title="One arm less another, points",
         head=["pair", "all", *(f"level {level}" for level in levels), "in circles", "one plan"],
-        lines=lines,
+        rows=lines,
     )
 
 

@@ -36,7 +36,7 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
         facts=facts,
         variants=[_shown(study, out, seeds, variant) for variant in study.variants],
         tables=[
-            ShownTable(title=table.title, head=table.head, lines=table.lines, note=table.note)
+            ShownTable(title=table.title, head=table.head, rows=table.rows, note=table.note)
             for table in tables
         ],
         goal=_goal(study, out, seeds),

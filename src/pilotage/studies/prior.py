@@ -40,7 +40,7 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Who leans on the prior",
         head=["variant", *head],
-        lines=lines,
+        rows=lines,
         note="Success from pictures of pairs of levels, equally large and equally hard: in one the task's prior "
         f"holds, in the other it is reversed. Per cent and points. Reference: {study.reference}.",
     )

@@ -30,16 +30,16 @@ Extra = Callable[[Recipe, Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyTable:
-    """Figures in words, a line a variant."""
+    """Figures in words, a row a variant."""
 
     title: str
     head: list[str]
-    lines: list[list[str]]
+    rows: list[list[str]]
     note: str = ""
 
     def as_markdown(self) -> str:
-        rows = [self.head, ["---"] * len(self.head), *self.lines]
-        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        printed = [self.head, ["---"] * len(self.head), *self.rows]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in printed)
         return f"{table}\n{self.note}\n" if self.note else table
 
 

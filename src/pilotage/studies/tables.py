@@ -47,7 +47,7 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen levels, per cent",
         head=["variant", *head],
-        lines=lines,
+        rows=lines,
         note=f"Reference: {study.reference}.",
     )
 
@@ -77,7 +77,7 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             ]
             lines.append([f"{kind}, {task}", *cells])
     return StudyTable(
-        title="The stages of the whole method", head=["", *(stage.title for stage in stages)], lines=lines
+        title="The stages of the whole method", head=["", *(stage.title for stage in stages)], rows=lines
     )
 
 
