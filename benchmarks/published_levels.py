@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 import numpy as np
 
-from pilotage.cli.measured import find_rows
+from pilotage.cli.evaluation_rows import find_rows
 from pilotage.data.examples import split_of
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.bootstrap import Interval

@@ -3,7 +3,7 @@
     python benchmarks/vigos_step.py
 
 Same small model (hidden size 64; the head is what costs), same pictures, same answers, same loss: forward KL on the
-state by a reader of the picture alone, forward KL on route and answer by one who also knows the plan, reverse KL
+state by a teacher of the picture alone, forward KL on route and answer by one who also knows the plan, reverse KL
 twice as heavy on answers that break the format; tokens above 0.05 nats are dropped; each term is a mean over its own
 tokens. Answers are given (reference answers; every fourth is cut, so that it breaks the format), because rollouts
 cost the same on both sides.
@@ -51,7 +51,7 @@ def save_model(directory: Path) -> None:
     config = NanoConfig(hidden=WIDTH, heads=2, kv_heads=2, mlp=2 * WIDTH)
     model, processor = build_nano(config, benchmark_tokenizer(), seed=0)
     model.resize_token_embeddings(VOCABULARY, mean_resizing=False)
-    # Readers who see other things must disagree, or the two losses could not be told to be the same.
+    # Teachers who see other things must disagree, or the two losses could not be told to be the same.
     model.lm_head.weight.data.mul_(SHARPNESS)
     save_backbone(model, processor, directory)
 
@@ -200,15 +200,15 @@ def run_plain(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     return watch.figures() | {"loss": losses}
 
 
-def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+def run_teachers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds of the teachers' part of a step: our batches, and three separate passes over all rows."""
     import torch
 
     from pilotage.backbones.load import load_backbone
     from pilotage.rollouts import ReplayEngine
     from pilotage.train.distill import DistillTrainer
-    from pilotage.train.step.readers import Reader
     from pilotage.train.step.scoring import encode_rollouts, score_rows
+    from pilotage.train.step.teacher_models import TeacherModel
     from pilotage.views.registry import make_view
 
     student = load_backbone(model, attn_implementation="sdpa")
@@ -222,10 +222,10 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             engine=ReplayEngine(answers(student, examples)),
         )
         rows = trainer._sample(0)
-        signals = trainer.scorer.signals(Reader(student), rows)
+        signals = trainer.scorer.signals(TeacherModel(student), rows)
         facts = [trainer.router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
         routed = trainer.router.route(rows, facts, lambda sums: sums).routed
-        reader = trainer.readers[trainer.router.routes[0].weights]
+        teacher = trainer.teachers[trainer.router.routes[0].weights]
         ours, separate = [], []
         for _ in range(options.steps):
             began = time.process_time()
@@ -241,13 +241,13 @@ def run_readers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
                     max_prompt_tokens=None,
                     pad_to_multiple=16,
                 )
-                with reader.reading() as read_by, torch.no_grad():
+                with teacher.activated() as read_by, torch.no_grad():
                     score_rows(read_by, encoded, batch_size=options.micro_batch, pad_to_multiple=16)
             separate.append(time.process_time() - began)
     return {"ours": ours, "separate": separate}
 
 
-RUNS = {"pilotage": run_pilotage, "plain": run_plain, "readers": run_readers}
+RUNS = {"pilotage": run_pilotage, "plain": run_plain, "teachers": run_teachers}
 
 
 def measured(side: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -272,8 +272,8 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -
         wall_s[side] = statistics.median(s for run in runs[side] for s in run["wall_s"][1:])
         grown[side] = statistics.median(run["grown_bytes"] for run in runs[side]) / 2**20
     first = {side: runs[side][0]["loss"][0] for side in SIDES}
-    ours = statistics.median(s for run in runs["readers"] for s in run["ours"][1:])
-    separate = statistics.median(s for run in runs["readers"] for s in run["separate"][1:])
+    ours = statistics.median(s for run in runs["teachers"] for s in run["ours"][1:])
+    separate = statistics.median(s for run in runs["teachers"] for s in run["separate"][1:])
     lines = [
         f"# A step of ViGOS at V = {VOCABULARY:,}",
         "",
@@ -292,7 +292,7 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -
         f"| **plain / pilotage** | **{cpu_s['plain'] / cpu_s['pilotage']:.2f}** | "
         f"{wall_s['plain'] / wall_s['pilotage']:.2f} | **{grown['plain'] / grown['pilotage']:.2f}** | |",
         "",
-        "The teachers' part, without heads: three readers in our batches (each reads what it teaches, and no further; "
+        "The teachers' part, without heads: three teachers in our batches (each reads what it teaches, and no further; "
         "the third reads broken rows alone) against three passes over all rows.",
         "",
         "| | CPU s |",

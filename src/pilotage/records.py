@@ -57,7 +57,7 @@ class Example:
     data: Mapping[str, Any] = field(default_factory=dict)
     """What else the world needs to begin and to show the episode, e.g. a question's options. Nothing privileged."""
     hidden: Mapping[str, Any] = field(default_factory=dict)
-    """What only the judge and privileged readers may see besides, e.g. a question's answer."""
+    """What only the judge and privileged views may show besides, e.g. a question's answer."""
 
     def public(self) -> Example:
         """The same without anything privileged."""
@@ -100,8 +100,8 @@ class Example:
 
     def with_plan(self, plan: tuple[str, ...]) -> Example:
         """The same, told another plan from the start."""
-        told = self.start.privileged or Privileged()
-        return replace(self, start=replace(self.start, privileged=replace(told, plan=plan)))
+        privileged = self.start.privileged or Privileged()
+        return replace(self, start=replace(self.start, privileged=replace(privileged, plan=plan)))
 
     def with_images(self, images: tuple[bytes, ...]) -> Example:
         """The same with other pictures at the start."""
@@ -115,7 +115,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What one reader is shown of an example."""
+    """What the model or a teacher is shown of an example."""
 
     name: str
     """`student`, `symbolic`, `teacher`, `teacher_no_plan`, `perception`, …"""
@@ -246,7 +246,7 @@ class Episode:
     """How often it was begun: more than once where the world broke it off."""
 
     def moment(self, number: int) -> Moment:
-        """What there was at one of its turns, for the views of readers."""
+        """What there was at one of its turns, for views of it."""
         turn = self.turns[number]
         return Moment(
             example=self.example,

@@ -23,7 +23,7 @@ from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.step.readers import Reader
+from pilotage.train.step.teacher_models import TeacherModel
 from pilotage.worlds.grids.views import reference_answer
 from tiny import tiny_backbone, written
 
@@ -172,7 +172,7 @@ def test_one_step_runs_and_micro_batches_change_nothing(name, tmp_path):
 @every_recipe
 def test_teachers_that_see_and_know_what_the_student_does_give_no_gradient(name, tmp_path):
     config = tiny(name)
-    if not any(route.has_reader for route in config.routes):
+    if not any(route.has_teacher for route in config.routes):
         pytest.skip("no teacher: tests/train/test_grpo_stage.py has what teaches nothing here")
     (row,) = run(as_the_student(config), tmp_path)
     assert row["grad_norm"] < 1e-4
@@ -218,7 +218,7 @@ def test_the_student_s_own_view_and_weights_give_the_rollouts_own_log_probs(name
     for source in sources:
         places = [place for place, row in enumerate(rows) if row.source == source]
         now = trainer.scorer.student_logprobs(
-            Reader(trainer.student), rows, places, "same", source.sampling.temperature
+            TeacherModel(trainer.student), rows, places, "same", source.sampling.temperature
         )
         for place, now_T in zip(places, now, strict=True):
             assert now_T == pytest.approx(rows[place].rollout.logprobs, abs=2e-4)

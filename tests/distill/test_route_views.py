@@ -1,4 +1,4 @@
-"""Routes on a real (tiny) model: what a reader is shown decides its scores, and only that; settings that must agree."""
+"""Routes on a real (tiny) model: what a teacher is shown decides its scores, only that; settings that must agree."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def taught(backbone: Backbone, spans: tuple[str, ...], append: Append, view: Vie
 
 
 @pytest.mark.parametrize("spans", [(D,), (R, A), (D, A)], ids=str)
-def test_the_rest_of_the_rollout_does_not_matter_to_a_causal_reader(backbone, spans):
+def test_the_rest_of_the_rollout_does_not_matter_to_a_causal_model(backbone, spans):
     full, cut = taught(backbone, spans, "full"), taught(backbone, spans, "upto_span")
     torch.testing.assert_close(cut, full, rtol=0, atol=1e-5)
     own = logps(backbone, VIEW, IDS)[[owner in spans for owner in OWNERS]]
     torch.testing.assert_close(full, own, rtol=0, atol=1e-5)
 
 
-def test_a_reader_of_its_span_alone_does_not_know_what_came_before(backbone):
+def test_a_teacher_that_sees_its_span_alone_does_not_know_what_came_before(backbone):
     alone, whole = taught(backbone, (R, A), "span_only"), taught(backbone, (R, A), "full")
     assert (alone - whole).abs().max() > 0.1
     torch.testing.assert_close(alone, logps(backbone, VIEW, IDS[3:]), rtol=0, atol=1e-5)
@@ -101,7 +101,7 @@ def test_prefilled_rollouts_have_the_log_probs_that_they_were_drawn_with(backbon
     )
 
 
-def test_a_prefill_is_part_of_what_the_reader_is_shown(backbone):
+def test_a_prefill_is_part_of_what_the_teacher_is_shown(backbone):
     before = taught(backbone, (R,), "span_only")
     after = taught(backbone, (R,), "span_only", varied(VIEW, prefill="Size:"))
     assert (before - after).abs().max() > 0.01

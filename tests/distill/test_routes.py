@@ -86,7 +86,7 @@ def test_an_invalid_row_gets_its_route_and_no_other_and_no_token_is_taught_twice
     ("append", "shown"),
     [("full", slice(0, 8)), ("upto_span", slice(0, 6)), ("span_only", slice(2, 6))],
 )
-def test_what_the_reader_is_shown(append, shown):
+def test_what_the_teacher_is_shown(append, shown):
     """The reasoning runs over tokens 2 to 5 with an untaught one inside, which is shown all the same."""
     router = Router(layout=VigosLayout(), routes=(route(spans=(R,), append=append),))
     ((routed,),) = route_rows(router, [row("ddrurraa")]).values()
@@ -95,7 +95,7 @@ def test_what_the_reader_is_shown(append, shown):
     assert np.flatnonzero(routed.shown_mask).tolist() == [at - shown.start for at in (2, 4, 5)]
 
 
-def test_reader_with_nothing_to_teach_is_shown_nothing():
+def test_teacher_with_nothing_to_teach_is_shown_nothing():
     for append in ("full", "upto_span", "span_only"):
         router = Router(layout=VigosLayout(), routes=(route(spans=(R,), append=append),))
         ((routed, gated),) = route_rows(router, [row("dda"), row("")]).values()
@@ -216,7 +216,7 @@ def test_rows_apart_make_routes_disjoint():
     Router(layout=MgsdLayout(), routes=(route("a", rows="valid"), route("b", rows="invalid")))
 
 
-def test_routes_with_the_same_reader_are_scored_together():
+def test_routes_with_the_same_teacher_are_scored_together():
     router = Router(
         layout=VigosLayout(),
         routes=(
@@ -226,7 +226,7 @@ def test_routes_with_the_same_reader_are_scored_together():
             route("rest", spans=(U,), append="span_only"),
         ),
     )
-    assert [[one.name for one in group] for group in router.readings()] == [
+    assert [[one.name for one in group] for group in router.forward_groups()] == [
         ["reasoning", "answer"],
         ["description"],
         ["rest"],

@@ -45,7 +45,7 @@ def test_it_is_short(coach: ModuleType) -> None:
     assert len(Path(str(coach.__file__)).read_text().splitlines()) < 60
 
 
-def test_its_reader_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
+def test_its_teacher_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
     hint_of = view_of("hint", example.world)
     hint, told = hint_of(example, "brief"), VIEWS["teacher_no_plan"](example, "brief")

@@ -429,7 +429,7 @@ def edge_shade(png: bytes) -> float:
 def test_the_study_page_fits_a_phone_and_shades_what_it_cuts(page: Any, tmp_path: Path) -> None:
     shown = [variant(f"a variant with a long name {i}", 0.4, 0.6) for i in range(3)]
     table = ShownTable(
-        title="T", head=["variant", *"abcdef"], lines=[["x" * 20, *["50.0 [40, 60]"] * 6]], note=""
+        title="T", head=["variant", *"abcdef"], rows=[["x" * 20, *["50.0 [40, 60]"] * 6]], note=""
     )
     html = render_study(name="s", what="W", facts=[], variants=shown, tables=[table], goal=None)
     (tmp_path / "study.html").write_text(html)

@@ -9,7 +9,7 @@ from report_parts import share, variant
 
 
 def page(*variants: ShownVariant, lines: list[list[str]] | None = None) -> str:
-    table = ShownTable(title="T", head=["variant", "figure"], lines=lines or [], note="")
+    table = ShownTable(title="T", head=["variant", "figure"], rows=lines or [], note="")
     return render_study(name="s", what="W", facts=[], variants=variants, tables=[table], goal=0.76)
 
 

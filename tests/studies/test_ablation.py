@@ -108,12 +108,12 @@ def test_mistakes_are_named(tmp_path):
         run_part(ABLATION, tmp_path, 0, "tea")
 
 
-def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path, monkeypatch):
+def test_a_branch_waits_for_its_base_run_and_a_failure_stops_nothing_else(tmp_path, monkeypatch):
     begun, done = [], []
 
     def spawn(study: Any, out: Path, seed: int, folder: str) -> int:
         begun.append((seed, folder))
-        assert folder == "mgsd" or (seed, "mgsd") in done, "the trunk is there first"
+        assert folder == "mgsd" or (seed, "mgsd") in done, "the base run is there first"
         done.append((seed, folder))
         return 1 if folder == "mgsd" and seed == 1 else 0
 
@@ -122,7 +122,7 @@ def test_a_branch_waits_for_its_trunk_and_a_failure_stops_nothing_else(tmp_path,
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
         run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)
     assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, (
-        "branches of a failed trunk are not begun"
+        "branches of a failed base run are not begun"
     )
     assert "seed 2: no_privilege is there" in told and "seed 1: no_plan failed" in told
     assert (tmp_path / "mgsd.md").exists(), "what is there is still told"

@@ -93,13 +93,13 @@ def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_m
             recipe = variant.make(0, tmp_path / "seed0" / "trunk")
             measure_circles(recipe, tmp_path / "seed0" / variant.folder, num_maps=2)
     table = circles_table(CIRCLES, tmp_path, (0,))
-    assert all(len(line) == len(table.head) for line in table.lines)
-    own = [line for line in table.lines if line[0] == OWN]
+    assert all(len(line) == len(table.head) for line in table.rows)
+    own = [line for line in table.rows if line[0] == OWN]
     # Seven ways from pictures and seven from words; a model that learnt with its past in the prompt is played so alone.
-    assert len(own) == 14 and len(table.lines) == 14 + 2
+    assert len(own) == 14 and len(table.rows) == 14 + 2
     against = {(line[1], line[2]): line[table.head.index("all, against reference")] for line in own}
     assert [seen for (seen, way), told in against.items() if not told] == ["pictures", "words"]
-    assert [line[:2] for line in own_plans_table(CIRCLES, tmp_path, (0,)).lines] == [
+    assert [line[:2] for line in own_plans_table(CIRCLES, tmp_path, (0,)).rows] == [
         [OWN, "pictures"],
         [OWN, "words"],
     ]
@@ -117,8 +117,8 @@ def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_m
 
 
 def test_a_study_of_circles_that_has_not_begun_says_so(tmp_path: Path) -> None:
-    assert circles_table(CIRCLES, tmp_path, (0,)).lines[0][0] == "not run"
-    assert own_plans_table(CIRCLES, tmp_path, (0,)).lines[0][0] == "not run"
+    assert circles_table(CIRCLES, tmp_path, (0,)).rows[0][0] == "not run"
+    assert own_plans_table(CIRCLES, tmp_path, (0,)).rows[0][0] == "not run"
 
 
 def test_the_model_with_a_memory_differs_from_the_one_without_in_its_view_alone() -> None:

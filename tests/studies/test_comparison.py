@@ -1,4 +1,4 @@
-"""The comparison of methods: equal budgets, one trunk, what each variant changes, and its tables from real runs."""
+"""The comparison of methods: equal budgets, one base run, what each variant changes, and its tables from real runs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def stage_of(study: Study, folder: str) -> Any:
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
-def test_all_variants_have_one_budget_one_trunk_and_one_measurement(study: Study) -> None:
-    trunk = study.trunk(1)
+def test_all_variants_have_one_budget_one_base_run_and_one_measurement(study: Study) -> None:
+    base_run = study.base_run(1)
     budgets = set()
     for variant in study.variants:
         if variant.make is None:
             continue
         recipe = variant.make(1, Path("trunk"))
         (stage,) = recipe.stages
-        assert recipe.backbone == f"trunk/{trunk.stages[-1].stage}/model" and stage.stage == variant.stage
-        assert (recipe.levels, recipe.num_test, recipe.seed) == (trunk.levels, trunk.num_test, 1)
-        assert recipe.train_prior == trunk.train_prior == (study is PRIOR)
+        assert recipe.backbone == f"trunk/{base_run.stages[-1].stage}/model" and stage.stage == variant.stage
+        assert (recipe.levels, recipe.num_test, recipe.seed) == (base_run.levels, base_run.num_test, 1)
+        assert recipe.train_prior == base_run.train_prior == (study is PRIOR)
         if isinstance(stage, DistillConfig):
             rows = stage.prompts_per_step * stage.mixture.max_samples
         else:
@@ -99,7 +99,7 @@ def test_vigos_rows_change_what_their_titles_say() -> None:
 
 def test_training_levels_of_the_prior_study_all_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "NUM_TRAIN", 200)
-    recipe = PRIOR.trunk(0)
+    recipe = PRIOR.base_run(0)
     train = [e for e in examples_of(recipe, "train") if e.task != "maze"]
     test = [e for e in examples_of(recipe, "test") if e.task != "maze"]
 
@@ -115,7 +115,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (comparison, "LEVELS", (("frozenlake", (3,)), ("minibehaviour", (5,)))),
         (comparison, "STAGE1_STEPS", 1),
-        (comparison, "TOLD_STEPS", 1),
+        (comparison, "WITH_PLAN_STEPS", 1),
         (comparison, "STAGE2_STEPS", 2),
         (comparison, "NUM_TRAIN", 20),
         (comparison, "NUM_TEST", 3),
@@ -134,7 +134,7 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     for folder in ("stage1", "vigos", "gkd", "grpo", "visual_sft"):
         run_part(METHODS, tmp_path, 0, folder)
     write_tables(METHODS, tmp_path, (0,))
-    cells = {line[0]: line for line in cost_table(METHODS, tmp_path, (0,)).lines}
+    cells = {line[0]: line for line in cost_table(METHODS, tmp_path, (0,)).rows}
     assert set(cells["OPSD"][1:]) == {"not run"} and "not run" not in cells["ViGOS, paper"]
     assert cells["SFT on reference answers"][7] == "-", "nobody teaches, so nothing leaks"
     assert cells["GKD"][7].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
@@ -154,13 +154,13 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert curve == [0, 1, 2]
 
 
-def test_behind_the_second_trunk_a_method_begins_with_a_model_that_was_told_plans(
+def test_behind_the_second_base_run_a_method_begins_with_a_model_that_was_told_plans(
     small: None, tmp_path: Path
 ) -> None:
     run_part(VIGOS_PARTS, tmp_path, 0, "told")
     run_part(VIGOS_PARTS, tmp_path, 0, "opsd")
-    trunk = json.loads((run_folder(tmp_path, 0, "told") / "summary.json").read_text())
-    assert list(trunk["stages"]) == ["base", "stage1", "told"]
+    base_run = json.loads((run_folder(tmp_path, 0, "told") / "summary.json").read_text())
+    assert list(base_run["stages"]) == ["base", "stage1", "told"]
     settings = json.loads((run_folder(tmp_path, 0, "told") / "config.json").read_text())
     assert settings["recipe"]["stages"][1]["image_view"] == "student_with_plan"
     branch = json.loads((run_folder(tmp_path, 0, "opsd") / "config.json").read_text())
@@ -210,10 +210,10 @@ def test_a_switch_is_worth_what_it_changes_with_the_others_held_still(tmp_path: 
                 name.startswith("full") if i else name.endswith("_50") and task == "maze"
             ),
         )
-    lines = {line[0]: line[1] for line in switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines}
+    lines = {line[0]: line[1] for line in switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).rows}
     assert [cell.split(" ")[0] for cell in lines.values()] == ["+50.0", "+0.0", "+16.7"]
     (run_folder(tmp_path, 0, "full_jsd_50") / "summary.json").unlink()
-    lines = switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).lines
+    lines = switch_table(ESTIMATOR_SWITCHES, ESTIMATORS, tmp_path, (0,)).rows
     assert {cell for line in lines for cell in line[1:]} == {"not run"}
 
 
@@ -247,7 +247,7 @@ def test_who_leans_on_the_prior_is_compared_pair_by_pair(tmp_path: Path) -> None
     for seed in (0, 1):
         write_probe(run_folder(tmp_path, seed, "opsd"), lambda task, holds, pair: holds)
         write_probe(run_folder(tmp_path, seed, "vigos"), lambda task, holds, pair: holds or pair == 0)
-    lines = {line[0]: line[1:] for line in prior_table(PRIOR, tmp_path, (0, 1)).lines}
+    lines = {line[0]: line[1:] for line in prior_table(PRIOR, tmp_path, (0, 1)).rows}
     assert lines["OPSD"][2].startswith("+100.0 (") and lines["OPSD"][3] == ""
     assert lines["ViGOS, paper"][0].startswith("100.0 (") and lines["ViGOS, paper"][1].startswith("50.0 (")
     assert lines["ViGOS, paper"][2].startswith("+50.0 (") and lines["ViGOS, paper"][3].startswith("-50.0 (")

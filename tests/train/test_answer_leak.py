@@ -20,7 +20,7 @@ from pilotage.records import View
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
-from pilotage.train.step.readers import Readers
+from pilotage.train.step.teacher_models import TeacherModels
 from pilotage.worlds.grids.views import VIEWS, reference_answer
 from tiny import tiny_backbone
 
@@ -30,11 +30,11 @@ NUM_EXAMPLES, NUM_WRONG = 4, 3
 
 def leak_of(config: DistillConfig, *, teacher: Backbone | None = None, break_first: bool = False) -> Leak:
     student = tiny_backbone()
-    readers = Readers(config, student=student, given=teacher, device=torch.device("cpu"))
+    teachers = TeacherModels(config, student=student, given=teacher, device=torch.device("cpu"))
     return leak_meter(
         config,
         student=student,
-        readers=readers,
+        teachers=teachers,
         examples=tiny_examples(),
         num_examples=NUM_EXAMPLES,
         num_wrong=NUM_WRONG,
@@ -46,7 +46,9 @@ def stage() -> DistillConfig:
     return tiny_config(max_new_tokens=120)
 
 
-def test_a_reader_of_the_picture_alone_teaches_nothing_by_the_answer_and_one_that_is_told_does() -> None:
+def test_a_teacher_that_sees_the_picture_alone_teaches_nothing_by_the_answer_and_one_that_is_told_does() -> (
+    None
+):
     leak = leak_of(vigos_stage(stage(), form="paper", weights=FrozenCopy()), teacher=other_weights())
     groups = leak.palr.groups
     assert leak.palr.num_valid == NUM_EXAMPLES and leak.palr.num_wrong_answers == NUM_WRONG
@@ -56,11 +58,11 @@ def test_a_reader_of_the_picture_alone_teaches_nothing_by_the_answer_and_one_tha
     assert (
         groups["all"].num_tokens == groups["description"].num_tokens + groups["reasoning_answer"].num_tokens
     )
-    assert "state" not in leak.gap_nats, "its reader has no answer that could be taken away"
+    assert "state" not in leak.gap_nats, "its teacher has no answer that could be taken away"
     assert set(leak.gap_nats) == {"route", "answer", "all"}
 
 
-def test_a_reader_of_words_leans_on_no_picture_and_the_control_on_no_answer() -> None:
+def test_a_teacher_that_reads_words_leans_on_no_picture_and_the_control_on_no_answer() -> None:
     words = leak_of(stage(), teacher=other_weights()).palr.groups["all"]
     assert words.image_nats2 == 0.0 < words.answer_nats2
     control = leak_of(replace(stage(), teacher_view="student"), teacher=other_weights())

@@ -1,4 +1,4 @@
-"""GRPO on the one trainer: a route without a reader, rewarded by the judge, on answers that are right and wrong."""
+"""GRPO on the one trainer: a route without a teacher, rewarded by the judge, on answers that are right and wrong."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def trained(tmp_path: Path, *, num_right: int, **settings: Any) -> tuple[Distill
     return trainer, row
 
 
-def test_it_learns_from_right_and_wrong_answers_without_any_reader(tmp_path: Path) -> None:
+def test_it_learns_from_right_and_wrong_answers_without_any_teacher(tmp_path: Path) -> None:
     trainer, row = trained(tmp_path, num_right=1, format_reward=0.1)
-    assert trainer.readers.backbones == []
+    assert trainer.teachers.backbones == []
     assert row["rollout/success"] == 0.25 and row["rollout/same_reward"] == 0.0
     assert row["rollout/reward"] == pytest.approx(0.25 * 1.1)
     assert row["grad_norm"] > 0
@@ -98,7 +98,7 @@ def test_a_group_of_equal_rewards_teaches_nothing(tmp_path: Path, num_right: int
 
 def test_beside_the_reward_a_route_may_hold_it_to_where_it_began(tmp_path: Path) -> None:
     trainer, row = trained(tmp_path, num_right=1, kl_coef=0.1)
-    assert len(trainer.readers.backbones) == 1
+    assert len(trainer.teachers.backbones) == 1
     assert row["route/start/kl"] == pytest.approx(0.0, abs=1e-5)
 
 

@@ -32,7 +32,7 @@ from pilotage.train.distill_config import (
     Live,
     Remote,
 )
-from pilotage.train.step.readers import check_sharded
+from pilotage.train.step.teacher_models import check_sharded
 from pilotage.worlds.grids.views import reference_answer
 from tiny import LocalServer, tiny_backbone, written
 

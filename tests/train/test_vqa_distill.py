@@ -20,7 +20,7 @@ from pilotage.train.distill import distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import Mixture, encode_rows
-from pilotage.train.step.readers import Readers
+from pilotage.train.step.teacher_models import TeacherModels
 from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
@@ -91,7 +91,7 @@ def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_n
     meter = leak_meter(
         stage,
         student=student,
-        readers=Readers(stage, student=student, given=other_teacher(), device=torch.device("cpu")),
+        teachers=TeacherModels(stage, student=student, given=other_teacher(), device=torch.device("cpu")),
         examples=asked,
         num_examples=len(asked),
         num_wrong=1,
@@ -105,7 +105,7 @@ def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_n
     assert groups["description"].answer_nats2 == 0.0 < groups["description"].image_nats2
     assert groups["reasoning_answer"].answer_nats2 > 0.0 < groups["reasoning_answer"].rate < 1.0
     assert all(np.isfinite(value) for value in leak.as_dict().values())
-    assert leak.gap_nats == {}, "no view of a question is that of the same reader without the answer"
+    assert leak.gap_nats == {}, "no view of a question is the same view without the answer"
 
 
 def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(tmp_path):

@@ -106,7 +106,7 @@ def test_the_student_s_text_is_the_prompt_file_filled_with_the_task_s_own_conten
 
 @every_set
 @pytest.mark.parametrize("name", FILES)
-def test_only_readers_who_may_see_it_have_a_place_for_state_or_plan(prompts: Any, name: str) -> None:
+def test_only_views_that_may_show_it_have_a_place_for_state_or_plan(prompts: Any, name: str) -> None:
     allowed = {
         "student": set(),
         "perception": set(),
@@ -185,7 +185,7 @@ def test_text_views_hold_the_recital_and_no_picture(task: Task[Any], prompts: An
 
 @every_task
 @every_set
-def test_the_reader_with_a_plan_sees_the_student_s_words_and_the_plan_alone(
+def test_the_view_with_a_plan_shows_the_student_s_words_and_the_plan_alone(
     task: Task[Any], prompts: Any
 ) -> None:
     example, plan = example_of(task, 3), ("MARKED",)

@@ -92,8 +92,10 @@ def as_patches(pixels_HWC: np.ndarray, *, patch: int, merge: int, frames: int) -
     blocks = pixels_HWC.reshape(
         height // (patch * merge), merge, patch, width // (patch * merge), merge, patch, 3
     )
+    # The model merges merge x merge patches that follow one another, so a block's patches must.
     # -> block row, block column, row in block, column in block, channel, y, x
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
+    # A still image is a clip of equal frames: the patch embedding expects temporal_patch_size of them.
     if frames > 1:
         blocks = np.broadcast_to(blocks[..., None, :, :], (*blocks.shape[:5], frames, patch, patch))
     return np.ascontiguousarray(blocks).reshape(-1, channels * frames * patch * patch)
@@ -126,6 +128,7 @@ def encode_images(
     for place, image in enumerate(images):
         key = image if isinstance(image, bytes) else None
         if key is not None and (cached := cache.recall(key)) is not None:
+            # The number of patches alone would not tell 2 x 3 from 3 x 2.
             height, width = (int(side) for side in cached[-1, :4].view(np.uint16))
             parts.append(cached[:-1])
             grid_of.append((1, height // patch, width // patch))
@@ -202,6 +205,7 @@ def _encode_prompts(
         pixel_values, grid_thw = encode_images(
             backbone, [image for _, image in shown], names=[name for name, _ in shown]
         )
+    # One iterator over all views: images stand in `pixel_values` in the order in which they are met here.
     grids: Iterator[list[int]] = iter(grid_thw.tolist() if grid_thw is not None else [])
     texts = [render(backbone, view, name=name) for view, name in zip(views, names, strict=True)]
     tokenised = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -216,6 +220,7 @@ def _encode_prompts(
                 f'{num_images} image(s); put one {{"type": "image"}} where each image goes'
             )
         stretches: list[tuple[int, int, int]] = []
+        # The template writes one placeholder an image; the model wants one for each merged patch.
         # From the left, so that each place is where the pictures before it have moved it.
         for number, slot in enumerate(slots):
             _, grid_rows, grid_columns = next(grids)
@@ -246,6 +251,7 @@ def rope_positions(length: int, images: Sequence[tuple[int, int, int]]) -> np.nd
     """
     if not images:
         return np.broadcast_to(np.arange(length), (3, length))
+    # `column` counts tokens and `position` positions. Behind an image they part, by its tokens less its larger side.
     positions = np.empty((3, length), dtype=np.int64)
     column = position = 0
     for start, rows, columns in images:
@@ -279,6 +285,8 @@ def _to_tensors(
     mask_BS = np.zeros((num_rows, length), dtype=np.int64)
     positions_3BS = np.zeros((3, num_rows, length), dtype=np.int64)
     for row, (ids, positions) in enumerate(zip(ids_of, positions_of, strict=True)):
+        # Positions go with their tokens, whichever side is padded: a prompt that is decoded and the same one that is
+        # scored have equal ones, or the log-probabilities of the two would differ.
         columns = slice(length - len(ids), length) if left else slice(0, len(ids))
         ids_BS[row, columns] = ids
         mask_BS[row, columns] = 1
@@ -336,6 +344,7 @@ def encode_with_response(
         zip(prompts, positions_of, response_ids, strict=True)
     ):
         name = names[row] if names is not None else f"row {row}"
+        # The model would count it among the places of the prompts' images.
         if not backbone.placeholder_ids.isdisjoint(response):
             raise PilotageError(
                 f"{name}: the response holds an image or video placeholder, which no image fills"
@@ -346,6 +355,7 @@ def encode_with_response(
                 f"{name}: prompt and response have {len(prompt)} + {len(response)} tokens, more than {max_length}"
             )
         ids_of.append(ids)
+        # A prompt ends in text, whose position is the largest so far: what the engine goes on from too.
         following = positions[:, -1:].max() + 1 + np.arange(len(response))
         extended.append(np.concatenate([positions, np.broadcast_to(following, (3, len(response)))], axis=1))
     length = _padded_length(max(map(len, ids_of)), pad_to_multiple)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pilotage.cli.measured import find_rows
+from pilotage.cli.evaluation_rows import find_rows
 from pilotage.cli.tables import make_table, signed, table_console
 
 if TYPE_CHECKING:

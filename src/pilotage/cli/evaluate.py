@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
-from pilotage.cli.measured import find_rows, keep, rows_of
+from pilotage.cli.evaluation_rows import find_rows, keep, rows_of
 from pilotage.cli.options import AtLeast, Count, RecipeCount, given
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, table_console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from pilotage.cli.evaluate import Eval
-from pilotage.cli.measured import keep
+from pilotage.cli.evaluation_rows import keep
 from pilotage.cli.tables import make_table, points, table_console
 from pilotage.errors import PilotageError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
-from pilotage.cli.measured import keep
+from pilotage.cli.evaluation_rows import keep
 from pilotage.cli.options import Count
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import make_table, table_console

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from pilotage.cli.evaluate import Eval
+from pilotage.cli.evaluation_rows import keep
 from pilotage.cli.gap import SHOWN_FAULTS
-from pilotage.cli.measured import keep
 from pilotage.cli.options import RecipeCount
 from pilotage.cli.tables import make_table, points, signed, table_console
 from pilotage.errors import PilotageError

@@ -71,7 +71,7 @@ class StudyCommand:
 def _show(bar: Bar, study: Study, seeds: Sequence[int]) -> Callable[[str], None]:
     """Prints what is told when a run has ended, and moves the bar."""
     folders = {
-        study.trunk_folder,
+        study.base_run_folder,
         *(variant.folder for variant in study.variants if variant.make is not None),
     }
     num_ended = 0

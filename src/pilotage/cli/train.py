@@ -167,7 +167,7 @@ class Train(RecipeOptions):
                 for stage in recipe.stages
                 if stage.stage in names
                 and isinstance(stage, DistillConfig)
-                and any(route.has_reader for route in stage.routes)
+                and any(route.has_teacher for route in stage.routes)
             ]
             if not taught:
                 raise PilotageError(

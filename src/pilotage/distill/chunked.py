@@ -166,6 +166,7 @@ class _ChunkedRows(torch.autograd.Function):
     def forward(ctx: Any, plan: ChunkPlan, *tensors: Any) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         ctx.plan = plan
+        # References, no copies: they are for a recomputation, and notice weights that were changed before it.
         ctx.save_for_backward(*tensors)
         needs = tuple(ctx.needs_input_grad[1:4]) if plan.with_gradient else (False, False, False)
         outputs, ctx.gradients = _run(plan, needs, *tensors)
@@ -179,11 +180,14 @@ class _ChunkedRows(torch.autograd.Function):
             return (None,) * 10
         # Handed over, not kept: autograd can then make the buffers the parameters' .grad without a copy.
         gradients, ctx.gradients = ctx.gradients, None
+        # `.sum()` expands one number, which strides tell without a look at the values: that would wait for the GPU.
         uniform = all(stride == 0 for stride in grad_M.stride()) or bool((grad_M == grad_M[:1]).all())
         if gradients is None or not uniform:
             tensors: list[Any] = list(ctx.saved_tensors)
+            # A loss is linear in a token's weight, so another factor per token is the same as another weight.
             tensors[-1] = tensors[-1] * grad_M  # the weights
             _, gradients = _run(ctx.plan, tuple(ctx.needs_input_grad[1:4]), *tensors)
+        # On a GPU even the comparison with 1 would wait, and the product is cheaper.
         elif grad_M.numel() and not (grad_M.device.type == "cpu" and grad_M[0] == 1.0):
             for gradient in gradients:
                 if gradient is not None:
@@ -206,6 +210,7 @@ def _run(
 ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
     """Outputs (value, divergence, capped, entropy, agreement) and gradients (hidden, weight, bias)."""
     device, (num_tokens, num_entries) = hidden_MH.device, (hidden_MH.shape[0], weight_VH.shape[0])
+    # bfloat16 logits would have a step of 1/16 at 10: log-probabilities, and so advantages, need more.
     dtype = torch.float64 if hidden_MH.dtype == torch.float64 else torch.float32
     needs_hidden, needs_weight, needs_bias = needs
     columns = _columns(num_entries, whole=plan.whole_rows or device.type != "cpu")
@@ -222,9 +227,11 @@ def _run(
     student_buffer = torch.empty(size * num_entries, device=device, dtype=dtype)
     teacher_buffer = torch.empty_like(student_buffer) if teacher_hidden_MH is not None else None
 
+    # Under the trainer's autocast a row program's vecdot would come out in bfloat16.
     with torch.autocast(device.type, enabled=False):
         for start in range(0, num_tokens, max(size, 1)):
             rows = slice(start, min(start + size, num_tokens))
+            # With h / T in place of h the head's gradient has its 1 / T already; hidden states and bias get it below.
             hidden_CH = hidden_MH[rows] / plan.temperature
             student = _project(student_buffer, columns, hidden_CH, weight_VH, bias_V, plan.temperature)
             teacher: Tiles = ()
@@ -238,6 +245,8 @@ def _run(
                     teacher_bias_V,
                     plan.temperature,
                 )
+            # Leaves gradients in `student`. The next chunk projects over both buffers: gradients are used up, and
+            # statistics copied out, before this turn ends.
             stats = plan.program(
                 RowTask(
                     student=student,
@@ -292,6 +301,8 @@ def _project(
     """Logits over temperature of one chunk, as contiguous tiles of `buffer`, in its precision."""
     num_rows, tiles = hidden_CH.shape[0], []
     for first, last in columns:
+        # Tiles lie one behind another. As columns of one [C, V] matrix their rows would stand V apart in memory, and
+        # in-place passes over a tile would no longer stay in cache.
         tile_CV = buffer[num_rows * first : num_rows * last].view(num_rows, last - first)
         weight_HV = weight_VH[first:last].to(hidden_CH.dtype).t()
         if hidden_CH.dtype == buffer.dtype:

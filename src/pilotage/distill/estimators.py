@@ -91,8 +91,11 @@ class FullVocabulary:
         return _token_loss(value_M, nats_M, capped_M, student_logp_MV, teacher_logp_MV, weight_M)
 
     def _rows(self, task: RowTask) -> RowStats:
+        # Two passes over the tiles: sum_u slope_u, and whether a token cap acts, are known only behind the last tile.
+        # Until then the student's buffer keeps p and the teacher's, whose logits are spent, keeps the slopes.
         by_entry = isinstance(self.cap, ElementCap)
         student_log_total_C, teacher_log_total_C = _shift(task.student), _shift(task.teacher)
+        # Before the loop: it needs the maxima at exactly 0, as _shift leaves them.
         agreement_C = _agreement(task.student, task.teacher)
         nats_C, uncapped_C, slope_total_C, entropy_C = (torch.zeros_like(task.weight_C) for _ in range(4))
         entry_capped_C = torch.zeros_like(task.weight_C, dtype=torch.bool)
@@ -109,8 +112,10 @@ class FullVocabulary:
                 above_CV = summands_CV > self.cap.tau
                 entry_capped_C |= above_CV.any(-1)
                 summands_CV.clamp_(max=self.cap.tau)
+                # A capped entry is a constant, but its logit still moves the others' p: only its own slope goes.
                 slopes_CV.masked_fill_(above_CV, 0.0)
             nats_C += summands_CV.sum(-1)
+            # Last: both buffers are read above, and hold no log-probabilities from here on.
             if task.with_gradient:
                 slope_total_C += slopes_CV.sum(-1)
                 teacher_CV.copy_(slopes_CV)
@@ -119,6 +124,8 @@ class FullVocabulary:
         if task.with_gradient:
             factor_C = task.weight_C if on_tokens.factor_M is None else task.weight_C * on_tokens.factor_M
             pull_C = factor_C * slope_total_C
+            # dD/dz_v = slope_v - p_v * sum_u slope_u (see divergences.py), times the token's weight and cap factor.
+            # The p in the buffer becomes the gradient itself, which is what chunked_rows carries on.
             for grad_CV, slopes_CV in zip(task.student, task.teacher, strict=True):
                 grad_CV.mul_(-pull_C[:, None]).addcmul_(slopes_CV, factor_C[:, None])
         return RowStats(
@@ -207,6 +214,7 @@ class TopK:
         student_CV.sub_(log_total_C[0][:, None])
         teacher_CV.sub_(log_total_C[1][:, None])
         top_CK = self._select(student_CV, teacher_CV)
+        # A new tensor, no view of the buffer: it is read again below, while the buffer turns into the gradient.
         student_logp_CK = self._categories(student_CV, top_CK).requires_grad_(task.with_gradient)
         teacher_logp_CK = self._categories(teacher_CV, top_CK)
         # k categories are few: autograd gives their slopes, and the softmax over V is undone by hand below.
@@ -217,10 +225,13 @@ class TopK:
         slopes_CK = torch.zeros_like(student_logp_CK)
         if task.with_gradient:
             (slopes_CK,) = torch.autograd.grad(value_C, student_logp_CK, task.weight_C)
+        # The last use of the log-probabilities: below the buffer becomes the gradient.
         student_p_CV = student_CV.exp()
         entropy_C = -torch.linalg.vecdot(student_p_CV, student_CV)
         if task.with_gradient:
             total_C1 = slopes_CK.sum(-1, keepdim=True)
+            # The same formula over the k (+ 1) categories; the tail's is that of its entries together, as of one logit.
+            # With 'renormalise' the rest of the vocabulary cancels in the quotient and has no gradient at all.
             grad_top_CK = slopes_CK - student_logp_CK.detach().exp() * total_C1
             if self.mode == "renormalise":
                 student_CV.zero_()
@@ -344,6 +355,7 @@ class Sampled:
         ids_C = task.token_ids_C
         assert ids_C is not None
         student_log_total_C = _shift(task.student)
+        # Picked before the loop, where the tiles turn into gradients one after another.
         student_logp_C = _pick(task.student, ids_C) - student_log_total_C
         agreement_C, teacher_logp_C = None, task.teacher_logp_C
         teacher_log_total_C = None
@@ -360,6 +372,8 @@ class Sampled:
             value_C, slope_C = -student_logp_C, -torch.ones_like(student_logp_C)
         else:
             value_C, slope_C = (advantage_C.expm1() - advantage_C) * factor_C, -advantage_C.expm1() * factor_C
+        # Slopes are d value / d log p(y) with A held fixed for 'advantage' and A = t - log p(y) for 'loss', where
+        # d(exp(A) - 1 - A) = -(exp(A) - 1). Cap and gate are constants in both, as in the reference path.
         slope_C = slope_C * task.weight_C
         entropy_C, nats_C = torch.zeros_like(value_C), torch.zeros_like(value_C)
         first = 0
@@ -371,6 +385,7 @@ class Sampled:
                 teacher_CV = task.teacher[index].sub_(teacher_log_total_C[:, None])
                 nats_C -= torch.linalg.vecdot(p_CV, teacher_CV)
             if task.with_gradient:
+                # d log p(y) / dz_v = [v = y] - p_v. Tiles without y add 0 at a clamped column: no branch per row.
                 torch.mul(p_CV, -slope_C[:, None], out=student_CV)
                 columns_C1, inside_C = _columns_of(ids_C, first, student_CV.shape[1])
                 student_CV.scatter_add_(1, columns_C1, (slope_C * inside_C)[:, None])
@@ -510,6 +525,8 @@ def _at(logp_MV: Tensor, token_ids_M: Tensor) -> Tensor:
 
 def _shift(tiles: Tiles) -> Tensor:
     """Moves each row's maximum to 0, in place, and returns the log of the rows' total [C]: logp = tile - total."""
+    # The maxima are taken off before exp, or a logit above 88 overflows float32. The log of the total is left to the
+    # caller: `_agreement` looks for exact zeros, which it would wash away.
     highest_C = tiles[0].amax(-1)
     for tile_CV in tiles[1:]:
         highest_C = torch.maximum(highest_C, tile_CV.amax(-1))
@@ -521,6 +538,7 @@ def _shift(tiles: Tiles) -> Tensor:
 
 def _agreement(student: Tiles, teacher: Tiles) -> Tensor:
     """1.0 where an entry is the maximum of both, given rows whose maximum is 0 [C]."""
+    # Neither summand exceeds 0, so their sum is 0 only where both are.
     best_C = torch.stack([(a_CV + b_CV).amax(-1) for a_CV, b_CV in zip(student, teacher, strict=True)]).amax(
         0
     )

@@ -35,6 +35,7 @@ Baseline = Literal["none", "batch", "group"]
 """What is subtracted: nothing, the mean over the whole step, or the mean over the samples of one prompt. A mean that
 holds the token itself shrinks the expected gradient by 1 / (number averaged), and changes nothing else."""
 
+# exp(60) is 1e26: far above any bound, and finite in float32 when an advantage multiplies it, as exp(88) is not.
 _MAX_LOG_RATIO = 60.0
 
 
@@ -170,6 +171,7 @@ def _held_against(mix: AdvantageMix, parts: AdvantageParts, everyone: Reduced) -
         return parts.reward_R
     if mix.reward_baseline == "batch":
         return parts.reward_R - everyone.mean
+    # No sum over ranks: all samples of a prompt are on one.
     prompt_of = dict(zip(parts.episodes_R, parts.groups_R, strict=True))
     of_group: dict[Hashable, list[float]] = {}
     for episode, reward in parts.episode_rewards.items():
@@ -178,6 +180,7 @@ def _held_against(mix: AdvantageMix, parts: AdvantageParts, everyone: Reduced) -
     less_R = parts.reward_R - torch.tensor([mean_of[group] for group in parts.groups_R], dtype=torch.float64)
     if not mix.scale_by_spread:
         return less_R
+    # With n - 1 below the line, as TRL's torch.std.
     spread_of = {
         group: statistics.stdev(rewards) if len(rewards) > 1 else 0.0 for group, rewards in of_group.items()
     }
@@ -190,6 +193,7 @@ def _baseline(kind: Baseline, values: Tensor, groups: Tensor, everyone: Reduced)
         return 0.0
     if kind == "batch":
         return everyone.mean
+    # Weighted by tokens, unlike the rewards' baseline: the teacher speaks of tokens, the judge of episodes.
     num_groups = int(groups.max()) + 1
     sums = values.new_zeros(num_groups).index_add(0, groups, values)
     counts = values.new_zeros(num_groups).index_add(0, groups, torch.ones_like(values))
@@ -250,16 +254,20 @@ class PolicyGradient:
         """Values and slopes from the current log-probabilities; no autograd needed."""
         logp_M = logp_M.detach()
         advantage_M = teacher.advantage_M.detach().to(logp_M)
+        # Not the teacher's: the ratio is to the policy that drew the token, at the temperature it was drawn at.
         log_ratio_M = logp_M - teacher.sampled_logp_M.detach().to(logp_M)
         ratio_M = log_ratio_M.clamp(max=_MAX_LOG_RATIO).exp()
         weight_M, bound_M = ratio_M, ratio_M
         bounded_M = torch.zeros_like(ratio_M)
         if self.cap is not None:
             bounded_M = (ratio_M > self.cap).to(ratio_M.dtype)
+            # Here slope and value part: the value stands still above the cap, the slope -A * cap does not become 0. A
+            # truncated importance weight is a constant factor of grad log p, and the token goes on teaching.
             weight_M = bound_M = ratio_M.clamp(max=self.cap)
         if self.clip is not None:
             low, high = 1.0 - self.clip.low, 1.0 + self.clip.high
             clipped_M = ((advantage_M > 0) & (ratio_M > high)) | ((advantage_M < 0) & (ratio_M < low))
+            # One-sided: a token whose ratio has gone astray against its advantage must still be brought back.
             weight_M = weight_M.masked_fill(clipped_M, 0.0)
             bound_M = torch.where(clipped_M, ratio_M.clamp(low, high), bound_M)
             bounded_M = torch.maximum(bounded_M, clipped_M.to(bounded_M.dtype))
@@ -283,6 +291,7 @@ class PolicyGradient:
         logp_MV = (logits_MV / self.temperature).log_softmax(-1)
         logp_M = logp_MV.gather(-1, token_ids_M[:, None]).squeeze(-1)
         tokens = self.on_tokens(logp_M, teacher)
+        # Adds 0 with the slope as its gradient, since autograd of the value would be wrong where the cap acts.
         value_M = tokens.value_M + tokens.slope_M * (logp_M - logp_M.detach())
         logp_MV = logp_MV.detach()
         return TokenLoss(
@@ -328,6 +337,7 @@ class PolicyGradient:
     def _rows(self, task: RowTask) -> RowStats:
         ids_C, known_C2 = task.token_ids_C, task.teacher_logp_C
         assert ids_C is not None and known_C2 is not None
+        # Log-probabilities first: the loop below turns each tile into its gradient, slope * ([v = y] - p_v).
         total_C = torch.stack([tile_CV.logsumexp(-1) for tile_CV in task.student]).logsumexp(0)
         places, logp_C, first = [], -total_C, 0
         for tile_CV in task.student:

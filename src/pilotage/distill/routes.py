@@ -1,4 +1,4 @@
-"""Routes: which tokens of a rollout are taught by which reader, as data, and the masks and weights that follow.
+"""Routes: which tokens of a rollout are taught by which teacher, as data, and the masks and weights that follow.
 
     Route:  "these tokens are taught by this view, with these weights, this divergence and this estimator"
     Router: a response format and its routes
@@ -34,10 +34,10 @@ class Route:
 
     name: str
     view: str | None
-    """The view that the reader is shown, by its name; None for a route without a reader, taught by rewards alone or by
-    the words of references."""
+    """The view that the teacher is shown, by its name; None for a route without a teacher, taught by rewards alone or
+    by the words of references."""
     weights: Hashable
-    """Which parameters read it (`pilotage.train`); routes with equal ones can share a forward. None: no reader."""
+    """Which parameters score it (`pilotage.train`); routes with equal ones can share a forward. None: no teacher."""
     estimator: Estimator | PolicyGradient
     spans: tuple[str, ...] | Literal["all"] = ALL_SPANS
     """Spans whose tokens are taught."""
@@ -48,13 +48,13 @@ class Route:
     scale: float = 1.0
     """Lambda, the factor of this route's mean."""
     append: Append = "full"
-    """What the reader sees of the rollout before a taught token: everything; the same, but cut behind the last taught
-    token (equal scores for a causal reader, fewer tokens); or only the taught spans and what lies between them."""
+    """What the teacher sees of the rollout before a taught token: everything; the same, but cut behind the last taught
+    token (equal scores for a causal model, fewer tokens); or only the taught spans and what lies between them."""
     token_weights: tuple[TokenWeight, ...] = ()
     """Multiplied. A token whose product is 0 is not taught, and does not count in any mean."""
     images: Images = "same"
     prefill: str = ""
-    """Text that begins the reader's turn, before the appended tokens. The student's own prefill is not added."""
+    """Text that begins the teacher's turn, before the appended tokens. The student's own prefill is not added."""
 
     def __post_init__(self) -> None:
         for name, legal in (
@@ -71,11 +71,11 @@ class Route:
             raise PilotageError(
                 f"route {self.name!r}: view {self.view!r} and weights {self.weights!r} are both given, or both None"
             )
-        if not self.has_reader and not (
+        if not self.has_teacher and not (
             isinstance(self.estimator, PolicyGradient) or is_likelihood(self.estimator)
         ):
             raise PilotageError(
-                f"route {self.name!r} has no reader (view None), and {type(self.estimator).__name__} needs one; "
+                f"route {self.name!r} has no teacher (view None), and {type(self.estimator).__name__} needs one; "
                 "only PolicyGradient and Sampled(as_='likelihood') do without"
             )
         if not (self.scale > 0.0 and np.isfinite(self.scale)):
@@ -88,7 +88,7 @@ class Route:
             )
 
     @property
-    def has_reader(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether a teacher is asked anything for this route."""
         return self.weights is not None
 
@@ -98,8 +98,8 @@ class Route:
         return tuple(name for weight in self.token_weights for name in weight.signals)
 
     @property
-    def reading(self) -> tuple[Hashable, ...]:
-        """Equal for two routes whose readers see the same text under the same weights: one pass scores both."""
+    def forward_key(self) -> tuple[Hashable, ...]:
+        """Equal for two routes whose teachers see the same text under the same weights: one pass scores both."""
         apart = (self.spans, self.rows) if self.append == "span_only" else ()
         return (self.view, self.images, self.prefill, self.weights, *apart)
 
@@ -160,11 +160,11 @@ class Router:
     def scale_of(self) -> dict[str, float]:
         return {route.name: route.scale for route in self.routes}
 
-    def readings(self) -> list[tuple[Route, ...]]:
-        """Routes in groups whose tokens one pass of one reader can score, in the order of the routes."""
+    def forward_groups(self) -> list[tuple[Route, ...]]:
+        """Routes in groups whose tokens one pass of one teacher can score, in the order of the routes."""
         groups: dict[tuple[Hashable, ...], list[Route]] = {}
         for route in self.routes:
-            groups.setdefault(route.reading, []).append(route)
+            groups.setdefault(route.forward_key, []).append(route)
         return [tuple(group) for group in groups.values()]
 
 
@@ -177,7 +177,7 @@ class RoutedRow:
     weight_T: np.ndarray
     """float64: product of the token weights; 0 where the mask does not hold."""
     shown: slice
-    """The tokens that are appended to the reader's prompt; empty when it has nothing to teach."""
+    """The tokens that are appended to the teacher's prompt; empty when it has nothing to teach."""
 
     @property
     def num_tokens(self) -> int:
@@ -186,7 +186,7 @@ class RoutedRow:
 
     @property
     def shown_mask(self) -> np.ndarray:
-        """The mask over the shown tokens alone: which of the reader's scores are used."""
+        """The mask over the shown tokens alone: which of the teacher's scores are used."""
         return self.mask_T[self.shown]
 
 
@@ -215,7 +215,7 @@ def _route_row(router: Router, route: Route, row: RowFacts, at: int) -> RoutedRo
     if mask_T.any():
         for token_weight in route.token_weights:
             weight_T *= _factor(route, token_weight, row, at)
-    # What a reader sees does not depend on the weights, unless nothing is left to teach.
+    # What a teacher sees does not depend on the weights, unless nothing is left to teach.
     shown = _shown(route.append, mask_T) if weight_T.any() else slice(0, 0)
     return RoutedRow(mask_T=weight_T > 0.0, weight_T=weight_T, shown=shown)
 

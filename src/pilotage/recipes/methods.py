@@ -91,7 +91,7 @@ def vigos_stage(
 ) -> DistillConfig:
     """ViGOS (arXiv 2606.19120) on the tasks' own format: state, route and answer are description, thought and box.
 
-    A reader of the picture alone teaches the state; one who also knows the plan teaches route and answer; one who
+    A teacher of the picture alone teaches the state; one who also knows the plan teaches route and answer; one who
     knows plan and format teaches rows that break the format, and nothing else. `paper`: the second reads the
     student's whole prefix and the end of the turn has no teacher. `released`: it is shown the taught tokens alone.
     Departures: the format is the task's, so there is no prefill, and the answer's tags are supervised in both forms
@@ -100,7 +100,7 @@ def vigos_stage(
     forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
     reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     append: Append = "full" if form == "paper" else "span_only"
-    told = "student_with_plan"
+    with_plan = "student_with_plan"
     routes = (
         Route(
             name="perception",
@@ -113,14 +113,16 @@ def vigos_stage(
         ),
         Route(
             name="reasoning",
-            view=told,
+            view=with_plan,
             weights=weights,
             estimator=forward,
             spans=("route", "answer"),
             rows="valid",
             append=append,
         ),
-        Route(name="reference", view=told, weights=weights, estimator=reverse, rows="invalid", scale=2.0),
+        Route(
+            name="reference", view=with_plan, weights=weights, estimator=reverse, rows="invalid", scale=2.0
+        ),
     )
     layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
     return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")

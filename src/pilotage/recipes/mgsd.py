@@ -1,4 +1,4 @@
-"""MGSD (arXiv 2606.06076): ground perception first, then let a reader of the chart teach the one who looks."""
+"""MGSD (arXiv 2606.06076): ground perception first, then let a teacher who reads the state teach the one who looks."""
 
 from __future__ import annotations
 

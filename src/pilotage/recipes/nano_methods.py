@@ -3,7 +3,7 @@
 The paper forms are in `pilotage.recipes.neighbours`; the methods themselves in `pilotage.recipes.methods`. Departures
 that all of these share, for the model's size: MGSD's nano budget, rate and schedule; all parameters train, so the
 initial weights are a frozen copy in place of an adapter that is off; and two fifths of the prompts ask for
-descriptions, which a copy of the first stage's model judges from the picture where the method has no reader of words.
+descriptions, which a copy of the first stage's model judges from the picture where the method has no teacher of words.
 """
 
 from __future__ import annotations

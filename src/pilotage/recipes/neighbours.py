@@ -33,7 +33,7 @@ _LORA = LoraSettings(rank=64, alpha=128, dropout=0.05)
 
 
 def vigos(seed: int = 0, *, backbone: str) -> Recipe:
-    """ViGOS (arXiv 2606.19120), paper form: three readers of the initial weights share the rollout.
+    """ViGOS (arXiv 2606.19120), paper form: three teachers of the initial weights share the rollout.
 
     LoRA 64/128 with dropout 0.05, learning rate 5e-6 down a line, clip 0.1, batch 32, one epoch; rollouts at
     temperature 1.1, top-p 0.95, top-k 20, at most 4,096 tokens; forward KL on the state (picture alone) and on route
@@ -44,7 +44,7 @@ def vigos(seed: int = 0, *, backbone: str) -> Recipe:
 
 
 def vigos_released(seed: int = 0, *, backbone: str) -> Recipe:
-    """ViGOS as its released code does it: the reasoning reader is shown only the tokens that it teaches.
+    """ViGOS as its released code does it: the reasoning teacher is shown only the tokens that it teaches.
 
     All else is as in `vigos`, departures included; the release's looser check of the format has no counterpart here.
     """

@@ -37,7 +37,7 @@ class ShownVariant:
 class ShownTable:
     title: str
     head: Sequence[str]
-    lines: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]
     note: str
 
 

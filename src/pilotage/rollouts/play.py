@@ -25,7 +25,7 @@ from pilotage.worlds.world import Session, SessionError
 logger = logging.getLogger(__name__)
 
 Show = Callable[[Moment], View]
-"""What a reader is shown of a moment."""
+"""What the model or a teacher is shown of a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,6 +196,7 @@ class TransformersEngine:
         logits_BV, prompt_mask_BS = self._read_prompts(inputs, cache)
 
         places = [place for of_view in places_of for place in of_view]
+        # Not the number of columns: M-RoPE gives an image fewer positions than it has tokens. Padding stands at 0.
         next_position_B = inputs["position_ids"].amax(dim=(0, 2)) + 1
         if len(places) > len(firsts):
             copies = torch.tensor([len(of_view) for of_view in places_of], device=device)
@@ -220,9 +221,11 @@ class TransformersEngine:
         for step in range(max_new_tokens):
             uniforms = None
             if noise is not None:
+                # By the request's place and the step, so that what a row draws does not depend on who shares its batch.
                 uniforms = torch.from_numpy(noise[[row.index for row in rows], step]).to(device)
             choice = chooser(logits_BV, uniforms)
             for row, token, logprob, vision_mass, attempt in zip(rows, *choice.as_lists(), strict=True):
+                # It stays in the batch until enough have ended, and what it decodes meanwhile is nobody's.
                 if row.ended:
                     continue
                 if math.isnan(logprob):
@@ -249,6 +252,8 @@ class TransformersEngine:
                 cache.select_rows(kept_rows)
                 mask.select_rows(kept_rows)
                 tokens_B, next_position_B = tokens_B[kept_rows], next_position_B[kept_rows]
+            # Padding on the left puts the ends of all prompts in one column: a new token is one column for all rows,
+            # and the last logits are each row's own. Text has one position on all three axes of M-RoPE.
             with _attention(text_config, decoding_attention):
                 logits_BV = model(
                     input_ids=tokens_B[:, None],
@@ -274,6 +279,7 @@ class TransformersEngine:
         # The same rows from column 0 on; their last id is repeated where the padding went.
         aligned_BS = ids_BS.gather(1, (starts_B1 + columns_S).clamp(max=width - 1))
         image_column = first_image_column(aligned_BS, self.backbone.image_token_id)
+        # One rank may share a beginning where another does not: with sharded parameters its extra forward would hang.
         limit = 0 if is_sharded(model) else min(int(lengths_B.min()) - 1, image_column)
         prefix = shared_prefix(aligned_BS, limit=limit)
         arguments = dict(inputs)
@@ -281,6 +287,7 @@ class TransformersEngine:
             length, num_beginnings = prefix.length, len(prefix.rows_K)
             model(
                 input_ids=aligned_BS[prefix.rows_K, :length],
+                # The beginning ends before any image, and there a position is a column on all three axes.
                 position_ids=columns_S[:length].expand(3, num_beginnings, -1),
                 past_key_values=cache,
                 use_cache=True,
@@ -290,6 +297,8 @@ class TransformersEngine:
             cache.select_rows(prefix.prefix_of_B)
             longest = int(lengths_B.max()) - length
             rest = slice(width - -(-longest // self.pad_to_multiple) * self.pad_to_multiple, None)
+            # The window is as wide as the longest rest. In a shorter row it also holds padding, or the end of what is
+            # in the cache already: masked, or tokens would be attended to twice.
             unread_BS = mask_BS * (columns_S >= starts_B1 + length)
             mask_BS = torch.cat([torch.ones_like(mask_BS[:, :length]), unread_BS[:, rest]], dim=1)
             arguments |= {
@@ -347,6 +356,7 @@ def _rows_to_keep(ended: Sequence[bool]) -> list[int] | None:
 
     Batch sizes are multiples of 8 where they can be (some ended rows stay): each new size has a price.
     """
+    # Never no row at all: while other ranks decode, a rank that is done has to make their forwards too.
     alive = [index for index, done in enumerate(ended) if not done]
     wanted = max(1, len(alive)) if len(alive) <= 8 else min(len(ended), -(-len(alive) // 8) * 8)
     if wanted > 0.8 * len(ended):
@@ -390,6 +400,8 @@ class _DecodingMask:
 
     def with_one_more(self, num_columns: int) -> torch.Tensor:
         """Shows one response column more; `num_columns` is what a ready-made mask has to cover."""
+        # In place: a new mask would be copied for each token. The view that the last forward was given changes with it,
+        # and nobody reads that any more.
         self.mask_BS[:, self.length] = self.visible
         self.length += 1
         if self.ready_made:
@@ -399,6 +411,7 @@ class _DecodingMask:
 
 @contextmanager
 def _attention(config: Any, implementation: str) -> Iterator[None]:
+    # Layers ask the configuration in each forward, so a switch here holds for this one alone.
     usual = config._attn_implementation
     config._attn_implementation = implementation
     try:

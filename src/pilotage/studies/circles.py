@@ -158,7 +158,7 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen maps, per cent",
         head=head,
-        lines=lines or [["not run", *([""] * (len(head) - 1))]],
+        rows=lines or [["not run", *([""] * (len(head) - 1))]],
         note=(
             f"Reference: {DIRECT.title}, the same seeds and maps; of the model that learnt to be told where it was: "
             f"the one that learnt without. {NUM_MAPS} maps a level."
@@ -184,7 +184,7 @@ def own_plans_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
     return StudyTable(
         title="Circles that the model's own plan would have solved, per cent",
         head=head,
-        lines=lines or [["not run", *([""] * (len(head) - 1))]],
+        rows=lines or [["not run", *([""] * (len(head) - 1))]],
         note=f"Each plan followed from its own state to its end; {DIRECT.title}.",
     )
 
@@ -238,8 +238,8 @@ def _mean(per_seed: Sequence[Rows], of: Any) -> str:
     return f"{found.mean:.1f}"
 
 
-def _after_own(seed: int, trunk: Path, *, view: str = "student") -> Recipe:
-    recipe = nano_steps(seed, backbone=str(trunk / "stage2" / "model"), arm="own", starts="corner")
+def _after_own(seed: int, base_run: Path, *, view: str = "student") -> Recipe:
+    recipe = nano_steps(seed, backbone=str(base_run / "stage2" / "model"), arm="own", starts="corner")
     if view == "student":
         return recipe
     (stage,) = recipe.stages
@@ -253,9 +253,9 @@ OWN = "after its own episodes"
 CIRCLES = Study(
     name="circles",
     title="What helps against circles? FrozenLake move by move, from the corner",
-    trunk=lambda seed: nano_mgsd(0),
-    trunk_folder="trunk",
-    one_trunk=True,
+    base_run=lambda seed: nano_mgsd(0),
+    base_run_folder="trunk",
+    one_base_run=True,
     variants=(
         Variant(title="after MGSD", folder="trunk", stage="stage2", make=None),
         Variant(title=OWN, folder="own", stage="steps", make=_after_own),

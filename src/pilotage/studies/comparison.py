@@ -1,11 +1,11 @@
 """The methods side by side on the nano model: one first stage, one budget of rollouts, the same test states.
 
-Two studies share their trunk, so that in one folder the first stage is trained once per seed: all methods, and
+Two studies share their base run, so that in one folder the first stage is trained once per seed: all methods, and
 {full vocabulary, sampled} x {JSD 0.5, reverse KL} x {all rows the student's, half of them the data set's}.
 
 After that first stage the model describes pictures, and a plan that it is told beside a picture changes nothing of
 what it writes: a teacher that sees picture and plan then has nothing to teach. The other two studies, ViGOS without
-one of its parts and the leaning on a prior, therefore begin behind a second trunk, in which the model also learns
+one of its parts and the leaning on a prior, therefore begin behind a second base run, in which the model also learns
 to follow a plan that it is told beside a picture.
 """
 
@@ -34,19 +34,19 @@ from pilotage.recipes.nano_methods import (
 )
 from pilotage.runs.recipe import BASE_STAGE, Recipe
 from pilotage.studies.costs import cost_table
-from pilotage.studies.extras import measure_leak, measure_prior, measure_reader
+from pilotage.studies.extras import measure_leak, measure_prior, measure_teacher
 from pilotage.studies.prior import prior_table
 from pilotage.studies.study import Study, Variant
 from pilotage.studies.switches import switch_table
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 
-TRUNK, TOLD_TRUNK = "stage1", "told"
+BASE_RUN, WITH_PLAN = "stage1", "told"
 """Folder, and last stage, that variants begin with."""
 LEVELS = (("frozenlake", (5, 6)), ("maze", (5,)), ("minibehaviour", (5, 6)))
 STAGE1_STEPS, STAGE2_STEPS = 200, 40
 """Less than the demo has, on its hardest levels and beyond: methods are told apart by what is left to learn."""
-TOLD_STEPS = 20
+WITH_PLAN_STEPS = 20
 NUM_TRAIN, NUM_TEST, NUM_VAL, VALIDATE_EVERY = 3000, 150, 30, 5
 MAX_NEW_TOKENS = 176
 """The longest reference answer at these levels, a maze of 5 x 5, has under 150 tokens."""
@@ -75,28 +75,28 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     )
 
 
-def _trunk(seed: int) -> Recipe:
+def _base_run(seed: int) -> Recipe:
     whole = _sized(nano_mgsd(seed), train_prior=False)
     return replace(whole, name="comparison", stages=whole.stages[:1])
 
 
-def _told_trunk(seed: int, *, train_prior: bool = False) -> Recipe:
+def _base_run_with_plan(seed: int, *, train_prior: bool = False) -> Recipe:
     """The first stage, and a short one of pictures with the plan beside them, answered in full."""
     whole = _sized(nano_mgsd(seed), train_prior=train_prior)
     first = whole.stages[0]
     assert isinstance(first, SftConfig)
-    told = replace(first, stage=TOLD_TRUNK, image_view="student_with_plan", steps=TOLD_STEPS)
-    return replace(whole, name="comparison_told", stages=(first, told))
+    with_plan = replace(first, stage=WITH_PLAN, image_view="student_with_plan", steps=WITH_PLAN_STEPS)
+    return replace(whole, name="comparison_told", stages=(first, with_plan))
 
 
 def _branch(
-    method: Method, seed: int, trunk: Path, *, after: str = TRUNK, train_prior: bool = False
+    method: Method, seed: int, base_run: Path, *, after: str = BASE_RUN, train_prior: bool = False
 ) -> Recipe:
-    """The method's second stage, from the trunk's model; teachers keep the weights that the method gives them."""
+    """The method's second stage, from the base run's model; teachers keep the weights that the method gives them."""
     whole = _sized(method(seed), train_prior=train_prior)
     return replace(
         whole,
-        backbone=str(trunk / after / "model"),
+        backbone=str(base_run / after / "model"),
         stages=whole.stages[1:],
         measure_base=False,
         validate_every=VALIDATE_EVERY,
@@ -104,14 +104,14 @@ def _branch(
 
 
 def _variant(
-    title: str, folder: str, method: Method, *, after: str = TRUNK, train_prior: bool = False
+    title: str, folder: str, method: Method, *, after: str = BASE_RUN, train_prior: bool = False
 ) -> Variant:
     stage = method(0).stages[1].stage
     make = partial(_branch, method, after=after, train_prior=train_prior)
     return Variant(title=title, folder=folder, stage=stage, make=make)
 
 
-_told_variant = partial(_variant, after=TOLD_TRUNK)
+_variant_with_plan = partial(_variant, after=WITH_PLAN)
 
 
 def _with_stage2(whole: Method, change: Callable[[DistillConfig], DistillConfig]) -> Method:
@@ -131,13 +131,13 @@ def _mgsd(estimator: Estimator) -> Method:
 
 
 SHARED = (
-    Variant(title="base", folder=TRUNK, stage=BASE_STAGE, make=None),
-    Variant(title="stage 1 alone", folder=TRUNK, stage=TRUNK, make=None),
+    Variant(title="base", folder=BASE_RUN, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=BASE_RUN, stage=BASE_RUN, make=None),
 )
-SHARED_TOLD = (
-    Variant(title="base", folder=TOLD_TRUNK, stage=BASE_STAGE, make=None),
-    Variant(title="stage 1 alone", folder=TOLD_TRUNK, stage=TRUNK, make=None),
-    Variant(title="before distilling", folder=TOLD_TRUNK, stage=TOLD_TRUNK, make=None),
+SHARED_WITH_PLAN = (
+    Variant(title="base", folder=WITH_PLAN, stage=BASE_STAGE, make=None),
+    Variant(title="stage 1 alone", folder=WITH_PLAN, stage=BASE_RUN, make=None),
+    Variant(title="before distilling", folder=WITH_PLAN, stage=WITH_PLAN, make=None),
 )
 
 
@@ -146,8 +146,8 @@ MGSD_FULL = "MGSD, full vocabulary"
 METHODS = Study(
     name="methods",
     title="every method after the same first stage, at one budget of rollouts",
-    trunk=_trunk,
-    trunk_folder=TRUNK,
+    base_run=_base_run,
+    base_run_folder=BASE_RUN,
     variants=(
         *SHARED,
         _variant("MGSD, as released (sampled)", "mgsd", _mgsd(Sampled(as_="advantage"))),
@@ -164,7 +164,7 @@ METHODS = Study(
         _variant("control without privilege", "control", nano_control_no_privilege),
     ),
     reference=MGSD_FULL,
-    extras=(measure_prior, measure_leak, measure_reader),
+    extras=(measure_prior, measure_leak, measure_teacher),
     tables=(cost_table, prior_table),
 )
 
@@ -210,8 +210,8 @@ ESTIMATOR_SWITCHES = {
 ESTIMATORS = Study(
     name="estimators",
     title="full vocabulary or the sampled token, JSD or reverse KL, all rows the student's or half of them",
-    trunk=_trunk,
-    trunk_folder=TRUNK,
+    base_run=_base_run,
+    base_run_folder=BASE_RUN,
     variants=(*SHARED, *_ESTIMATORS),
     reference=next(v.title for v in _ESTIMATORS if v.folder == "sampled_reverse_100"),
     tables=(partial(switch_table, ESTIMATOR_SWITCHES), cost_table),
@@ -253,44 +253,46 @@ def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:
 VIGOS_PARTS = Study(
     name="vigos",
     title="ViGOS without one of its parts, or with another",
-    trunk=_told_trunk,
-    trunk_folder=TOLD_TRUNK,
+    base_run=_base_run_with_plan,
+    base_run_folder=WITH_PLAN,
     variants=(
-        *SHARED_TOLD,
-        _told_variant("ViGOS, paper", "vigos", nano_vigos),
-        _told_variant("no perception teacher", "vigos_no_perception", _without("perception")),
-        _told_variant("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
-        _told_variant(
+        *SHARED_WITH_PLAN,
+        _variant_with_plan("ViGOS, paper", "vigos", nano_vigos),
+        _variant_with_plan("no perception teacher", "vigos_no_perception", _without("perception")),
+        _variant_with_plan("no reasoning teacher", "vigos_no_reasoning", _without("reasoning")),
+        _variant_with_plan(
             "reference by forward KL", "vigos_forward_reference", _with_routes(nano_vigos, _forward_reference)
         ),
-        _told_variant("no reference teacher", "vigos_no_reference", _without("reference")),
-        _told_variant("reasoning shown its span only", "vigos_released", nano_vigos_released),
-        _told_variant("cap: rescale", "vigos_rescale", _with_cap(nano_vigos, RescaleCap(tau=0.05))),
-        _told_variant("cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap())),
-        _told_variant("OPSD", "opsd", nano_opsd),
-        _told_variant(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
+        _variant_with_plan("no reference teacher", "vigos_no_reference", _without("reference")),
+        _variant_with_plan("reasoning shown its span only", "vigos_released", nano_vigos_released),
+        _variant_with_plan("cap: rescale", "vigos_rescale", _with_cap(nano_vigos, RescaleCap(tau=0.05))),
+        _variant_with_plan("cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap())),
+        _variant_with_plan("OPSD", "opsd", nano_opsd),
+        _variant_with_plan(MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL()))),
     ),
     reference="ViGOS, paper",
-    extras=(measure_leak, measure_reader),
+    extras=(measure_leak, measure_teacher),
     tables=(cost_table,),
 )
 
 PRIOR = Study(
     name="prior",
     title="trained on levels that follow their task's prior alone: who leans on it?",
-    trunk=partial(_told_trunk, train_prior=True),
-    trunk_folder=TOLD_TRUNK,
+    base_run=partial(_base_run_with_plan, train_prior=True),
+    base_run_folder=WITH_PLAN,
     variants=(
-        *SHARED_TOLD,
-        _told_variant("OPSD", "opsd", nano_opsd, train_prior=True),
-        _told_variant("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
-        _told_variant("OPSD, cap: none", "opsd_no_cap", _with_cap(nano_opsd, NoCap()), train_prior=True),
-        _told_variant("ViGOS, cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap()), train_prior=True),
-        _told_variant(
+        *SHARED_WITH_PLAN,
+        _variant_with_plan("OPSD", "opsd", nano_opsd, train_prior=True),
+        _variant_with_plan("ViGOS, paper", "vigos", nano_vigos, train_prior=True),
+        _variant_with_plan("OPSD, cap: none", "opsd_no_cap", _with_cap(nano_opsd, NoCap()), train_prior=True),
+        _variant_with_plan(
+            "ViGOS, cap: none", "vigos_no_cap", _with_cap(nano_vigos, NoCap()), train_prior=True
+        ),
+        _variant_with_plan(
             MGSD_FULL, "mgsd_full", _mgsd(FullVocabulary(divergence=ReverseKL())), train_prior=True
         ),
     ),
     reference="OPSD",
-    extras=(measure_prior, measure_leak, measure_reader),
+    extras=(measure_prior, measure_leak, measure_teacher),
     tables=(cost_table, prior_table),
 )

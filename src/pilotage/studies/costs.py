@@ -13,7 +13,7 @@ from pilotage.files import read_json
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.record import read_record
 from pilotage.runs.validation import VALIDATION
-from pilotage.studies.extras import LEAK_FILE, READER_FILE
+from pilotage.studies.extras import LEAK_FILE, TEACHER_FILE
 from pilotage.studies.study import Study, StudyTable, Variant, run_folder
 from pilotage.studies.tables import Values, cell, is_measured, outcomes
 from pilotage.train.sft import SftConfig
@@ -21,9 +21,9 @@ from pilotage.train.sft import SftConfig
 GOAL_SHARE = 0.8
 """Of the base's success from words: what rollouts and seconds are counted to."""
 _REMEDY = "remove it and run the study again, which measures it once more"
-READER, PALR = "its teacher itself", "PALR"
+TEACHER, PALR = "its teacher itself", "PALR"
 NOTES = {
-    READER: "Its teacher itself: success on val of the reader that teaches the plan, shown what it is shown.",
+    TEACHER: "Its teacher itself: success on val of the teacher of the plan, shown what it is shown.",
     PALR: "PALR of all taught tokens.",
 }
 """Columns that a study need not measure, and what they are."""
@@ -44,7 +44,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         "seconds to goal",
         "seconds",
         "val at the same seconds",
-        READER,
+        TEACHER,
         PALR,
     ]
     lines = []
@@ -71,7 +71,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 _told([None if at is None else at[1] for at in reached], "{:.0f}"),
                 _told([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
                 _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
-                _told([_reader(out, seed, variant) for seed in seeds], "{:.1f}"),
+                _told([_teacher(out, seed, variant) for seed in seeds], "{:.1f}"),
                 _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
             ]
         )
@@ -87,7 +87,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="What it took, and what the answer has to do with it",
         head=[head[i] for i in kept],
-        lines=[[line[i] for i in kept] for line in lines],
+        rows=[[line[i] for i in kept] for line in lines],
         note=" ".join([note, *(NOTES[head[i]] for i in kept if head[i] in NOTES)]),
     )
 
@@ -130,8 +130,8 @@ def _macro(values: Values) -> float:
     return float(np.mean([task.mean() for task in values.values()]))
 
 
-def _reader(out: Path, seed: int, variant: Variant) -> float | None:
-    path = run_folder(out, seed, variant.folder) / READER_FILE
+def _teacher(out: Path, seed: int, variant: Variant) -> float | None:
+    path = run_folder(out, seed, variant.folder) / TEACHER_FILE
     return 100 * read_json(path, remedy=_REMEDY)["macro"] if path.exists() else None
 
 

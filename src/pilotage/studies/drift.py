@@ -41,18 +41,18 @@ PARTS = 3
 """Into how many parts the training is cut."""
 
 
-def _arm(teacher: str, arm: str, seed: int, trunk: Path) -> Recipe:
+def _arm(teacher: str, arm: str, seed: int, base_run: Path) -> Recipe:
     return nano_steps(
         seed,
-        backbone=str(trunk / "stage2" / "model"),
+        backbone=str(base_run / "stage2" / "model"),
         arm=arm,
         teacher=teacher,
-        seeing=str(trunk.parent / SEEING / STAGE / "model"),
+        seeing=str(base_run.parent / SEEING / STAGE / "model"),
     )
 
 
-def _seeing(seed: int, trunk: Path) -> Recipe:
-    return nano_seeing(0, backbone=str(trunk / "stage2" / "model"))
+def _seeing(seed: int, base_run: Path) -> Recipe:
+    return nano_seeing(0, backbone=str(base_run / "stage2" / "model"))
 
 
 def drift_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -82,7 +82,7 @@ def drift_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Divergence from the teacher by turn, and success by step",
         head=head,
-        lines=lines,
+        rows=lines,
         note=(
             f"From the metrics of training: means over its last {100 // PARTS} per cent of steps where nothing else is "
             "said, and over seeds, with the lowest and highest seed. The divergence is the loss's own: forward KL, and "
@@ -114,9 +114,9 @@ def _spread(values: Sequence[float], *, digits: int = 2) -> str:
 DRIFT = Study(
     name="drift",
     title="Is a teacher carried off along the student's errors? FrozenLake move by move",
-    trunk=lambda seed: nano_mgsd(0),
-    trunk_folder="trunk",
-    one_trunk=True,
+    base_run=lambda seed: nano_mgsd(0),
+    base_run_folder="trunk",
+    one_base_run=True,
     shared=(Variant(title=TITLES["same_view"], folder=SEEING, stage=STAGE, make=_seeing),),
     variants=tuple(
         Variant(

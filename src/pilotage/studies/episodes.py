@@ -143,7 +143,7 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen maps, per cent",
         head=head,
-        lines=lines,
+        rows=lines,
         note=f"Reference: {study.reference}. The same maps for all variants and seeds.",
     )
 
@@ -171,7 +171,7 @@ def pairs_table(
     return StudyTable(
         title="One arm less another, points",
         head=["pair", "all", *(f"level {level}" for level in levels), "in circles", "one plan"],
-        lines=lines,
+        rows=lines,
     )
 
 
@@ -227,15 +227,15 @@ TITLES = {
 
 
 def _study(name: str, title: str, arms: Sequence[str] = tuple(TITLES), **settings: Any) -> Study:
-    def arm(arm_name: str, seed: int, trunk: Path) -> Recipe:
-        return nano_steps(seed, backbone=str(trunk / "stage2" / "model"), arm=arm_name, **settings)
+    def arm(arm_name: str, seed: int, base_run: Path) -> Recipe:
+        return nano_steps(seed, backbone=str(base_run / "stage2" / "model"), arm=arm_name, **settings)
 
     return Study(
         name=name,
         title=title,
-        trunk=lambda seed: nano_mgsd(0),
-        trunk_folder="trunk",
-        one_trunk=True,
+        base_run=lambda seed: nano_mgsd(0),
+        base_run_folder="trunk",
+        one_base_run=True,
         variants=tuple(
             Variant(title=TITLES[each], folder=each, stage=STAGE, make=partial(arm, each)) for each in arms
         ),

@@ -22,7 +22,7 @@ from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedR
 from pilotage.worlds.registry import get_task
 
 NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
-PRIOR_FILE, LEAK_FILE, READER_FILE = "prior.json", "palr.json", "reader.json"
+PRIOR_FILE, LEAK_FILE, TEACHER_FILE = "prior.json", "palr.json", "reader.json"
 PROBE_FOLDER = "probe"
 """Folder of a run: the answers that `PRIOR_FILE` was counted from."""
 
@@ -64,7 +64,7 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
     path = run_dir / LEAK_FILE
     if path.exists() or not isinstance(stage, DistillConfig):
         return
-    if not any(route.has_reader for route in stage.routes):
+    if not any(route.has_teacher for route in stage.routes):
         return
     if any(isinstance(weights, Live | EMA | GatedRefresh) for weights in stage.all_weights):
         return
@@ -79,22 +79,22 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
     write_json(path, leak.as_dict())
 
 
-def measure_reader(recipe: Recipe, run_dir: Path) -> None:
-    """How well the reader that teaches the plan plans by itself, shown what it is shown, in `reader.json`.
+def measure_teacher(recipe: Recipe, run_dir: Path) -> None:
+    """How well the teacher of the plan plans by itself, shown what it is shown, in `reader.json`.
 
     A teacher that cannot use what it is told has nothing to teach. Of stages whose teachers move, nothing.
     """
     stage = recipe.stages[-1]
-    path = run_dir / READER_FILE
+    path = run_dir / TEACHER_FILE
     if path.exists() or not isinstance(stage, DistillConfig):
         return
     routes = [route for route in stage.routers[0].routes if _teaches_plans(route)]
     if len(routes) != 1 or routes[0].view is None or not isinstance(routes[0].weights, FrozenCopy):
         return
     examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
-    reader = load(recipe, routes[0].weights.source or recipe.backbone)
+    teacher = load(recipe, routes[0].weights.source or recipe.backbone)
     episodes = episodes_of(
-        TransformersEngine(reader, batch_size=EVAL_BATCH),
+        TransformersEngine(teacher, batch_size=EVAL_BATCH),
         examples,
         decoding=Decoding(max_new_tokens=recipe.max_new_tokens),
         prompts=recipe.prompts,

@@ -18,16 +18,16 @@ from pilotage.studies.tables import interval_of, is_measured, outcomes
 
 def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[StudyTable]) -> str:
     """The page of what is there."""
-    trunk = study.trunk(seeds[0])
+    base_run = study.base_run(seeds[0])
     makers = (variant.make for variant in study.variants if variant.make is not None)
-    # What is measured is the variants': a trunk may have been trained on other worlds.
-    measured = next((make(seeds[0], Path(study.trunk_folder)) for make in makers), trunk)
+    # What is measured is the variants': a base run may have been trained on other worlds.
+    measured = next((make(seeds[0], Path(study.base_run_folder)) for make in makers), base_run)
     levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in measured.levels)
     facts = [
         ("Seeds", ", ".join(map(str, seeds))),
         ("Levels", levels),
         ("Test levels a task", str(measured.num_test)),
-        ("Backbone", trunk.backbone),
+        ("Backbone", base_run.backbone),
         ("Command", f"pilotage study {study.name}"),
     ]
     return render_study(
@@ -36,7 +36,7 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
         facts=facts,
         variants=[_shown(study, out, seeds, variant) for variant in study.variants],
         tables=[
-            ShownTable(title=table.title, head=table.head, lines=table.lines, note=table.note)
+            ShownTable(title=table.title, head=table.head, rows=table.rows, note=table.note)
             for table in tables
         ],
         goal=_goal(study, out, seeds),

@@ -23,7 +23,7 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for variant in study.variants:
         by_seed = _all_pairs(variant, out, seeds)
         if by_seed is None:
-            # Rows of the trunk that are not its last stage are never probed; a branch may still be missing.
+            # Rows of the base run that are not its last stage are never probed; a branch may still be missing.
             if variant.make is not None:
                 lines.append([variant.title, *(["not run"] * len(head))])
             continue
@@ -40,7 +40,7 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Who leans on the prior",
         head=["variant", *head],
-        lines=lines,
+        rows=lines,
         note="Success from pictures of pairs of levels, equally large and equally hard: in one the task's prior "
         f"holds, in the other it is reversed. Per cent and points. Reference: {study.reference}.",
     )

@@ -47,19 +47,21 @@ def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Call
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            # First come, first served: when a branch's turn comes, its trunk runs already, or is there.
-            own = seeds[:1] if study.one_trunk else seeds
-            trunks = {seed: [pool.submit(_spawn, study, out, seed, study.trunk_folder)] for seed in own}
-            parts |= {(seed, study.trunk_folder): trunk for seed, (trunk,) in trunks.items()}
+            # First come, first served: when a branch's turn comes, its base run runs already, or is there.
+            own = seeds[:1] if study.one_base_run else seeds
+            base_runs = {seed: [pool.submit(_spawn, study, out, seed, study.base_run_folder)] for seed in own}
+            parts |= {(seed, study.base_run_folder): base_run for seed, (base_run,) in base_runs.items()}
             for seed in seeds:
-                trunks.setdefault(seed, trunks[own[0]])
+                base_runs.setdefault(seed, base_runs[own[0]])
             for one in study.shared:
-                shared = pool.submit(_spawn_branch, study, out, own[0], one.folder, [*trunks[own[0]]])
+                shared = pool.submit(_spawn_branch, study, out, own[0], one.folder, [*base_runs[own[0]]])
                 parts[own[0], one.folder] = shared
-                trunks[own[0]].append(shared)
+                base_runs[own[0]].append(shared)
             for folder in branches:
                 for seed in seeds:
-                    parts[seed, folder] = pool.submit(_spawn_branch, study, out, seed, folder, trunks[seed])
+                    parts[seed, folder] = pool.submit(
+                        _spawn_branch, study, out, seed, folder, base_runs[seed]
+                    )
             for (seed, folder), part in parts.items():
                 if part.result():
                     failed.append(f"seed {seed}, {folder}: see {study.folder(out, seed, folder) / 'log.txt'}")
@@ -88,15 +90,15 @@ def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
 
 def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
     """One run of the study, in this process."""
-    trunk = study.folder(out, seed, study.trunk_folder)
+    base_run = study.folder(out, seed, study.base_run_folder)
     branches = (*study.shared, *study.variants)
     makers = {variant.folder: variant.make for variant in branches if variant.make is not None}
-    if folder == study.trunk_folder:
-        recipe = study.trunk(seed)
+    if folder == study.base_run_folder:
+        recipe = study.base_run(seed)
     elif folder in makers:
-        recipe = makers[folder](seed, trunk)
+        recipe = makers[folder](seed, base_run)
     else:
-        raise PilotageError(f"no part {folder!r}; there are {', '.join((study.trunk_folder, *makers))}")
+        raise PilotageError(f"no part {folder!r}; there are {', '.join((study.base_run_folder, *makers))}")
     recipe = replace(recipe, num_threads=1)
     home = study.folder(out, seed, folder)
     run_recipe(recipe, home)
@@ -105,7 +107,7 @@ def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
 
 
 def _spawn_branch(study: Study, out: Path, seed: int, folder: str, needed: Sequence[Future[int]]) -> int:
-    """Runs a branch once its trunk, and what all share, is there; without them it has failed too."""
+    """Runs a branch once its base run, and what all share, is there; without them it has failed too."""
     return next((status for part in needed if (status := part.result())), 0) or _spawn(
         study, out, seed, folder
     )

@@ -1,6 +1,6 @@
 """A study: variants of a run at the same budget, with several seeds, in one command and one table.
 
-Variants of a seed branch off its trunk, so that what they share is trained once.
+Variants of a seed branch off its base run, so that what they share is trained once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Variant:
     stage: str
     """The stage whose evaluation is the row."""
     make: Callable[[int, Path], Recipe] | None
-    """Recipe of a seed, given that seed's folder of the trunk; None when it is part of the trunk."""
+    """Recipe of a seed, given that seed's folder of the base run; None when it is part of the base run."""
 
 
 Extra = Callable[[Recipe, Path], None]
@@ -30,16 +30,16 @@ Extra = Callable[[Recipe, Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyTable:
-    """Figures in words, a line a variant."""
+    """Figures in words, a row a variant."""
 
     title: str
     head: list[str]
-    lines: list[list[str]]
+    rows: list[list[str]]
     note: str = ""
 
     def as_markdown(self) -> str:
-        rows = [self.head, ["---"] * len(self.head), *self.lines]
-        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        printed = [self.head, ["---"] * len(self.head), *self.rows]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in printed)
         return f"{table}\n{self.note}\n" if self.note else table
 
 
@@ -49,9 +49,9 @@ class Study:
 
     name: str
     title: str
-    trunk: Callable[[int], Recipe]
+    base_run: Callable[[int], Recipe]
     """The run of a seed that variants branch off."""
-    trunk_folder: str
+    base_run_folder: str
     variants: tuple[Variant, ...]
     reference: str
     """Title of the variant that the others are compared with."""
@@ -61,17 +61,20 @@ class Study:
     main_table: Callable[[Study, Path, Sequence[int]], StudyTable] | None = None
     """In place of success by task and kind, for a study of other worlds than the planning tasks."""
 
-    one_trunk: bool = False
-    """Whether all seeds branch off one trunk, that of the first seed: then it is trained once."""
+    one_base_run: bool = False
+    """Whether all seeds branch off one base run, that of the first seed: then it is trained once."""
     shared: tuple[Variant, ...] = ()
-    """Runs that branch off the one trunk before any variant does, trained once: teachers that variants name."""
+    """Runs that branch off the one base run before any variant does, trained once: teachers that variants name."""
 
     def variant(self, title: str) -> Variant:
         return next(variant for variant in self.variants if variant.title == title)
 
     def folder(self, out: Path, seed: int, folder: str) -> Path:
         """Where a part of a seed is, or one that all seeds share."""
-        is_shared = self.one_trunk and folder in (self.trunk_folder, *(one.folder for one in self.shared))
+        is_shared = self.one_base_run and folder in (
+            self.base_run_folder,
+            *(one.folder for one in self.shared),
+        )
         return out / folder if is_shared else run_folder(out, seed, folder)
 
 

@@ -37,7 +37,7 @@ def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[in
     return StudyTable(
         title="What each switch is worth",
         head=["switch", *(f"{kind} macro" for kind in KINDS)],
-        lines=lines,
+        rows=lines,
         note=f"Points, means over the {len(next(iter(switches.values())))} pairs of variants that differ in the switch "
         "alone.",
     )

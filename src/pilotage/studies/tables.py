@@ -27,7 +27,7 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     The last column is the image macro less the reference's, in points, paired by seed and state. A variant that
     some seed has not finished says so.
     """
-    tasks = [name for name, _ in study.trunk(seeds[0]).levels]
+    tasks = [name for name, _ in study.base_run(seeds[0]).levels]
     head = (
         [f"image {task}" for task in tasks]
         + [f"{kind} macro" for kind in KINDS]
@@ -47,17 +47,20 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="Success on unseen levels, per cent",
         head=["variant", *head],
-        lines=lines,
+        rows=lines,
         note=f"Reference: {study.reference}.",
     )
 
 
 def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """The trunk's stages side by side, every kind and task; mean over seeds and 95 % interval."""
-    trunk = study.trunk(seeds[0])
+    """The base run's stages side by side, every kind and task; mean over seeds and 95 % interval."""
+    base_run = study.base_run(seeds[0])
     stages = [
-        Variant(title=name, folder=study.trunk_folder, stage=name, make=None)
-        for name in (*([BASE_STAGE] if trunk.measure_base else []), *(stage.stage for stage in trunk.stages))
+        Variant(title=name, folder=study.base_run_folder, stage=name, make=None)
+        for name in (
+            *([BASE_STAGE] if base_run.measure_base else []),
+            *(stage.stage for stage in base_run.stages),
+        )
     ]
     lines = []
     for kind in KINDS:
@@ -67,14 +70,14 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             else None
             for stage in stages
         }
-        for task, _ in trunk.levels:
+        for task, _ in base_run.levels:
             cells = [
                 "not run" if by_seed is None else cell([[seed[task]] for seed in by_seed])
                 for by_seed in values.values()
             ]
             lines.append([f"{kind}, {task}", *cells])
     return StudyTable(
-        title="The stages of the whole method", head=["", *(stage.title for stage in stages)], lines=lines
+        title="The stages of the whole method", head=["", *(stage.title for stage in stages)], rows=lines
     )
 
 

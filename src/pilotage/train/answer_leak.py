@@ -25,11 +25,11 @@ from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, GatedRefresh, Live
 from pilotage.train.step.monitors import SpanFinder
 from pilotage.train.step.order import Slot
-from pilotage.train.step.readers import Reader, Readers
 from pilotage.train.step.routes import StepFacts, StepRouter, nothing_routed
 from pilotage.train.step.rows import RolloutMaker, StepRow
 from pilotage.train.step.scores import StepScorer
 from pilotage.train.step.scoring import can_share_prefix, sampled_logprobs
+from pilotage.train.step.teacher_models import TeacherModel, TeacherModels
 from pilotage.views import make_view, view_names, without_plan
 from pilotage.views.variants import OtherImages
 from pilotage.worlds.registry import get_world
@@ -48,7 +48,7 @@ class Leak:
 
     palr: Palr
     gap_nats: Mapping[str, float]
-    """Span -> mean over taught tokens of log q(y) - log q(y) by the same reader without the answer; `all` too."""
+    """Span -> mean over taught tokens of log q(y) - log q(y) by the same teacher without the answer; `all` too."""
 
     def as_dict(self) -> dict[str, float]:
         """`palr/<group>` and `privilege_gap/<span>`."""
@@ -102,7 +102,7 @@ class LeakProbe:
             logger.info("%d examples have too few wrong answers and are passed over", self.num_passed_over)
 
     @torch.no_grad()
-    def measure(self, student: Reader, *, rollouts: RolloutMaker, scorer: StepScorer) -> Leak:
+    def measure(self, student: TeacherModel, *, rollouts: RolloutMaker, scorer: StepScorer) -> Leak:
         """One rollout of the student for each example, as it samples in training, and all that is asked of it.
 
         `rollouts` and `scorer` are made for `self.config`. Moves no parameter and draws from no global generator.
@@ -113,21 +113,21 @@ class LeakProbe:
         signals = scorer.signals(student, rows)
         facts = [router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
         routed = router.route(rows, facts, lambda sums: sums).routed
-        told = {route.name: self._sees_answer(route) for route in router.plans.routes}
+        sees_answer = {route.name: self._sees_answer(route) for route in router.plans.routes}
         seeing = {route.name: self._sees_image(route) for route in router.plans.routes}
-        telling = _only(routed, told)
+        telling = _only(routed, sees_answer)
         looking = _only(routed, seeing)
         places = list(range(len(rows)))
         student_logp = scorer.student_logprobs(student, rows, places, "same", 1.0)
         teacher_logp = _logps(scorer, rows, facts, routed)
         wrong_logp = [
             _logps(scorer, self._with_answers(rows, number), facts, telling)
-            for number in range(self.num_wrong if any(told.values()) else 0)
+            for number in range(self.num_wrong if any(sees_answer.values()) else 0)
         ]
         other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
-        # A reader without such a view would be compared with itself: a gap of 0 that nobody measured.
+        # A teacher without such a view would be compared with itself: a gap of 0 that nobody measured.
         bare = _without_plans()
-        baring = _only(routed, {r.name: told[r.name] and r.view in bare for r in router.plans.routes})
+        baring = _only(routed, {r.name: sees_answer[r.name] and r.view in bare for r in router.plans.routes})
         blind_logp = _logps(scorer, rows, facts, baring, instead=bare)
         leak_rows, gaps = [], _Gaps()
         for place, row in enumerate(rows):
@@ -161,7 +161,7 @@ class LeakProbe:
         ]
 
     def _sees_answer(self, route: Route) -> bool:
-        """Whether another plan changes what the reader is shown."""
+        """Whether another plan changes what the teacher is shown."""
         if route.view is None:
             return False
         probed = self.probed[0]
@@ -186,14 +186,14 @@ class LeakMeter:
     scorer: StepScorer
 
     def measure(self) -> Leak:
-        return self.probe.measure(Reader(self.student), rollouts=self.rollouts, scorer=self.scorer)
+        return self.probe.measure(TeacherModel(self.student), rollouts=self.rollouts, scorer=self.scorer)
 
 
 def leak_meter(
     config: DistillConfig,
     *,
     student: Backbone,
-    readers: Readers,
+    teachers: TeacherModels,
     examples: Sequence[Example],
     num_examples: int,
     num_wrong: int,
@@ -211,11 +211,11 @@ def leak_meter(
         probe=probe,
         student=student,
         rollouts=RolloutMaker(
-            probe.config, student=student, engine=engine, readers=readers, autocast=autocast
+            probe.config, student=student, engine=engine, teachers=teachers, autocast=autocast
         ),
         scorer=StepScorer(
             probe.config,
-            readers=readers,
+            teachers=teachers,
             router=StepRouter(probe.config, spans=SpanFinder(student), tasks=tasks),
             others=probe.others,
             autocast=autocast,
@@ -246,11 +246,11 @@ def leak_of_trained(
             f"the teacher {moving[0]} moved with the student; measure it while it trains: palr_every"
         )
     config = _with_weights(config, lambda weights: FrozenCopy() if weights == AdapterOff() else weights)
-    readers = Readers(config, student=start, given=None, device=start.device)
+    teachers = TeacherModels(config, student=start, given=None, device=start.device)
     return leak_meter(
         config,
         student=trained,
-        readers=readers,
+        teachers=teachers,
         examples=examples,
         num_examples=num_examples,
         num_wrong=num_wrong,
@@ -297,23 +297,23 @@ def _logps(
     *,
     instead: Mapping[str, str] | None = None,
 ) -> list[np.ndarray]:
-    """Each row's taught tokens as their readers find them, float64 [T] in nats at temperature 1; 0 elsewhere."""
+    """Each row's taught tokens as their teachers find them, float64 [T] in nats at temperature 1; 0 elsewhere."""
     logps = [np.zeros(len(row.rollout.token_ids)) for row in rows]
     scores = scorer.scores(rows, facts, routed, step=0, all_sum=lambda sums: sums, instead=instead)
     for name, of_route in scores.items():
         for place, part in enumerate(of_route.by_row):
-            if part is None or of_route.reader is None:
+            if part is None or of_route.teacher is None:
                 continue
             mask_T = routed[name][place].mask_T
-            if of_route.reader.scorer is None:
+            if of_route.teacher.scorer is None:
                 ids_M = torch.tensor(np.array(rows[place].rollout.token_ids)[mask_T], device=part.device)
-                part = sampled_logprobs(of_route.reader.head(part), ids_M, temperature=1.0)
+                part = sampled_logprobs(of_route.teacher.head(part), ids_M, temperature=1.0)
             logps[place][mask_T] = part.double().cpu().numpy()
     return logps
 
 
 def _without_plans() -> dict[str, str]:
-    """View that tells of the plan -> the same reader's view without it."""
+    """View that tells of the plan -> the same view without it."""
     return {name: blind for name in view_names() if (blind := without_plan(name)) is not None}
 
 

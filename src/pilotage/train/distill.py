@@ -56,7 +56,6 @@ from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnBegin
 from pilotage.train.step.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
 from pilotage.train.step.order import ExampleOrder
-from pilotage.train.step.readers import Reader, Readers, check_sharded
 from pilotage.train.step.routes import RoutedStep, StepFacts, StepRouter, nothing_routed
 from pilotage.train.step.rows import RolloutMaker, StepRow
 from pilotage.train.step.scores import RowScores, StepScorer
@@ -67,6 +66,7 @@ from pilotage.train.step.scoring import (
     predicting_states,
     take_rows,
 )
+from pilotage.train.step.teacher_models import TeacherModel, TeacherModels, check_sharded
 from pilotage.views.variants import OtherImages
 from pilotage.worlds import get_world, world_names
 
@@ -155,16 +155,16 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         if self.order.prompts_per_step % self.args.world_size:
             self.order.slots(0, num_ranks=self.args.world_size)
         self._check_deepspeed(self._rows_per_rank())
-        self.readers = Readers(config, student=student, given=teacher, device=self.args.device)
+        self.teachers = TeacherModels(config, student=student, given=teacher, device=self.args.device)
         answers = answers or InProcess(batch_size=max(64, config.micro_batch_size))
         self.engine = engine or answers.open(student, max_prompt_tokens=config.max_prompt_tokens)
         self.rollouts = RolloutMaker(
-            config, student=student, engine=self.engine, readers=self.readers, autocast=self._autocast
+            config, student=student, engine=self.engine, teachers=self.teachers, autocast=self._autocast
         )
         self.router = StepRouter(config, spans=SpanFinder(student), tasks=self.order.tasks)
         self.scorer = StepScorer(
             config,
-            readers=self.readers,
+            teachers=self.teachers,
             router=self.router,
             others=OtherImages(examples),
             autocast=self._autocast,
@@ -175,7 +175,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             self.leak_meter = leak_meter(
                 config,
                 student=student,
-                readers=self.readers,
+                teachers=self.teachers,
                 examples=examples,
                 num_examples=config.palr_examples,
                 num_wrong=config.palr_wrong_answers,
@@ -193,8 +193,10 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     @property
     def teacher(self) -> Backbone:
-        """The model that reads for the first route that has a reader."""
-        return next(self.readers[route.weights] for route in self.router.routes if route.has_reader).backbone
+        """The teacher of the first route that has one."""
+        return next(
+            self.teachers[route.weights] for route in self.router.routes if route.has_teacher
+        ).backbone
 
     def _rows_per_rank(self) -> int:
         return self.config.prompts_per_step * self.config.mixture.max_samples // self.args.world_size
@@ -230,11 +232,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
             self._time_before_s = rows[-1].get("time_s", 0.0) if rows else 0.0
-            parts = memory_estimate(self.config, self.student, *self.readers.backbones)
+            parts = memory_estimate(self.config, self.student, *self.teachers.backbones)
             told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
             logger.info("memory on each rank, about, in GiB: %s", told)
         if resume is not None:
-            self.readers.load(Path(resume))
+            self.teachers.load(Path(resume))
             if (watch := Path(resume) / WATCH).exists():
                 self.watch.load(json.loads(watch.read_text()))
         self._began_s = time.monotonic()
@@ -283,11 +285,11 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         if is_sharded(self.student.model):
             check_sharded(self.config)
         torch.manual_seed(mixed(self.config.seed, step, self.args.process_index))
-        self.readers.begin_step()
+        self.teachers.begin_step()
         clock = _Clock()
         rows = self._sample(step)
         clock.mark("time/rollout_s")
-        signals = self.scorer.signals(Reader(self.student), rows)
+        signals = self.scorer.signals(TeacherModel(self.student), rows)
         facts = [self.router.facts(row, known) for row, known in zip(rows, signals, strict=True)]
         step_routes = self.router.route(rows, facts, self._sum_over_ranks)
         scores = self.scorer.scores(rows, facts, step_routes.routed, step=step, all_sum=self._sum_over_ranks)
@@ -418,7 +420,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
 
     def after_update(self, step: int) -> None:
         """Called when the optimiser has made the update of a step, counted from 1."""
-        self._metrics |= self.readers.after_step(self.student.model, step, self._metrics)
+        self._metrics |= self.teachers.after_step(self.student.model, step, self._metrics)
         self._metrics |= self.watch.after_step(step, self._metrics)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -472,7 +474,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             )
 
     def write_beside_checkpoint(self, directory: Path) -> None:
-        self.readers.save(directory)
+        self.teachers.save(directory)
         (directory / WATCH).write_text(json.dumps(self.watch.state()))
 
 

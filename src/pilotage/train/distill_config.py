@@ -257,13 +257,13 @@ class DistillConfig:
             raise PilotageError(
                 f"mix {self.mix} and routes with PolicyGradient ({', '.join(by_gradient) or 'none'}) go together"
             )
-        if self.palr_every and not any(route.has_reader for route in self.routes):
-            raise PilotageError(f"palr_every {self.palr_every} has no effect here: no route has a reader")
+        if self.palr_every and not any(route.has_teacher for route in self.routes):
+            raise PilotageError(f"palr_every {self.palr_every} has no effect here: no route has a teacher")
         if self.mix is None:
             return
-        if self.mix.teacher and (without := [route.name for route in self.routes if not route.has_reader]):
+        if self.mix.teacher and (without := [route.name for route in self.routes if not route.has_teacher]):
             raise PilotageError(
-                f"route {without[0]!r} has no reader, and the mix takes {self.mix.teacher:g} of what one says; give "
+                f"route {without[0]!r} has no teacher, and the mix takes {self.mix.teacher:g} of what one says; give "
                 "it a view and weights, or AdvantageMix(teacher=0.0, reward=1.0)"
             )
         if "dataset" in self.mixture.origins:
@@ -342,7 +342,7 @@ class DistillConfig:
     @property
     def all_weights(self) -> tuple[TeacherWeights, ...]:
         """Every set of weights that reads or answers, once, in the order of the routes."""
-        found = [route.weights for route in self.routes if route.has_reader]
+        found = [route.weights for route in self.routes if route.has_teacher]
         found += [source.weights for source in self._writing]
         return tuple(dict.fromkeys(found))  # pyright: ignore[reportReturnType]
 

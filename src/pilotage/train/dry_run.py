@@ -71,7 +71,7 @@ def _of_distillation(
     return (
         memory_estimate(config, student, *teachers),
         [*_rewards(config), *config.notes()],
-        _readers(config, examples),
+        _teachers(config, examples),
     )
 
 
@@ -103,8 +103,8 @@ def _of_sft(
     return parts, [note], shown
 
 
-def _readers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]:
-    """The student, each route's reader, and the teachers that answer."""
+def _teachers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]:
+    """The student, each route's teacher, and the teachers that answer."""
     example = examples[0]
 
     def view(name: str) -> View:

@@ -43,18 +43,18 @@ def _symbolic(moment: Moment, prompts: PromptSet) -> View:
 
 def _teacher(moment: Moment, prompts: PromptSet) -> View:
     """The facts and the expert's actions from this turn's state."""
-    plan = " ".join(_told(moment).plan) or "none"
+    plan = " ".join(_privileged(moment).plan) or "none"
     text = _fill("acting_teacher", moment, prompts, facts=_facts(moment), plan=plan)
     return View(name="teacher", messages=[{"role": "user", "content": text}])
 
 
 def _teacher_no_plan(moment: Moment, prompts: PromptSet) -> View:
-    told = _symbolic(moment, prompts)
-    return View(name="teacher_no_plan", messages=told.messages)
+    symbolic = _symbolic(moment, prompts)
+    return View(name="teacher_no_plan", messages=symbolic.messages)
 
 
 def _reference(moment: Moment) -> str:
-    plan = _told(moment).plan
+    plan = _privileged(moment).plan
     if not plan:
         raise PilotageError(f"{moment.example.id}: no expert knows what to do here")
     return f"<answer>{plan[0]}</answer>"
@@ -77,14 +77,14 @@ VIEWS: Mapping[str, ViewSpec] = {
 }
 
 
-def _told(moment: Moment) -> Privileged:
+def _privileged(moment: Moment) -> Privileged:
     if moment.seen.privileged is None:
         raise PilotageError(f"{moment.example.id}: a privileged view was given a moment without its state")
     return moment.seen.privileged
 
 
 def _facts(moment: Moment) -> str:
-    return state_text(_told(moment).facts)
+    return state_text(_privileged(moment).facts)
 
 
 def _fill(name: str, moment: Moment, prompts: PromptSet, **more: str) -> str:

@@ -27,9 +27,9 @@ class ViewSpec:
     """Whether it tells anything of the state, the plan or the answer."""
     shows_picture: bool = False
     without_plan: str | None = None
-    """The view of the same reader without the plan, if this one tells of it."""
+    """The same view without the plan, if this one tells of it."""
     reference: Callable[[Moment], str] | None = None
-    """The text that a perfect reader would write, the view's prefill included; None where nobody knows one."""
+    """The text that a perfect model would write, the view's prefill included; None where nobody knows one."""
 
     def __call__(self, of: Example | Moment, prompts: PromptSet) -> View:
         moment = first_moment(of) if isinstance(of, Example) else of
@@ -73,13 +73,13 @@ def view_of(name: str, world: str) -> ViewSpec:
 
 
 def make_view(name: str, of: Example | Moment, prompts: PromptSet) -> View:
-    """What the named reader is shown. Raises PilotageError for a view that the example's world has not."""
+    """What the named view shows. Raises PilotageError for a view that the example's world has not."""
     world = of.world if isinstance(of, Example) else of.example.world
     return view_of(name, world)(of, prompts)
 
 
 def reference_of_view(of: Example | Moment, name: str) -> str:
-    """The text that a perfect reader of the named view would write, the view's prefill included.
+    """The text that a perfect model would write under the named view, the view's prefill included.
 
     Raises PilotageError where nobody knows one, as of questions from elsewhere.
     """
@@ -101,7 +101,7 @@ def shows_picture(name: str) -> bool:
 
 
 def without_plan(name: str) -> str | None:
-    """The view of the same reader without the plan, if the named one tells of it."""
+    """The same view without the plan, if the named one tells of it."""
     return next((spec.without_plan for spec in _specs() if spec.name == name), None)
 
 

@@ -1,6 +1,6 @@
 """The same view with another picture, with none, with a part of it, or with another beginning of the answer.
 
-Readers of one text that differ in what they see: a teacher without the image, or with the image of another example.
+Views of one text that differ in the picture: a teacher without the image, or with the image of another example.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def varied(
     seed: int = 0,
     prefill: str | None = None,
 ) -> View:
-    """The view as another reader gets it.
+    """The view as another teacher gets it.
 
     `none` takes the picture and its place in the text away; `crop` shows a part of it, `crop_share` of each side, at a
     place that the seed and the picture decide, enlarged to the picture's own size, so that it takes as many tokens;

@@ -144,8 +144,8 @@ class GymSession:
         self._total, self._num_turns, self._num_parsed = 0.0, 0, 0
         self._terminated = self._over = False
         self.start = self._look()
-        told = self.start.privileged
-        state = None if told is None else told.state
+        privileged = self.start.privileged
+        state = None if privileged is None else privileged.state
         content = repr(sorted(state.items())).encode() if state else self.start.images[0]
         self.digest = hashlib.sha256(content).hexdigest()[:32]
         self._seen: Observation | None = self.start
@@ -203,13 +203,13 @@ class GymSession:
                 "environment with render_mode='rgb_array'"
             )
         world, env = self._world, self._env.unwrapped
-        told = None
+        privileged = None
         if world.state is not None or world.expert is not None:
             state = dict(world.state(env)) if world.state is not None else None
             words = world.facts(env) if world.facts is not None else (state or {})
-            told = Privileged(
+            privileged = Privileged(
                 state=state,
                 facts={name: str(value) for name, value in words.items()},
                 plan=world.expert_plan(self._env),
             )
-        return Observation(images=(encode_png(picture),), privileged=told)
+        return Observation(images=(encode_png(picture),), privileged=privileged)

@@ -80,20 +80,24 @@ def unpack_example(content: Mapping[str, Any], pictures: tuple[bytes, ...]) -> E
 def pack_observation(seen: Observation) -> Message:
     """All of it: who withholds something calls `public` first."""
     content: dict[str, Any] = {"text": seen.text}
-    if (told := seen.privileged) is not None:
-        state = None if told.state is None else dict(told.state)
-        content["privileged"] = {"state": state, "facts": dict(told.facts), "plan": list(told.plan)}
+    if (privileged := seen.privileged) is not None:
+        state = None if privileged.state is None else dict(privileged.state)
+        content["privileged"] = {
+            "state": state,
+            "facts": dict(privileged.facts),
+            "plan": list(privileged.plan),
+        }
     return content, seen.images
 
 
 def unpack_observation(content: Any, pictures: tuple[bytes, ...], *, privileged: bool) -> Observation:
     """The observation; without `privileged` that part is dropped, whatever was sent. Raises WireError."""
-    told = None
+    part = None
     if privileged and (sent := _object(content).get("privileged")) is not None:
         state, plan = _object(sent).get("state"), sent.get("plan")
         if not isinstance(plan, list) or not all(isinstance(action, str) for action in plan):
             raise WireError("a plan came that is no list of actions")
-        told = Privileged(
+        part = Privileged(
             state=None if state is None else _object(state),
             facts=_object_of(str, sent.get("facts")),
             plan=tuple(plan),
@@ -101,7 +105,7 @@ def unpack_observation(content: Any, pictures: tuple[bytes, ...], *, privileged:
     text = _object(content).get("text")
     if not isinstance(text, str):
         raise WireError("an observation came whose text is none")
-    return Observation(text=text, images=pictures, privileged=told)
+    return Observation(text=text, images=pictures, privileged=part)
 
 
 def pack_outcome(outcome: Outcome) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Plans that a world allows and that do not reach its goal: wrong answers to a state, as a model might give them.
 
-They stand in for the reference plan where one asks how much a reader leans on the answer it was shown.
+They stand in for the reference plan where one asks how much a teacher leans on the answer it was shown.
 """
 
 from __future__ import annotations

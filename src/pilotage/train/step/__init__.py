@@ -1,1 +1,1 @@
-"""One optimiser step, in the order in which it happens: order, rows, readers, scores, routes, monitors."""
+"""One optimiser step, in the order in which it happens: order, rows, teachers, scores, routes, monitors."""

@@ -53,6 +53,7 @@ class ExampleOrder:
     def is_drawn(self, step: int, index: int, share: float) -> bool:
         """Whether a slot is among `share` of all: whole rounds of the tasks, spread evenly over the run."""
         turn = (step * self.prompts_per_step + index) // len(self.tasks)
+        # 100 * 0.29 is a hair below 29: without the 1e-9 that round would come one too late.
         return int((turn + 1) * share + 1e-9) > int(turn * share + 1e-9)
 
     def _example(self, place: int) -> Example:
@@ -65,8 +66,10 @@ class ExampleOrder:
     def _shuffled(self, task: str, pass_index: int) -> np.ndarray:
         key = (task, pass_index)
         if key not in self._passes:
+            # crc32, because hash() of a string differs from process to process.
             rng = np.random.default_rng([self.seed, zlib.crc32(task.encode()), pass_index])
             order = rng.permutation(len(self.examples_of[task]))
+            # Each pass needs the one before it, so a resumed run makes them all again, the same ones.
             if pass_index:
                 _keep_apart(
                     order, self._shuffled(task, pass_index - 1), -(-self.prompts_per_step // len(self.tasks))
@@ -77,10 +80,12 @@ class ExampleOrder:
 
 def _keep_apart(order: np.ndarray, before: np.ndarray, share: int) -> None:
     """Swaps what ended the pass before out of the first places of this one; `share` is a step's share of a task."""
+    # A step over the border shows at least one example of the old pass, so at most share - 1 of the new.
     border = share - 1
     if len(order) < 2 * border:
         return
     recent = set(before[len(before) - border :].tolist())
+    # Lazy, and never going back: a place that was swapped into is behind it and is not offered again.
     later = (place for place in range(border, len(order)) if int(order[place]) not in recent)
     for place in range(border):
         if int(order[place]) in recent:

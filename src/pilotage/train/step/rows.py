@@ -32,7 +32,7 @@ from pilotage.train.distill_config import DistillConfig
 from pilotage.train.seeds import mixed
 from pilotage.train.step.moves import Mover, TeacherTurns
 from pilotage.train.step.order import Slot
-from pilotage.train.step.readers import Reader, Readers
+from pilotage.train.step.teacher_models import TeacherModel, TeacherModels
 from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import varied
 from pilotage.worlds.registry import get_world
@@ -88,7 +88,7 @@ class StepRow:
 
     @property
     def moment(self) -> Moment:
-        """What there was at this turn, for the views of readers."""
+        """What there was at this turn, for views of it."""
         return self.episode.moment(self.number)
 
     def of_example(self, example: Example) -> StepRow:
@@ -109,7 +109,7 @@ class RolloutMaker:
         *,
         student: Backbone,
         engine: Engine,
-        readers: Readers,
+        teachers: TeacherModels,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.config = config
@@ -118,7 +118,7 @@ class RolloutMaker:
         """Episodes of the last step that their worlds broke off for good; nothing of them is taught."""
         self._student = student
         self._engine = engine
-        self._readers = readers
+        self._teachers = teachers
         self._autocast = autocast
 
     def rows(self, step: int, slots: Sequence[Slot], asks_perception: Sequence[bool]) -> list[StepRow]:
@@ -161,10 +161,10 @@ class RolloutMaker:
     def _mover(self, start: Start, number: int, step: int) -> Mover:
         """Who moves in a turn: a pure function of the run's seed, the step, the episode and the turn."""
         seed = [start.seed, zlib.crc32(start.example.id.encode()), start.sample, number, _MOVES]
-        told = start.example.start.privileged
+        privileged = start.example.start.privileged
         return self.config.moves.by(
             turn=number,
-            plan_length=0 if told is None else len(told.plan),
+            plan_length=0 if privileged is None else len(privileged.plan),
             step=step,
             num_steps=self.config.steps,
             rng=np.random.default_rng(seed),
@@ -196,21 +196,21 @@ class RolloutMaker:
 
     def _teacher(self, source: FromTeacher) -> Writer:
         """A teacher that writes."""
-        reader = self._readers[source.weights]
-        assert reader.scorer is None, "the configuration checks that no remote teacher writes"
+        teacher = self._teachers[source.weights]
+        assert teacher.scorer is None, "the configuration checks that no remote teacher writes"
 
         def show(moment: Moment) -> View:
             name = DESCRIPTION if moment.role == DESCRIBE else source.view
             return make_view(name, moment, self.config.prompts)
 
         engine = TransformersEngine(
-            reader.backbone,
+            teacher.backbone,
             batch_size=max(64, self.config.micro_batch_size),
             max_prompt_tokens=self.config.max_prompt_tokens,
             origin="teacher",
         )
         return Writer(
-            engine=_InsideReader(engine, reader, self._autocast),
+            engine=_WithTeacherInside(engine, teacher, self._autocast),
             decoding=source.sampling.decoding(self.config.max_new_tokens),
             show=show,
             raises=True,
@@ -247,12 +247,12 @@ class RolloutMaker:
 
         def read(start: Start, number: int, turn: Turn) -> str:
             if self._mover(start, number, step) == "expert":
-                told = turn.seen.privileged
-                if told is None or not told.plan:
+                privileged = turn.seen.privileged
+                if privileged is None or not privileged.plan:
                     raise PilotageError(
                         f"{start.example.id}: moves {config.moves} need an expert's plan at every turn"
                     )
-                return f"<answer>{told.plan[0]}</answer>"
+                return f"<answer>{privileged.plan[0]}</answer>"
             return self._read(start.example, turn)
 
         return read
@@ -279,8 +279,8 @@ class RolloutMaker:
         )
 
 
-class _InsideReader:
-    """An engine whose model has the reader's weights inside while it decodes, and no longer.
+class _WithTeacherInside:
+    """An engine whose model has the teacher's weights inside while it decodes, and no longer.
 
     A teacher that takes turns with the student may be the same model with other weights.
     """
@@ -288,20 +288,20 @@ class _InsideReader:
     def __init__(
         self,
         engine: TransformersEngine,
-        reader: Reader,
+        teacher: TeacherModel,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._engine, self._reader, self._autocast = engine, reader, autocast
+        self._engine, self._teacher, self._autocast = engine, teacher, autocast
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
-        with self._reader.reading(), self._autocast():
+        with self._teacher.activated(), self._autocast():
             return self._engine.generate(requests, decoding)
 
     def sync(self, model: Any) -> None:
-        """Nothing: the reader knows its weights."""
+        """Nothing: the teacher knows its weights."""
 
     def join(self, decoding: Decoding) -> None:
-        with self._reader.reading(), self._autocast():
+        with self._teacher.activated(), self._autocast():
             self._engine.join(decoding)
 
 

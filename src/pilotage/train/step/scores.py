@@ -1,4 +1,4 @@
-"""What the readers say of a step's rollouts: one batched forward per set of weights, whatever the routes.
+"""What the teachers say of a step's rollouts: one batched forward per set of weights, whatever the routes.
 
 R rows of the step on this rank, T tokens of one of them, M taught tokens of one route (row by row), H hidden.
 """
@@ -23,17 +23,17 @@ from pilotage.records import View
 from pilotage.rollouts.sources import FromDataSet
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.seeds import mixed
-from pilotage.train.step.readers import Reader, Readers
 from pilotage.train.step.routes import StepFacts, StepRouter
 from pilotage.train.step.rows import StepRow
 from pilotage.train.step.scoring import encode_in_batches, sampled_logprobs, score_rows
+from pilotage.train.step.teacher_models import TeacherModel, TeacherModels
 from pilotage.train.teachers import remote_logprobs
 from pilotage.views import make_view
 from pilotage.views.variants import OtherImages, varied
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Reading:
+class _ScoredPart:
     """One rollout, or a part of it, under one view."""
 
     row: int
@@ -44,9 +44,9 @@ class _Reading:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowScores:
-    """What one route's reader says of the taught tokens of each row."""
+    """What one route's teacher says of the taught tokens of each row."""
 
-    reader: Reader | None
+    teacher: TeacherModel | None
     """None for a route without one, which has advantages, or words that are sure of themselves."""
     by_row: Sequence[Tensor | None]
     """States [taught tokens, H]; log-probabilities [taught tokens] of a remote teacher. None without such tokens."""
@@ -65,28 +65,28 @@ class RowScores:
                 ),
             )
         found = [part for row in rows if (part := self.by_row[row]) is not None]
-        if self.reader is None or self.reader.scorer is not None:
+        if self.teacher is None or self.teacher.scorer is not None:
             return SampledLogProbs(logp_M=torch.cat(found or [hidden_MH.new_zeros(0)]).to(hidden_MH.device))
         if not found:
-            return self.reader.head_of_none(hidden_MH)
-        return self.reader.head(torch.cat(found).to(hidden_MH.dtype))
+            return self.teacher.head_of_none(hidden_MH)
+        return self.teacher.head(torch.cat(found).to(hidden_MH.dtype))
 
 
 class StepScorer:
-    """Scores a step's rollouts by all readers."""
+    """Scores a step's rollouts by all teachers."""
 
     def __init__(
         self,
         config: DistillConfig,
         *,
-        readers: Readers,
+        teachers: TeacherModels,
         router: StepRouter,
         others: OtherImages,
         autocast: Callable[[], AbstractContextManager[Any]],
         can_share_prefix: Callable[[Any], bool],
     ) -> None:
         self.config = config
-        self.readers = readers
+        self.teachers = teachers
         self.router = router
         self._others = others
         self._autocast = autocast
@@ -102,7 +102,7 @@ class StepScorer:
         all_sum: AllSum,
         instead: Mapping[str, str] | None = None,
     ) -> dict[str, RowScores]:
-        """Route -> its scores. Readings under the same weights are one batch, pictures apart from words.
+        """Route -> its scores. Views under the same weights are one batch, pictures apart from words.
 
         `instead` names views to show in place of the routes' own.
         """
@@ -111,24 +111,24 @@ class StepScorer:
         }
         batches = self._batches(rows, routed, step, instead or {})
         for key in dict.fromkeys([*self._keys_of_all_ranks(), *batches]):
-            readings, reader = batches.get(key, []), self.readers[key[0]]
-            for reading, scores_T in zip(readings, self._read(reader, rows, readings), strict=True):
-                for route in reading.routes:
-                    mask_T = routed[route.name][reading.row].mask_T[reading.shown]
+            parts, teacher = batches.get(key, []), self.teachers[key[0]]
+            for part, scores_T in zip(parts, self._score(teacher, rows, parts), strict=True):
+                for route in part.routes:
+                    mask_T = routed[route.name][part.row].mask_T[part.shown]
                     if mask_T.any():
                         taught = torch.from_numpy(mask_T).to(scores_T.device)
-                        found[route.name][reading.row] = scores_T if mask_T.all() else scores_T[taught]
+                        found[route.name][part.row] = scores_T if mask_T.all() else scores_T[taught]
         scores = {
             route.name: RowScores(
-                reader=self.readers[route.weights] if route.has_reader else None, by_row=found[route.name]
+                teacher=self.teachers[route.weights] if route.has_teacher else None, by_row=found[route.name]
             )
             for route in self.router.routes
         }
         for route in self.router.routes:
-            if is_likelihood(route.estimator) and not route.has_reader:
+            if is_likelihood(route.estimator) and not route.has_teacher:
                 # A reference is sure of its own words.
                 sure = [torch.zeros(row.num_tokens) for row in routed[route.name]]
-                scores[route.name] = RowScores(reader=None, by_row=sure)
+                scores[route.name] = RowScores(teacher=None, by_row=sure)
             if isinstance(route.estimator, PolicyGradient):
                 scores[route.name] = self._with_advantages(
                     route, scores[route.name], rows, facts, routed[route.name], all_sum
@@ -137,8 +137,10 @@ class StepScorer:
 
     def _keys_of_all_ranks(self) -> list[tuple[Any, bool]]:
         """What ranks read together, in one order on all: words and pictures with each weights that are sharded."""
-        weights = dict.fromkeys(route.weights for route in self.router.routes if route.has_reader)
-        return [(each, shows) for each in weights if self.readers[each].is_sharded for shows in (False, True)]
+        weights = dict.fromkeys(route.weights for route in self.router.routes if route.has_teacher)
+        return [
+            (each, shows) for each in weights if self.teachers[each].is_sharded for shows in (False, True)
+        ]
 
     def _batches(
         self,
@@ -146,11 +148,11 @@ class StepScorer:
         routed: Mapping[str, Sequence[RoutedRow]],
         step: int,
         instead: Mapping[str, str],
-    ) -> dict[tuple[Any, bool], list[_Reading]]:
-        batches: dict[tuple[Any, bool], list[_Reading]] = {}
+    ) -> dict[tuple[Any, bool], list[_ScoredPart]]:
+        batches: dict[tuple[Any, bool], list[_ScoredPart]] = {}
         for router in self.router.routers:
-            for group in router.readings():
-                if not group[0].has_reader:
+            for group in router.forward_groups():
+                if not group[0].has_teacher:
                     continue
                 for place, row in enumerate(rows):
                     if not self.router.is_mine(router, row):
@@ -162,12 +164,12 @@ class StepScorer:
                     view = self._view(group[0], row, step, instead)
                     key = (group[0].weights, bool(view.images))
                     batches.setdefault(key, []).append(
-                        _Reading(row=place, view=view, shown=shown, routes=group)
+                        _ScoredPart(row=place, view=view, shown=shown, routes=group)
                     )
         return batches
 
     def _view(self, route: Route, row: StepRow, step: int, instead: Mapping[str, str]) -> View:
-        assert route.view is not None, "a route without a reader is not read"
+        assert route.view is not None, "a route without a teacher is not scored"
         seed = mixed(self.config.seed, step)
         return varied(
             make_view(instead.get(route.view, route.view), row.moment, self.config.prompts),
@@ -178,21 +180,23 @@ class StepScorer:
             prefill=route.prefill or None,
         )
 
-    def _read(self, reader: Reader, rows: Sequence[StepRow], readings: Sequence[_Reading]) -> list[Tensor]:
-        """Per reading: states [shown tokens, H], or a remote teacher's log-probabilities [shown tokens]."""
-        together = reader.is_sharded
-        if not (readings or together):
+    def _score(
+        self, teacher: TeacherModel, rows: Sequence[StepRow], parts: Sequence[_ScoredPart]
+    ) -> list[Tensor]:
+        """Per part: states [shown tokens, H], or a remote teacher's log-probabilities [shown tokens]."""
+        together = teacher.is_sharded
+        if not (parts or together):
             return []
-        views = [reading.view for reading in readings]
+        views = [part.view for part in parts]
         rollouts = [
-            replace(rows[reading.row].rollout, token_ids=rows[reading.row].rollout.token_ids[reading.shown])
-            for reading in readings
+            replace(rows[part.row].rollout, token_ids=rows[part.row].rollout.token_ids[part.shown])
+            for part in parts
         ]
-        if reader.scorer is not None:
-            return remote_logprobs(reader.scorer, reader.backbone, views, rollouts)
+        if teacher.scorer is not None:
+            return remote_logprobs(teacher.scorer, teacher.backbone, views, rollouts)
         batch_size = self.config.teacher_batch_size or self.config.micro_batch_size
         encoded, batches = encode_in_batches(
-            reader.backbone,
+            teacher.backbone,
             views,
             rollouts,
             batch_size=batch_size,
@@ -200,7 +204,7 @@ class StepScorer:
             pad_to_multiple=self.config.pad_to_multiple,
             together=together,
         )
-        with reader.reading() as model, self._autocast():
+        with teacher.activated() as model, self._autocast():
             states = score_rows(
                 model,
                 encoded,
@@ -210,8 +214,8 @@ class StepScorer:
                 batches=batches,
             )
         if together:
-            reader.gather_head()
-        return states[: len(readings)]
+            teacher.gather_head()
+        return states[: len(parts)]
 
     def _with_advantages(
         self,
@@ -231,17 +235,17 @@ class StepScorer:
         for place in mine:
             rollout, mask_T = rows[place].rollout, routed[place].mask_T
             sampled.append(torch.tensor(np.array(rollout.logprobs, dtype=np.float32)[mask_T]))
-            if scores.reader is None or (part := scores.by_row[place]) is None:
+            if scores.teacher is None or (part := scores.by_row[place]) is None:
                 continue
-            if scores.reader.scorer is None:
+            if scores.teacher.scorer is None:
                 ids_M = torch.tensor(np.array(rollout.token_ids)[mask_T], device=part.device)
-                head = scores.reader.head(part)
+                head = scores.teacher.head(part)
                 part = sampled_logprobs(head, ids_M, temperature=route.estimator.temperature)
             teacher.append(part.float().cpu())
         num_tokens = [routed[place].num_tokens for place in mine]
         parts = advantage_parts(
             mix,
-            teacher_logp_M=None if scores.reader is None else torch.cat(teacher),
+            teacher_logp_M=None if scores.teacher is None else torch.cat(teacher),
             sampled_logp_M=torch.cat(sampled),
             rewards_R=[facts[place].reward for place in mine],
             num_tokens_R=num_tokens,
@@ -257,7 +261,7 @@ class StepScorer:
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
-    def signals(self, student: Reader, rows: Sequence[StepRow]) -> list[dict[str, np.ndarray]]:
+    def signals(self, student: TeacherModel, rows: Sequence[StepRow]) -> list[dict[str, np.ndarray]]:
         """What token weights are made of, by row: from passes of the student as it is, only where it is asked for.
 
         `log_ratio` is log p_now - log p_sampling at the sampling temperature; 0 for a data set's answer.
@@ -290,11 +294,16 @@ class StepScorer:
         return signals
 
     def student_logprobs(
-        self, student: Reader, rows: Sequence[StepRow], places: Sequence[int], images: Any, temperature: float
+        self,
+        student: TeacherModel,
+        rows: Sequence[StepRow],
+        places: Sequence[int],
+        images: Any,
+        temperature: float,
     ) -> list[np.ndarray]:
         """Of these rows' own tokens under the student's view, float64 [T] each."""
-        readings = [
-            _Reading(
+        parts = [
+            _ScoredPart(
                 row=place,
                 view=varied(rows[place].view, images=images),
                 shown=slice(0, len(rows[place].rollout.token_ids)),
@@ -305,13 +314,13 @@ class StepScorer:
         return [
             sampled_logprobs(
                 student.head(states_TH),
-                torch.tensor(rows[reading.row].rollout.token_ids, dtype=torch.long, device=states_TH.device),
+                torch.tensor(rows[part.row].rollout.token_ids, dtype=torch.long, device=states_TH.device),
                 temperature=temperature,
             )
             .double()
             .cpu()
             .numpy()
-            for reading, states_TH in zip(readings, self._read(student, rows, readings), strict=True)
+            for part, states_TH in zip(parts, self._score(student, rows, parts), strict=True)
         ]
 
 

@@ -31,7 +31,7 @@ def encode_rollouts(
     max_prompt_tokens: int | None,
     pad_to_multiple: int,
 ) -> EncodedResponses:
-    """All rows under one reader's views, each with its rollout's ids at the end; raises for over-long prompts."""
+    """All rows under one teacher's views, each with its rollout's ids at the end; raises for over-long prompts."""
     names = [rollout.example_id for rollout in rollouts]
     encoded = encode_with_response(
         backbone,
@@ -54,6 +54,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
     prompt_lengths, response_lengths = encoded["prompt_lengths"], encoded["response_lengths"]
     index = torch.as_tensor(rows, device=prompt_lengths.device)
     longest = int((prompt_lengths[index] + response_lengths[index]).max())
+    # Cutting on the right loses padding alone, since that is where it stands.
     width = -(-longest // pad_to_multiple) * pad_to_multiple
     taken = ModelInputs(
         input_ids=inputs["input_ids"][index, :width],
@@ -66,6 +67,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
             patches_of_rows(encoded),
         )
         if any(len(grids[row]) for row in rows):
+            # In the order of `rows`: the model deals patches out to image tokens as it meets them, whatever their row.
             taken["pixel_values"] = torch.cat([patches[row] for row in rows])
             taken["image_grid_thw"] = torch.cat([grids[row] for row in rows])
     return EncodedResponses(
@@ -80,6 +82,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
 def micro_batches(encoded: EncodedResponses, size: int, *, num_rows: int | None = None) -> list[list[int]]:
     """The first `num_rows` (None: all) in batches of at most `size`, longest together: padding is paid once a batch."""
     lengths = (encoded["prompt_lengths"] + encoded["response_lengths"]).tolist()[:num_rows]
+    # Ties by row: sums of floats depend on the batches, and a resumed run has to make the same ones.
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -94,7 +97,7 @@ def encode_in_batches(
     pad_to_multiple: int,
     together: bool,
 ) -> tuple[EncodedResponses, list[list[int]]]:
-    """All rows under one reader's views, and the batches that they go through a model in.
+    """All rows under one teacher's views, and the batches that they go through a model in.
 
     With `together`, which all ranks must call at once, they have equally many batches, all with a picture where any has
     one. What is missing is one more row, the last, that stands for nothing. Two rows of text in batches of one, where
@@ -139,6 +142,8 @@ def predicting_states(
         if prefix is None:
             hidden_BSH = model(**inputs, use_cache=False).logits
         else:
+            # Positions are always handed over. Left to itself the model would count on from the cache's columns, which
+            # are more than the positions behind a picture.
             ids_BS, positions_3BS = batch["inputs"]["input_ids"], batch["inputs"]["position_ids"]
             cache = DynamicCache(config=base.config.get_text_config())
             model(
@@ -147,6 +152,7 @@ def predicting_states(
                 past_key_values=cache,
                 use_cache=True,
             )
+            # Keys and values are copied with their graph, so the beginning has the sum of its rows' gradients.
             cache.batch_select_indices(prefix.prefix_of_B)
             longest = int((batch["prompt_lengths"] + batch["response_lengths"]).max()) - prefix.length
             rest = slice(prefix.length, prefix.length + -(-longest // pad_to_multiple) * pad_to_multiple)
@@ -178,6 +184,7 @@ def can_share_prefix(model: Any) -> bool:
     )
 
 
+# Not inference_mode: the states are saved for the student's backward, which refuses inference tensors.
 @torch.no_grad()
 def score_rows(
     model: Any,
@@ -225,6 +232,8 @@ def sampled_logprobs(head: Head, ids_M: Tensor, *, temperature: float, num_at_on
 def _without_head(base: Any) -> Iterator[None]:
     """The forward then returns hidden states as its logits, through whatever wraps the model."""
     head = base.get_output_embeddings()
+    # On the instance, so that `del` uncovers the class's own. The module is still called, and so are the
+    # hooks that gather its sharded parameters.
     head.forward = _same
     try:
         yield

@@ -1,7 +1,7 @@
 """Who sees what of a grid world. The worlds own the content; nothing here knows one of them from another.
 
 Placeholders of the prompt files: `$rules`, `$title`, `$actions`, `$fields`, `$worked_example` and `$worked_perception`
-come from the world alone; `$state` and `$plan` from the moment, and only the files of readers that may see them hold
+come from the world alone; `$state` and `$plan` from the moment, and only the files of views that may show them hold
 these; `$past`, the cells of earlier turns, stands in `memory` alone.
 
 Where the turns of an episode show pictures, every view with a picture shows the last `window` of them, the oldest
@@ -40,12 +40,12 @@ def _student_with_state(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _student_with_plan(moment: Moment, prompts: PromptSet) -> View:
-    """The student's own view and the reference plan besides: the privileged reader who still sees the picture."""
+    """The student's own view and the reference plan besides: the privileged view that still has the picture."""
     return _picture_view("student_with_plan", moment, prompts, plan=_plan_of(moment))
 
 
 def _picture(moment: Moment, prompts: PromptSet) -> View:
-    """The picture and not a word: a reader who can teach what is seen, and nothing that a question gives away."""
+    """The picture and not a word: a teacher so shown can teach what is seen, and nothing that a question gives away."""
     asked = _student(moment, prompts)
     content = [{"type": "image"}] * len(asked.images)
     return replace(asked, name="picture", messages=[{"role": "user", "content": content}])
@@ -60,7 +60,7 @@ def _memory(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _symbolic_memory(moment: Moment, prompts: PromptSet) -> View:
-    """The same for a reader of words."""
+    """The same in words."""
     return _with_past(_symbolic(moment, prompts), "symbolic_memory", moment, prompts, _cells_said(moment))
 
 
@@ -87,11 +87,11 @@ def _with_past(seen: View, name: str, moment: Moment, prompts: PromptSet, cells:
     content = message["content"]
     past = _fill("memory", moment, prompts, past=" ".join(cells))
     if isinstance(content, str):
-        told: Any = f"{content}\n\n{past}"
+        content_with_past: Any = f"{content}\n\n{past}"
     else:
         text, *pictures = content
-        told = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
-    return replace(seen, name=name, messages=[{**message, "content": told}])
+        content_with_past = [{**text, "text": f"{text['text']}\n\n{past}"}, *pictures]
+    return replace(seen, name=name, messages=[{**message, "content": content_with_past}])
 
 
 def _perception(moment: Moment, prompts: PromptSet) -> View:
@@ -112,12 +112,12 @@ def _description(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _teacher(moment: Moment, prompts: PromptSet) -> View:
-    """The state in words and the reference plan: the privileged reader of MGSD's second stage."""
+    """The state in words and the reference plan: the teacher's view in MGSD's second stage."""
     return _teacher_view("teacher_user", "teacher", moment, prompts)
 
 
 def _teacher_no_plan(moment: Moment, prompts: PromptSet) -> View:
-    """The privileged reader with the state alone."""
+    """The teacher's view with the state alone."""
     return _teacher_view("teacher_user_no_plan", "teacher_no_plan", moment, prompts)
 
 
@@ -134,9 +134,9 @@ def _teacher_at_start(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _reference_plan(moment: Moment) -> str:
-    told = privileged_of(moment)
+    privileged = privileged_of(moment)
     task = task_of(moment.example.world)
-    return reference_response(task, task.parse_state(told.state or {}), told.plan)
+    return reference_response(task, task.parse_state(privileged.state or {}), privileged.plan)
 
 
 def _reference_description(moment: Moment) -> str:
@@ -197,7 +197,7 @@ PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture
 
 
 def reference_answer(example: Any, view_name: str) -> str:
-    """The text that a perfect reader of the named view would write, the view's prefill included."""
+    """The text that a perfect model would write under the named view, the view's prefill included."""
     if view_name not in VIEWS:
         raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
     moment = Moment(example=example, role="", seen=example.start)
@@ -228,10 +228,10 @@ def numbered(facts: Mapping[str, str]) -> str:
 
 def privileged_of(moment: Moment) -> Privileged:
     """The privileged part of a moment, for the views that may see it."""
-    told = moment.seen.privileged
-    if told is None or told.state is None:
+    privileged = moment.seen.privileged
+    if privileged is None or privileged.state is None:
         raise PilotageError(f"{moment.example.id}: a privileged view was given a moment without its state")
-    return told
+    return privileged
 
 
 @lru_cache(maxsize=64)
@@ -277,8 +277,8 @@ def _teacher_view(
 ) -> View:
     """`plan` in place of the one from this turn's state."""
     system = _fill("teacher_system", moment, prompts)
-    told = _plan_of(moment) if plan is None else " ".join(plan)
-    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=told)
+    plan_text = _plan_of(moment) if plan is None else " ".join(plan)
+    user = _fill(user_file, moment, prompts, state=_state_of(moment), plan=plan_text)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     return View(name=name, messages=messages)
 

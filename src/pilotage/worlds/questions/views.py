@@ -35,8 +35,8 @@ def _perception(moment: Moment, prompts: PromptSet) -> View:
 
 def _reasoning(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question and the reference answer."""
-    told = reference_of(question_of(moment.example))
-    return _view("vqa_reasoning", moment, prompts, prefill=THINK_PREFILL, reference=told)
+    reference = reference_of(question_of(moment.example))
+    return _view("vqa_reasoning", moment, prompts, prefill=THINK_PREFILL, reference=reference)
 
 
 def _solution(moment: Moment, prompts: PromptSet) -> View:
@@ -51,8 +51,8 @@ def _solution(moment: Moment, prompts: PromptSet) -> View:
 
 def _reference(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question, the answer and the form: the teacher of rows that do not keep to the form."""
-    told = reference_of(question_of(moment.example))
-    return _view("vqa_reference", moment, prompts, prefill=DESCRIPTION_PREFILL, reference=told)
+    reference = reference_of(question_of(moment.example))
+    return _view("vqa_reference", moment, prompts, prefill=DESCRIPTION_PREFILL, reference=reference)
 
 
 def vqa_reference_response(example: Example) -> str:
@@ -96,7 +96,7 @@ VIEWS: Mapping[str, ViewSpec] = {
 
 
 def reference_of(question: Question) -> str:
-    """The reference answer as a reader is shown it: with options the letter and its text."""
+    """The reference answer as a view shows it: with options the letter and its text."""
     if not question.options:
         return question.answer
     return f"{question.answer}. {question.options[LETTERS.index(question.answer)]}"

@@ -46,10 +46,10 @@ class Questions:
         if len(found) < num:
             raise ImpossibleRequestError(f"{example.id} has {len(found)} known wrong answers, not {num}")
         order = np.random.default_rng([seed, zlib.crc32(example.id.encode())]).permutation(len(found))
-        told = [found[place] for place in order[:num]]
+        wrong_answers = [found[place] for place in order[:num]]
         return tuple(
             replace(example, hidden={**example.hidden, "answer": said, "accepted": (), "solution": ""})
-            for said in told
+            for said in wrong_answers
         )
 
     def check(self, examples: list[Example]) -> None:

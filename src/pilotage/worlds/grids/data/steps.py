@@ -73,22 +73,22 @@ def make_step_example(
     task = world.task
     map_ = map_ or map_hash(task.fixed(state), task.name)
     level = task.level_of(state)
-    told = privileged_of_state(task, state)
+    privileged = privileged_of_state(task, state)
     checked = checked_options(world_name, options)
     fog, cell_px = checked["fog"], checked["cell_px"]
     id_ = f"{world_name}-{level}-{map_[:ID_DIGITS]}-{state_hash(task, state)[:START_DIGITS]}"
     if fog:
         id_ += f"-fog{fog}"
-    if not told.plan:
+    if not privileged.plan:
         raise BadStateError(f"{id_}: no plan reaches the goal of this state")
     return Example(
         id=id_,
         world=world_name,
         split=split_of(map_),
-        axes={"level": level, "difficulty": task.difficulty(state, len(told.plan))},
+        axes={"level": level, "difficulty": task.difficulty(state, len(privileged.plan))},
         start=Observation(
             images=(picture(task, state, cell_px, fog),) if cell_px else (),
-            privileged=told,
+            privileged=privileged,
         ),
         data={"map": map_, "starts": starts, **options},
     )

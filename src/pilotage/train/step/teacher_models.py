@@ -1,4 +1,4 @@
-"""Who reads rollouts in a run: each set of teachers' weights once, whichever routes use it.
+"""The models that score rollouts: each set of teachers' weights once, whichever routes use it.
 
 M positions, H hidden, V vocabulary.
 """
@@ -37,8 +37,8 @@ from pilotage.train.teachers import MovingTeacher
 logger = logging.getLogger(__name__)
 
 
-class Reader:
-    """One set of weights, and the model that reads with it."""
+class TeacherModel:
+    """One set of weights, and the model that scores with it: a teacher's, or the student's own."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Reader:
         return nullcontext()
 
     @contextmanager
-    def reading(self) -> Iterator[Any]:
-        """The model, in eval mode with the reader's weights inside."""
+    def activated(self) -> Iterator[Any]:
+        """The model, in eval mode with the teacher's weights inside."""
         model = self.backbone.model
         was_training = model.training
         model.eval()
@@ -91,7 +91,7 @@ class Reader:
             self._head = Head(hidden_MH=weight_VH[:0], weight_VH=weight_VH, bias_V=bias_V)
 
     def head(self, hidden_MH: Tensor) -> Head:
-        """The reader's head over hidden states; all of a step share its tensors, so that routes can be merged."""
+        """The teacher's head over hidden states; all of a step share its tensors, so that routes can be merged."""
         if self._head is None:
             own = head_of(self.backbone.model, hidden_MH[:0])
             if self.moving is not None:
@@ -101,20 +101,20 @@ class Reader:
         return replace(self._head, hidden_MH=hidden_MH)
 
     def head_of_none(self, like: Tensor) -> Head:
-        """The reader's head over no token at all; precision and place as `like`."""
+        """The teacher's head over no token at all; precision and place as `like`."""
         width = self.backbone.model.get_output_embeddings().weight.shape[1]
         return self.head(like.new_zeros(0, width))
 
 
-class AdapterOffReader(Reader):
+class AdapterOffTeacher(TeacherModel):
     """The student without its adapter."""
 
     def _inside(self) -> AbstractContextManager[Any]:
         return self.backbone.model.disable_adapter()
 
 
-class Readers:
-    """All readers of a run."""
+class TeacherModels:
+    """All teachers of a run."""
 
     def __init__(
         self, config: DistillConfig, *, student: Backbone, given: Backbone | None, device: torch.device
@@ -125,25 +125,25 @@ class Readers:
                 f"a teacher was given, but {len(frozen)} frozen copies are asked for: {frozen}"
             )
         self._of = {
-            weights: _reader(weights, student=student, given=given, device=device)
+            weights: _teacher_model(weights, student=student, given=given, device=device)
             for weights in config.all_weights
         }
 
-    def __getitem__(self, weights: Any) -> Reader:
+    def __getitem__(self, weights: Any) -> TeacherModel:
         return self._of[weights]
 
     @property
     def backbones(self) -> list[Backbone]:
-        """The distinct models that read, in the order of the routes; a moving teacher's is the student's."""
-        return list({id(reader.backbone): reader.backbone for reader in self._of.values()}.values())
+        """The distinct models that score, in the order of the routes; a moving teacher's is the student's."""
+        return list({id(teacher.backbone): teacher.backbone for teacher in self._of.values()}.values())
 
     @property
     def moving(self) -> list[MovingTeacher]:
-        return [reader.moving for reader in self._of.values() if reader.moving is not None]
+        return [teacher.moving for teacher in self._of.values() if teacher.moving is not None]
 
     def begin_step(self) -> None:
-        for reader in self._of.values():
-            reader.begin_step()
+        for teacher in self._of.values():
+            teacher.begin_step()
 
     def after_step(self, model: Any, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Brings moving teachers up to date after the update of a step, counted from 1; figures for the log."""
@@ -182,29 +182,29 @@ def check_sharded(config: DistillConfig) -> None:
         )
 
 
-def _reader(
+def _teacher_model(
     weights: TeacherWeights, *, student: Backbone, given: Backbone | None, device: torch.device
-) -> Reader:
+) -> TeacherModel:
     if isinstance(weights, Live):
-        return Reader(student)
+        return TeacherModel(student)
     if isinstance(weights, EMA | GatedRefresh):
-        return Reader(student, moving=MovingTeacher(weights, student.model))
+        return TeacherModel(student, moving=MovingTeacher(weights, student.model))
     if isinstance(weights, Remote):
-        return Reader(student, scorer=weights.scorer())
+        return TeacherModel(student, scorer=weights.scorer())
     if isinstance(weights, AdapterOff):
         if not hasattr(student.model, "disable_adapter"):
             raise PilotageError(
                 f"AdapterOff needs a student with a LoRA adapter, and {student.name} has none; load it with "
                 "lora=LoraSettings(...), or use FrozenCopy()"
             )
-        return AdapterOffReader(student)
+        return AdapterOffTeacher(student)
     frozen = given or _frozen_copy(weights, student)
     if len(frozen.tokenizer) != len(student.tokenizer) or frozen.eos_ids != student.eos_ids:
         raise PilotageError(
             f"teacher {frozen.name} and student {student.name} do not share a tokenizer: rollouts are scored id by id"
         )
     frozen.model.to(device).eval().requires_grad_(False)
-    return Reader(frozen)
+    return TeacherModel(frozen)
 
 
 def _frozen_copy(weights: FrozenCopy, student: Backbone) -> Backbone:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pilotage.cli.evaluation_rows import find_rows
 from pilotage.cli.main import main
-from pilotage.cli.measured import find_rows
 from pilotage.report.folder import read_run
 from synthetic_run import write_run
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredRows:
+class EvaluationRows:
     name: str
     """How tables name it: `runs/demo stage2`, or the file's name."""
     rows: list[dict[str, Any]]
@@ -27,7 +27,7 @@ class MeasuredRows:
     """`<beside>.gap.json` and the like are written next to the rows."""
 
 
-def find_rows(spec: str, stage: str | None = None, *, out: Path | None = None) -> MeasuredRows:
+def find_rows(spec: str, stage: str | None = None, *, out: Path | None = None) -> EvaluationRows:
     """The rows of `RUN` (its last stage, or `stage`), `RUN/STAGE`, or `FILE.jsonl`; `out` is a run folder that takes
     what is made of them.
 
@@ -36,7 +36,7 @@ def find_rows(spec: str, stage: str | None = None, *, out: Path | None = None) -
     path = Path(spec)
     if path.is_file():
         beside = path.with_suffix("") if out is None else out / EVAL_FOLDER / path.stem
-        return MeasuredRows(name=path.name, rows=_read([path]), beside=beside)
+        return EvaluationRows(name=path.name, rows=_read([path]), beside=beside)
     run = path
     if stage is None and not (path / EVAL_FOLDER).is_dir() and path.name in stages_of(path.parent):
         run, stage = path.parent, path.name
@@ -53,7 +53,7 @@ def find_rows(spec: str, stage: str | None = None, *, out: Path | None = None) -
         )
     files = sorted((run / EVAL_FOLDER).glob(f"{stage}.*.jsonl"))
     beside = (run if out is None else out) / EVAL_FOLDER / stage
-    return MeasuredRows(name=f"{run} {stage}", rows=_read(files), beside=beside)
+    return EvaluationRows(name=f"{run} {stage}", rows=_read(files), beside=beside)
 
 
 def stages_of(run: Path) -> list[str]:
