@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate
@@ -106,6 +108,26 @@ def test_an_environment_that_begins_otherwise_than_it_did_is_an_error(worlds: Mo
     changed = replace(example, data={**example.data, "seed": example.data["seed"] + 1})
     with pytest.raises(PilotageError, match="does not begin as it did"):
         get_world("taxi").open(changed)
+
+
+def test_a_start_that_is_known_by_its_picture_is_the_same_however_it_is_compressed(
+    worlds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    unread = replace(worlds.taxi, state=None, facts=None, expert=None)
+
+    def uncompressed(pixels: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+    found = unread.examples(3, "train")
+    monkeypatch.setattr("pilotage.worlds.gym.encode_png", uncompressed)
+    again = unread.examples(3, "train")
+    assert [e.id for e in again] == [e.id for e in found]
+    assert [len(e.image) for e in again] > [len(e.image) for e in found]
+    assert unread.open(found[0]).digest == found[0].data["start"]
 
 
 @pytest.mark.parametrize("name", NAMES)
