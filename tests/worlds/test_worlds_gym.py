@@ -187,3 +187,38 @@ def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: Modul
     assert told == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
     shown = [env.reset(options={"example": example.id})[0]["image"].shape for example in examples]
     assert len(set(shown)) == 1
+
+
+@pytest.mark.parametrize("name", [f"{task.name}_steps" for task in TASKS])
+def test_at_the_end_the_picture_is_that_behind_the_last_move(name: str) -> None:
+    from pilotage.data.gym_env import as_gym, default_examples
+    from pilotage.worlds.drawing import decode_png
+    from pilotage.worlds.grids.steps import picture
+
+    [example] = default_examples(name, count=1)
+    task: Any = get_world(name).task  # pyright: ignore[reportAttributeAccessIssue]
+    env = as_gym(name, [example])
+    env.reset()
+    state = was = task.parse_state(example.state)
+    terminated, observation = False, {}
+    for word in example.plan:
+        observation, _, terminated, _, _ = env.step(f"<answer>{word}</answer>")
+        state, was = task.after(state, word)[0], state
+    assert terminated
+    end = task.ended(was, example.plan[-1])
+    np.testing.assert_array_equal(observation["image"], decode_png(picture(task, end, 32)))
+    assert not np.array_equal(observation["image"], decode_png(picture(task, was, 32)))
+
+
+def test_at_the_end_of_a_gymnasium_episode_its_last_frame_is_seen(worlds: ModuleType) -> None:
+    from pilotage.data.gym_env import as_gym
+
+    [example] = examples_of("cliff", 1)
+    assert example.start.privileged is not None
+    env = as_gym("cliff", [example])
+    env.reset()
+    frames = [env.render()]
+    for word in example.start.privileged.plan:
+        observation, _, terminated, _, _ = env.step(get_world("cliff").actions.index(word))
+        frames.append(observation["image"])
+    assert terminated and not np.array_equal(frames[-1], frames[-2])

@@ -157,6 +157,10 @@ class GymSession:
             self._seen = self._look()
         return self._seen
 
+    def at_end(self) -> Observation | None:
+        """The last frame alone: an expert need not know a way on from there."""
+        return Observation(images=(encode_png(self._render()),))
+
     def act(self, text: str) -> float | None:
         """Makes the first action of the answer's last block; words that are none waste the turn."""
         if self._over:
@@ -195,13 +199,17 @@ class GymSession:
         words = (last_answer_block(text) or "").replace(",", " ").upper().split()
         return words[0] if words and words[0] in self._world.actions_of else None
 
-    def _look(self) -> Observation:
+    def _render(self) -> np.ndarray:
         picture = np.asarray(self._env.render())
         if picture.dtype != np.uint8 or picture.ndim != 3:
             raise PilotageError(
                 f"{self._world.name}: render() gave {type(picture).__name__} of shape {picture.shape}; make the "
                 "environment with render_mode='rgb_array'"
             )
+        return picture
+
+    def _look(self) -> Observation:
+        picture = self._render()
         world, env = self._world, self._env.unwrapped
         told = None
         if world.state is not None or world.expert is not None:

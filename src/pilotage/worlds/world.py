@@ -90,6 +90,15 @@ class World(Protocol):
 
 
 @runtime_checkable
+class ShowsEnd(Protocol):
+    """A session that can still be seen when its episode is over."""
+
+    def at_end(self) -> Observation | None:
+        """What there is after the last action, public; None where nothing can be shown."""
+        ...
+
+
+@runtime_checkable
 class HasExpert(Protocol):
     """A world whose expert can go on from wherever an episode is: what DAgger and stepwise teachers need."""
 
