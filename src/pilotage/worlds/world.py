@@ -24,7 +24,11 @@ class SessionError(Exception):
 
 
 class Session(Protocol):
-    """One episode under way."""
+    """One episode under way.
+
+    An agent has `observe`, without the privileged part, and `act` of it. Other attributes that hold the world's rules,
+    not its state, are named in an attribute `rules` where agents need them (see `pilotage.worlds.agents.AgentSession`).
+    """
 
     def observe(self) -> Observation | None:
         """What there is now; None when the episode is over."""

@@ -131,7 +131,9 @@ class MiniBehaviourSteps(StepWorld):
 
 
 class StepSession:
-    """One episode. `task`, `state`, `over` and `burst` are for experts, agents and studies."""
+    """One episode. `task`, `state`, `over` and `burst` are for experts and studies; agents have the `rules` alone."""
+
+    rules = ("task", "burst")
 
     def __init__(self, world: StepWorld, example: Example, role: str, strict: bool) -> None:
         if example.world != world.name:
