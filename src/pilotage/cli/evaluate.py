@@ -97,7 +97,8 @@ class Eval(RecipeOptions, EndpointOptions):
     option: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
     ] = ()
-    """What shapes its episodes: starts=corner, fog=2, window=3, burst=2."""
+    """What shapes its episodes: starts=corner, fog=2, window=3, burst=2; exclude=PATH leaves out the maps of
+    published levels."""
     agent: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the world's own)")
     ] = None
