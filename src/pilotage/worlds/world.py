@@ -118,7 +118,7 @@ class HasWrongAnswers(Protocol):
     def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
         """The example `num` times, each time told another wrong answer as if it were the right one.
 
-        Raises ImpossibleRequestError where there are not so many.
+        Raises ImpossibleRequestError where there are not so many; its `num_found` says how many there are.
         """
         ...
 
