@@ -15,7 +15,12 @@ class PilotageError(ValueError):
 
 
 class ImpossibleRequestError(PilotageError):
-    """More distinct states were asked for than exist (or than can be found within the stated number of tries)."""
+    """More of something was asked for than there is (or than can be found within the stated number of tries)."""
+
+    def __init__(self, told: str, *, num_found: int = 0) -> None:
+        """`num_found`: how many there are, where whoever asked may be content with them."""
+        super().__init__(told)
+        self.num_found = num_found
 
 
 class BadStateError(PilotageError):

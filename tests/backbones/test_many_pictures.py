@@ -147,6 +147,10 @@ def test_pictures_travel_with_their_rows(backbone: Any, views: list[View]) -> No
     first, second = patches_of_rows(taken)
     assert torch.equal(first, alone) and len(second) == 0
     assert "pixel_values" not in take_rows(encoded, [1], pad_to_multiple=16)["inputs"]
+    assert [len(patches) for patches in patches_of_rows(take_rows(encoded, [1, 1], pad_to_multiple=16))] == [
+        0,
+        0,
+    ]
 
 
 def test_a_picture_too_few_or_too_many_is_refused(backbone: Any, views: list[View]) -> None:

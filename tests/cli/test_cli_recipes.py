@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pilotage.cli.evaluate import print_summary
 from pilotage.cli.main import main
@@ -197,6 +198,30 @@ def test_the_table_of_an_evaluation_has_rates_levels_and_the_gap():
     assert image.split()[2:4] == ["4", "25.0"]
     assert sum("level 3" in line for line in text.splitlines()) == 2
     assert "modality gap, maze: 75.0" in text
+
+
+def test_at_80_columns_a_table_of_many_rates_is_in_blocks_and_no_number_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from pilotage.evaluate import summarise
+
+    flags = ("circled", "collided", "off_route", "stalled")
+    rows = [row("image", i, success=i == 0) for i in range(4)] + [
+        row("teacher_with_picture", i, success=True) for i in range(4)
+    ]
+    for number, each in enumerate(rows):
+        each["outcome"] |= {flag: number % 4 <= place for place, flag in enumerate(flags)}
+    printed = io.StringIO()
+    monkeypatch.setattr("pilotage.cli.evaluate.table_console", lambda: Console(file=printed, width=80))
+    print_summary(summarise(rows, num_resamples=200), by_level=True)
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in printed.getvalue()
+    heads = [line.split()[3:] for line in lines if line.split()[:3] == ["kind", "task", "n"]]
+    assert len(heads) > 1
+    assert [name for head in heads for name in head] == ["success", "optimal", "illegal", "parsed", *flags]
+    of_image = [line.split() for line in lines if line.split()[:2] == ["image", "maze"]]
+    means = [word for words in of_image for word in words[3:] if "." in word]
+    assert means == ["25.0", "25.0", "0.0", "100.0", "25.0", "50.0", "75.0", "100.0"]
 
 
 def test_recipes_are_listed_and_told(capsys):

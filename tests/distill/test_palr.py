@@ -54,6 +54,17 @@ def test_rates_by_hand(group):
     assert (found.num_wrong_answers, found.num_valid, found.num_invalid) == (2, 1, 0)
 
 
+def test_a_row_with_fewer_wrong_answers_is_averaged_over_those_that_it_has():
+    """One wrong answer, .25 and .1: s c^A = ln 2 * ln(.5 / .25) + ln 4 * ln(.8 / .1), 1 and 6 times (ln 2)^2."""
+    fewer = replace(ROW, wrong_answer_logp_KT=ROW.wrong_answer_logp_KT[:1])
+    found = palr([ROW, fewer])
+    assert found.num_wrong_answers == 2
+    sums = found.groups["reasoning_answer"]
+    own = palr([fewer]).groups["reasoning_answer"]
+    assert sums.answer_nats2 == pytest.approx(5 * L2 + own.answer_nats2)
+    assert own.answer_nats2 == pytest.approx(L2 + 6 * L2)
+
+
 def test_probabilities_of_wrong_answers_are_averaged_not_their_logs():
     """mean(.1, .3) = .2 for the answer; the mean of the logs would give sqrt(.03)."""
     sums = palr([ROW]).groups["reasoning_answer"]
@@ -117,7 +128,6 @@ def test_other_formats_have_other_groups():
         ([replace(ROW, student_logp_T=log(0.5))], r"row 0: student_logp_T has shape \(1,\), the row 4 tokens"),
         ([replace(ROW, wrong_answer_logp_KT=np.zeros((0, 4)))], "needs K >= 1"),
         ([replace(ROW, wrong_answer_logp_KT=np.zeros((2, 3)))], "of 4 tokens"),
-        ([ROW, replace(ROW, wrong_answer_logp_KT=ROW.wrong_answer_logp_KT[:1])], r"\[1, 2\] wrong answers"),
         ([replace(ROW, teacher_logp_T=np.array([0.0, -np.inf, 0.0, 0.0]))], "row 0, token 1: teacher_logp_T is -inf"),
     ],
 )  # fmt: skip

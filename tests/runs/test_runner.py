@@ -115,6 +115,16 @@ def test_a_folder_of_another_run_is_refused(plain: Path) -> None:
         run_recipe(small_recipe(validate_every=1), plain)
 
 
+@pytest.mark.parametrize("validate_every", [0, 1])
+def test_a_whole_recipe_over_several_processes_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validate_every: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PilotageError, match=r"one of 2 \(WORLD_SIZE\): train its stages one by one"):
+        run_recipe(small_recipe(validate_every=validate_every), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_base_that_is_none_is_refused_before_the_folder_is_its_runs(tmp_path: Path) -> None:
     with pytest.raises(PilotageError, match="is not a model directory"):
         run_recipe(small_recipe(backbone="./nowhere"), tmp_path / "run")

@@ -15,13 +15,16 @@ from pilotage.backbones.load import Backbone
 from pilotage.distill.divergences import ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
-from pilotage.recipes.methods import opsd_stage, vigos_stage
+from pilotage.recipes.methods import opsd_stage, vigos_question_stage, vigos_stage
 from pilotage.records import View
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
 from pilotage.train.step.teacher_models import TeacherModels
+from pilotage.worlds import get_task
 from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.question import question_of
 from tiny import tiny_backbone
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
@@ -162,5 +165,27 @@ def test_teachers_that_moved_are_refused_afterwards(weights: Any) -> None:
 def test_a_probe_needs_examples_with_wrong_answers() -> None:
     with pytest.raises(PilotageError, match="num_wrong 0 must be at least 1"):
         LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=0)
-    with pytest.raises(PilotageError, match="none of 10 examples has 100000 wrong answers"):
-        LeakProbe(stage(), tiny_examples(), num_examples=1, num_wrong=100_000)
+    alone = [example for example in tiny_examples() if example.task == "maze"][:1]
+    with pytest.raises(PilotageError, match=r"in 1 examples: 1 whose task has no other picture .*\(maze\)"):
+        LeakProbe(stage(), alone, num_examples=1, num_wrong=1)
+
+
+def test_an_example_with_fewer_wrong_answers_is_compared_with_those(caplog: pytest.LogCaptureFixture) -> None:
+    lake = [(get_task("frozenlake"), 3)]
+    asked = list(iter_questions(lake, ("safe", "cell"), 4, "train", 0))
+    unknown = replace(asked[1], id="text", hidden={**asked[1].hidden, "answer": "in the corner"})
+    only = next(iter_questions([(get_task("maze"), 3)], ("safe",), 1, "train", 0))
+    config = vigos_question_stage(stage(), form="paper", weights=FrozenCopy())
+    with caplog.at_level("WARNING"):
+        probe = LeakProbe(config, [*asked, unknown, only], num_examples=9, num_wrong=3)
+    assert [(question_of(p.example).kind, len(p.wrong)) for p in probe.probed] == [
+        ("safe", 1),
+        ("cell", 3),
+        ("safe", 1),
+        ("cell", 3),
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "PALR leaves out 1 without a known wrong answer (cell); "
+        "1 whose task has no other picture to compare with (safe)",
+        "PALR takes fewer than 3 wrong answers of 2 of 4 examples, as many as are known (safe)",
+    ]

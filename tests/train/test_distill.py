@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill_run import replay, tiny_config, tiny_examples
+from distill_run import replay, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.encode import PromptTooLongError
 from pilotage.backbones.load import Backbone, LoraSettings, with_lora
 from pilotage.distill.divergences import JSD, DropCap, ForwardKL, ReverseKL
@@ -452,3 +452,17 @@ def test_memory_is_estimated_by_part():
     assert parts["optimiser"] == 2 * parts["student"] == 2 * parts["teacher"]
     assert parts["together"] == sum(size for name, size in parts.items() if name != "together")
     assert "teacher" not in memory_estimate(config, student, student)
+
+
+def test_noise_on_pictures_changes_no_step_on_words_alone(tmp_path: Path) -> None:
+    words = replace(
+        tiny_config(steps=2), student_view="symbolic", teacher_view="symbolic", teacher_weights=FrozenCopy()
+    )
+    for name, pixel_noise in (("clean", 0.0), ("noisy", 0.5)):
+        distill(
+            replace(words, pixel_noise=pixel_noise),
+            student=tiny_backbone(),
+            examples=tiny_examples(),
+            run_dir=tmp_path / name,
+        )
+    assert rows_of(tmp_path / "noisy") == rows_of(tmp_path / "clean")

@@ -94,7 +94,7 @@ def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_n
         teachers=TeacherModels(stage, student=student, given=other_teacher(), device=torch.device("cpu")),
         examples=asked,
         num_examples=len(asked),
-        num_wrong=1,
+        num_wrong=2,  # of yes and no, one is wrong
         engine=answers(asked),
     )
     assert [probed.example for probed in meter.probe.probed] == asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from pilotage.rollouts.engine import Decoding, Request
 from pilotage.rollouts.play import Start, Writer, open_in_process, play
 from pilotage.views import make_view
 from pilotage.worlds import get_task, get_world
-from pilotage.worlds.agents import agents_of
+from pilotage.worlds.agents import Ask, agents_of
 from pilotage.worlds.grids.data.steps import make_step_example, step_examples
 from pilotage.worlds.grids.steps import StepWorld, picture
 from pilotage.worlds.task import canonical_key
@@ -32,6 +33,8 @@ Says = Callable[[Moment], str]
 
 class AtInference:
     """A session that shows and tells what there is without a simulator's help: no state, nothing privileged."""
+
+    rules = ("task", "burst")
 
     def __init__(self, start: Start) -> None:
         self._session = open_in_process(start)
@@ -211,3 +214,52 @@ def test_an_agent_that_is_not_there_is_one_line_with_a_guess(
     assert "Traceback" not in told and not list(tmp_path.iterdir())
     assert list(agents_of(get_world("maze"))) == ["direct"]
     assert isinstance(get_world("maze_steps"), StepWorld)
+
+
+FORBIDDEN = (
+    "outcome",
+    "state",
+    "over",
+    "reason",
+    "privileged",
+    "at_end",
+    "close",
+    "_session",
+    "_example",
+    "_seen",
+)
+
+
+@every_world
+def test_an_agent_cannot_reach_the_judge_nor_what_is_privileged(name: str) -> None:
+    reached: list[str] = []
+
+    def spy(session: Any, role: str) -> Any:
+        while (seen := session.observe()) is not None:
+            reached.extend(word for word in FORBIDDEN if hasattr(session, word))
+            reached.extend(["privileged part"] if seen.privileged is not None else [])
+            assert session.burst == 1 and session.task.name == get_world(name).task.name  # pyright: ignore[reportAttributeAccessIssue]
+            session.act((yield Ask(role=role, seen=seen)))
+
+    (example,) = step_examples(name, [get_world(name).task.levels[0]], 1, "train", 0)  # pyright: ignore[reportAttributeAccessIssue]
+    talker = Talker(lambda moment: block(*moment.seen.privileged.plan[:1]))  # pyright: ignore[reportOptionalMemberAccess]
+    writer = Writer(engine=talker, decoding=Decoding(max_new_tokens=9))
+    (episode,) = play([Start(example=example)], writer=writer, show=talker.show, agent=spy)
+    assert reached == [] and episode.error is None
+    # What it asked about has the privileged part again, for teachers, and the outcome is the world's.
+    assert all(turn.seen.privileged is not None for turn in episode.turns)
+    assert episode.outcome is not None and episode.outcome.success
+
+
+def test_what_an_agent_changes_of_what_it_saw_keeps_its_privileged_part() -> None:
+    def writes(session: Any, role: str) -> Any:
+        while (seen := session.observe()) is not None:
+            session.act((yield Ask(role=role, seen=replace(seen, text="Look."))))
+
+    (example,) = step_examples("maze_steps", [3], 1, "train", 0)
+    talker = Talker(lambda moment: block(*moment.seen.privileged.plan[:1]))  # pyright: ignore[reportOptionalMemberAccess]
+    writer = Writer(engine=talker, decoding=Decoding(max_new_tokens=9))
+    (episode,) = play([Start(example=example)], writer=writer, show=talker.show, agent=writes)
+    assert [turn.seen.text for turn in episode.turns] == ["Look."] * len(episode.turns)
+    told = [turn.seen.privileged for turn in episode.turns]
+    assert [each and each.plan for each in told] == [example.plan[at:] for at in range(len(example.plan))]

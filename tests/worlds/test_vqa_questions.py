@@ -141,6 +141,23 @@ def test_a_killed_writing_is_told_and_goes_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "train"]
 
 
+def test_two_at_once_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    out, messages = tmp_path / "q", []
+
+    def progress(num_done: int, num_total: int) -> None:
+        if not messages:
+            with pytest.raises(PilotageError) as caught:
+                build_questions(config(out, seed=1, overwrite=True))
+            messages.append(str(caught.value))
+
+    manifest = build_questions(config(out), progress)
+    assert messages == [f"another command is writing questions to {out}: wait for it, or give another folder"]
+    assert len(load_questions(out)) == manifest["num_questions"] == 72
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "test", "train", "val"]
+    other = build_questions(config(out, seed=1, overwrite=True))
+    assert other["sha256"] != manifest["sha256"], "when the first has ended, the folder is free"
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "other"])
 def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path, damage: str) -> None:
     out = tmp_path / "q"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate
@@ -108,6 +110,26 @@ def test_an_environment_that_begins_otherwise_than_it_did_is_an_error(worlds: Mo
         get_world("taxi").open(changed)
 
 
+def test_a_start_that_is_known_by_its_picture_is_the_same_however_it_is_compressed(
+    worlds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    unread = replace(worlds.taxi, state=None, facts=None, expert=None)
+
+    def uncompressed(pixels: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+    found = unread.examples(3, "train")
+    monkeypatch.setattr("pilotage.worlds.gym.encode_png", uncompressed)
+    again = unread.examples(3, "train")
+    assert [e.id for e in again] == [e.id for e in found]
+    assert [len(e.image) for e in again] > [len(e.image) for e in found]
+    assert unread.open(found[0]).digest == found[0].data["start"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_measured_as_every_world_is(worlds: ModuleType, name: str, tmp_path: Path) -> None:
     class ByChance:
@@ -165,3 +187,38 @@ def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: Modul
     assert told == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
     shown = [env.reset(options={"example": example.id})[0]["image"].shape for example in examples]
     assert len(set(shown)) == 1
+
+
+@pytest.mark.parametrize("name", [f"{task.name}_steps" for task in TASKS])
+def test_at_the_end_the_picture_is_that_behind_the_last_move(name: str) -> None:
+    from pilotage.data.gym_env import as_gym, default_examples
+    from pilotage.worlds.drawing import decode_png
+    from pilotage.worlds.grids.steps import picture
+
+    [example] = default_examples(name, count=1)
+    task: Any = get_world(name).task  # pyright: ignore[reportAttributeAccessIssue]
+    env = as_gym(name, [example])
+    env.reset()
+    state = was = task.parse_state(example.state)
+    terminated, observation = False, {}
+    for word in example.plan:
+        observation, _, terminated, _, _ = env.step(f"<answer>{word}</answer>")
+        state, was = task.after(state, word)[0], state
+    assert terminated
+    end = task.ended(was, example.plan[-1])
+    np.testing.assert_array_equal(observation["image"], decode_png(picture(task, end, 32)))
+    assert not np.array_equal(observation["image"], decode_png(picture(task, was, 32)))
+
+
+def test_at_the_end_of_a_gymnasium_episode_its_last_frame_is_seen(worlds: ModuleType) -> None:
+    from pilotage.data.gym_env import as_gym
+
+    [example] = examples_of("cliff", 1)
+    assert example.start.privileged is not None
+    env = as_gym("cliff", [example])
+    env.reset()
+    frames = [env.render()]
+    for word in example.start.privileged.plan:
+        observation, _, terminated, _, _ = env.step(get_world("cliff").actions.index(word))
+        frames.append(observation["image"])
+    assert terminated and not np.array_equal(frames[-1], frames[-2])

@@ -22,6 +22,7 @@ from pilotage.records import Episode, Example, Moment, Rollout, View
 from pilotage.rollouts.engine import Decoding, Request
 from pilotage.rollouts.play import Limits, Start, Writer, play
 from pilotage.worlds import get_world, registry, world_names
+from pilotage.worlds.agents import Ask
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.registry import planning_task
 from pilotage.worlds.remote import RemoteSession, RemoteWorlds
@@ -391,3 +392,20 @@ def test_bad_settings_are_refused() -> None:
         with pytest.raises(PilotageError, match=name):
             RemoteWorlds(**{"num_processes": 1, "timeout_s": 1.0, **bad})  # pyright: ignore[reportArgumentType]
     assert not hasattr(RemoteSession, "privileged")
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_an_agent_in_a_remote_world_has_only_observe_and_act(folder: Path, privileged: bool) -> None:
+    reached: list[str] = []
+
+    def spy(session: Any, role: str) -> Any:
+        while (seen := session.observe()) is not None:
+            names = ("outcome", "state", "close", "_session", "_child", "_ask")
+            reached.extend(word for word in names if hasattr(session, word))
+            reached.extend([SECRET] if SECRET in repr(seen) else [])
+            session.act((yield Ask(role=role, seen=seen)))
+
+    with remote(folder, privileged=privileged) as worlds:
+        (episode,) = played([Start(example=example(1))], agent=spy, open_session=worlds.open_session)
+    assert reached == [] and episode.end == "done" and episode.outcome is not None
+    assert [SECRET in repr(turn.seen) for turn in episode.turns] == [privileged] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.examples import split_of
+from pilotage.data.made import made_examples
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import Episode, Example, Moment, Rollout
 from pilotage.rollouts.engine import Decoding, Request
@@ -21,7 +23,13 @@ from pilotage.views import make_view, reference_of_view, view_of
 from pilotage.worlds import TASKS, Task, drawing, get_task, get_world
 from pilotage.worlds.agents import Agent, direct
 from pilotage.worlds.grids.agents import follow_on_revisit, follow_plan, sampling_on_revisit
-from pilotage.worlds.grids.data.steps import along, every_start, make_step_example, step_examples
+from pilotage.worlds.grids.data.steps import (
+    along,
+    every_start,
+    excluded_maps,
+    make_step_example,
+    step_examples,
+)
 from pilotage.worlds.grids.minibehaviour import MiniBehaviour
 from pilotage.worlds.grids.steps import FOG_RGB, TURNS_PER_LEVEL, StepWorld, in_sight, map_hash
 from pilotage.worlds.task import Stepwise, canonical_key, state_hash
@@ -316,6 +324,33 @@ def test_an_option_that_makes_no_sense_is_an_error(data: dict[str, Any], message
 
 
 # ---------------------------------------------------------------------------------------------- splits and starts
+
+
+@pytest.mark.parametrize("name", [f"{task.name}_steps" for task in TASKS])
+def test_maps_of_excluded_levels_are_in_no_example_wherever_they_begin(name: str, tmp_path: Path) -> None:
+    task: Any = get_world(name).task  # pyright: ignore[reportAttributeAccessIssue]
+    level = task.levels[0]
+    some = step_examples(name, [level], 12, "train", 0)
+    lines, excluded = [], set()
+    for example in some[:4]:
+        state = task.parse_state(example.state)
+        moved, reason = task.after(state, example.plan[0])
+        if reason or task.fixed(moved) != task.fixed(state):
+            moved = state
+        lines.append(json.dumps({"task": task.name, "state": task.to_json(moved)}))
+        excluded.add(example.data["map"])
+    path = tmp_path / "published.jsonl"
+    path.write_text("\n".join(lines))
+    assert excluded_maps([path]) == excluded
+    kept = [example.id for example in some if example.data["map"] not in excluded]
+    again = step_examples(name, [level], 12, "train", 0, exclude=excluded_maps([path]))
+    assert [example.id for example in again][: len(kept)] == kept and len(kept) <= 8
+    assert not excluded & {example.data["map"] for example in again}
+    options = {"exclude": str(path)}
+    made = made_examples(name, [level], 12, "train", 0, options=options)
+    assert [example.id for example in made] == [example.id for example in again]
+    with pytest.raises(PilotageError, match="no such file"):
+        made_examples(name, [level], 1, "train", 0, options={"exclude": str(tmp_path / "gone")})
 
 
 @every_world

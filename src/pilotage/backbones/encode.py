@@ -379,7 +379,8 @@ def encode_with_response(
 def patches_of_rows(encoded: EncodedResponses) -> list[torch.Tensor]:
     """Each row's part of `pixel_values`, [patches of its images, F]; none of a row without images. Not copies."""
     inputs = encoded["inputs"]
-    assert "pixel_values" in inputs and "image_grid_thw" in inputs, "the batch has images"
+    if "pixel_values" not in inputs or "image_grid_thw" not in inputs:
+        return [torch.empty(0, 0) for _ in encoded["num_images"]]
     per_image = inputs["image_grid_thw"].prod(-1)
     per_row = [int(counts.sum()) for counts in per_image.split(encoded["num_images"].tolist())]
     return list(inputs["pixel_values"].split(per_row))

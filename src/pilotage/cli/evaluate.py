@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
@@ -102,7 +103,8 @@ class Eval(RecipeOptions, EndpointOptions):
     option: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
     ] = ()
-    """What shapes its episodes: starts=corner, fog=2, window=3, burst=2."""
+    """What shapes its episodes: starts=corner, fog=2, window=3, burst=2; exclude=PATH leaves out the maps of
+    published levels."""
     agent: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the world's own)")
     ] = None
@@ -346,6 +348,17 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
 
     cells = [cell for rates in summary.kinds.values() for cell in rates.tasks.values()]
     names = [name for name in rate_names(cells) if name not in UNSHOWN]
+    console = table_console()
+    for block in _blocks(names, lambda some: _table(summary, some, by_level=by_level), console):
+        console.print(block)
+    gaps = [(task, gap) for task, gap in summary.gap.items()]
+    if summary.gap_macro is not None:
+        gaps.append(("macro", summary.gap_macro))
+    for task, gap in gaps:
+        console.print(f"modality gap, {task}: {points(gap)}", highlight=False)
+
+
+def _table(summary: Summary, names: Sequence[str], *, by_level: bool) -> Table:
     table = Table(caption="per cent, with 95 % bootstrap intervals", box=box.SIMPLE, pad_edge=False)
     for title in ("kind", "task", "n", *names):
         table.add_column(title, justify="left" if title in ("kind", "task") else "right", no_wrap=True)
@@ -356,13 +369,19 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
                 for level, at_level in rates.levels[task].items():
                     table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates, names))
         table.add_row(kind, "macro", "", *_cells(rates.macro, names), end_section=True)
-    console = table_console()
-    console.print(table)
-    gaps = [(task, gap) for task, gap in summary.gap.items()]
-    if summary.gap_macro is not None:
-        gaps.append(("macro", summary.gap_macro))
-    for task, gap in gaps:
-        console.print(f"modality gap, {task}: {points(gap)}", highlight=False)
+    return table
+
+
+def _blocks(names: Sequence[str], make: Callable[[Sequence[str]], Table], console: Console) -> list[Table]:
+    """Tables of some of the columns each, so that none is wider than the console, which would cut its numbers."""
+    unbounded = console.options.update(max_width=10_000)
+    blocks, taken = [], []
+    for name in names:
+        if taken and console.measure(make([*taken, name]), options=unbounded).maximum > console.width:
+            blocks.append(make(taken))
+            taken = []
+        taken = [*taken, name]
+    return [*blocks, make(taken)]
 
 
 def _cells(rates: Mapping[str, Interval], names: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ class PalrCommand(RecipeOptions):
     num: Count = 60
     """Pictures, of the split val: tasks take turns."""
     wrong_answers: int = 4
-    """Wrong plans for each: K."""
+    """Wrong plans or answers for each, at most: K."""
 
     def run(self) -> int:
         from pilotage.runs.runner import load
@@ -93,7 +93,7 @@ def print_leak(leak: Leak) -> None:
     console.print(table)
     console.print(
         f"{leak.palr.num_valid} answers in the format, {leak.palr.num_invalid} not; "
-        f"K = {leak.palr.num_wrong_answers} wrong answers",
+        f"at most K = {leak.palr.num_wrong_answers} wrong answers",
         highlight=False,
         soft_wrap=True,
     )

@@ -59,13 +59,7 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
     levels: dict[str, tuple[str, int]] = {}
     files = []
     for path in map(Path, paths):
-        if not path.exists():
-            raise PilotageError(f"cannot read exclusion file {path}: there is no such file or folder")
-        if (path / MANIFEST).exists():
-            kind, states = _data_set(path)
-        else:
-            loader = _loader_of(path)
-            kind, states = loader.name, _published(loader, path)
+        kind, states = _states(path)
         num_rows, hashes = 0, set[str]()
         for task, state in states:
             hash_ = state_hash(task, state)
@@ -78,6 +72,22 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
         )
     counts = tuple((task, level, n) for (task, level), n in sorted(Counter(levels.values()).items()))
     return Exclusions(hashes=frozenset(levels), counts=counts, files=tuple(files))
+
+
+def excluded_states(paths: Iterable[Path | str]) -> Iterator[tuple[Task[Any], Any]]:
+    """The states themselves, with their tasks; raises as `load_exclusions` does."""
+    for path in map(Path, paths):
+        yield from _states(path)[1]
+
+
+def _states(path: Path) -> tuple[str, Iterator[tuple[Task[Any], Any]]]:
+    """What kind of file or folder it is, and its states."""
+    if not path.exists():
+        raise PilotageError(f"cannot read exclusion file {path}: there is no such file or folder")
+    if (path / MANIFEST).exists():
+        return _data_set(path)
+    loader = _loader_of(path)
+    return loader.name, _published(loader, path)
 
 
 def _loader_of(path: Path) -> Loader:

@@ -24,6 +24,7 @@ from pilotage.errors import PilotageError, require
 from pilotage.pictures import read_rgb
 from pilotage.records import Example, Observation, Split
 from pilotage.worlds.registry import get_world, world_names
+from pilotage.worlds.world import ShowsEnd
 
 require("gymnasium")
 import gymnasium  # noqa: E402
@@ -97,7 +98,8 @@ class WorldEnv(gymnasium.Env[dict[str, Any], Any]):
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """The reward is the world's for the turn; where it gives none by turns, 1 for success at the end.
 
-        At the end the observation is that of the turn before: a world shows nothing when its episode is over.
+        At the end the observation is what there is after the last action where the world can show it
+        (`pilotage.worlds.world.ShowsEnd`); a world of one answer shows what was asked about.
         """
         if self._session is None:
             raise PilotageError(f"{self._world.name}: call reset() before step(), and after an episode's end")
@@ -111,6 +113,8 @@ class WorldEnv(gymnasium.Env[dict[str, Any], Any]):
             self._seen = self._shown(seen)
         else:
             outcome = session.outcome()
+            last = session.at_end() if isinstance(session, ShowsEnd) else None
+            self._seen = self._seen if last is None else self._shown(last)
             info = {"success": outcome.success, "reason": outcome.reason, **outcome.measures}
             reward = float(outcome.success) if reward is None else reward
             self._leave()

@@ -10,7 +10,7 @@ For a token y_t of a rollout, the student pi and the teacher q that supervises i
 over the tokens of a group G in valid rollouts; 0 says that nothing taught hangs on the answer, 1 that all of it does.
 The paper leaves invalid rollouts out; here they have a figure of their own, `INVALID`. Sums of parts add up.
 
-T tokens of one rollout, K wrong answers.
+T tokens of one rollout, K wrong answers: as many as there are, for each row.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Palr:
     groups: Mapping[str, PalrSums]
     """The named groups and `all`, over valid rollouts, and `invalid`, over all taught tokens of the others."""
     num_wrong_answers: int
-    """K."""
+    """K, the most that any row has."""
     num_valid: int
     num_invalid: int
 
@@ -102,12 +102,10 @@ class Palr:
 
 
 def palr(rows: Sequence[PalrRow], groups: Mapping[str, tuple[str, ...]] = VIGOS_GROUPS) -> Palr:
-    """PALR of some rollouts, by group. Raises ValueError for lengths or K that differ and for numbers not finite."""
+    """PALR of some rollouts, by group. Raises ValueError for lengths that differ and for numbers not finite."""
     if reserved := {ALL, INVALID} & set(groups):
         raise ValueError(f"groups {sorted(reserved)} are always there; choose other names")
-    counts_K = {len(row.wrong_answer_logp_KT) for row in rows if row.sees_answer_T.any()}
-    if len(counts_K) > 1:
-        raise ValueError(f"rows have {sorted(counts_K)} wrong answers; PALR needs the same number K for each")
+    counts_K = [len(row.wrong_answer_logp_KT) for row in rows if row.sees_answer_T.any()]
     sums = dict.fromkeys((*groups, ALL, INVALID), PalrSums())
     for at, row in enumerate(rows):
         strength_T, answer_T, image_T = _changes(row, at)
@@ -126,7 +124,7 @@ def palr(rows: Sequence[PalrRow], groups: Mapping[str, tuple[str, ...]] = VIGOS_
     num_valid = sum(row.spans.valid for row in rows)
     return Palr(
         groups=sums,
-        num_wrong_answers=counts_K.pop() if counts_K else 0,
+        num_wrong_answers=max(counts_K, default=0),
         num_valid=num_valid,
         num_invalid=len(rows) - num_valid,
     )

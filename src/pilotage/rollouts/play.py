@@ -18,7 +18,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Rollout, Turn, View
 from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
-from pilotage.worlds.agents import Agent, Ask, agent_of, direct
+from pilotage.worlds.agents import Agent, AgentSession, Ask, agent_of, direct
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import Session, SessionError
 
@@ -222,7 +222,7 @@ class _Running:
                 agent = agent_of(world, self.agent)
             else:
                 agent = self.agent or getattr(world, "agent", direct)
-            self._asking = agent(self._session, self.start.role or _first_role(self.start))
+            self._asking = agent(AgentSession(self._session), self.start.role or _first_role(self.start))
             self._next(lambda: next(self._asking))
         except PilotageError:
             raise
@@ -282,7 +282,7 @@ class _Running:
         elif self.limits.max_tokens is not None and self._num_tokens() >= self.limits.max_tokens:
             self._end("max_tokens", self._session.outcome())
         else:
-            self.ask = ask
+            self.ask = replace(ask, seen=self._session.whole(ask.seen))
 
     def _num_tokens(self) -> int:
         return sum(len(turn.rollout.token_ids) for turn in self.turns if turn.rollout is not None)
@@ -324,20 +324,29 @@ class _Running:
 
 
 class _Recorder:
-    """The session as the agent sees it, its own capabilities included; remembers what an answer was rewarded with."""
+    """The session; remembers what was seen last, and what an answer was rewarded with."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._seen: Observation | None = None
+        self.rules: tuple[str, ...] = getattr(session, "rules", ())
         self.reward: float | None = None
 
     def observe(self) -> Observation | None:
-        return self._session.observe()
+        self._seen = self._session.observe()
+        return self._seen
 
     def act(self, text: str) -> float | None:
         reward = self._session.act(text)
         if reward is not None:
             self.reward = reward + (self.reward or 0.0)
         return reward
+
+    def whole(self, seen: Observation) -> Observation:
+        """What the agent asks about, with the privileged part of what it saw last: agents are not given it."""
+        if self._seen is None or seen == self._seen.public():
+            return self._seen or seen
+        return replace(seen, privileged=self._seen.privileged)
 
     def outcome(self) -> Outcome:
         return self._session.outcome()

@@ -59,6 +59,7 @@ class Batcher:
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._decoding = False
         config = engine.backbone.model.config.get_text_config()
         self._context: int | None = getattr(config, "max_position_embeddings", None)
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -70,7 +71,9 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise RequestError("the server is closing", status=503)
-            if len(self._waiting) >= self._max_waiting:
+            # What an idle engine is about to take does not wait, whether the thread has woken up yet or not.
+            num_taken_next = 0 if self._decoding else self._batch_size
+            if len(self._waiting) >= self._max_waiting + num_taken_next:
                 raise RequestError(
                     f"{self._max_waiting} requests are waiting already; try again", status=429, code="busy"
                 )
@@ -93,7 +96,9 @@ class Batcher:
             dropped, self._waiting = self._waiting, []
             self._changed.notify()
         for job in dropped:
-            job.future.set_exception(RequestError("the server is closing", status=503))
+            # A client that is just hanging up has cancelled it already.
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(RequestError("the server is closing", status=503))
         self._thread.join()
 
     def _run(self) -> None:
@@ -109,7 +114,10 @@ class Batcher:
                 if self._closed:
                     return
                 jobs = self._take()
+                self._decoding = True
             self._answer([job for job in jobs if self._fits(job)])
+            with self._changed:
+                self._decoding = False
 
     def _take(self) -> list[Job]:
         """The oldest job and those behind it that can share its batch."""
@@ -156,6 +164,7 @@ class Batcher:
         return False
 
     def _answer(self, jobs: Sequence[Job]) -> None:
+        jobs = [job for job in jobs if not job.abandoned]
         if not jobs:
             return
         request = jobs[0].request

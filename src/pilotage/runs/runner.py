@@ -6,6 +6,7 @@ Killed at any moment and run again, it goes on: finished stages and finished row
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,15 @@ class Watcher(Protocol):
 
 
 def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
-    """Everything the recipe says, in `run_dir`; returns what `summary.json` holds."""
+    """Everything the recipe says, in `run_dir`; returns what `summary.json` holds.
+
+    In one process, as are its measurements and validations; raises PilotageError in one of several.
+    """
+    if (num_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise PilotageError(
+            f"{run_dir}: a whole recipe, which measures and validates on the way, runs in one process, and this is one "
+            f"of {num_ranks} (WORLD_SIZE): train its stages one by one (pilotage train RUN without --all)"
+        )
     torch.set_num_threads(recipe.num_threads)
     check_whole_run(recipe, run_dir)
     train, test = examples_of(recipe, "train"), examples_of(recipe, "test")

@@ -64,42 +64,60 @@ class _Probed:
 
 
 class LeakProbe:
-    """A fixed set of examples, each with K wrong answers and another example's picture."""
+    """A fixed set of examples, each with at most K wrong answers and another example's picture."""
 
     def __init__(
         self, config: DistillConfig, examples: Sequence[Example], *, num_examples: int, num_wrong: int
     ) -> None:
-        """Takes examples in turn from each task; those with too few wrong answers are passed over, and told of."""
+        """Takes examples in turn from each task. An example with fewer wrong answers than `num_wrong` has those it has.
+
+        One with none, and one whose task has no other picture, are left out; one line says how many. Raises
+        PilotageError where none is left.
+        """
         if num_examples < 1 or num_wrong < 1:
             raise PilotageError(
                 f"num_examples {num_examples} and num_wrong {num_wrong} must be at least 1: a probe is made of both"
             )
-        self.num_wrong = num_wrong
         self.config = _student_alone(config)
         self.others = OtherImages(examples)
         self.probed: list[_Probed] = []
-        self.num_passed_over = 0
+        unknown, alone, fewer = [], [], []
         for example in _tasks_in_turn(examples):
             if len(self.probed) == num_examples:
                 break
-            world = get_world(example.world)
-            if not isinstance(world, HasWrongAnswers):
-                raise PilotageError(
-                    f"{world.title} knows no wrong answers, which PALR compares the right one with"
-                )
-            try:
-                wrong = world.wrong(example, num_wrong, seed=PROBE_SEED)
-            except ImpossibleRequestError:
-                self.num_passed_over += 1
+            if not (wrong := _wrong_answers(example, num_wrong)):
+                unknown.append(example)
                 continue
-            (other,) = self.others.pick(example, seed=PROBE_SEED)
+            try:
+                (other,) = self.others.pick(example, seed=PROBE_SEED)
+            except ImpossibleRequestError:
+                alone.append(example)
+                continue
+            fewer += [example] if len(wrong) < num_wrong else []
             self.probed.append(_Probed(example=example, wrong=wrong, other_image=other))
+        left_out = [
+            f"{len(found)} {why} ({', '.join(sorted(set(map(_kind, found))))})"
+            for found, why in (
+                (unknown, "without a known wrong answer"),
+                (alone, "whose task has no other picture to compare with"),
+            )
+            if found
+        ]
         if not self.probed:
             raise PilotageError(
-                f"none of {len(examples)} examples has {num_wrong} wrong answers; lower num_wrong"
+                f"PALR has nothing to compare with in {len(examples)} examples: "
+                f"{'; '.join(left_out) or 'there are none'}; give more examples, of kinds whose wrong answers are known"
             )
-        if self.num_passed_over:
-            logger.info("%d examples have too few wrong answers and are passed over", self.num_passed_over)
+        if left_out:
+            logger.warning("PALR leaves out %s", "; ".join(left_out))
+        if fewer:
+            logger.warning(
+                "PALR takes fewer than %d wrong answers of %d of %d examples, as many as are known (%s)",
+                num_wrong,
+                len(fewer),
+                len(self.probed),
+                ", ".join(sorted(set(map(_kind, fewer)))),
+            )
 
     @torch.no_grad()
     def measure(self, student: TeacherModel, *, rollouts: RolloutMaker, scorer: StepScorer) -> Leak:
@@ -122,7 +140,7 @@ class LeakProbe:
         teacher_logp = _logps(scorer, rows, facts, routed)
         wrong_logp = [
             _logps(scorer, self._with_answers(rows, number), facts, telling)
-            for number in range(self.num_wrong if any(sees_answer.values()) else 0)
+            for number in range(self.most_wrong if any(sees_answer.values()) else 0)
         ]
         other_logp = _logps(scorer, self._with_other_images(rows), facts, looking)
         # A teacher without such a view would be compared with itself: a gap of 0 that nobody measured.
@@ -140,9 +158,9 @@ class LeakProbe:
                     teacher_logp_T=teacher_logp[place],
                     taught_T=taught_T,
                     sees_answer_T=sees_answer_T,
-                    wrong_answer_logp_KT=np.array([logp[place] for logp in wrong_logp]).reshape(
-                        -1, len(taught_T)
-                    ),
+                    wrong_answer_logp_KT=np.array(
+                        [logp[place] for logp in wrong_logp[: len(self.probed[place].wrong)]]
+                    ).reshape(-1, len(taught_T)),
                     sees_image_T=_union(looking, place, row),
                     other_image_logp_T=other_logp[place],
                 )
@@ -151,8 +169,16 @@ class LeakProbe:
                 gaps.add(facts[place], teacher_logp[place] - blind_logp[place], _union(baring, place, row))
         return Leak(palr=palr(leak_rows, _groups(router)), gap_nats=gaps.means())
 
+    @property
+    def most_wrong(self) -> int:
+        return max(len(probed.wrong) for probed in self.probed)
+
     def _with_answers(self, rows: Sequence[StepRow], number: int) -> list[StepRow]:
-        return [row.of_example(probed.wrong[number]) for row, probed in zip(rows, self.probed, strict=True)]
+        """Each told its wrong answer of this number; the last again where it has fewer, which is not read."""
+        return [
+            row.of_example(probed.wrong[min(number, len(probed.wrong) - 1)])
+            for row, probed in zip(rows, self.probed, strict=True)
+        ]
 
     def _with_other_images(self, rows: Sequence[StepRow]) -> list[StepRow]:
         return [
@@ -361,6 +387,22 @@ def _student_alone(config: DistillConfig) -> DistillConfig:
         seed=PROBE_SEED,
         mix=mix,
     )
+
+
+def _wrong_answers(example: Example, num: int) -> tuple[Example, ...]:
+    """At most `num`. Raises PilotageError for a world that knows none of any example."""
+    world = get_world(example.world)
+    if not isinstance(world, HasWrongAnswers):
+        raise PilotageError(f"{world.title} knows no wrong answers, which PALR compares the right one with")
+    try:
+        return world.wrong(example, num, seed=PROBE_SEED)
+    except ImpossibleRequestError as error:
+        return world.wrong(example, error.num_found, seed=PROBE_SEED) if 0 < error.num_found < num else ()
+
+
+def _kind(example: Example) -> str:
+    """What tells apart which examples have few wrong answers: a question's kind, else the task."""
+    return str(example.axes.get("kind", example.task))
 
 
 def _tasks_in_turn(examples: Sequence[Example]) -> list[Example]:

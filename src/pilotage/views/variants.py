@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from pilotage.errors import PilotageError
+from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.pictures import read_rgb
 from pilotage.records import Example, View
 
@@ -92,7 +92,10 @@ class OtherImages:
                 self._of.setdefault((example.task, None), []).append(example)
 
     def pick(self, example: Example, *, seed: int) -> tuple[bytes, ...]:
-        """Pictures that are not the example's, by the seed and the example's id. Raises PilotageError without any."""
+        """Pictures that are not the example's, by the seed and the example's id.
+
+        Raises ImpossibleRequestError where there are none.
+        """
         rng = np.random.default_rng([seed & (2**64 - 1), zlib.crc32(example.id.encode())])
         for level in (example.level, None):
             pool = self._of.get((example.task, level), [])
@@ -101,4 +104,6 @@ class OtherImages:
                 found = pool[(start + step) % len(pool)]
                 if found.id != example.id and found.image != example.image:
                     return (found.image,)
-        raise PilotageError(f"{example.id}: no other example of {example.task!r} has another picture to show")
+        raise ImpossibleRequestError(
+            f"{example.id}: no other example of {example.task!r} has another picture to show: give more examples of it"
+        )

@@ -25,11 +25,44 @@ class Ask:
     """What the view of it may need besides; kept in the turn."""
 
 
-Agent = Callable[[Session, str], Generator[Ask, str, None]]
-"""(the session, the role that the episode begins with) -> asks, sent the answers; it ends when the episode does."""
+class AgentSession:
+    """What an agent has of a session: its public observations, acting, and the rules that the session names in `rules`.
+
+    The outcome, the state and the privileged part of observations stay with who plays: `play` adds that part to what
+    the agent asks.
+    """
+
+    __slots__ = ("act", "observe", "rules")
+
+    def __init__(self, session: Session) -> None:
+        rules: tuple[str, ...] = getattr(session, "rules", ())
+        self.rules: Mapping[str, Any] = {name: getattr(session, name) for name in rules}
+
+        def observe() -> Observation | None:
+            seen = session.observe()
+            return None if seen is None else seen.public()
+
+        def act(text: str) -> float | None:
+            return session.act(text)
+
+        # Functions, and no attribute that holds the session.
+        self.observe: Callable[[], Observation | None] = observe
+        self.act: Callable[[str], float | None] = act
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.rules[name]
+        except KeyError:
+            known = ", ".join(("observe", "act", *self.rules))
+            raise AttributeError(f"an agent has {known} of this session, and no {name!r}") from None
 
 
-def direct(session: Session, role: str) -> Generator[Ask, str, None]:
+Agent = Callable[[AgentSession, str], Generator[Ask, str, None]]
+"""(the session as agents have it, the role that the episode begins with) -> asks, sent the answers; it ends when the
+episode does."""
+
+
+def direct(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     """One role, asked until the world has nothing more to show; each answer goes to the world as it is."""
     while (seen := session.observe()) is not None:
         session.act((yield Ask(role=role, seen=seen)))

@@ -22,7 +22,7 @@ import numpy as np
 from pilotage.errors import PilotageError
 from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged, Split
 from pilotage.worlds.answers import last_answer_block
-from pilotage.worlds.drawing import encode_png
+from pilotage.worlds.drawing import decode_png, encode_png
 from pilotage.worlds.split import split_of
 
 ACT = "act"
@@ -146,7 +146,7 @@ class GymSession:
         self.start = self._look()
         privileged = self.start.privileged
         state = None if privileged is None else privileged.state
-        content = repr(sorted(state.items())).encode() if state else self.start.images[0]
+        content = repr(sorted(state.items())).encode() if state else _pixels(self.start.images[0])
         self.digest = hashlib.sha256(content).hexdigest()[:32]
         self._seen: Observation | None = self.start
 
@@ -156,6 +156,10 @@ class GymSession:
         if self._seen is None:
             self._seen = self._look()
         return self._seen
+
+    def at_end(self) -> Observation | None:
+        """The last frame alone: an expert need not know a way on from there."""
+        return Observation(images=(encode_png(self._render()),))
 
     def act(self, text: str) -> float | None:
         """Makes the first action of the answer's last block; words that are none waste the turn."""
@@ -195,13 +199,17 @@ class GymSession:
         words = (last_answer_block(text) or "").replace(",", " ").upper().split()
         return words[0] if words and words[0] in self._world.actions_of else None
 
-    def _look(self) -> Observation:
+    def _render(self) -> np.ndarray:
         picture = np.asarray(self._env.render())
         if picture.dtype != np.uint8 or picture.ndim != 3:
             raise PilotageError(
                 f"{self._world.name}: render() gave {type(picture).__name__} of shape {picture.shape}; make the "
                 "environment with render_mode='rgb_array'"
             )
+        return picture
+
+    def _look(self) -> Observation:
+        picture = self._render()
         world, env = self._world, self._env.unwrapped
         privileged = None
         if world.state is not None or world.expert is not None:
@@ -213,3 +221,9 @@ class GymSession:
                 plan=world.expert_plan(self._env),
             )
         return Observation(images=(encode_png(picture),), privileged=privileged)
+
+
+def _pixels(png: bytes) -> bytes:
+    """What the picture shows, whatever it was compressed with: the file's own bytes hang on the version of zlib."""
+    pixels = decode_png(png)
+    return repr(pixels.shape).encode() + pixels.tobytes()

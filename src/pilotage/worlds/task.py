@@ -208,6 +208,10 @@ class Stepwise(Protocol[S]):
         """
         ...
 
+    def ended(self, state: S, action: str) -> S:
+        """What is to be drawn where the action ends the episode; no state to go on from, see `after`."""
+        ...
+
     def fixed(self, state: S) -> dict[str, Any]:
         """What no episode from here can change, in JSON: the map without the player, which splits are made of."""
         ...

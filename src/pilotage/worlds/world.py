@@ -24,7 +24,11 @@ class SessionError(Exception):
 
 
 class Session(Protocol):
-    """One episode under way."""
+    """One episode under way.
+
+    An agent has `observe`, without the privileged part, and `act` of it. Other attributes that hold the world's rules,
+    not its state, are named in an attribute `rules` where agents need them (see `pilotage.worlds.agents.AgentSession`).
+    """
 
     def observe(self) -> Observation | None:
         """What there is now; None when the episode is over."""
@@ -95,6 +99,15 @@ class World(Protocol):
 
 
 @runtime_checkable
+class ShowsEnd(Protocol):
+    """A session that can still be seen when its episode is over."""
+
+    def at_end(self) -> Observation | None:
+        """What there is after the last action, public; None where nothing can be shown."""
+        ...
+
+
+@runtime_checkable
 class HasExpert(Protocol):
     """A world whose expert can go on from wherever an episode is: what DAgger and stepwise teachers need."""
 
@@ -110,7 +123,7 @@ class HasWrongAnswers(Protocol):
     def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
         """The example `num` times, each time told another wrong answer as if it were the right one.
 
-        Raises ImpossibleRequestError where there are not so many.
+        Raises ImpossibleRequestError where there are not so many; its `num_found` says how many there are.
         """
         ...
 

@@ -57,7 +57,8 @@ def wrong_plans(
         complete = not walks.exhausted
     raise ImpossibleRequestError(
         f"{task.name}: {num_plans} legal plans of {num_actions} actions that fail were asked for, and the state has "
-        f"{len(found) if complete else f'{len(found)} among those tried'}; ask for fewer, or for another num_actions"
+        f"{len(found) if complete else f'{len(found)} among those tried'}; ask for fewer, or for another num_actions",
+        num_found=len(found),
     )
 
 

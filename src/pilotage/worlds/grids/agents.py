@@ -19,7 +19,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.records import Observation
-from pilotage.worlds.agents import Agent, Ask
+from pilotage.worlds.agents import Agent, AgentSession, Ask
 from pilotage.worlds.answers import parse_answer
 
 REVISIT = "revisit"
@@ -28,7 +28,7 @@ TEMPERATURES: Mapping[str, float] = MappingProxyType({REVISIT: 1.0})
 """Temperature of the decodings that agents name, where nothing else is said."""
 
 
-def follow_plan(session: Any, role: str) -> Generator[Ask, str, None]:
+def follow_plan(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     """The whole plan until a surprise: asks again where the plan is used up and where a picture was seen before, as
     behind a move that changed nothing.
 
@@ -37,14 +37,14 @@ def follow_plan(session: Any, role: str) -> Generator[Ask, str, None]:
     return _follow(session, role, always=True)
 
 
-def follow_on_revisit(session: Any, role: str) -> Generator[Ask, str, None]:
+def follow_on_revisit(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     """Asks before every move until a picture is seen again; the plan that is answered there is followed to its end,
     through moves that change nothing too: asked about the same picture, a greedy model would answer the same.
     """
     return _follow(session, role, always=False)
 
 
-def sampling_on_revisit(session: Any, role: str) -> Generator[Ask, str, None]:
+def sampling_on_revisit(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     """Asks before every move; where a picture was seen before, the ask notes that it wants the decoding `revisit`."""
     visited: set[Any] = set()
     while (seen := session.observe()) is not None:
@@ -54,7 +54,7 @@ def sampling_on_revisit(session: Any, role: str) -> Generator[Ask, str, None]:
         session.act((yield Ask(role=role, seen=seen, notes=notes)))
 
 
-def one_plan(session: Any, role: str) -> Generator[Ask, str, None]:
+def one_plan(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     """Asks once and makes the moves of that plan, whatever they lead to; the episode ends with it."""
     if (seen := session.observe()) is None:
         return
@@ -73,7 +73,7 @@ AGENTS: Mapping[str, Agent] = MappingProxyType(
 """Those that are offered besides `direct`, by name."""
 
 
-def _follow(session: Any, role: str, *, always: bool) -> Generator[Ask, str, None]:
+def _follow(session: AgentSession, role: str, *, always: bool) -> Generator[Ask, str, None]:
     visited: set[Any] = set()
     plan: tuple[str, ...] = ()
     while (seen := session.observe()) is not None:

@@ -193,6 +193,9 @@ class FrozenLake(PlanningWorld):
             return state, done.reason
         return replace(state, player=self.trace(state, (action,))[-1]), ""
 
+    def ended(self, state: FrozenLakeState, action: str) -> FrozenLakeState:
+        return replace(state, player=self.trace(state, (action,))[-1])
+
     def fixed(self, state: FrozenLakeState) -> dict[str, Any]:
         return {"map": [row.replace("S", "F") for row in self.to_json(state)["map"]]}
 
@@ -256,8 +259,8 @@ class FrozenLake(PlanningWorld):
         kinds = np.zeros((state.level, state.level), dtype=np.intp)
         for hole in state.holes:
             kinds[hole] = 1
-        kinds[state.player] = 2
         kinds[state.goal] = 3
+        kinds[state.player] = 2
         return kinds
 
     def draw(self, state: FrozenLakeState, cell_px: int) -> np.ndarray:

@@ -237,6 +237,9 @@ class Maze(PlanningWorld):
             return state, done.reason
         return replace(state, player=self.trace(state, (action,))[-1]), ""
 
+    def ended(self, state: MazeState, action: str) -> MazeState:
+        return replace(state, player=self.trace(state, (action,))[-1])
+
     def fixed(self, state: MazeState) -> dict[str, Any]:
         data = self.to_json(state)
         return {field: data[field] for field in ("target", "walls")}
@@ -312,7 +315,8 @@ class Maze(PlanningWorld):
     def kinds(self, state: MazeState) -> np.ndarray:
         kinds = np.array(state.walls, dtype=np.intp)
         kinds[state.player] += 16
-        kinds[state.goal] += 32
+        if state.goal != state.player:
+            kinds[state.goal] += 32
         return kinds
 
     def draw(self, state: MazeState, cell_px: int) -> np.ndarray:

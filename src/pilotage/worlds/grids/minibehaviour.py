@@ -242,6 +242,14 @@ class MiniBehaviour(PlanningWorld):
         printer = cell if carrying else state.printer
         return replace(state, agent=cell, printer=printer, carrying=carrying), ""
 
+    def ended(self, state: MiniBehaviourState, action: str) -> MiniBehaviourState:
+        """Behind the DROP that succeeds, the printer on the first cell of the table beside the agent."""
+        _, _, reason = _step(state, state.agent, state.carrying, action)
+        if reason != "success":
+            return state
+        beside = (cell for cell in sorted(state.table) if _are_neighbours(state.agent, cell))
+        return replace(state, printer=next(beside), carrying=False)
+
     def fixed(self, state: MiniBehaviourState) -> dict[str, Any]:
         """The table, and the printer's cell until it is picked up: of a carrying state, only the episode knows it."""
         data = self.to_json(state)

@@ -131,7 +131,9 @@ class MiniBehaviourSteps(StepWorld):
 
 
 class StepSession:
-    """One episode. `task`, `state`, `over` and `burst` are for experts, agents and studies."""
+    """One episode. `task`, `state`, `over` and `burst` are for experts and studies; agents have the `rules` alone."""
+
+    rules = ("task", "burst")
 
     def __init__(self, world: StepWorld, example: Example, role: str, strict: bool) -> None:
         if example.world != world.name:
@@ -141,7 +143,7 @@ class StepSession:
         if not example.state:
             raise PilotageError(f"{example.id} has no state of {world.name} to begin with")
         self.task = world.task
-        self.state = world.task.parse_state(example.state)
+        self.state = self._last_drawn = world.task.parse_state(example.state)
         self.reason = ""
         """Why the episode is over; `""` while it is not."""
         self._example, self._strict = example, strict
@@ -172,6 +174,12 @@ class StepSession:
             )
             self._now = Observation(images=pictures, privileged=self.privileged())
         return self._now
+
+    def at_end(self) -> Observation | None:
+        """The last state in the picture, with the player where the last move led: on the goal, in a hole."""
+        if not self._cell_px:
+            return None
+        return Observation(images=(picture(self.task, self._last_drawn, self._cell_px, self._fog),))
 
     def privileged(self) -> Privileged:
         return privileged_of_state(self.task, self.state)
@@ -217,7 +225,9 @@ class StepSession:
         pass
 
     def _move(self, action: str) -> None:
-        self.state, self.reason = self.task.after(self.state, action, strict_edges=self._strict)
+        before = self.state
+        self.state, self.reason = self.task.after(before, action, strict_edges=self._strict)
+        self._last_drawn = self.task.ended(before, action) if self.over else self.state
         self._num_executed += 1
         self._now = None
         if not self.over:

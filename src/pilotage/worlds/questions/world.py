@@ -44,7 +44,9 @@ class Questions:
         question = question_of(example)
         found = [said for said in _wrong_answers(example) if not grade_answer(question, said).success]
         if len(found) < num:
-            raise ImpossibleRequestError(f"{example.id} has {len(found)} known wrong answers, not {num}")
+            raise ImpossibleRequestError(
+                f"{example.id} has {len(found)} known wrong answers, not {num}", num_found=len(found)
+            )
         order = np.random.default_rng([seed, zlib.crc32(example.id.encode())]).permutation(len(found))
         wrong_answers = [found[place] for place in order[:num]]
         return tuple(

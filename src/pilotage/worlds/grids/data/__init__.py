@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from pilotage.data.source import Loader
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 from pilotage.worlds.grids.data.plain import Json, Text
-from pilotage.worlds.grids.data.steps import step_examples
+from pilotage.worlds.grids.data.steps import excluded_maps, step_examples
 from pilotage.worlds.grids.data.visualplanning import VisualPlanning
 from pilotage.worlds.grids.data.vsp import Vsp
 from pilotage.worlds.grids.steps import OPTIONS
@@ -25,17 +26,25 @@ def examples(
     cell_px: int,
     options: Mapping[str, Any],
 ) -> list[Example]:
-    """`count` examples in all of a grid world that is played move by move, spread evenly over its levels."""
-    known = ("starts", *OPTIONS)
+    """`count` examples in all of a grid world that is played move by move, spread evenly over its levels.
+
+    The option `exclude` is a file or folder of levels whose maps are left out; several stand apart as in PATH.
+    """
+    known = ("starts", "exclude", *OPTIONS)
     if unknown := [option for option in options if option not in known]:
         raise PilotageError(
             f"{world} has no option {unknown[0]!r}; there are {', '.join(known)}{meant(unknown[0], known)}"
         )
+    options = dict(options)
+    paths = str(options.pop("exclude", "")).split(os.pathsep)
+    exclude = excluded_maps(filter(None, paths))
     shares = [len(range(place, count, len(levels))) for place in range(len(levels))]
     return [
         example
         for level, share in zip(levels, shares, strict=True)
-        for example in step_examples(world, [level], share, split, seed, cell_px=cell_px, **options)
+        for example in step_examples(
+            world, [level], share, split, seed, cell_px=cell_px, exclude=exclude, **options
+        )
     ]
 
 

@@ -8,17 +8,19 @@ share such states.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from pilotage.data.examples import ID_DIGITS, split_of
+from pilotage.data.exclude import excluded_states
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Observation, Split
 from pilotage.worlds.grids.steps import StepWorld, checked_options, map_hash, picture, privileged_of_state
 from pilotage.worlds.registry import get_world
-from pilotage.worlds.task import state_hash, worked_state
+from pilotage.worlds.task import Stepwise, state_hash, worked_state
 
 Starts = Literal["anywhere", "corner"]
 STARTS: tuple[Starts, ...] = get_args(Starts)
@@ -40,12 +42,13 @@ def step_examples(
     burst: int = 1,
     window: int = 1,
     cell_px: int = 32,
+    exclude: Collection[str] = frozenset(),
 ) -> list[Example]:
     """`count` distinct examples of each level, a function of the arguments; more of them begin with the same ones.
 
     `corner`: the player at the upper left and the goal at the lower right (FrozenLake, Maze); the agent at the upper
-    left, table and printer anywhere (MiniBehaviour). The map of the prompts' worked example is left out. Raises
-    ImpossibleRequestError where a level has not as many.
+    left, table and printer anywhere (MiniBehaviour). The map of the prompts' worked example is left out, and those
+    whose hash is in `exclude` (see `excluded_maps`). Raises ImpossibleRequestError where a level has not as many.
     """
     if starts not in STARTS:
         raise PilotageError(f"starts {starts!r} must be one of {', '.join(STARTS)}")
@@ -56,9 +59,21 @@ def step_examples(
     options = {"fog": fog, "burst": burst, "window": window, "cell_px": cell_px}
     found = []
     for level in levels:
-        drawn = _draw(_world(world_name), level, split, seed, starts, options)
+        drawn = _draw(_world(world_name), level, split, seed, starts, options, exclude)
         found += [next(drawn) for _ in range(count)]
     return found
+
+
+def excluded_maps(paths: Iterable[Path | str]) -> frozenset[str]:
+    """Hashes of the maps of all states in the files or folders, which are those of `pilotage.data.exclude`.
+
+    Raises PilotageError for what cannot be read as a state.
+    """
+    return frozenset(map_hash(task.fixed(state), task.name) for task, state in _stepwise(paths))
+
+
+def _stepwise(paths: Iterable[Path | str]) -> Iterator[tuple[Any, Any]]:
+    return ((task, state) for task, state in excluded_states(paths) if isinstance(task, Stepwise))
 
 
 def make_step_example(
@@ -127,7 +142,13 @@ def _other_start(example: Example, state: Any, starts: str) -> Example:
 
 
 def _draw(
-    world: StepWorld, level: int, split: Split, seed: int, starts: Starts, options: dict[str, int]
+    world: StepWorld,
+    level: int,
+    split: Split,
+    seed: int,
+    starts: Starts,
+    options: dict[str, int],
+    exclude: Collection[str],
 ) -> Iterator[Example]:
     task = world.task
     rng = np.random.default_rng([seed & (2**64 - 1), level, STARTS.index(starts)])
@@ -142,7 +163,7 @@ def _draw(
         if state is None:
             continue
         map_ = map_hash(task.fixed(state), task.name)
-        if split_of(map_) != split or map_ == worked:
+        if split_of(map_) != split or map_ == worked or map_ in exclude:
             continue
         hash_ = state_hash(task, state)
         if hash_ in seen or task.solve(state) is None:

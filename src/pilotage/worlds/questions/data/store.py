@@ -22,7 +22,7 @@ from typing import Any
 from pilotage import __version__
 from pilotage.data.store import MANIFEST, parquet_rows, shard_path
 from pilotage.errors import PilotageError, require
-from pilotage.files import whole, write_json, write_whole
+from pilotage.files import locked, whole, write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.questions.question import make_question, question_of
 
@@ -31,6 +31,8 @@ QUESTIONS_VERSION = 1
 SHARD_ROWS = 2048
 _BEGUN = ".questions"
 """Marks a folder whose writing was begun; gone once it is complete."""
+_LOCK = ".questions.lock"
+"""Held by whoever writes."""
 COLUMNS = (
     "id",
     "task",
@@ -75,14 +77,26 @@ def write_questions(
     Raises PilotageError for a folder that holds something else.
     """
     require("datasets")
-    held = _held(root)
-    if held is not None and held["arguments"] == arguments and not overwrite:
+    if (held := _held(root, arguments, overwrite=overwrite)) is not None:
         return held
-    if held is not None and not overwrite:
-        raise PilotageError(
-            f"{root} holds questions of other arguments: give another folder, the same arguments, or --overwrite"
-        )
-    root.mkdir(parents=True, exist_ok=True)
+    lock = root / _LOCK
+    busy = f"another command is writing questions to {root}: wait for it, or give another folder"
+    with locked(lock, busy=busy):
+        try:
+            # Whoever held the lock may have finished since.
+            if (held := _held(root, arguments, overwrite=overwrite)) is not None:
+                return held
+            return _write_all(root, questions, arguments, files)
+        finally:
+            lock.unlink()
+
+
+def _write_all(
+    root: Path,
+    questions: Iterable[Example],
+    arguments: Mapping[str, Any],
+    files: Callable[[], Mapping[str, str]],
+) -> dict[str, Any]:
     (root / _BEGUN).touch()
     (root / MANIFEST).unlink(missing_ok=True)
     for split in SPLITS:
@@ -167,15 +181,23 @@ def questions_hash(questions: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _held(root: Path) -> dict[str, Any] | None:
-    """The manifest of what is there; None for a new, an empty or an unfinished folder."""
+def _held(root: Path, arguments: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest of what need not be written again; None where all is to be written.
+
+    Raises PilotageError where it holds something else.
+    """
     if not root.exists():
         return None
     if not root.is_dir():
         raise PilotageError(f"{root} is a file; a set of questions is a folder")
-    if (root / _BEGUN).exists() or not any(root.iterdir()):
+    if (root / _BEGUN).exists() or all(path.name == _LOCK for path in root.iterdir()):
         return None
-    return read_questions_manifest(root)
+    held = read_questions_manifest(root)
+    if held["arguments"] != arguments and not overwrite:
+        raise PilotageError(
+            f"{root} holds questions of other arguments: give another folder, the same arguments, or --overwrite"
+        )
+    return None if overwrite else held
 
 
 def _write_shards(root: Path, questions: Iterable[Example]) -> Iterator[tuple[QuestionShard, Counter[str]]]:
