@@ -86,8 +86,7 @@ def test_a_greedy_answer_to_a_view_is_written_once_and_a_sampled_one_each_time()
 def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circles, "load", lambda recipe, weights: None)
-    monkeypatch.setattr(circles, "TransformersEngine", lambda model, batch_size: ByView())
+    monkeypatch.setattr(circles, "engine_of", lambda recipe, weights, batch_size: ByView())
     for variant in CIRCLES.variants:
         if variant.make is not None:
             recipe = variant.make(0, tmp_path / "seed0" / "trunk")
