@@ -21,7 +21,7 @@ from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.steps import STAGE, nano_seeing, nano_steps
 from pilotage.runs.recipe import Recipe
-from pilotage.studies.episodes import episodes_table
+from pilotage.studies.episode_tables import episodes_table
 from pilotage.studies.study import Study, StudyTable, Variant
 from pilotage.studies.tables import is_measured
 from pilotage.train.step.monitors import turn_bins
