@@ -44,7 +44,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from PIL import Image
 
-from pilotage.backbones import encode
+from pilotage.backbones.families import qwen_vl
 from pilotage.backbones.load import Backbone
 from pilotage.evaluate import evaluate
 from pilotage.evaluate import run as evaluation
@@ -131,7 +131,7 @@ def metered() -> Iterator[Meter]:
 
 def forget(backbone: Backbone) -> None:
     """What an earlier repetition has encoded is not to be found again."""
-    encode._PATCH_CACHES.clear()
+    qwen_vl._PATCH_CACHES.clear()
     backbone.text_cache.clear()
 
 

@@ -19,13 +19,16 @@ from transformers import (
 from pilotage.backbones import load
 from pilotage.backbones.encode import (
     PromptTooLongError,
-    encode_images,
     encode_views,
     encode_with_response,
+)
+from pilotage.backbones.families.qwen_vl import (
+    VISION_TOKENS,
+    ImageTextProcessor,
+    encode_pictures,
     rope_positions,
 )
 from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
-from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.backbones.save import save_backbone
 from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.errors import PilotageError
@@ -128,7 +131,7 @@ def test_fast_patches_equal_the_stock_processors(backbone, stock, rows, columns)
         processor = one.processor.image_processor
         cell = processor.patch_size * processor.merge_size
         pixels = [picture(rows, columns, seed=seed, cell=cell) for seed in (0, 1)]
-        values, grid = encode_images(one, [png(pixels[0]), pixels[1]])
+        values, grid = encode_pictures(processor, [png(pixels[0]), pixels[1]], "ab")
         expected = processor(images=[Image.fromarray(array) for array in pixels], return_tensors="pt")
         assert torch.equal(grid, expected["image_grid_thw"])
         torch.testing.assert_close(values, expected["pixel_values"], rtol=0, atol=1e-6)
@@ -150,7 +153,7 @@ def test_a_deep_copy_has_a_patch_embedding_of_its_own(backbone):
 
 def test_an_image_that_needs_resizing_goes_through_the_stock_processor(backbone):
     odd = picture(1, cell=50)
-    values, grid = encode_images(backbone, [odd, picture(2)])
+    values, grid = encode_pictures(backbone.processor.image_processor, [odd, picture(2)], "ab")
     expected = backbone.processor.image_processor(images=[Image.fromarray(odd)], return_tensors="pt")
     assert grid.tolist() == [expected["image_grid_thw"][0].tolist(), [1, 4, 4]]
     assert torch.equal(values[: len(expected["pixel_values"])], expected["pixel_values"])
@@ -158,13 +161,13 @@ def test_an_image_that_needs_resizing_goes_through_the_stock_processor(backbone)
 
 def test_the_same_image_twice_gives_the_same_patches_and_modes_are_converted(backbone):
     pixels = picture(2, 3, seed=9)
-    first, _ = encode_images(backbone, [png(pixels)])
-    second, grid = encode_images(backbone, [png(pixels)])
+    first, _ = encode_pictures(backbone.processor.image_processor, [png(pixels)], "a")
+    second, grid = encode_pictures(backbone.processor.image_processor, [png(pixels)], "a")
     assert torch.equal(first, second) and grid.tolist() == [[1, 4, 6]]
     opaque = np.concatenate([pixels, np.full((64, 96, 1), 255, np.uint8)], axis=2)
-    assert torch.equal(encode_images(backbone, [png(opaque)])[0], first)
+    assert torch.equal(encode_pictures(backbone.processor.image_processor, [png(opaque)], "a")[0], first)
     with pytest.raises(PilotageError, match="uint8"):
-        encode_images(backbone, [pixels.astype(np.float32)])
+        encode_pictures(backbone.processor.image_processor, [pixels.astype(np.float32)], "a")
 
 
 def test_prompts_are_padded_on_the_left_to_a_multiple(backbone):
@@ -319,7 +322,7 @@ def test_a_saved_backbone_gives_the_same_logits(directory, attn_implementation):
         actual = loaded.model(**encode_views(loaded, mixed_views())).logits[real]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     tokens = [str(loaded.tokenizer.convert_ids_to_tokens(token)) for token in loaded.vision_token_ids]
-    assert sorted(tokens) == sorted(load.VISION_TOKENS)
+    assert sorted(tokens) == sorted(VISION_TOKENS)
     assert not loaded.model.training and loaded.model.dtype == torch.float32
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pilotage.backbones.encode import encode_views, encode_with_response, patches_of_rows
+from pilotage.backbones.encode import encode_views, encode_with_response, images_of_rows
 from pilotage.backbones.load import load_backbone
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
@@ -141,13 +141,13 @@ def test_gradients_are_the_sum_of_those_of_each_row(backbone: Any, views: list[V
 def test_pictures_travel_with_their_rows(backbone: Any, views: list[View]) -> None:
     order = [views[2], views[0], views[1]]
     encoded = encode_with_response(backbone, order, [[40], [41], [42]])
-    assert encoded["num_images"].tolist() == [3, 0, 1]
-    (alone,) = patches_of_rows(encode_with_response(backbone, [views[1]], [[42]]))
+    assert encoded["image_rows"]["image_grid_thw"] == [3, 0, 1]
+    (alone,) = images_of_rows(encode_with_response(backbone, [views[1]], [[42]]))
     taken = take_rows(encoded, [2, 1], pad_to_multiple=16)
-    first, second = patches_of_rows(taken)
+    first, second = images_of_rows(taken)
     assert torch.equal(first, alone) and len(second) == 0
     assert "pixel_values" not in take_rows(encoded, [1], pad_to_multiple=16)["inputs"]
-    assert [len(patches) for patches in patches_of_rows(take_rows(encoded, [1, 1], pad_to_multiple=16))] == [
+    assert [len(patches) for patches in images_of_rows(take_rows(encoded, [1, 1], pad_to_multiple=16))] == [
         0,
         0,
     ]

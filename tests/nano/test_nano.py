@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.backbones.families.qwen_vl import ImageTextProcessor
 from pilotage.backbones.save import save_backbone
 from pilotage.nano.model import NanoConfig, build_nano
 from pilotage.nano.tokenizer import SPECIAL_TOKENS, TOOL_TOKENS, build_nano_tokenizer

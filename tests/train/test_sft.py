@@ -99,7 +99,9 @@ def test_image_rows_show_their_own_picture_and_text_rows_none(backbone: Backbone
             continue
         sizes = batch["image_grid_thw"].prod(dim=1).tolist()
         for row, patches in zip(rows, batch["pixel_values"].split(sizes), strict=True):
-            torch.testing.assert_close(patches, encode_images(backbone, [row.example.image])[0])
+            torch.testing.assert_close(
+                patches, encode_images(backbone, [row.example.image]).inputs["pixel_values"]
+            )
 
 
 def test_answers_given_replace_the_reference(backbone: Backbone):

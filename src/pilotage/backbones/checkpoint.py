@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilotage.backbones.base import family_of, model_types
 from pilotage.errors import PilotageError
 from pilotage.files import read_json
 
-MODEL_TYPES = ("qwen3_vl", "qwen2_5_vl")
-
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download or save the model again"
+FROM_BASE = "copy the processor's and the tokenizer's files from the base model"
 
 _MODEL_FILES = ("*.safetensors", "*.bin", "adapter_config.json", "tokenizer_config.json")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
@@ -123,9 +123,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     config = read_small_json(path)
     model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if family_of(model_type) is None:
         raise BackboneError(
-            f"{directory} is a {model_type!r} model; backbones are {' or '.join(map(repr, MODEL_TYPES))}"
+            f"{directory} is a {model_type!r} model; backbones are {' or '.join(map(repr, model_types()))}"
         )
     # Older configurations have the text model's fields at the top.
     for part in (config, *(inner for inner in config.values() if isinstance(inner, dict))):
@@ -255,6 +255,15 @@ def refuse_integers(stored: Mapping[str, Stored]) -> None:
         if one.dtype not in _FLOATS:
             raise BackboneError(
                 f"{one.file} holds {name} as {one.dtype}, which is quantised: give the model in bfloat16 or float32"
+            )
+
+
+def refuse_unequal(pairs: Mapping[str, tuple[Any, Any]], directory: Path) -> None:
+    """Raises BackboneError for the first (processor's, config.json's) of these values that differ."""
+    for name, (given, wanted) in pairs.items():
+        if given != wanted:
+            raise BackboneError(
+                f"{directory}: its processor has {name} {given}, config.json {wanted}: {FROM_BASE}"
             )
 
 

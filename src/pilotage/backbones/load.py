@@ -1,10 +1,9 @@
-"""Loads any Qwen3-VL or Qwen2.5-VL directory (or hub id) and says what is wrong when it cannot."""
+"""Loads a model directory (or hub id) of any family and says what is wrong when it cannot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MethodType, SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,9 +17,9 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 
 from pilotage.backbones import checkpoint
-from pilotage.backbones.checkpoint import BackboneError, refusing
+from pilotage.backbones.base import Family, Processor, family_of
+from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
 from pilotage.backbones.parameters import refuse_misfits, refuse_not_finite
-from pilotage.backbones.processor import ImageTextProcessor
 from pilotage.errors import PilotageError
 
 NANO_DIRECTORY = Path(__file__).parent.parent / "nano" / "base"
@@ -28,9 +27,6 @@ NANO_DIRECTORY = Path(__file__).parent.parent / "nano" / "base"
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 """Implementations that need no code from elsewhere; any other name makes transformers look on the hub."""
-
-VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
-"""Tokens that only a prompt may hold; a sampled one makes the forward look for an image that is not there."""
 
 LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The language model's linear layers; the vision tower and its merger stay frozen under LoRA."""
@@ -59,7 +55,9 @@ class Backbone:
     """The path or hub id it came from."""
     model: Any
     """The transformers model, or the peft model around it."""
-    processor: ImageTextProcessor
+    family: Family
+    processor: Any
+    """A `Processor`, with what its family reads besides."""
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
     """Ids that end the model's turn."""
@@ -84,28 +82,18 @@ class Backbone:
         )
 
 
-def multiply_patches(model: Any) -> None:
-    """Lets the patch embedding run as a matrix product instead of the three-dimensional convolution that it is.
-
-    A patch is exactly one kernel, so the numbers are the same up to rounding; forward and backward were measured
-    three times as fast on the CPU. Parameters and their names stay as they are.
-    """
-    for module in model.modules():
-        if type(module).__name__.endswith("VisionPatchEmbed") and isinstance(module.proj, torch.nn.Conv3d):
-            module.forward = MethodType(_patch_product, module)
-
-
-def _patch_product(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    weight = module.proj.weight
-    return torch.nn.functional.linear(hidden_states.to(weight.dtype), weight.flatten(1), module.proj.bias)
-
-
-def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Backbone:
+def make_backbone(model: Any, processor: Processor, *, name: str) -> Backbone:
     """Wraps a model that is already in memory."""
-    multiply_patches(model)
+    family = _family(model.config.model_type)
+    family.prepare(model)
+    return _wrapped(model, getattr(model, "generation_config", None), family, processor, name)
+
+
+def _wrapped(
+    model: Any, generation: GenerationConfig | None, family: Family, processor: Processor, name: str
+) -> Backbone:
     tokenizer = processor.tokenizer
     vocab = tokenizer.get_vocab()
-    generation = getattr(model, "generation_config", None)
     eos = generation.eos_token_id if generation is not None else None
     eos_ids = set(eos if isinstance(eos, list | tuple) else [] if eos is None else [eos])
     if tokenizer.eos_token_id is not None:
@@ -116,13 +104,14 @@ def make_backbone(model: Any, processor: ImageTextProcessor, *, name: str) -> Ba
     return Backbone(
         name=name,
         model=model,
+        family=family,
         processor=processor,
         tokenizer=tokenizer,
         eos_ids=tuple(sorted(eos_ids)),
         pad_id=pad_id,
         image_token_id=processor.image_token_id,
-        vision_token_ids=tuple(sorted(vocab[token] for token in VISION_TOKENS if token in vocab)),
-        placeholder_ids=frozenset((processor.image_token_id, processor.video_token_id)),
+        vision_token_ids=tuple(sorted(vocab[token] for token in family.prompt_only_tokens if token in vocab)),
+        placeholder_ids=processor.placeholder_ids,
     )
 
 
@@ -134,14 +123,15 @@ def load_without_weights(path_or_id: str | Path) -> Backbone:
     """
     name = resolve(path_or_id)
     directory = checkpoint.fetch(name)
-    quantised = checkpoint.quantisation(checkpoint.read_config(directory)) is not None
-    config = None if quantised else _config_of(directory)
-    processor = _processor_of(directory, config) if config else ImageTextProcessor.load(str(directory))
+    described = checkpoint.read_config(directory)
+    config = None if checkpoint.quantisation(described) is not None else _config_of(directory)
+    family = _family(described["model_type"])
+    processor = _processor_of(directory, config) if config else family.load_processor(directory)
     checkpoint.fetch_weights(name, directory)
     stored = checkpoint.read_weights(directory)
     if config is not None:
         refuse_misfits(config, stored, directory)
-    return _stand_in(directory, processor)
+    return _stand_in(directory, family, processor)
 
 
 def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
@@ -156,7 +146,8 @@ def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float
         refuse_misfits(config, checkpoint.read_weights(directory), directory)
     with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    return replace(_stand_in(directory, _processor_of(directory, config)), model=model)
+    family = _family(config.model_type)
+    return replace(_stand_in(directory, family, _processor_of(directory, config)), model=model)
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
@@ -279,30 +270,26 @@ def _generation_config(directory: Path) -> GenerationConfig | None:
     return generation
 
 
-def _processor_of(directory: Path, config: PreTrainedConfig) -> ImageTextProcessor:
+def _family(model_type: str) -> Family:
+    family = family_of(model_type)
+    assert family is not None, "read_config refuses models of no family"
+    return family
+
+
+def _processor_of(directory: Path, config: PreTrainedConfig) -> Processor:
     """Raises BackboneError for a processor of another model, with which pictures or words would be misread."""
-    processor = ImageTextProcessor.load(str(directory))
-    images, vision = processor.image_processor, config.vision_config
-    pairs = {
-        "patch_size": (images.patch_size, vision.patch_size),
-        "merge_size": (images.merge_size, vision.spatial_merge_size),
-        "temporal_patch_size": (images.temporal_patch_size, vision.temporal_patch_size),
-        "image_token_id": (processor.image_token_id, config.image_token_id),
-    }
-    remedy = "copy the processor's and the tokenizer's files from the base model"
-    for name, (given, wanted) in pairs.items():
-        if given != wanted:
-            raise BackboneError(
-                f"{directory}: its processor has {name} {given}, config.json {wanted}: {remedy}"
-            )
+    family = _family(config.model_type)
+    processor = family.load_processor(directory)
+    family.refuse_misfit(processor, config, directory)
+    refuse_unequal({"image_token_id": (processor.image_token_id, config.image_token_id)}, directory)
     known, embedded = len(processor.tokenizer), config.get_text_config().vocab_size
     if known > embedded:
         raise BackboneError(
-            f"{directory}: its tokenizer has {known} tokens, config.json a vocab_size of {embedded}: {remedy}"
+            f"{directory}: its tokenizer has {known} tokens, config.json a vocab_size of {embedded}: "
+            f"{checkpoint.FROM_BASE}"
         )
     return processor
 
 
-def _stand_in(directory: Path, processor: ImageTextProcessor) -> Backbone:
-    model = SimpleNamespace(modules=list, generation_config=_generation_config(directory))
-    return replace(make_backbone(model, processor, name=str(directory)), model=None)
+def _stand_in(directory: Path, family: Family, processor: Processor) -> Backbone:
+    return _wrapped(None, _generation_config(directory), family, processor, str(directory))

@@ -17,6 +17,8 @@ from pilotage.records import Rollout, View
 
 JOINING = "joining"
 """Name of the view and the rollout of a row that only takes part: nothing is taught on it."""
+SIDE_PX = 64
+"""Of its picture: a few tokens in any family."""
 
 
 def most_over_ranks(*numbers: int, device: torch.device) -> tuple[int, ...]:
@@ -26,13 +28,12 @@ def most_over_ranks(*numbers: int, device: torch.device) -> tuple[int, ...]:
     return tuple(most.tolist())
 
 
-def joining_view(backbone: Backbone, *, with_picture: bool) -> View:
+def joining_view(*, with_picture: bool) -> View:
     """A short prompt, with a picture where other ranks may have one."""
     text = {"type": "text", "text": "."}
     if not with_picture:
         return View(name=JOINING, messages=[{"role": "user", "content": [text]}])
-    processor = backbone.processor.image_processor
-    image = _grey_png(2 * processor.patch_size * processor.merge_size)
+    image = _grey_png(SIDE_PX)
     return View(
         name=JOINING, messages=[{"role": "user", "content": [{"type": "image"}, text]}], images=(image,)
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.backbones.base import Processor
 
 
 def save_backbone(
     model: torch.nn.Module,
-    processor: ImageTextProcessor,
+    processor: Processor,
     directory: str | Path,
     *,
     state_dict: dict[str, torch.Tensor] | None = None,
@@ -24,5 +24,3 @@ def save_backbone(
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, state_dict=state_dict)  # pyright: ignore[reportCallIssue]
     processor.save_pretrained(directory)
-    # Older readers (and vLLM) look for the image settings in a file of their own.
-    processor.image_processor.save_pretrained(directory)

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from pilotage.backbones.processor import ImageTextProcessor
+from pilotage.backbones.families.qwen_vl import ImageTextProcessor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,10 +224,8 @@ def _picture_step(config: PretrainConfig, backbone: Backbone, step: int) -> dict
             loss = F.cross_entropy(logits_MV.float(), targets_M)
             figures["loss/pictures"] = loss.item()
         else:
-            pixels, grids = encode_images(
-                backbone, [image for lesson in lessons for image in lesson.view.images]
-            )
-            backbone.model.model.visual(pixels, grid_thw=grids)
+            shown = encode_images(backbone, [image for lesson in lessons for image in lesson.view.images])
+            backbone.model.model.visual(shown.inputs["pixel_values"], grid_thw=shown.inputs["image_grid_thw"])
             loss = torch.zeros(())
         naming = naming_loss(backbone, seen[-1], [words for lesson in lessons for words in lesson.cells])
     (loss + naming).backward()

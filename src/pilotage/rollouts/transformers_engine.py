@@ -158,7 +158,7 @@ class TransformersEngine:
             if with_picture and not any(requests[places[0]].view.images for places in batch):
                 batch.append(joining)
         batches += [[joining]] * (num_batches - len(batches))
-        view = joining_view(self.backbone, with_picture=bool(with_picture))
+        view = joining_view(with_picture=bool(with_picture))
         return [*requests, Request(view=view, example_id=JOINING)], batches
 
     def _size(self, request: Request) -> tuple[int, int]:
@@ -197,7 +197,8 @@ class TransformersEngine:
 
         places = [place for of_view in places_of for place in of_view]
         # Not the number of columns: M-RoPE gives an image fewer positions than it has tokens. Padding stands at 0.
-        next_position_B = inputs["position_ids"].amax(dim=(0, 2)) + 1
+        positions = inputs["position_ids"]  # [B, S], or [axes, B, S]
+        next_position_B = positions.amax(dim=-1).view(-1, positions.shape[-2]).amax(dim=0) + 1
         if len(places) > len(firsts):
             copies = torch.tensor([len(of_view) for of_view in places_of], device=device)
             origin_of = torch.arange(len(firsts), device=device).repeat_interleave(copies)
@@ -258,7 +259,7 @@ class TransformersEngine:
                 logits_BV = model(
                     input_ids=tokens_B[:, None],
                     attention_mask=mask.with_one_more(cache.num_columns_after_next),
-                    position_ids=next_position_B[None, :, None].expand(3, -1, 1),
+                    position_ids=next_position_B[:, None].expand(*positions.shape[:-2], -1, 1),
                     past_key_values=cache,
                     use_cache=True,
                 ).logits[:, -1]
@@ -272,7 +273,11 @@ class TransformersEngine:
         A beginning that several prompts share goes through the model once, and is copied to their rows.
         """
         model = self.backbone.model
-        ids_BS, mask_BS = inputs["input_ids"], inputs["attention_mask"]
+        ids_BS, mask_BS, positions = (
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            inputs["position_ids"],
+        )
         lengths_B, width = mask_BS.sum(1), ids_BS.shape[1]
         columns_S = torch.arange(width, device=ids_BS.device)
         starts_B1 = width - lengths_B[:, None]
@@ -287,8 +292,8 @@ class TransformersEngine:
             length, num_beginnings = prefix.length, len(prefix.rows_K)
             model(
                 input_ids=aligned_BS[prefix.rows_K, :length],
-                # The beginning ends before any image, and there a position is a column on all three axes.
-                position_ids=columns_S[:length].expand(3, num_beginnings, -1),
+                # The beginning ends before any image, and there a position is a column, on all axes.
+                position_ids=columns_S[:length].expand(*positions.shape[:-2], num_beginnings, -1),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -303,7 +308,7 @@ class TransformersEngine:
             mask_BS = torch.cat([torch.ones_like(mask_BS[:, :length]), unread_BS[:, rest]], dim=1)
             arguments |= {
                 "input_ids": ids_BS[:, rest],
-                "position_ids": inputs["position_ids"][:, :, rest],
+                "position_ids": positions[..., rest],
                 "attention_mask": mask_BS,
             }
         logits_BV = model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]

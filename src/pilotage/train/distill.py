@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from pilotage.backbones.encode import EncodedResponses, patches_of_rows
+from pilotage.backbones.encode import EncodedResponses, images_of_rows
 from pilotage.backbones.load import Backbone, is_sharded, with_lora
 from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
@@ -413,7 +413,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         ]
 
     def _add_noise(self, encoded: EncodedResponses, rows: Sequence[StepRow], step: int) -> None:
-        for row, patches_PF in zip(rows, patches_of_rows(encoded), strict=False):
+        for row, patches_PF in zip(rows, images_of_rows(encoded), strict=False):
             rng = np.random.default_rng([self.config.seed, step, row.slot, 1])
             noise = torch.from_numpy(rng.standard_normal(tuple(patches_PF.shape), dtype=np.float32))
             patches_PF.add_(noise.to(patches_PF), alpha=self.config.pixel_noise)

@@ -2,7 +2,8 @@
 
 A field's type says what may stand there: a dataclass (or one that is derived from it), one of a union, or whatever has
 the methods of a protocol. So a divergence, an estimator, a token weight or a layout of one's own can be part of a
-record once its module is imported, without being registered anywhere.
+record once its module is imported. A package of one's own names the modules that the commands are to import for it as
+entry points of the group `pilotage.parts`; what a record names is never imported by itself.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from types import FunctionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pilotage.errors import PilotageError
+
+GROUP = "pilotage.parts"
 OWN = "pilotage."
 """Classes of this package go by their bare names in records; others by their modules' names as well."""
 
@@ -27,7 +32,11 @@ def part_name(kind: type) -> str:
 
 
 def parts_of(*roots: Any) -> Mapping[str, type]:
-    """Name -> every frozen dataclass that can stand anywhere in a value of these types, of all modules imported."""
+    """Name -> every frozen dataclass that can stand anywhere in a value of these types, of all modules imported.
+
+    Raises PilotageError for an entry point whose module cannot be imported.
+    """
+    _import_points()
     loaded = list(_frozen(object))
     found: dict[str, type] = {}
     waiting = list(roots)
@@ -82,6 +91,18 @@ def _imported(package: str) -> list[str]:
     paths = importlib.import_module(package).__path__
     names = [f"{package}.{found.name}" for found in pkgutil.iter_modules(paths) if not found.ispkg]
     return [importlib.import_module(name).__name__ for name in names]
+
+
+@cache
+def _import_points() -> None:
+    """Imports the modules that packages of others name."""
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            point.load()
+        except (ImportError, AttributeError) as error:
+            raise PilotageError(
+                f"the parts {point.name!r} cannot be imported from {point.value}: {error}; mend or remove their package"
+            ) from error
 
 
 def _import_package(package: str) -> bool:

@@ -98,7 +98,7 @@ def _train(
             torch.manual_seed(config.seed)
             backbone = with_lora(backbone, config.lora)
     if config.freeze_vision:
-        for parameter in vision_parameters(backbone.model):
+        for parameter in vision_parameters(backbone):
             parameter.requires_grad_(False)
     if is_first and (told := expects_rounding(backbone.model, config.peak_lr)):
         logger.warning("%s", told)
@@ -122,9 +122,10 @@ def _train(
     return directory
 
 
-def vision_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+def vision_parameters(backbone: Backbone) -> list[torch.nn.Parameter]:
     """Parameters of the vision tower and its mergers."""
-    return [parameter for name, parameter in model.named_parameters() if ".visual." in f".{name}"]
+    named = backbone.model.named_parameters()
+    return [parameter for name, parameter in named if backbone.family.is_vision(name)]
 
 
 def _settings(

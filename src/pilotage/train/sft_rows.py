@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pilotage.backbones.encode import encode_with_response, patches_of_rows
+from pilotage.backbones.encode import encode_with_response, images_of_rows
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
@@ -139,11 +139,10 @@ def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
     """Columns that the view, its answer and the end of turn take; images by their size before any resizing."""
     text = render(backbone, view) + answer.removeprefix(view.prefill or "")
     num_tokens = len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-    processor = backbone.processor.image_processor
     for image in view.images:
         # A PNG says its width and height, 4 bytes each, at byte 16. The text has one token for the image already.
         width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
-        num_tokens += width * height // (processor.patch_size * processor.merge_size) ** 2 - 1
+        num_tokens += backbone.family.num_image_tokens(backbone.processor, width, height) - 1
     return num_tokens
 
 
@@ -186,7 +185,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
     batch.pop("attention_mask")
     batch["labels"] = batch["input_ids"].masked_fill(~encoded["response_mask"], IGNORED)
     if config.pixel_noise and "pixel_values" in batch:
-        _add_noise(patches_of_rows(encoded), rows, config)
+        _add_noise(images_of_rows(encoded), rows, config)
     return batch
 
 

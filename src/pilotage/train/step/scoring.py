@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pilotage.backbones.encode import EncodedResponses, ModelInputs, encode_with_response, patches_of_rows
+from pilotage.backbones.encode import EncodedResponses, encode_with_response, images_of_rows
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
 from pilotage.backbones.ranks import joining_rollout, joining_view, most_over_ranks
@@ -56,24 +56,24 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
     longest = int((prompt_lengths[index] + response_lengths[index]).max())
     # Cutting on the right loses padding alone, since that is where it stands.
     width = -(-longest // pad_to_multiple) * pad_to_multiple
-    taken = ModelInputs(
-        input_ids=inputs["input_ids"][index, :width],
-        attention_mask=inputs["attention_mask"][index, :width],
-        position_ids=inputs["position_ids"][:, index, :width],
-    )
-    if "pixel_values" in inputs and "image_grid_thw" in inputs:
-        grids, patches = (
-            inputs["image_grid_thw"].split(encoded["num_images"].tolist()),
-            patches_of_rows(encoded),
-        )
-        if any(len(grids[row]) for row in rows):
-            # In the order of `rows`: the model deals patches out to image tokens as it meets them, whatever their row.
-            taken["pixel_values"] = torch.cat([patches[row] for row in rows])
-            taken["image_grid_thw"] = torch.cat([grids[row] for row in rows])
+    taken = {
+        "input_ids": inputs["input_ids"][index, :width],
+        "attention_mask": inputs["attention_mask"][index, :width],
+        "position_ids": inputs["position_ids"][..., index, :width],
+    }
+    image_rows = {
+        name: [counts[row] for row in rows]
+        for name, counts in encoded["image_rows"].items()
+        if any(counts[row] for row in rows)
+    }
+    for name in image_rows:
+        parts = images_of_rows(encoded, name)
+        # In the order of `rows`: the model deals patches out to image tokens as it meets them, whatever their row.
+        taken[name] = torch.cat([parts[row] for row in rows])
     return EncodedResponses(
         inputs=taken,
         response_mask=encoded["response_mask"][index, :width],
-        num_images=encoded["num_images"][index],
+        image_rows=image_rows,
         prompt_lengths=prompt_lengths[index],
         response_lengths=response_lengths[index],
     )
@@ -109,7 +109,7 @@ def encode_in_batches(
             -(-num_rows // batch_size), any(view.images for view in views), device=backbone.device
         )
         with_picture = bool(shows)
-        views = [*views, joining_view(backbone, with_picture=with_picture)]
+        views = [*views, joining_view(with_picture=with_picture)]
         rollouts = [*rollouts, joining_rollout(backbone)]
     encoded = encode_rollouts(
         backbone,
@@ -144,11 +144,11 @@ def predicting_states(
         else:
             # Positions are always handed over. Left to itself the model would count on from the cache's columns, which
             # are more than the positions behind a picture.
-            ids_BS, positions_3BS = batch["inputs"]["input_ids"], batch["inputs"]["position_ids"]
+            ids_BS, positions = batch["inputs"]["input_ids"], batch["inputs"]["position_ids"]
             cache = DynamicCache(config=base.config.get_text_config())
             model(
                 input_ids=ids_BS[prefix.rows_K, : prefix.length],
-                position_ids=positions_3BS[:, prefix.rows_K, : prefix.length],
+                position_ids=positions[..., prefix.rows_K, : prefix.length],
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -157,7 +157,7 @@ def predicting_states(
             longest = int((batch["prompt_lengths"] + batch["response_lengths"]).max()) - prefix.length
             rest = slice(prefix.length, prefix.length + -(-longest // pad_to_multiple) * pad_to_multiple)
             response_mask_BS = response_mask_BS[:, rest]
-            inputs |= {"input_ids": ids_BS[:, rest], "position_ids": positions_3BS[:, :, rest]}
+            inputs |= {"input_ids": ids_BS[:, rest], "position_ids": positions[..., rest]}
             hidden_BSH = model(**inputs, past_key_values=cache, use_cache=True).logits
     rows_M, columns_M = predicting_positions(response_mask_BS)
     return hidden_BSH[rows_M, columns_M]
