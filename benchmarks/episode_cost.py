@@ -52,7 +52,7 @@ from pilotage.recipes import RECIPES
 from pilotage.recipes.steps import nano_steps
 from pilotage.records import Example, Moment
 from pilotage.rollouts import transformers_engine
-from pilotage.rollouts.engine import Decoding, Request
+from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import examples_of
 from pilotage.runs.runner import load
@@ -142,20 +142,24 @@ def moment_of(example: Example, seen: Any) -> Moment:
 # -- episodes -------------------------------------------------------------------------------------------------------
 
 
+def _evaluate(engine: Engine, examples: Sequence[Example], kind: str, out: Path) -> None:
+    evaluate(
+        engine,
+        examples,
+        stage="bench",
+        prompts="brief",
+        max_new_tokens=DECODING.max_new_tokens,
+        out=out,
+        kinds=[kind],
+        batch_size=BATCH,
+    )
+
+
 def evaluated(engine: TransformersEngine, examples: Sequence[Example], kind: str) -> dict[str, Any]:
     """As `pilotage eval` plays them: seconds by part, turns, who succeeded."""
     with tempfile.TemporaryDirectory() as folder, metered() as meter:
         meter.reset()
-        evaluate(
-            engine,
-            examples,
-            stage="bench",
-            prompts="brief",
-            max_new_tokens=DECODING.max_new_tokens,
-            out=Path(folder),
-            kinds=[kind],
-            batch_size=BATCH,
-        )
+        _evaluate(engine, examples, kind, Path(folder))
         spent = meter.read()
         rows = [json.loads(line) for line in (Path(folder) / "eval" / f"bench.{kind}.jsonl").open()]
     won = {row["id"]: row["outcome"]["success"] for row in rows}
@@ -402,16 +406,7 @@ def rows_table(backbone: Backbone, num: int, repeats: int) -> list[str]:
 
 def whole_rows(engine: Canned, examples: Sequence[Example], kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        evaluate(
-            engine,
-            examples,
-            stage="bench",
-            prompts="brief",
-            max_new_tokens=DECODING.max_new_tokens,
-            out=Path(folder),
-            kinds=[kind],
-            batch_size=BATCH,
-        )
+        _evaluate(engine, examples, kind, Path(folder))
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:

@@ -104,15 +104,18 @@ def _relabelled(arm: Arm) -> Arm:
     return made
 
 
+def _in_groups(stage: DistillConfig) -> DistillConfig:
+    """As many episodes, in groups from one start, at the rate of rewards, which are noisier than a teacher."""
+    return replace(stage, prompts_per_step=stage.prompts_per_step // GROUP, lr=stage.lr / 5, pixel_noise=0.0)
+
+
 def _grpo(stage: DistillConfig, teacher: Teacher) -> DistillConfig:
-    begun = replace(stage, prompts_per_step=stage.prompts_per_step // GROUP, lr=stage.lr / 5, pixel_noise=0.0)
-    return replace(grpo_stage(begun, num_samples=GROUP), stage=stage.stage)
+    return replace(grpo_stage(_in_groups(stage), num_samples=GROUP), stage=stage.stage)
 
 
 def _sdar(stage: DistillConfig, teacher: Teacher) -> DistillConfig:
-    begun = replace(stage, prompts_per_step=stage.prompts_per_step // GROUP, lr=stage.lr / 5, pixel_noise=0.0)
     weights = FrozenCopy(source=teacher.source)
-    rewarded = sdar_stage(begun, num_samples=GROUP, weights=weights, view=teacher.view)
+    rewarded = sdar_stage(_in_groups(stage), num_samples=GROUP, weights=weights, view=teacher.view)
     return replace(rewarded, stage=stage.stage)
 
 
