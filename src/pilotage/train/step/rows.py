@@ -179,14 +179,16 @@ class RolloutMaker:
             decoding = source.sampling.decoding(self.config.max_new_tokens)
             student = Writer(engine=self._engine, decoding=decoding, raises=True)
             moves = self.config.moves
-            teacher = self._teacher(moves.teacher) if isinstance(moves, TeacherTurns) else None
+            writers: dict[Mover, Writer] = {"student": student}
+            if isinstance(moves, TeacherTurns):
+                writers["teacher"] = self._teacher(moves.teacher)
 
             def writer(start: Start, number: int) -> Writer:
-                is_taught = teacher is not None and self._mover(start, number, step) == "teacher"
-                return teacher if teacher is not None and is_taught else student
+                # Where the expert moves, the student still writes.
+                return writers.get(self._mover(start, number, step), student)
 
             with self._autocast():
-                episodes = self._play(starts, student if teacher is None else writer, step)
+                episodes = self._play(starts, student if len(writers) == 1 else writer, step)
                 _join(student)
             return episodes
         teacher = self._teacher(source)
