@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pilotage.worlds import get_task, get_world
 from pilotage.worlds.agents import Ask, agents_of
 from pilotage.worlds.grids.data.steps import make_step_example, step_examples
 from pilotage.worlds.grids.steps import StepWorld, picture
+from pilotage.worlds.remote import RemoteWorlds
 from pilotage.worlds.task import canonical_key
 
 STEP_WORLDS = ("frozenlake_steps", "maze_steps", "minibehaviour_steps")
@@ -34,12 +34,8 @@ Says = Callable[[Moment], str]
 class AtInference:
     """A session that shows and tells what there is without a simulator's help: no state, nothing privileged."""
 
-    rules = ("task", "burst")
-
     def __init__(self, start: Start) -> None:
         self._session = open_in_process(start)
-        self.burst = self._session.burst  # pyright: ignore[reportAttributeAccessIssue]
-        self.task = SimpleNamespace(actions=self._session.task.actions)  # pyright: ignore[reportAttributeAccessIssue]
 
     def observe(self) -> Observation | None:
         seen = self._session.observe()
@@ -126,10 +122,18 @@ def lake(*rows: str, **options: Any) -> Example:
     return make_step_example("frozenlake_steps", state, **options)
 
 
+@pytest.fixture(scope="module")
+def far() -> Iterator[RemoteWorlds]:
+    with RemoteWorlds(num_processes=1, timeout_s=60) as worlds:
+        yield worlds
+
+
 @every_world
 @every_agent
 @pytest.mark.parametrize("fog", [0, 1])
-def test_agents_play_the_same_where_nothing_privileged_is_there(name: str, agent: str, fog: int) -> None:
+def test_agents_play_the_same_where_nothing_privileged_is_there(
+    name: str, agent: str, fog: int, far: RemoteWorlds
+) -> None:
     examples = step_examples(name, [5], 3, "train", 3, fog=fog)
     told = played(examples, wanders(examples, fog), agent)
     blind = played(examples, wanders(examples, fog), agent, open_session=AtInference)
@@ -139,6 +143,7 @@ def test_agents_play_the_same_where_nothing_privileged_is_there(name: str, agent
         return [([turn.text for turn in episode.turns], episode.outcome) for episode in ordered]
 
     assert made(told) == made(blind)
+    assert made(told) == made(played(examples, wanders(examples, fog), agent, open_session=far.open_session))
     assert all(turn.seen.privileged is None for episode in blind for turn in episode.turns[1:])
     if agent != "one_plan":
         assert any(outcome.measures["num_revisits"] for _, outcome in made(blind))
@@ -174,6 +179,34 @@ def test_one_plan_is_asked_once_and_the_episode_ends_with_it() -> None:
     assert not short.outcome.is_("circled") and short.outcome.measures["num_executed"] == 2
     (wet,) = played([example], lambda _: block("D", "R", "R"), "one_plan")
     assert wet.outcome is not None and wet.outcome.reason == "hole"
+
+
+@pytest.mark.parametrize("num_asked", [0, 1])
+def test_an_agents_own_fault_is_not_the_worlds(num_asked: int) -> None:
+    def faulty(session: Any, role: str) -> Any:
+        for _ in range(num_asked):
+            session.act((yield Ask(role=role, seen=session.observe())))
+        yield session.nowhere
+
+    with pytest.raises(
+        PilotageError, match=rf"agent failed after {num_asked} turns, at .*AttributeError: .*nowhere"
+    ):
+        played([lake("SFF", "FHF", "FFG")], lambda _: block("R"), faulty)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_worlds_failure_is_the_worlds_however_an_agent_hands_it_on() -> None:
+    def wrapping(session: Any, role: str) -> Any:
+        try:
+            session.act((yield Ask(role=role, seen=session.observe())))
+        except ZeroDivisionError as failure:
+            raise ValueError("it broke") from failure
+
+    class Breaking(AtInference):
+        def act(self, text: str) -> float | None:
+            raise ZeroDivisionError
+
+    (episode,) = played([lake("SFF", "FHF", "FFG")], lambda _: block("R"), wrapping, open_session=Breaking)  # pyright: ignore[reportArgumentType]
+    assert episode.end == "world_failed" and episode.num_tries == 3
 
 
 @pytest.mark.parametrize("agent", ["follow_plan", "follow_on_revisit", "sampling_on_revisit"])
@@ -238,7 +271,7 @@ def test_an_agent_cannot_reach_the_judge_nor_what_is_privileged(name: str) -> No
         while (seen := session.observe()) is not None:
             reached.extend(word for word in FORBIDDEN if hasattr(session, word))
             reached.extend(["privileged part"] if seen.privileged is not None else [])
-            assert session.burst == 1 and session.task.name == get_world(name).task.name  # pyright: ignore[reportAttributeAccessIssue]
+            assert session.burst == 1 and session.actions == get_world(name).task.actions  # pyright: ignore[reportAttributeAccessIssue]
             session.act((yield Ask(role=role, seen=seen)))
 
     (example,) = step_examples(name, [get_world(name).task.levels[0]], 1, "train", 0)  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from traceback import extract_tb
+from typing import Any, TypeVar
 
 from pilotage.errors import PilotageError
 from pilotage.records import End, Episode, Example, Moment, Observation, Outcome, Rollout, Turn, View
@@ -24,6 +25,7 @@ from pilotage.worlds.world import Session, SessionError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Show = Callable[[Moment], View]
 """What the model or a teacher is shown of a moment."""
 
@@ -215,19 +217,21 @@ class _Running:
     def begin(self) -> None:
         """Opens the session and has the first question ready, or the episode's end."""
         self.turns, self.num_tries = [], self.num_tries + 1
+        world = get_world(self.start.example.world)
+        if isinstance(self.agent, str):
+            agent = agent_of(world, self.agent)
+        else:
+            agent = self.agent or getattr(world, "agent", direct)
         try:
             self._session = _Recorder(self.open_session(self.start))
-            world = get_world(self.start.example.world)
-            if isinstance(self.agent, str):
-                agent = agent_of(world, self.agent)
-            else:
-                agent = self.agent or getattr(world, "agent", direct)
-            self._asking = agent(AgentSession(self._session), self.start.role or _first_role(self.start))
-            self._next(lambda: next(self._asking))
         except PilotageError:
             raise
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
             self._failed(failure)
+        else:
+            facing = AgentSession(self._session, world, self.start.example)
+            self._asking = agent(facing, self.start.role or world.roles[0])
+            self._go_on(lambda: next(self._asking))
 
     @property
     def moment(self) -> Moment:
@@ -254,10 +258,7 @@ class _Running:
             return
         self._session.reward = None
         said = turn.text if self.read is None else self.read(self.start, len(self.turns) - 1, turn)
-        try:
-            self._next(lambda: self._asking.send(said))
-        except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
-            self._failed(failure)
+        self._go_on(lambda: self._asking.send(said))
 
     def close(self) -> None:
         """Frees the session, whatever state it is in."""
@@ -267,6 +268,23 @@ class _Running:
                 session.close()
             except Exception as failure:  # noqa: BLE001 - what was to be known of the session is known
                 logger.debug("%s: closing its session failed: %s", self.start.example.id, failure)
+
+    def _go_on(self, go_on: Callable[[], Ask]) -> None:
+        """The next question or the end. Raises PilotageError for what the agent, and not the world, does wrong."""
+        try:
+            self._next(go_on)
+        except Exception as failure:
+            if not self._session.raised(failure):
+                if isinstance(failure, PilotageError):
+                    raise
+                line = extract_tb(failure.__traceback__)[-1]
+                raise PilotageError(
+                    f"{self.start.example.id}: the agent failed after {len(self.turns)} turns, at {line.filename}:"
+                    f"{line.lineno}: {type(failure).__name__}: {failure}"
+                ) from failure
+            if isinstance(failure, PilotageError) and not self.turns:
+                raise  # no session can be begun from this example
+            self._failed(failure)
 
     def _next(self, go_on: Callable[[], Ask]) -> None:
         try:
@@ -329,15 +347,15 @@ class _Recorder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._seen: Observation | None = None
-        self.rules: tuple[str, ...] = getattr(session, "rules", ())
+        self._failure: Exception | None = None
         self.reward: float | None = None
 
     def observe(self) -> Observation | None:
-        self._seen = self._session.observe()
+        self._seen = self._ask(self._session.observe)
         return self._seen
 
     def act(self, text: str) -> float | None:
-        reward = self._session.act(text)
+        reward = self._ask(lambda: self._session.act(text))
         if reward is not None:
             self.reward = reward + (self.reward or 0.0)
         return reward
@@ -349,14 +367,23 @@ class _Recorder:
         return replace(seen, privileged=self._seen.privileged)
 
     def outcome(self) -> Outcome:
-        return self._session.outcome()
+        return self._ask(self._session.outcome)
 
     def close(self) -> None:
         self._session.close()
 
+    def raised(self, failure: BaseException | None) -> bool:
+        """Whether the failure, or what it was raised upon, came out of the session."""
+        while failure is not None and failure is not self._failure:
+            failure = failure.__cause__ or failure.__context__
+        return failure is not None
+
+    def _ask(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except Exception as failure:
+            self._failure = failure
+            raise
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
-
-
-def _first_role(start: Start) -> str:
-    return get_world(start.example.world).roles[0]

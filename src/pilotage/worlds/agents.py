@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilotage.errors import PilotageError, meant
-from pilotage.records import Observation
-from pilotage.worlds.world import Session
+from pilotage.records import Example, Observation
+from pilotage.worlds.world import Session, TellsAgents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +26,17 @@ class Ask:
 
 
 class AgentSession:
-    """What an agent has of a session: its public observations, acting, and the rules that the session names in `rules`.
+    """What an agent has of a session: its public observations, acting, and what the world tells agents of an example.
 
     The outcome, the state and the privileged part of observations stay with who plays: `play` adds that part to what
-    the agent asks.
+    the agent asks. What is told (`pilotage.worlds.world.TellsAgents`) comes from the example, so that agents play alike
+    where the session lives in another process.
     """
 
-    __slots__ = ("act", "observe", "rules")
+    __slots__ = ("act", "observe", "told")
 
-    def __init__(self, session: Session) -> None:
-        rules: tuple[str, ...] = getattr(session, "rules", ())
-        self.rules: Mapping[str, Any] = {name: getattr(session, name) for name in rules}
+    def __init__(self, session: Session, world: Any, example: Example) -> None:
+        self.told: Mapping[str, Any] = world.tells_agents(example) if isinstance(world, TellsAgents) else {}
 
         def observe() -> Observation | None:
             seen = session.observe()
@@ -51,9 +51,9 @@ class AgentSession:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.rules[name]
+            return self.told[name]
         except KeyError:
-            known = ", ".join(("observe", "act", *self.rules))
+            known = ", ".join(("observe", "act", *self.told))
             raise AttributeError(f"an agent has {known} of this session, and no {name!r}") from None
 
 

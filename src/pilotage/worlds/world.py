@@ -26,8 +26,7 @@ class SessionError(Exception):
 class Session(Protocol):
     """One episode under way.
 
-    An agent has `observe`, without the privileged part, and `act` of it. Other attributes that hold the world's rules,
-    not its state, are named in an attribute `rules` where agents need them (see `pilotage.worlds.agents.AgentSession`).
+    An agent has `observe`, without the privileged part, and `act` of it (see `pilotage.worlds.agents.AgentSession`).
     """
 
     def observe(self) -> Observation | None:
@@ -104,6 +103,15 @@ class ShowsEnd(Protocol):
 
     def at_end(self) -> Observation | None:
         """What there is after the last action, public; None where nothing can be shown."""
+        ...
+
+
+@runtime_checkable
+class TellsAgents(Protocol):
+    """A world whose agents need more than they see: which words are actions, how many of them a turn takes."""
+
+    def tells_agents(self, example: Example) -> Mapping[str, Any]:
+        """Name -> what an agent of this example's episodes has under that name; nothing of its state or its plan."""
         ...
 
 

@@ -59,7 +59,7 @@ def one_plan(session: AgentSession, role: str) -> Generator[Ask, str, None]:
     if (seen := session.observe()) is None:
         return
     text = yield Ask(role=role, seen=seen)
-    plan = parse_answer(text, session.task.actions).plan or ()
+    plan = parse_answer(text, session.actions).plan or ()
     session.act(text)
     for first in range(session.burst, len(plan), session.burst):
         if session.observe() is None:
@@ -86,7 +86,7 @@ def _follow(session: AgentSession, role: str, *, always: bool) -> Generator[Ask,
             plan = plan[session.burst :]
         else:
             text = yield Ask(role=role, seen=seen)
-            plan = parse_answer(text, session.task.actions).plan or ()
+            plan = parse_answer(text, session.actions).plan or ()
             plan = plan[session.burst :] if always or again else ()
         session.act(text)
 

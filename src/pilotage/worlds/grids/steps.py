@@ -101,11 +101,18 @@ class StepWorld:
     def __init__(self, task: StepTask) -> None:
         self.task = task
         self.name = f"{task.name}_steps"
+        self.actions = task.actions
         self.title = f"{task.title}, step by step"
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> StepSession:
         """Raises PilotageError for an example of another world or with bad options, BadStateError for a bad state."""
         return StepSession(self, example, role or ACT, strict)
+
+    def tells_agents(self, example: Example) -> Mapping[str, Any]:
+        return {
+            "actions": self.actions,
+            "burst": checked_options(example.id, example.data)["burst"],
+        }
 
     def expert(self, session: Any) -> tuple[str, ...] | None:
         """A shortest plan from where the session is; None where there is no way on, or where it is over."""
@@ -131,9 +138,7 @@ class MiniBehaviourSteps(StepWorld):
 
 
 class StepSession:
-    """One episode. `task`, `state`, `over` and `burst` are for experts and studies; agents have the `rules` alone."""
-
-    rules = ("task", "burst")
+    """One episode. `task`, `state`, `over` and `burst` are for experts and studies."""
 
     def __init__(self, world: StepWorld, example: Example, role: str, strict: bool) -> None:
         if example.world != world.name:
