@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pilotage.backbones.base import forget_family, model_types, register_family
 from pilotage.backbones.encode import encode_views, encode_with_response, images_of_rows
@@ -33,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 PARTS = '''
 """A divergence, an estimator and a token weight."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pilotage.distill.divergences import ForwardKL
+from pilotage.distill.divergences import Divergence, ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 
 
@@ -55,10 +57,16 @@ class HalfForwardKL:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cooled(FullVocabulary):
-    """The whole vocabulary at temperature 2."""
+class Cooled:
+    """The whole vocabulary at temperature 2, times its square."""
 
+    divergence: Divergence
     temperature: float = 2.0
+
+    def __call__(self, *, student, teacher, token_ids_M=None, weight_M=None):
+        whole = FullVocabulary(divergence=self.divergence, temperature=self.temperature)
+        loss = whole(student=student, teacher=teacher, token_ids_M=token_ids_M, weight_M=weight_M)
+        return replace(loss, value_M=loss.value_M * self.temperature**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +172,19 @@ def test_a_run_with_parts_of_one_s_own_goes_on_and_is_measured_by_the_commands(t
     assert (run_dir / "eval" / "stage2.text.jsonl").is_file()
     assert "own_parts.HalfForwardKL" in run(trained, *again, *changed, "--stage", "stage2", "--dry-run")
     assert (run_dir / "config.json").read_text() == before
+
+
+def test_a_half_finished_run_with_parts_of_one_s_own_goes_on_where_it_stood(trained: Path) -> None:
+    stage = trained / "runs" / "own" / "stage2"
+    weights = load_file(stage / "model" / "model.safetensors")
+    shutil.rmtree(stage / "model")
+    shutil.rmtree(stage / "checkpoint-2")
+    assert (stage / "checkpoint-1").is_dir()
+    run(trained, "-m", "pilotage.cli", "train", "runs/own")
+    again = load_file(stage / "model" / "model.safetensors")
+    assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
+    steps = [json.loads(line)["step"] for line in (stage.parent / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(steps) == [1, 2]
 
 
 def test_its_route_is_drawn_on_the_page(trained: Path) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -403,7 +403,28 @@ class Sampled:
         )
 
 
-Estimator = FullVocabulary | TopK | Sampled
+class Estimator(Protocol):
+    """What a route teaches by; `FullVocabulary`, `TopK` and `Sampled` are those that there are."""
+
+    @property
+    def temperature(self) -> float:
+        """Divides both models' logits."""
+        ...
+
+    def __call__(
+        self,
+        *,
+        student: Head | Logits,
+        teacher: Any,
+        token_ids_M: Tensor | None = None,
+        weight_M: Tensor | None = None,
+    ) -> TokenLoss:
+        """Loss of M active tokens, under the student's gradient.
+
+        `teacher` is a `Head`; of a remote one `SampledLogProbs` are all that there is, which an estimator may refuse
+        with a TypeError. `token_ids_M` are the tokens that were sampled, `weight_M` what each counts (None: 1).
+        """
+        ...
 
 
 def _check(temperature: float, chunk_size: int | None) -> None:
@@ -416,7 +437,7 @@ def _check(temperature: float, chunk_size: int | None) -> None:
 
 
 def _chunked(
-    estimator: Estimator,
+    estimator: FullVocabulary | TopK | Sampled,
     program: RowProgram,
     *,
     student: Head,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pilotage.distill.divergences import JSD, Cap, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
@@ -237,17 +238,19 @@ def _with_cap(whole: Method, cap: Cap) -> Method:
     """Every route's estimator with another cap."""
     return _with_routes(
         whole,
-        lambda routes: tuple(replace(route, estimator=replace(route.estimator, cap=cap)) for route in routes),
+        lambda routes: tuple(_estimated(route, cap=cap) for route in routes),
     )
 
 
 def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:
     return tuple(
-        replace(route, estimator=replace(route.estimator, divergence=ForwardKL()))
-        if route.name == "reference"
-        else route
-        for route in routes
+        _estimated(route, divergence=ForwardKL()) if route.name == "reference" else route for route in routes
     )
+
+
+def _estimated(route: Route, **changes: Any) -> Route:
+    estimator: Any = route.estimator  # each here is a dataclass
+    return replace(route, estimator=replace(estimator, **changes))
 
 
 VIGOS_PARTS = Study(
