@@ -13,11 +13,12 @@ import pytest
 from pilotage.evaluate.rows import make_row
 from pilotage.records import Rollout, View
 from pilotage.rollouts.play import Limits, Start, Writer, play
+from pilotage.runs.measurement import examples_of
 from pilotage.studies import runs
 from pilotage.studies.catalogue import STUDIES
 from pilotage.studies.drift import DRIFT, drift_table
 from pilotage.studies.episode_tables import episodes_table, pairs_table
-from pilotage.studies.episodes import EPISODES
+from pilotage.studies.episodes import EPISODES, also_measured
 from pilotage.studies.failures import Failures, failures_of
 from pilotage.train.distill_config import DistillConfig
 from pilotage.worlds import get_task
@@ -143,6 +144,15 @@ def test_arms_differ_in_what_they_say_and_begin_with_one_model(name: str) -> Non
     by_words = {folder for folder, stage in found.items() if stage.relabel}
     assert by_words == {"start_reference", "cloning", "own_dagger"} & set(found)
     assert all(not stage.all_weights for folder, stage in found.items() if folder in by_words)
+
+
+@pytest.mark.parametrize("name", ["episodes", "episodes_anywhere", "episodes_fog"])
+def test_nothing_is_measured_twice_where_starts_of_one_map_meet(name: str) -> None:
+    make = STUDIES[name].variants[0].make
+    assert make is not None
+    for examples in also_measured(examples_of(make(0, Path("out")), "test")).values():
+        ids = [example.id for example in examples()]
+        assert len(set(ids)) == len(ids) > 0
 
 
 def test_a_study_of_one_base_run_trains_it_once_and_what_all_share_before_any_variant(

@@ -9,7 +9,7 @@ All seeds branch off one model, MGSD's two stages with seed 0: a seed varies wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,14 +38,8 @@ def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
     """What the trained model does from the same starts in one plan, after random moves, and from every cell."""
     if recipe.stages[-1].stage != STAGE:
         return
-    test = examples_of(recipe, "test")
-    parts: dict[str, Callable[[], list[Example]]] = {
-        PLAN: lambda: [as_plan(example) for example in test],
-        MOVED: lambda: [moved(example) for example in test],
-        CELLS: lambda: cells(test),
-    }
     engine = None
-    for name, make in parts.items():
+    for name, make in also_measured(examples_of(recipe, "test")).items():
         done = run_dir / name / "done"
         if done.exists():
             continue
@@ -62,6 +56,15 @@ def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
             batch_size=EVAL_BATCH,
         )
         done.touch()
+
+
+def also_measured(test: Sequence[Example]) -> Mapping[str, Callable[[], list[Example]]]:
+    """Folder -> what is played there, besides the test examples themselves."""
+    return {
+        PLAN: lambda: [as_plan(example) for example in test],
+        MOVED: lambda: _distinct(moved(example) for example in test),
+        CELLS: lambda: cells(test),
+    }
 
 
 def as_plan(example: Example) -> Example:
@@ -90,7 +93,12 @@ def cells(examples: Sequence[Example]) -> list[Example]:
         of_level = [example for example in examples if example.level == level]
         for example in of_level[:NUM_MAPS]:
             found += every_start(example)
-    return list({example.id: example for example in found}.values())
+    return _distinct(found)
+
+
+def _distinct(examples: Iterable[Example]) -> list[Example]:
+    """Each state once: from anywhere, two starts of one map may meet."""
+    return list({example.id: example for example in examples}.values())
 
 
 PAIRS = (
