@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("play",),
     ("nano",),
+    ("smolvl",),
     ("runs",),
     ("recipes",),
     ("studies",),

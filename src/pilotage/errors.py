@@ -92,6 +92,7 @@ def _told_by_system(error: BaseException) -> str | None:
 _EXTRA_OF = {
     "accelerate": "train",
     "datasets": "data",
+    "gguf": "smolvl",
     "gymnasium": "gym",
     "httpx2": "endpoint",
     "math_verify": "vqa",

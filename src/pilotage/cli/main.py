@@ -61,6 +61,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(words=("data", "questions"), module="data", name="Questions", summary="ask about our own levels"),
     Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
     Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
+    Entry(words=("models", "make"), module="models", name="Make", summary="give a language model eyes"),
     Entry(
         words=("train",), module="train", name="Train", summary="the stages of a recipe, one after the other"
     ),
