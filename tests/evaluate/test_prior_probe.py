@@ -185,7 +185,7 @@ def test_a_planted_habit_shows_in_the_image_view_alone(examples: list[Example], 
         assert seen.follows.mean == 1.0
         assert seen.leans and seen.difference.mean == pytest.approx(seen.follows.mean - seen.reverses.mean)
         assert told.difference.mean == 0.0 and not told.leans
-        assert seen.faults_reverses is not None and seen.faults_reverses.counts["misplanned"] > 10
+        assert seen.faults[1] is not None and seen.faults[1].counts["misplanned"] > 10
     assert probe.macro["image"].low > 0
     assert json.loads(json.dumps(probe.as_dict()))["kinds"]["image"]["frozenlake"]["num_pairs"] == 60
 

@@ -106,11 +106,12 @@ def print_probe(probe: PriorProbe) -> None:
             if cell.difference.high < 0:
                 says = "the model does better against it"
             console.print(f"{kind}, {task}: usually {cell.prior}; {says}", highlight=False, soft_wrap=True)
-            if cell.leans and cell.faults_follows and cell.faults_reverses:
+            follows, reverses = cell.faults
+            if cell.leans and follows and reverses:
                 told = ", ".join(
-                    f"{name} {cell.faults_follows.counts[fault]} -> {cell.faults_reverses.counts[fault]}"
+                    f"{name} {follows.counts[fault]} -> {reverses.counts[fault]}"
                     for fault, name in SHOWN_FAULTS.items()
-                    if cell.faults_follows.counts[fault] or cell.faults_reverses.counts[fault]
+                    if follows.counts[fault] or reverses.counts[fault]
                 )
                 console.print(f"  answers with -> against: {told}", highlight=False, soft_wrap=True)
             if sum(cell.num_unpaired):

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pilotage.evaluate.bootstrap import Figures
+
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class Usage(Figures):
     """Sums over rows. Tries that failed are not in them: nobody reports what they took."""
 
     num_rows: int = 0
@@ -20,14 +22,6 @@ class Usage:
     def cost(self, *, price_in: float, price_out: float) -> float:
         """In the currency of the prices, which are per million tokens."""
         return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "num_rows": self.num_rows,
-            "num_reported": self.num_reported,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-        }
 
 
 def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage:
