@@ -26,7 +26,8 @@ from pilotage.distill.reduce import (
 from pilotage.distill.route_loss import routed_loss, taught_index
 from pilotage.distill.routes import Route, RoutedRow, Router, num_tokens_of, route_rows
 from pilotage.distill.spans import Spans
-from pilotage.distill.token_weights import Given, RowFacts
+from pilotage.distill.token_weights import RowFacts
+from weights import Given
 from pilotage.distill.vigos_spans import VIGOS_SPANS, VigosLayout
 
 V, H = 11, 4

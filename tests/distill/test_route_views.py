@@ -62,7 +62,7 @@ def taught(backbone: Backbone, spans: tuple[str, ...], append: Append, view: Vie
     router = Router(layout=VigosLayout(), routes=(route(spans=spans, append=append),))
     facts = RowFacts(spans=Spans(owners=OWNERS, names=VIGOS_SPANS))
     (routed,) = route_rows(router, [facts])["one"]
-    return logps(backbone, view, IDS[routed.shown])[torch.from_numpy(routed.shown_mask)]
+    return logps(backbone, view, IDS[routed.shown])[torch.from_numpy(routed.mask_T[routed.shown])]
 
 
 @pytest.mark.parametrize("spans", [(D,), (R, A), (D, A)], ids=str)
@@ -105,13 +105,6 @@ def test_a_prefill_is_part_of_what_the_teacher_is_shown(backbone):
     before = taught(backbone, (R,), "span_only")
     after = taught(backbone, (R,), "span_only", varied(VIEW, prefill="Size:"))
     assert (before - after).abs().max() > 0.01
-
-
-def test_masks_of_shown_tokens_are_the_masks_of_all():
-    row = RoutedRow(
-        mask_T=np.array([False, True, True]), weight_T=np.array([0.0, 1.0, 2.0]), shown=slice(1, 3)
-    )
-    assert row.shown_mask.tolist() == [True, True]
 
 
 # -- what must agree ----------------------------------------------------------------------------------------------

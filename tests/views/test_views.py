@@ -18,7 +18,6 @@ from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.grids.views import (
-    PICTURE_VIEWS,
     VIEWS,
     numbered,
     perception_view,
@@ -216,8 +215,8 @@ def test_every_view_is_a_valid_chat(task: Task[Any], prompts: Any, name: str) ->
             if part["type"] == "text":
                 assert part["text"].strip() and "$" not in part["text"]
                 assert not re.search(r"<\|.*?\|>", part["text"]), "a special token in a prompt"
-    assert len(list(images(view))) == (name in PICTURE_VIEWS)
-    assert view.images == ((example.image,) if name in PICTURE_VIEWS else ())
+    assert len(list(images(view))) == (VIEWS[name].shows_picture)
+    assert view.images == ((example.image,) if VIEWS[name].shows_picture else ())
 
 
 @every_task

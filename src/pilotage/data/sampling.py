@@ -52,26 +52,6 @@ class Candidate:
     solution: Solution
 
 
-def sample_states(
-    task: Task[Any],
-    level: int,
-    count: int,
-    split: Split,
-    seed: int,
-    exclude: Collection[str] = frozenset(),
-    balance: bool = True,
-) -> list[Any]:
-    """`count` distinct states of `level` that belong to `split`: a function of the arguments alone.
-
-    `exclude` holds state hashes to leave out; the state that prompts show as a worked example is always left
-    out. With `balance`, difficulties come in turn as long as the level
-    has them. Raises ImpossibleRequestError when there are not so many: before any drawing where the level's
-    states can be counted, else as soon as the generator yields nothing new.
-    """
-    candidates = sample(task, level, count, split, seed, exclude=exclude, balance=balance)
-    return [candidate.state for candidate in candidates]
-
-
 def sample(
     task: Task[Any],
     level: int,
@@ -82,7 +62,13 @@ def sample(
     exclude: Collection[str] = frozenset(),
     balance: bool = True,
 ) -> Iterator[Candidate]:
-    """What `sample_states` returns, one by one and with hash, difficulty and solution."""
+    """`count` distinct states of `level` that belong to `split`, one by one: a function of the arguments alone.
+
+    `exclude` holds state hashes to leave out; the state that prompts show as a worked example is always left out. With
+    `balance`, difficulties come in turn as long as the level has them. Raises ImpossibleRequestError when there are not
+    so many: before any drawing where the level's states can be counted, else as soon as the generator yields nothing
+    new.
+    """
     check_request(task, level, count, split, seed, exclude)
     turns = Turns(task, level, count, split, seed, exclude=exclude, balance=balance)
     wanted: frozenset[Split] = frozenset((split,))

@@ -193,7 +193,6 @@ VIEWS: Mapping[str, ViewSpec] = {
         true_memory_view,
     )
 }
-PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture)
 
 
 def reference_answer(example: Any, view_name: str) -> str:
