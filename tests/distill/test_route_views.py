@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.distill.policy_gradient import PolicyGradient
-from pilotage.distill.routes import Append, Route, RoutedRow, Router, route_rows
+from pilotage.distill.routes import Append, Route, Router, route_rows
 from pilotage.distill.spans import Spans
 from pilotage.distill.token_weights import RowFacts
 from pilotage.distill.vigos_spans import VIGOS_SPANS, VigosLayout

@@ -11,13 +11,13 @@ import tyro
 
 from pilotage.cli.progress import Bar
 from pilotage.data.build import BuildConfig, build
+from pilotage.data.source import Note
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data import PUBLISHED, Json, Loader, Text
 from pilotage.worlds.grids.data.importing import (
     LISTS,
     REPORT,
-    Note,
     Report,
     import_levels,
     write_import,
@@ -25,7 +25,7 @@ from pilotage.worlds.grids.data.importing import (
 )
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
 from pilotage.worlds.questions.data.importing import REPORT as VQA_REPORT
-from pilotage.worlds.questions.data.importing import SplitRule, VqaNote, import_vqa
+from pilotage.worlds.questions.data.importing import SplitRule, import_vqa
 
 NUM_SHOWN = 10
 """Notes of each kind that are printed; the report file has them all."""
@@ -218,7 +218,7 @@ class Questions(QuestionsConfig):
         return 0
 
 
-def _print_notes(kind: str, notes: Sequence[Note] | Sequence[VqaNote]) -> None:
+def _print_notes(kind: str, notes: Sequence[Note]) -> None:
     for note in notes[:NUM_SHOWN]:
         text = " ".join(f"{kind}: {note.place}: {note.note}".split())
         # What strangers wrote may hold anything: a terminal is shown printable characters only.

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.data.examples import SPLIT_SHARES, key_of, split_of
+from pilotage.data.examples import SPLIT_SHARES, key_of, make_example, split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.records import SPLITS, Split
+from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -50,6 +50,18 @@ class Candidate:
     split: Split
     difficulty: str
     solution: Solution
+
+    def example(self, task: Task[Any], *, cell_px: int | None = 32, side_px: int | None = None) -> Example:
+        """As `make_example` makes it, without solving the state again."""
+        return make_example(
+            task,
+            self.state,
+            self.split,
+            cell_px=cell_px,
+            side_px=side_px,
+            solution=self.solution,
+            hash_=self.hash,
+        )
 
 
 def sample(
