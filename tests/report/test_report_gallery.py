@@ -223,7 +223,7 @@ def test_paired_differences_count_the_levels_that_only_one_solves() -> None:
     alone = [lake_row("", verdict(True, 4), id="alone")]
     (pair,), notes = pair_sources(sources_of(base=first + alone, stage2=second))
     (row,) = pair.rows
-    assert (row.n, row.only_first, row.only_second, pair.num_unpaired) == (20, 1, 9, 1)
+    assert (row.pairs.a.n, row.pairs.num_only_a, row.pairs.num_only_b, pair.num_unpaired) == (20, 1, 9, 1)
     assert row.first and row.second and (row.first.mean, row.second.mean) == (9 / 20, 17 / 20)
     assert notes == []
     assert row.difference.mean == pytest.approx(8 / 20)
