@@ -45,11 +45,18 @@ class ShownVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownTable:
+class StudyTable:
+    """Figures in words, a row a variant."""
+
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def as_markdown(self) -> str:
+        printed = [self.head, ["---"] * len(self.head), *self.rows]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in printed)
+        return f"{table}\n{self.note}\n" if self.note else table
 
 
 def render_study(
@@ -58,7 +65,7 @@ def render_study(
     what: str,
     facts: Sequence[tuple[str, str]],
     variants: Sequence[ShownVariant],
-    tables: Sequence[ShownTable],
+    tables: Sequence[StudyTable],
     goal: float | None,
 ) -> str:
     """The whole page. `goal` is a success in [0, 1] that the curves are held against."""
