@@ -138,10 +138,10 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             told += [cell(values(ours, "success", level)) for level in LEVELS]
             for rate in ("success", "circled"):
                 told.append(cell(values(ours, rate)))
-                is_reference = theirs is None or way is DIRECT
-                told.append(
-                    "" if is_reference else difference_cell(less(values(ours, rate), values(theirs, rate)))
-                )
+                if theirs is None or way is DIRECT:
+                    told.append("")
+                else:
+                    told.append(difference_cell(less(values(ours, rate), values(theirs, rate))))
             told.append(cell(values(ours, "illegal")))
             told += [_mean(ours, lambda row: row["num_turns"]), _mean(ours, _num_moves)]
             lines.append(told)

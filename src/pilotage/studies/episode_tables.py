@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,9 @@ def rows_by_id(run_dir: Path, stage: str, kind: str) -> Rows:
     return sorted(read_jsonl(rows_path(run_dir, stage, kind)).rows, key=lambda row: row["id"])
 
 
-def values(
-    per_seed: Sequence[Rows], of: str | Callable[[Mapping[str, Any]], float], level: int | None = None
-) -> PerSeed:
-    """Seed -> all levels, or one, as one task -> what each row counts for a rate, or by a function."""
-    value = rate_of(of) if isinstance(of, str) else of
+def values(per_seed: Sequence[Rows], rate: str, level: int | None = None) -> PerSeed:
+    """Seed -> all levels, or one, as one task -> whether each row counts for a rate."""
+    value = rate_of(rate)
     return [[np.array([value(row) for row in rows if level in (None, row["level"])])] for rows in per_seed]
 
 
