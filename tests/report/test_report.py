@@ -409,7 +409,7 @@ def test_one_id_is_a_level_of_each_task(copy: Path) -> None:
     assert len(levels) == 12 and all(len(level["a"]) == 3 for level in levels)
     assert not any("answers again" in problem for problem in read_run(copy).problems)
     pairs, notes = pair_sources(make_sources([read_run(copy)]))
-    assert [row.n for row in pairs[0].rows] == [4, 4, 4, 12] and notes == []
+    assert [row.pairs.a.n for row in pairs[0].rows] == [4, 4, 4, 12] and notes == []
 
 
 def test_one_id_of_two_states_is_two_levels(copy: Path) -> None:

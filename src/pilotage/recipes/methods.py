@@ -19,7 +19,7 @@ from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, 
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
-from pilotage.runs.recipe import Stage
+from pilotage.runs.recipe import Recipe, Stage
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
 from pilotage.train.sft_config import SftConfig
 from pilotage.train.step.moves import TeacherTurns
@@ -28,6 +28,13 @@ VIGOS_CAP = 0.05
 """Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
 ASKED = "vqa_student"
 """What a student is shown of a question."""
+
+
+def two_stages(whole: Recipe) -> tuple[SftConfig, DistillConfig]:
+    """MGSD's stages, which the methods change."""
+    first, second = whole.stages
+    assert isinstance(first, SftConfig) and isinstance(second, DistillConfig)
+    return first, second
 
 
 def routed_stage(
