@@ -55,6 +55,7 @@ def make_trainer(
                 f"micro-batch; raise batch_size {config.batch_size} or micro_batch_size {config.micro_batch_size}"
             )
     on_cpu = backbone.device.type == "cpu"
+    recompute: Any = {RECOMPUTE: not on_cpu}
     args = SFTConfig(
         output_dir=str(run_dir / config.stage),
         max_steps=config.steps,
@@ -83,13 +84,15 @@ def make_trainer(
         report_to="none",
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
-        **{RECOMPUTE: not on_cpu},
+        **recompute,
     )
     return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
 
 
 class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
     """Runs the steps of one stage of supervised fine-tuning."""
+
+    model: Any
 
     def __init__(
         self,
