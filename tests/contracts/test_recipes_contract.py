@@ -39,12 +39,7 @@ DISTILLING = [name for name in RECIPES if last_stage(name) is not None]
 every_recipe = pytest.mark.parametrize("name", DISTILLING)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(name: str, **changes: Any) -> DistillConfig:

@@ -19,8 +19,8 @@ from pilotage.evaluate.bootstrap import bootstrap_mean
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.records import Example, Rollout
+from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, Task, get_task
-from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.task import state_hash, worked_state
 
 WITH_PRIOR = [task for task in TASKS if prior_of(task)]
@@ -143,7 +143,7 @@ class Habitual:
             view, example = request.view, self.examples[request.example_id]
             task = get_task(example.task)
             against = follows(task, dict(example.state)) is False
-            text = reference_answer(example, "student")
+            text = reference_of_view(example, "student")
             if against and view.images and self.rng.random() < self.habit:
                 text = text[: text.index("<answer>")] + "<answer>D R D R D R D R</answer>"
             rollouts.append(Rollout(example_id=example.id, token_ids=(1,), text=text, finished=True))
