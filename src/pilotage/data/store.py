@@ -87,7 +87,7 @@ def load_examples(path: Path | str, split: Split | None = None) -> list[Example]
             "holds it"
         )
     chosen = [shards for (_, _, of_group), shards in groups.items() if split in (None, of_group)]
-    return list(_in_turn([_read_shards(root, shards) for shards in chosen]))
+    return list(in_turn([_read_shards(root, shards) for shards in chosen]))
 
 
 def sample_examples(
@@ -115,7 +115,7 @@ def sample_examples(
         check_request(task, level, -(-count // len(levels)), split, seed)
     shares = [len(range(i, count, len(levels))) for i in range(len(levels))]
     streams = [sample(task, level, share, split, seed) for level, share in zip(levels, shares, strict=True)]
-    drawn: Iterator[Candidate] = _in_turn(streams)
+    drawn: Iterator[Candidate] = in_turn(streams)
     return [candidate.example(task, cell_px=cell_px, side_px=side_px) for candidate in drawn]
 
 
@@ -347,9 +347,9 @@ def _read_shards(root: Path, shards: Iterable[Shard]) -> Iterator[Example]:
         yield from read_shard(root, shard)
 
 
-def _in_turn(streams: Iterable[Iterator[Any]]) -> Iterator[Any]:
+def in_turn(streams: Iterable[Iterable[Any]]) -> Iterator[Any]:
     """One from each stream, again and again, until all have ended."""
-    running = list(streams)
+    running = [iter(stream) for stream in streams]
     nothing = object()
     while running:
         still = []

@@ -16,7 +16,7 @@ from pilotage.errors import PilotageError
 
 UNBOUNDED = (-np.inf, np.inf)
 NUM_RESAMPLES = 10_000
-ALPHA = 0.05
+ALPHA = 1.0 - 0.95
 """Of 95 % intervals: the share of resamples that lies outside them, half at each end."""
 _CHUNK_NUMBERS = 4_000_000
 

@@ -11,10 +11,11 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pilotage.data.store import in_turn
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.evaluate.roles import is_description, is_planning
@@ -393,15 +394,10 @@ def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[Leve
         row = rows[key]
         by_task.setdefault(row["task"], {}).setdefault(row["level"], []).append(key)
     in_task = [
-        list(_in_turn([levels[level] for level in sorted(levels)]))[:max_levels]
+        list(in_turn(levels[level] for level in sorted(levels)))[:max_levels]
         for levels in (by_task[task] for task in ordered_tasks({row["task"] for row in rows.values()}))
     ]
-    return list(_in_turn(in_task))
-
-
-def _in_turn(lists: Sequence[Sequence[LevelKey]]) -> Iterator[LevelKey]:
-    for i in range(max(map(len, lists), default=0)):
-        yield from (keys[i] for keys in lists if i < len(keys))
+    return list(in_turn(in_task))
 
 
 def _deflate(data: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pilotage.backbones.load import Backbone
+from pilotage.data.store import in_turn
 from pilotage.distill.palr import Palr, PalrRow, palr
 from pilotage.distill.routes import Route, RoutedRow
 from pilotage.errors import ImpossibleRequestError, PilotageError
@@ -409,5 +410,4 @@ def _tasks_in_turn(examples: Sequence[Example]) -> list[Example]:
     by_task: dict[str, list[Example]] = {}
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
-    longest = max(map(len, by_task.values()), default=0)
-    return [found[i] for i in range(longest) for found in by_task.values() if i < len(found)]
+    return list(in_turn(by_task.values()))
