@@ -26,16 +26,10 @@ class Usage(Figures):
 
 def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage:
     """The tokens of all `rows`; those without a count are counted as such."""
-    num_rows = num_reported = prompt_tokens = completion_tokens = 0
-    for row in rows:
-        usage = row.get("usage") or {}
-        num_rows += 1
-        num_reported += bool(usage)
-        prompt_tokens += usage.get("prompt_tokens", 0)
-        completion_tokens += usage.get("completion_tokens", 0)
+    told = [row.get("usage") or {} for row in rows]
     return Usage(
-        num_rows=num_rows,
-        num_reported=num_reported,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        num_rows=len(told),
+        num_reported=sum(map(bool, told)),
+        prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in told),
+        completion_tokens=sum(usage.get("completion_tokens", 0) for usage in told),
     )

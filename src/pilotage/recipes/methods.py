@@ -104,35 +104,39 @@ def vigos_stage(
     Departures: the format is the task's, so there is no prefill, and the answer's tags are supervised in both forms
     (the release supervises two of ViGOS's delimiters, the paper none).
     """
-    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
-    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     append: Append = "full" if form == "paper" else "span_only"
-    with_plan = "student_with_plan"
-    routes = (
-        Route(
-            name="perception",
-            view=perception_view,
-            weights=weights,
-            estimator=forward,
-            spans=("state",),
-            rows="valid",
-            append="upto_span",
-        ),
-        Route(
-            name="reasoning",
-            view=with_plan,
-            weights=weights,
-            estimator=forward,
-            spans=("route", "answer"),
-            rows="valid",
-            append=append,
-        ),
-        Route(
-            name="reference", view=with_plan, weights=weights, estimator=reverse, rows="invalid", scale=2.0
-        ),
-    )
+    views = (perception_view, "student_with_plan", "student_with_plan")
+    routes = _vigos_routes(views, weights, seen="state", planned=("route", "answer"), append=append)
     layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
     return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")
+
+
+def _vigos_routes(
+    views: tuple[str, str, str],
+    weights: TeacherWeights,
+    *,
+    seen: str,
+    planned: tuple[str, ...],
+    append: Append,
+    prefill: str = "",
+) -> tuple[Route, ...]:
+    """The three teachers of ViGOS by what they are shown: of perception, of reasoning, and of rows out of form."""
+    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
+    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
+    perception = Route(
+        name="perception",
+        view=views[0],
+        weights=weights,
+        estimator=forward,
+        spans=(seen,),
+        rows="valid",
+        append="upto_span",
+    )
+    return (
+        perception,
+        replace(perception, name="reasoning", view=views[1], spans=planned, append=append, prefill=prefill),
+        Route(name="reference", view=views[2], weights=weights, estimator=reverse, rows="invalid", scale=2.0),
+    )
 
 
 def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWeights) -> DistillConfig:
@@ -143,37 +147,14 @@ def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWe
     box's opening are taught, and rows are valid by the released checker. In both nothing teaches the end of the turn
     of a valid row. Departure: the prompts are ours.
     """
-    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
-    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     is_paper = form == "paper"
-    routes = (
-        Route(
-            name="perception",
-            view="vqa_perception",
-            weights=weights,
-            estimator=forward,
-            spans=("description",),
-            rows="valid",
-            append="upto_span",
-        ),
-        Route(
-            name="reasoning",
-            view="vqa_reasoning",
-            weights=weights,
-            estimator=forward,
-            spans=("reasoning", "answer"),
-            rows="valid",
-            append="full" if is_paper else "span_only",
-            prefill="<description>" if is_paper else "<think>",
-        ),
-        Route(
-            name="reference",
-            view="vqa_reference",
-            weights=weights,
-            estimator=reverse,
-            rows="invalid",
-            scale=2.0,
-        ),
+    routes = _vigos_routes(
+        ("vqa_perception", "vqa_reasoning", "vqa_reference"),
+        weights,
+        seen="description",
+        planned=("reasoning", "answer"),
+        append="full" if is_paper else "span_only",
+        prefill="<description>" if is_paper else "<think>",
     )
     layout = VigosLayout(
         delimiters=PAPER_DELIMITERS if is_paper else RELEASED_DELIMITERS,
