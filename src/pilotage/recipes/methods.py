@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
@@ -21,6 +21,7 @@ from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
 from pilotage.runs.recipe import Recipe, Stage
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
+from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
 from pilotage.train.step.moves import TeacherTurns
 
@@ -77,20 +78,15 @@ def taught_by(stage: DistillConfig, teacher: str) -> DistillConfig:
     weights = FrozenCopy(source=teacher)
     if stage.router is None:
         return replace(stage, teacher_weights=weights)
-
-    def taught(route: Route) -> Route:
-        return replace(route, weights=weights) if _names_a_model(route) else route
-
-    if not any(map(_names_a_model, stage.routes)):
+    if not any(map(_names_a_model, stage.all_weights)):
         raise PilotageError(
             f"teacher {teacher!r} has no effect here: what teaches are the student's own first weights"
         )
-    router = replace(stage.router, routes=tuple(map(taught, stage.router.routes)))
-    return replace(stage, router=router, description=stage.description and taught(stage.description))
+    return with_weights(stage, lambda known: weights if _names_a_model(known) else known)
 
 
-def _names_a_model(route: Route) -> bool:
-    return isinstance(route.weights, FrozenCopy) and route.weights.source is not None
+def _names_a_model(weights: Any) -> bool:
+    return isinstance(weights, FrozenCopy) and weights.source is not None
 
 
 def vigos_stage(
