@@ -228,7 +228,7 @@ def test_paired_differences_count_the_levels_that_only_one_solves() -> None:
     assert notes == []
     assert row.pairs.difference.mean == pytest.approx(8 / 20)
     # 2 (1 + 10) / 2^10
-    assert row.p_value == pytest.approx(22 / 1024)
+    assert row.pairs.p_value == pytest.approx(22 / 1024)
     assert row.told == "second is better"
 
 
