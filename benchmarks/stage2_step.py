@@ -78,7 +78,8 @@ def training_examples(count: int) -> list[Any]:
 def benchmark_tokenizer() -> Any:
     """A tokenizer whose words are those of every view of the benchmarks' levels and of its reference answer."""
     from pilotage.nano.tokenizer import build_nano_tokenizer
-    from pilotage.worlds.grids.views import VIEWS, reference_answer
+    from pilotage.views import reference_of_view
+    from pilotage.worlds.grids.views import VIEWS
 
     texts = [
         text
@@ -86,7 +87,7 @@ def benchmark_tokenizer() -> Any:
         for name, view in VIEWS.items()
         for text in (
             str([m["content"] for m in view(example, "brief").messages]),
-            reference_answer(example, name),
+            reference_of_view(example, name),
         )
     ]
     return build_nano_tokenizer(texts, min_count=1)

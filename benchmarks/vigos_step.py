@@ -59,11 +59,11 @@ def save_model(directory: Path) -> None:
 def answers(backbone: Any, examples: list[Any]) -> list[Any]:
     """The reference answers as rollouts; every fourth without its end."""
     from pilotage.records import Rollout
-    from pilotage.worlds.grids.views import reference_answer
+    from pilotage.views import reference_of_view
 
     rollouts = []
     for number, example in enumerate(examples):
-        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
+        text = reference_of_view(example, "student") + str(backbone.tokenizer.eos_token)
         ids = tuple(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
         ids = ids[:-4] if number % 4 == 3 else ids
         rollouts.append(

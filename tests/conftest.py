@@ -44,6 +44,17 @@ def _imports_are_no_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Of torch's, while a module's models train: what they come to depends on the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A headless Chromium (`playwright.sync_api.Browser`); the test is skipped where there is none."""

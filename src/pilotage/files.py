@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import secrets
@@ -64,6 +65,12 @@ def append(path: Path, content: bytes) -> None:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of what is in a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -168,10 +168,10 @@ def test_rollouts_are_those_of_whole_prompts(backbone, images, num_return, monke
     }
     engine, views = TransformersEngine(backbone), two_tasks(images=images)
     shared = generate(engine, views, **settings)
-    num_forwards = engine.stats.num_forwards
+    num_forwards = engine.num_forwards
     monkeypatch.setattr(prefix, "WORTH_IT", 2)
     whole = generate(engine, views, **settings)
-    assert num_forwards == engine.stats.num_forwards + 1, "the beginnings are a forward of their own"
+    assert num_forwards == engine.num_forwards + 1, "the beginnings are a forward of their own"
     assert [rollout.token_ids for rollout in shared] == [rollout.token_ids for rollout in whole]
     for one, other in zip(shared, whole, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

@@ -191,7 +191,7 @@ def test_the_table_of_an_evaluation_has_rates_levels_and_the_gap():
     ]
     printed = io.StringIO()
     with redirect_stdout(printed):
-        print_summary(summarise(rows, num_resamples=200), by_level=True)
+        print_summary(summarise(rows), by_level=True)
     text = printed.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     image = next(line for line in text.splitlines() if line.split()[:2] == ["image", "maze"])
@@ -213,7 +213,7 @@ def test_at_80_columns_a_table_of_many_rates_is_in_blocks_and_no_number_is_cut(
         each["outcome"] |= {flag: number % 4 <= place for place, flag in enumerate(flags)}
     printed = io.StringIO()
     monkeypatch.setattr("pilotage.cli.evaluate.table_console", lambda: Console(file=printed, width=80))
-    print_summary(summarise(rows, num_resamples=200), by_level=True)
+    print_summary(summarise(rows), by_level=True)
     lines = printed.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in printed.getvalue()
     heads = [line.split()[3:] for line in lines if line.split()[:3] == ["kind", "task", "n"]]

@@ -24,7 +24,7 @@ from pilotage.rollouts.sources import FromStudent
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.step.teacher_models import TeacherModel
-from pilotage.worlds.grids.views import reference_answer
+from pilotage.views import reference_of_view
 from tiny import tiny_backbone, written
 
 LORA = LoraSettings(rank=2, alpha=4)
@@ -39,12 +39,7 @@ DISTILLING = [name for name in RECIPES if last_stage(name) is not None]
 every_recipe = pytest.mark.parametrize("name", DISTILLING)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(name: str, **changes: Any) -> DistillConfig:
@@ -136,7 +131,7 @@ def whole_and_broken_answers() -> list[Rollout]:
         written(
             backbone,
             example.id,
-            reference_answer(example, "student"),
+            reference_of_view(example, "student"),
             keep=None if number % 2 else 12,
             finished=bool(number % 2),
         )
@@ -150,7 +145,7 @@ def right_and_wrong_answers() -> ReplayEngine:
     return ReplayEngine(
         written(backbone, example.id, text)
         for example in tiny_examples()
-        for text in (reference_answer(example, "student"), "no plan")
+        for text in (reference_of_view(example, "student"), "no plan")
     )
 
 

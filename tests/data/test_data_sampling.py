@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pilotage.data import sampling
 from pilotage.data.examples import example_id, make_example, split_of
-from pilotage.data.sampling import KeySet, check_request, sample, sample_states
+from pilotage.data.sampling import KeySet, check_request, sample
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS
 from pilotage.worlds import TASKS, get_task
@@ -21,6 +21,10 @@ from pilotage.worlds.judge import judge_plan
 from pilotage.worlds.task import Solution, state_hash, worked_state
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+
+
+def sample_states(*arguments: Any, **settings: Any) -> list[Any]:
+    return [candidate.state for candidate in sample(*arguments, **settings)]
 
 
 class Endless:

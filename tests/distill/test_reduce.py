@@ -15,13 +15,11 @@ from pilotage.distill.reduce import (
     Reduced,
     StepCounts,
     count_step,
-    global_counts,
     global_reduced,
-    mean_of_groups,
-    reduced_groups,
+    global_route_counts,
     row_weights,
-    token_weights,
 )
+from weights import token_weights
 
 # Three rows of 1, 3 and 2 tokens, the last of another task, and an empty one.
 NUM_TOKENS = [1, 3, 2, 0]
@@ -45,6 +43,13 @@ def test_weighted_values_sum_to_the_mean_by_hand(reduction):
     assert weight_M.sum().item() == pytest.approx(1.0)
 
 
+def mean_by_hand(reduction, value_M: torch.Tensor) -> float:
+    first, second, third, _ = (row.mean().item() for row in value_M.detach().split(NUM_TOKENS))
+    maze = value_M[:4].mean().item()
+    of = {"token": [value_M.mean().item()], "sequence": [first, second, third], "task": [maze, third]}
+    return sum(of[reduction]) / len(of[reduction])
+
+
 def test_reductions_differ():
     assert len(set(MEANS.values())) == 3
 
@@ -61,8 +66,7 @@ def test_loss_and_gradient_do_not_depend_on_how_the_step_is_split(reduction, cut
     estimator = FullVocabulary(divergence=ReverseKL())
     whole = Head(hidden_MH=hidden, weight_VH=weight.clone().requires_grad_())
     exact = estimator(student=whole, teacher=teacher)  # unweighted
-    groups = reduced_groups(reduction, exact.value_M, NUM_TOKENS, TASKS)
-    expected = mean_of_groups(groups)
+    expected = mean_by_hand(reduction, exact.value_M)
 
     split = weight.clone().requires_grad_()
     total, row, token = 0.0, 0, 0
@@ -85,15 +89,6 @@ def test_loss_and_gradient_do_not_depend_on_how_the_step_is_split(reduction, cut
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_sums_of_micro_batches_add_up_to_the_reduction(reduction):
-    first = reduced_groups(reduction, VALUES[:1], NUM_TOKENS[:1], TASKS[:1])
-    second = reduced_groups(reduction, VALUES[1:], NUM_TOKENS[1:], TASKS[1:])
-    zero = Reduced(sum=0.0, count=0.0)
-    joined = {name: first.get(name, zero) + second.get(name, zero) for name in {*first, *second}}
-    assert mean_of_groups(joined) == pytest.approx(MEANS[reduction])
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_counts_of_two_ranks_give_the_weights_of_one(reduction):
     names = ["frozenlake", "maze"]
     ranks = [
@@ -102,8 +97,8 @@ def test_counts_of_two_ranks_give_the_weights_of_one(reduction):
     ]
     sent: list[torch.Tensor] = []
     for rank in ranks:
-        global_counts(rank, lambda flat: sent.append(flat) or flat)
-    everywhere = [global_counts(rank, lambda flat: sent[0] + sent[1]) for rank in ranks]
+        global_route_counts({"one": rank}, lambda flat: sent.append(flat) or flat)
+    everywhere = [global_route_counts({"one": rank}, lambda flat: sent[0] + sent[1])["one"] for rank in ranks]
     assert everywhere[0] == everywhere[1] == count_step(NUM_TOKENS, TASKS)
     split = [
         *row_weights(reduction, NUM_TOKENS[:1], TASKS[:1], everywhere[0]),
@@ -112,18 +107,11 @@ def test_counts_of_two_ranks_give_the_weights_of_one(reduction):
     assert split == row_weights(reduction, NUM_TOKENS, TASKS, counts())
 
 
-def test_averaging_over_ranks_is_undone():
-    doubled = token_weights("token", NUM_TOKENS, TASKS, counts(), num_averaged=2)
-    assert doubled.tolist() == pytest.approx([2 / 6] * 6)
-
-
 def test_step_without_any_token_has_no_weights_and_no_mean():
     nothing = count_step([0, 0], ["maze", "maze"])
     for reduction in REDUCTIONS:
-        assert token_weights(reduction, [0, 0], ["maze", "maze"], nothing).tolist() == []
         assert row_weights(reduction, [0, 0], ["maze", "maze"], nothing) == [0.0, 0.0]
     assert math.isnan(Reduced(sum=0.0, count=0.0).mean)
-    assert math.isnan(mean_of_groups({}))
 
 
 def test_reduced_divides_once():
@@ -142,4 +130,4 @@ def test_row_of_an_unannounced_task_is_refused():
 
 def test_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="token, sequence, task"):
-        token_weights("mean", NUM_TOKENS, TASKS, counts())  # type: ignore[arg-type]
+        row_weights("mean", NUM_TOKENS, TASKS, counts())  # type: ignore[arg-type]

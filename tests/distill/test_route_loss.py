@@ -26,8 +26,9 @@ from pilotage.distill.reduce import (
 from pilotage.distill.route_loss import routed_loss, taught_index
 from pilotage.distill.routes import Route, RoutedRow, Router, num_tokens_of, route_rows
 from pilotage.distill.spans import Spans
-from pilotage.distill.token_weights import Given, RowFacts
+from pilotage.distill.token_weights import RowFacts
 from pilotage.distill.vigos_spans import VIGOS_SPANS, VigosLayout
+from weights import Given
 
 V, H = 11, 4
 D, R, A, U = VIGOS_SPANS

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.distill.policy_gradient import PolicyGradient
-from pilotage.distill.routes import Append, Route, RoutedRow, Router, route_rows
+from pilotage.distill.routes import Append, Route, Router, route_rows
 from pilotage.distill.spans import Spans
 from pilotage.distill.token_weights import RowFacts
 from pilotage.distill.vigos_spans import VIGOS_SPANS, VigosLayout
@@ -62,7 +61,7 @@ def taught(backbone: Backbone, spans: tuple[str, ...], append: Append, view: Vie
     router = Router(layout=VigosLayout(), routes=(route(spans=spans, append=append),))
     facts = RowFacts(spans=Spans(owners=OWNERS, names=VIGOS_SPANS))
     (routed,) = route_rows(router, [facts])["one"]
-    return logps(backbone, view, IDS[routed.shown])[torch.from_numpy(routed.shown_mask)]
+    return logps(backbone, view, IDS[routed.shown])[torch.from_numpy(routed.mask_T[routed.shown])]
 
 
 @pytest.mark.parametrize("spans", [(D,), (R, A), (D, A)], ids=str)
@@ -105,13 +104,6 @@ def test_a_prefill_is_part_of_what_the_teacher_is_shown(backbone):
     before = taught(backbone, (R,), "span_only")
     after = taught(backbone, (R,), "span_only", varied(VIEW, prefill="Size:"))
     assert (before - after).abs().max() > 0.01
-
-
-def test_masks_of_shown_tokens_are_the_masks_of_all():
-    row = RoutedRow(
-        mask_T=np.array([False, True, True]), weight_T=np.array([0.0, 1.0, 2.0]), shown=slice(1, 3)
-    )
-    assert row.shown_mask.tolist() == [True, True]
 
 
 # -- what must agree ----------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from torch import nn
 from pilotage.distill.chunked import Head
 from pilotage.distill.divergences import JSD, RescaleCap
 from pilotage.distill.estimators import FullVocabulary, Sampled
-from pilotage.distill.reduce import count_step, global_counts, token_weights
+from pilotage.distill.reduce import count_step, global_route_counts
 from ranks import NUM_RANKS, on_ranks
+from weights import token_weights
 
 V, H = 37, 8
 ESTIMATORS = [
@@ -67,9 +68,7 @@ def backward_rows(student: Student, estimator, rows: list[dict], counts, num_ave
             student=Head(hidden_MH=student(row["ids_M"]), weight_VH=student.head.weight),
             teacher=Head(hidden_MH=row["teacher_MH"], weight_VH=teacher_VH),
             token_ids_M=row["sampled_M"],
-            weight_M=token_weights(
-                "task", [row["num_tokens"]], [row["task"]], counts, num_averaged=num_averaged
-            ),
+            weight_M=token_weights("task", [row["num_tokens"]], [row["task"]], counts) * num_averaged,
         )
         loss.value_M.sum().backward()
         total += loss.value_M.sum().item() / num_averaged
@@ -98,7 +97,7 @@ def run_rank(rank: int, folder: str) -> None:
 
     results = {}
     rows = step_rows()[rank::NUM_RANKS]
-    counts = global_counts(local_counts(rows), all_sum)
+    counts = global_route_counts({"one": local_counts(rows)}, all_sum)["one"]
     for layout in ("root", "tied", "head"):
         for index, estimator in enumerate(ESTIMATORS):
             student = Student(tied=layout == "tied")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotage.worlds.grids.views import PICTURE_VIEWS
+from pilotage.worlds.grids.views import VIEWS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "add-a-task.md"
@@ -104,7 +104,7 @@ def test_the_new_task_goes_through_data_and_views(copy: Path) -> None:
     printed = run(copy, "bash", "-ec", block("bash", "data build"))
     assert re.search(r"sokoban +level +5: train 30, val 4, test 4", printed), printed
     seen = run(copy, sys.executable, "-c", block("python"))
-    assert seen.count("sees the picture") == len(PICTURE_VIEWS)
+    assert seen.count("sees the picture") == sum(spec.shows_picture for spec in VIEWS.values())
     assert "symbolic sees no picture" in seen and "teacher sees no picture" in seen
     assert "and would best answer 1. Size: " in seen
     assert seen.count("</answer>") >= 5

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.score import DESCRIBE, read_fields, read_recital, same_text, score, split_items
 from pilotage.worlds.task import Task
 from synthetic_run import make_examples, state_of
@@ -32,7 +33,7 @@ def role_of(view: str) -> str:
 def test_the_reference_answer_is_right_in_every_field(example: Any, view: str) -> None:
     task = get_task(example.task)
     role = role_of(view)
-    scored = score(task, state_of(example), reference_answer(example, view), role=role)
+    scored = score(task, state_of(example), reference_of_view(example, view), role=role)
     assert scored.success and scored.all_right
     assert list(scored.right) == list(
         task.facts(state_of(example)) if view in DESCRIBING_VIEWS else task.recital(state_of(example))

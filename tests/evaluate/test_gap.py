@@ -69,7 +69,7 @@ def test_what_is_lost_where_is_what_was_planted(rows: list[dict[str, Any]]) -> N
 
 
 def test_levels_add_up_to_their_task(rows: list[dict[str, Any]]) -> None:
-    found = gap(rows, num_resamples=100)
+    found = gap(rows)
     for task, levels in found.levels.items():
         whole = found.tasks[task].faults
         assert whole is not None
@@ -82,7 +82,7 @@ def test_levels_add_up_to_their_task(rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_macro_is_the_mean_of_the_tasks(rows: list[dict[str, Any]]) -> None:
-    found = gap(rows, num_resamples=100)
+    found = gap(rows)
     for kind in GAP_KINDS:
         means = [cell.success[kind].mean for cell in found.tasks.values()]
         assert found.macro.success[kind].mean == pytest.approx(sum(means) / 3)
@@ -98,12 +98,12 @@ def test_the_corrected_view_cannot_misread(rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_plane_has_a_bubble_for_every_task(rows: list[dict[str, Any]]) -> None:
-    found = gap(rows, num_resamples=100)
+    found = gap(rows)
     for point in found.plane:
         cell = found.tasks[point.task]
         assert (point.perception, point.perception_from) == (cell.success["perception"], "perception")
         assert (point.planning, point.success) == (cell.success["text"], cell.success["image"])
-    without = gap([row for row in rows if row["kind"] != "perception"], num_resamples=100)
+    without = gap([row for row in rows if row["kind"] != "perception"])
     assert without.plane[0].perception == without.tasks[without.plane[0].task].state_read
     assert {point.perception_from for point in without.plane} == {"recital"}
     assert without.notes == ("perception was not measured",)
@@ -115,7 +115,7 @@ def test_rows_of_other_examples_and_failed_rows_are_told_of(rows: list[dict[str,
         row | {"id": f"{row['id']}x"} if i < 2 else row for i, row in enumerate(rows) if row["kind"] == "text"
     ]
     kept[0] = kept[0] | {"error": "TimeoutError"}
-    found = gap([*kept, *text], num_resamples=100)
+    found = gap([*kept, *text])
     assert any("text lacks 2 of the image examples and has 2 others" in note for note in found.notes)
     assert "1 rows of image got no answer from the engine and count as failures" in found.notes
     assert found.macro.differences["modality_gap"].n == len(kept) - 2

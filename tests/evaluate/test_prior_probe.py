@@ -19,8 +19,8 @@ from pilotage.evaluate.bootstrap import bootstrap_mean
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
 from pilotage.records import Example, Rollout
+from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, Task, get_task
-from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.task import state_hash, worked_state
 
 WITH_PRIOR = [task for task in TASKS if prior_of(task)]
@@ -113,12 +113,8 @@ def test_training_examples_can_all_follow_the_prior_or_all_reverse_it(
     task: Task[Any], consistent: bool
 ) -> None:
     level = LEVEL[task.name]
-    excluded = examples_with_prior(task, level, 5, consistent=consistent, split="train", seed=1)
-    hashes = {state_hash(task, task.parse_state(example.state)) for example in excluded}
-    examples = examples_with_prior(
-        task, level, 90, consistent=consistent, split="train", seed=1, exclude=hashes
-    )
-    assert len({example.id for example in examples} | {example.id for example in excluded}) == 95
+    examples = examples_with_prior(task, level, 90, consistent=consistent, split="train", seed=1)
+    assert len({example.id for example in examples}) == 90
     assert all(follows(task, dict(example.state)) is consistent for example in examples)
     assert Counter(e.difficulty for e in examples) == {"easy": 30, "medium": 30, "hard": 30}
     assert {example.split for example in examples} == {"train"}
@@ -147,7 +143,7 @@ class Habitual:
             view, example = request.view, self.examples[request.example_id]
             task = get_task(example.task)
             against = follows(task, dict(example.state)) is False
-            text = reference_answer(example, "student")
+            text = reference_of_view(example, "student")
             if against and view.images and self.rng.random() < self.habit:
                 text = text[: text.index("<answer>")] + "<answer>D R D R D R D R</answer>"
             rollouts.append(Rollout(example_id=example.id, token_ids=(1,), text=text, finished=True))
@@ -185,7 +181,7 @@ def test_a_planted_habit_shows_in_the_image_view_alone(examples: list[Example], 
         assert seen.follows.mean == 1.0
         assert seen.leans and seen.difference.mean == pytest.approx(seen.follows.mean - seen.reverses.mean)
         assert told.difference.mean == 0.0 and not told.leans
-        assert seen.faults_reverses is not None and seen.faults_reverses.counts["misplanned"] > 10
+        assert seen.faults[1] is not None and seen.faults[1].counts["misplanned"] > 10
     assert probe.macro["image"].low > 0
     assert json.loads(json.dumps(probe.as_dict()))["kinds"]["image"]["frozenlake"]["num_pairs"] == 60
 

@@ -12,7 +12,7 @@ from pilotage.evaluate import evaluate
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import NANO_LEVELS, NANO_MAX_NEW_TOKENS
 from pilotage.worlds import get_task
-from pilotage.worlds.grids.views import teacher_view
+from pilotage.worlds.grids.views import VIEWS
 from tiny import generate
 
 NUM_STATES = 40
@@ -75,7 +75,7 @@ def test_it_follows_the_reference_plan_that_it_is_shown(engine, examples):
     assert len(chosen) >= 10
     rollouts = generate(
         engine,
-        [teacher_view(example, "brief") for example in chosen],
+        [VIEWS["teacher"](example, "brief") for example in chosen],
         example_ids=[example.id for example in chosen],
         max_new_tokens=NANO_MAX_NEW_TOKENS,
     )

@@ -151,10 +151,10 @@ def test_a_pooled_verdict_is_explained_beside_it(copy: Path) -> None:
         )
     pairs, _ = pair_sources(make_sources([read_run(copy)]))
     (pair,) = [p for p in pairs if (p.second, p.first, p.kind) == ("Stage 2", "Stage 1", "image")]
-    assert [(row.p_value, row.told) for row in pair.rows[:-1]] == [
+    assert [(row.pairs.p_value, row.told) for row in pair.rows[:-1]] == [
         (0.125, "not distinguishable from zero")
     ] * 3
-    assert pair.rows[-1].p_value == pytest.approx(2 / 2**12)
+    assert pair.rows[-1].pairs.p_value == pytest.approx(2 / 2**12)
     assert pair.rows[-1].told == "second is better"
     assert "All tasks: the 12 examples of all tasks together tell what those of no task tell" in page_of(copy)
 
@@ -409,7 +409,7 @@ def test_one_id_is_a_level_of_each_task(copy: Path) -> None:
     assert len(levels) == 12 and all(len(level["a"]) == 3 for level in levels)
     assert not any("answers again" in problem for problem in read_run(copy).problems)
     pairs, notes = pair_sources(make_sources([read_run(copy)]))
-    assert [row.n for row in pairs[0].rows] == [4, 4, 4, 12] and notes == []
+    assert [row.pairs.a.n for row in pairs[0].rows] == [4, 4, 4, 12] and notes == []
 
 
 def test_one_id_of_two_states_is_two_levels(copy: Path) -> None:

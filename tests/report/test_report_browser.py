@@ -12,7 +12,7 @@ import pytest
 
 from pages import CONTRAST, drawn, until
 from pilotage.report import write_report
-from pilotage.report.study_page import ShownTable, render_study
+from pilotage.report.study_page import StudyTable, render_study
 from pilotage.worlds import get_task
 from pilotage.worlds.drawing import decode_png
 from report_parts import variant
@@ -428,7 +428,7 @@ def edge_shade(png: bytes) -> float:
 
 def test_the_study_page_fits_a_phone_and_shades_what_it_cuts(page: Any, tmp_path: Path) -> None:
     shown = [variant(f"a variant with a long name {i}", 0.4, 0.6) for i in range(3)]
-    table = ShownTable(
+    table = StudyTable(
         title="T", head=["variant", *"abcdef"], rows=[["x" * 20, *["50.0 [40, 60]"] * 6]], note=""
     )
     html = render_study(name="s", what="W", facts=[], variants=shown, tables=[table], goal=None)

@@ -223,12 +223,12 @@ def test_paired_differences_count_the_levels_that_only_one_solves() -> None:
     alone = [lake_row("", verdict(True, 4), id="alone")]
     (pair,), notes = pair_sources(sources_of(base=first + alone, stage2=second))
     (row,) = pair.rows
-    assert (row.n, row.only_first, row.only_second, pair.num_unpaired) == (20, 1, 9, 1)
-    assert row.first and row.second and (row.first.mean, row.second.mean) == (9 / 20, 17 / 20)
+    assert (row.pairs.a.n, row.pairs.num_only_a, row.pairs.num_only_b, pair.num_unpaired) == (20, 1, 9, 1)
+    assert row.pairs.a and row.pairs.b and (row.pairs.a.mean, row.pairs.b.mean) == (9 / 20, 17 / 20)
     assert notes == []
-    assert row.difference.mean == pytest.approx(8 / 20)
+    assert row.pairs.difference.mean == pytest.approx(8 / 20)
     # 2 (1 + 10) / 2^10
-    assert row.p_value == pytest.approx(22 / 1024)
+    assert row.pairs.p_value == pytest.approx(22 / 1024)
     assert row.told == "second is better"
 
 

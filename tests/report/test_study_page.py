@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pilotage.report.study_page import ShownTable, ShownVariant, render_study, ways_chart
+from pilotage.report.study_page import ShownVariant, StudyTable, render_study, ways_chart
 from report_parts import share, variant
 
 
 def page(*variants: ShownVariant, lines: list[list[str]] | None = None) -> str:
-    table = ShownTable(title="T", head=["variant", "figure"], rows=lines or [], note="")
+    table = StudyTable(title="T", head=["variant", "figure"], rows=lines or [], note="")
     return render_study(name="s", what="W", facts=[], variants=variants, tables=[table], goal=0.76)
 
 

@@ -169,7 +169,6 @@ def test_finished_rows_leave_the_batch_and_the_others_are_not_disturbed():
         assert not set(rollout.token_ids[:-1]) & set(backbone.eos_ids)
         assert len(rollout.logprobs) == len(rollout.token_ids)
     assert_logprobs_agree(backbone, views, rollouts)
-    assert engine.stats.num_tokens == sum(len(rollout.token_ids) for rollout in rollouts)
 
 
 def test_batches_shrink_to_multiples_of_eight():
@@ -211,13 +210,12 @@ def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
     views = [text_view("Go."), image_view(png(picture(2)))]
     greedy = generate(engine, views, example_ids=["a", "b"], max_new_tokens=20)
     assert all(not set(rollout.token_ids) & set(backbone.vision_token_ids) for rollout in greedy)
-    assert engine.stats.num_vision_attempts == 40
     assert [rollout.meta["num_vision_attempts"] for rollout in greedy] == [20, 20]
     sampled = generate(engine, views, example_ids=["a", "b"], max_new_tokens=200, temperature=1.0)
     assert all(not set(rollout.token_ids) & set(backbone.vision_token_ids) for rollout in sampled)
-    num_tokens = engine.stats.num_tokens
-    assert 0.4 < engine.stats.vision_mass / num_tokens < 0.6
-    assert 0.4 < engine.stats.num_vision_attempts / num_tokens < 0.6
+    for rollout in sampled:
+        assert 0.4 < rollout.meta["vision_mass"] < 0.6
+        assert 0.35 < rollout.meta["num_vision_attempts"] / len(rollout.token_ids) < 0.65
     assert_logprobs_agree(backbone, views, sampled)
 
 

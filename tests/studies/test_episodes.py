@@ -19,7 +19,7 @@ from pilotage.studies.catalogue import STUDIES
 from pilotage.studies.drift import DRIFT, drift_table
 from pilotage.studies.episode_tables import episodes_table, pairs_table
 from pilotage.studies.episodes import EPISODES, also_measured
-from pilotage.studies.failures import Failures, failures_of
+from pilotage.studies.failures import TITLES, Failures, failures_of
 from pilotage.train.distill_config import DistillConfig
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data.steps import make_step_example, map_hash
@@ -51,8 +51,7 @@ def row(*turns: tuple[str, str], max_turns: int = 9) -> dict[str, Any]:
 
 
 def flags(*names: str) -> Failures:
-    known = dict.fromkeys(Failures.__dataclass_fields__, False)
-    return Failures(**(known | dict.fromkeys(names, True)))
+    return dict.fromkeys(TITLES, False) | dict.fromkeys(names, True)
 
 
 WON = row(*zip(CELLS, "RRDD", strict=True))

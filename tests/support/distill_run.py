@@ -33,8 +33,8 @@ from pilotage.rollouts.sources import FromDataSet, FromStudent, on_policy_share
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy
+from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
-from pilotage.worlds.grids.views import reference_answer
 from tiny import tiny_backbone, written
 
 TASKS = ("frozenlake", "maze")
@@ -118,7 +118,7 @@ def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine
             written(
                 backbone,
                 example.id,
-                reference_answer(example, "student"),
+                reference_of_view(example, "student"),
                 keep=-4 if break_first and number == 0 else None,
             )
             for number, example in enumerate(tiny_examples())

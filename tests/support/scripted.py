@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pilotage.play import Reply
 from pilotage.records import Example
-from pilotage.worlds.grids.views import reference_answer
+from pilotage.views import reference_of_view
 
 
 class Scripted:
@@ -18,5 +18,5 @@ class Scripted:
     def answer(self, example: Example, view: str) -> Reply:
         if self.text == "raise":
             raise RuntimeError("secret detail")
-        text = reference_answer(example, "student") if self.text is None else self.text
+        text = reference_of_view(example, "student") if self.text is None else self.text
         return Reply(text=text, finished=True, seconds=0.25)

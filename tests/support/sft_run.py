@@ -14,8 +14,9 @@ from pilotage.nano.model import build_nano
 from pilotage.nano.tokenizer import build_nano_tokenizer
 from pilotage.records import Example
 from pilotage.train.sft import SftConfig, run_sft
+from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS
 from tiny import TINY
 
 NUM_EXAMPLES = 12
@@ -32,7 +33,7 @@ def some_examples() -> list[Example]:
 
 
 EXAMPLES = some_examples()
-TEXTS = [reference_answer(e, name) for e in EXAMPLES for name in VIEWS] + [
+TEXTS = [reference_of_view(e, name) for e in EXAMPLES for name in VIEWS] + [
     str(message["content"])
     for e in EXAMPLES
     for view in VIEWS.values()

@@ -19,11 +19,11 @@ import numpy as np
 from pilotage.evaluate import evaluate
 from pilotage.records import Example, Observation, Privileged, Rollout
 from pilotage.rollouts import Decoding, Request
+from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, get_task, get_world
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.drawing import encode_png
 from pilotage.worlds.grids.data.steps import step_examples
-from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.score import score
@@ -99,7 +99,7 @@ class ScriptedEngine:
     def answer(self, example: Example, view_name: str) -> str:
         kind = {"student": "image", "symbolic": "text"}.get(view_name, view_name)
         right, broken = self.skill[kind]
-        truth = reference_answer(example, view_name)
+        truth = reference_of_view(example, view_name)
         if self.rng.random() < right:
             return truth
         if self.rng.random() < broken:

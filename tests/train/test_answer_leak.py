@@ -21,8 +21,9 @@ from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trai
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, Live
 from pilotage.train.step.teacher_models import TeacherModels
+from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import question_of
 from tiny import tiny_backbone
@@ -94,7 +95,7 @@ def test_the_privilege_gap_is_that_of_plain_forwards() -> None:
     gaps = []
     probe = LeakProbe(stage(), tiny_examples(), num_examples=NUM_EXAMPLES, num_wrong=NUM_WRONG)
     for probed in probe.probed:
-        text = reference_answer(probed.example, "student") + str(teacher.tokenizer.eos_token)
+        text = reference_of_view(probed.example, "student") + str(teacher.tokenizer.eos_token)
         ids: Any = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
         told, blind = (
             plain_logps(teacher, VIEWS[name](probed.example, "brief"), ids)

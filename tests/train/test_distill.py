@@ -24,7 +24,8 @@ from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, l
 from pilotage.train.distill_setup import memory_estimate
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.scoring import encode_rollouts, head_of, score_rows
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.views import reference_of_view
+from pilotage.worlds.grids.views import VIEWS
 from tiny import generate, tiny_backbone
 
 ESTIMATORS = {
@@ -39,12 +40,7 @@ ESTIMATORS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def metrics_of(
@@ -71,7 +67,7 @@ def metrics_of(
 
 def reference_ids(example: Example, view: str = "student") -> tuple[int, ...]:
     tokenizer = tiny_backbone().tokenizer
-    text = reference_answer(example, view) + str(tokenizer.eos_token)
+    text = reference_of_view(example, view) + str(tokenizer.eos_token)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
 
 

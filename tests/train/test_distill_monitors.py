@@ -17,8 +17,8 @@ from pilotage.train.step.monitors import (
     row_record,
     step_metrics,
 )
+from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
-from pilotage.worlds.grids.views import reference_answer
 from pilotage.worlds.score import score
 from tiny import tiny_backbone
 
@@ -33,7 +33,7 @@ def test_repetition_is_the_share_of_runs_that_came_before():
 def record(slot: int, num_tokens: int, *, task: str = "maze", **changes: object) -> RowRecord:
     example = next(example for example in tiny_examples() if example.task == task)
     world = get_task(example.task)
-    text = reference_answer(example, "student") if changes.pop("right", False) else "no"
+    text = reference_of_view(example, "student") if changes.pop("right", False) else "no"
     rollout = Rollout(
         example_id=example.id, token_ids=tuple(range(num_tokens)), text=text, finished=num_tokens < 4
     )
@@ -101,7 +101,7 @@ def test_where_along_a_rollout_the_divergence_lies_and_how_much_of_it_is_style()
 def test_cells_sizes_and_moves_are_content_and_the_form_around_them_is_style():
     backbone = tiny_backbone()
     for example in tiny_examples():
-        text = reference_answer(example, "student") + str(backbone.tokenizer.eos_token)
+        text = reference_of_view(example, "student") + str(backbone.tokenizer.eos_token)
         ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
         content = SpanFinder(backbone).holds_content(ids, ("L", "D", "R", "U"))
         kept = backbone.decode([token for token, is_content in zip(ids, content, strict=True) if is_content])

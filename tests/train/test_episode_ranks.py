@@ -277,4 +277,4 @@ def test_ways_of_sharing_that_would_hang_are_refused(accelerator, remedy):
 def test_an_engine_with_whole_parameters_has_nobody_to_join():
     engine = TransformersEngine(student())
     engine.join(Decoding(max_new_tokens=4))
-    assert engine.stats.num_forwards == 0
+    assert engine.num_forwards == 0

@@ -21,7 +21,8 @@ from pilotage.records import Example, Rollout
 from pilotage.rollouts.replay import ReplayEngine
 from pilotage.train.distill import DistillTrainer
 from pilotage.train.step.scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
-from pilotage.worlds.grids.views import reference_answer, student_view
+from pilotage.views import reference_of_view
+from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.registry import get_world
 from tiny import tiny_backbone, written
 
@@ -44,26 +45,21 @@ class _Gradients(TrainerCallback):
         }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def answered(backbone: Backbone, examples: list[Example]) -> dict[str, list[tuple[Rollout, float]]]:
     """Example -> its answers with their log-probabilities as sampled, and their rewards by hand; groups differ."""
     found: dict[str, list[tuple[Rollout, float]]] = {}
     for place, example in enumerate(examples):
-        right = reference_answer(example, "student")
+        right = reference_of_view(example, "student")
         lost = "<answer>UP UP</answer>" if example.task == "maze" else "<answer></answer>"
         texts = [(right, SUCCESS), ("no plan at all", NEITHER), (lost, _lost_reward(example, lost))]
         texts += [(right, SUCCESS)] if place % 2 else [("nor here, in more words than before", NEITHER)]
         rollouts = [written(backbone, example.id, text) for text, _ in texts]
         encoded = encode_rollouts(
             backbone,
-            [student_view(example, "brief")] * SAMPLES,
+            [VIEWS["student"](example, "brief")] * SAMPLES,
             rollouts,
             max_prompt_tokens=None,
             pad_to_multiple=16,
@@ -97,7 +93,7 @@ def by_trl(examples: list[Example], loss: str, scaled: bool, folder: Path) -> di
     answers = answered(backbone, examples)
     rows: dict[str, list[Any]] = {"prompt": [], "image": [], "example": []}
     for example in examples:
-        view = student_view(example, "brief")
+        view = VIEWS["student"](example, "brief")
         rows["prompt"].append([dict(message) | {"example": example.id} for message in view.messages])
         rows["image"].append(read_rgb(view.images[0]))
         rows["example"].append(example.id)

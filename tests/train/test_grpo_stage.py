@@ -20,10 +20,11 @@ from pilotage.rollouts.replay import ReplayEngine
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.step.scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
+from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.grids.data.steps import make_step_example, map_hash
-from pilotage.worlds.grids.views import reference_answer, student_view
+from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
@@ -32,12 +33,7 @@ WRONG = "no plan at all"
 SAMPLES = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def answers(examples: list[Example], *, num_right: int) -> ReplayEngine:
@@ -47,7 +43,7 @@ def answers(examples: list[Example], *, num_right: int) -> ReplayEngine:
         written(
             backbone,
             example.id,
-            reference_answer(example, "student") if sample < num_right else WRONG,
+            reference_of_view(example, "student") if sample < num_right else WRONG,
         )
         for example in examples
         for sample in range(SAMPLES)
@@ -135,12 +131,12 @@ def logprobs(
 def test_right_answers_gain_on_wrong_ones(tmp_path: Path) -> None:
     [example] = tiny_examples(num_each=1, tasks=("maze",))
     student = tiny_backbone()
-    texts = (reference_answer(example, "student"), "<answer>L L</answer>")
+    texts = (reference_of_view(example, "student"), "<answer>L L</answer>")
 
     def likely() -> float:
         """How much likelier a token of the right answer is."""
         rollouts = [written(student, example.id, text) for text in texts]
-        right, wrong = logprobs(student, [student_view(example, "brief")] * 2, rollouts)
+        right, wrong = logprobs(student, [VIEWS["student"](example, "brief")] * 2, rollouts)
         return float(right.mean() - wrong.mean())
 
     before = likely()

@@ -42,12 +42,7 @@ MAP = ["SFFF", "FFFF", "FFFF", "FFFG"]
 TEACHER = FromTeacher(view="teacher", weights=FrozenCopy())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lake() -> Example:

@@ -22,13 +22,7 @@ from pilotage.train.distill import distill
 from pilotage.train.distill_config import AdapterOff
 from tiny import tiny_backbone
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run_in_process(run_dir: Path) -> Path:

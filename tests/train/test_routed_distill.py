@@ -33,19 +33,14 @@ from pilotage.train.distill_config import (
     Remote,
 )
 from pilotage.train.step.teacher_models import check_sharded
-from pilotage.worlds.grids.views import reference_answer
+from pilotage.views import reference_of_view
 from tiny import LocalServer, tiny_backbone, written
 
 FORWARD = FullVocabulary(divergence=ForwardKL())
 REVERSE = FullVocabulary(divergence=ReverseKL())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def route(name: str = "all", **changes: Any) -> Route:
@@ -86,7 +81,7 @@ def replay_references(length: int | None = None) -> ReplayEngine:
             written(
                 backbone,
                 example.id,
-                reference_answer(example, "student"),
+                reference_of_view(example, "student"),
                 keep=length,
                 finished=length is None,
             )

@@ -41,7 +41,7 @@ def test_what_a_configuration_may_hold_is_known_by_name() -> None:
     walk(DistillConfig)
     assert len(seen) > 15
     assert {kind.__name__ for kind in seen} <= set(PARTS)
-    of_protocols = {"JSD", "ReverseKL", "VigosLayout", "WholeLayout", "RewardGate", "Given", "Discounted"}
+    of_protocols = {"JSD", "ReverseKL", "VigosLayout", "WholeLayout", "RewardGate", "Discounted"}
     assert of_protocols <= set(PARTS)
 
 

@@ -29,7 +29,8 @@ from pilotage.train.sft_rows import (
     cut_where_padding_is_least,
     encode_rows,
 )
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.views import reference_of_view
+from pilotage.worlds.grids.views import VIEWS
 from sft_run import (
     CONFIG,
     DROPOUT,
@@ -74,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Backbone]:
 @pytest.mark.parametrize("name", ["perception", "student", "symbolic", "teacher"])
 def test_labels_are_the_answer_and_the_end_of_turn_and_nothing_else(backbone: Backbone, name: str):
     rows = [
-        Row(example=e, view=name, answer=reference_answer(e, name), place=i) for i, e in enumerate(EXAMPLES)
+        Row(example=e, view=name, answer=reference_of_view(e, name), place=i) for i, e in enumerate(EXAMPLES)
     ]
     batch = encode_rows(backbone, rows, CONFIG)
     prompts = encode_with_response(

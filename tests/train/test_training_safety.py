@@ -32,13 +32,7 @@ from pilotage.train.movement import expects_rounding
 from pilotage.train.sft import run_sft
 from tiny import tiny_backbone
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def distilled(run_dir: Path, **more: Any) -> Path:

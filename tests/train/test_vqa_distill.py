@@ -29,13 +29,7 @@ from pilotage.worlds.questions.views import vqa_reference_response
 from question_run import answers, questions
 from tiny import tiny_backbone
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def other_teacher() -> Backbone:

@@ -14,7 +14,7 @@ from PIL import Image
 from pilotage.errors import PilotageError
 from pilotage.views.prompts import PROMPT_SETS, prompt_template
 from pilotage.worlds import TASKS, Task, drawing, get_task
-from pilotage.worlds.drawing import decode_png, draw_fixed, encode_png, render_png
+from pilotage.worlds.drawing import decode_png, encode_png, render_png
 from pilotage.worlds.grids.views import task_content
 from pilotage.worlds.task import worked_state
 
@@ -169,7 +169,7 @@ def test_the_fixed_canvas_keeps_whole_cells_in_an_even_margin(task: Task[Any], l
     rng = np.random.default_rng(1)
     state = task.generate(task.levels[level_step], rng)
     level = task.level_of(state)
-    picture = draw_fixed(task, state)
+    picture = decode_png(render_png(task, state, side_px=256))
     assert picture.shape == (256, 256, 3)
     cell_px = 256 // level
     before = (256 - cell_px * level) // 2
@@ -183,7 +183,9 @@ def test_the_fixed_canvas_keeps_whole_cells_in_an_even_margin(task: Task[Any], l
 @every_task
 def test_the_level_7_canvas_has_two_pixels_of_margin(task: Task[Any]) -> None:
     state = task.generate(7, np.random.default_rng(0))
-    assert np.array_equal(draw_fixed(task, state)[2:254, 2:254], task.draw(state, 36))
+    assert np.array_equal(
+        decode_png(render_png(task, state, side_px=256))[2:254, 2:254], task.draw(state, 36)
+    )
 
 
 @every_task
@@ -194,13 +196,14 @@ def test_png_files_hold_the_picture_exactly(task: Task[Any], canvas: dict[str, i
     state = task.generate(task.levels[-1], np.random.default_rng(2))
     cell_px, side_px = canvas.get("cell_px"), canvas.get("side_px")
     png = render_png(task, state, cell_px=cell_px, side_px=side_px)
-    expected = draw_fixed(task, state, side_px) if side_px else task.draw(state, cell_px or 0)
-    assert np.array_equal(decode_png(png), expected)
+    if cell_px:
+        assert np.array_equal(decode_png(png), task.draw(state, cell_px))
     with Image.open(io.BytesIO(png)) as image:
         image.verify()
         assert (image.format, image.mode) == ("PNG", "P")
     assert png == render_png(task, state, cell_px=cell_px, side_px=side_px)
-    assert np.array_equal(decode_png(encode_png(expected)), expected)
+    drawn = decode_png(png)
+    assert np.array_equal(decode_png(encode_png(drawn)), drawn)
 
 
 def test_any_pixels_survive_encoding() -> None:
@@ -250,7 +253,7 @@ def test_a_canvas_that_is_no_canvas_is_an_error(task: Task[Any]) -> None:
 @every_task
 def test_the_largest_level_fits_the_fixed_canvas(task: Task[Any]) -> None:
     state = task.generate(64, np.random.default_rng(0))
-    assert np.array_equal(draw_fixed(task, state), task.draw(state, 4))
+    assert np.array_equal(decode_png(render_png(task, state, side_px=256)), task.draw(state, 4))
 
 
 def test_a_tile_set_of_many_colours_keeps_the_frequent_ones_exactly() -> None:

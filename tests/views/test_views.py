@@ -15,22 +15,9 @@ from hypothesis import strategies as st
 from pilotage.data.examples import make_example
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
-from pilotage.views import PROMPT_SETS
+from pilotage.views import PROMPT_SETS, reference_of_view
 from pilotage.worlds import TASKS, Task
-from pilotage.worlds.grids.views import (
-    PICTURE_VIEWS,
-    VIEWS,
-    numbered,
-    perception_view,
-    prompt_template,
-    reference_answer,
-    student_view,
-    student_view_with_state,
-    symbolic_view,
-    task_content,
-    teacher_view,
-    teacher_view_without_plan,
-)
+from pilotage.worlds.grids.views import VIEWS, numbered, prompt_template, task_content
 from pilotage.worlds.judge import judge
 from pilotage.worlds.task import reference_response, state_text, worked_state
 
@@ -84,7 +71,7 @@ def test_no_state_changes_a_word_of_what_the_student_reads(
     task: Task[Any], prompts: Any, seed: int, other: int
 ) -> None:
     one, two = example_of(task, seed), example_of(task, other)
-    for view in (student_view, perception_view):
+    for view in (VIEWS["student"], VIEWS["perception"]):
         first, second = view(one, prompts), view(two, prompts)
         assert first.messages == second.messages
         assert first.prefill == second.prefill == ""
@@ -128,12 +115,12 @@ def test_the_corrected_view_is_the_student_s_with_the_true_state_at_the_head_of_
     task: Task[Any], prompts: Any, seed: int
 ) -> None:
     example = example_of(task, seed)
-    seen, corrected = student_view(example, prompts), student_view_with_state(example, prompts)
+    seen, corrected = VIEWS["student"](example, prompts), VIEWS["student_with_state"](example, prompts)
     assert (corrected.messages, corrected.images) == (seen.messages, seen.images)
     recital = state_text(task.recital(task.parse_state(example.state)))
     assert corrected.prefill == recital + "\n"
-    whole = reference_answer(example, corrected.name)
-    assert whole.startswith(corrected.prefill) and whole == reference_answer(example, seen.name)
+    whole = reference_of_view(example, corrected.name)
+    assert whole.startswith(corrected.prefill) and whole == reference_of_view(example, seen.name)
 
 
 @every_task
@@ -142,7 +129,7 @@ def test_nothing_about_the_example_is_in_the_student_s_text(task: Task[Any], pro
     """Level 7 states share no cell lists with the level of the worked example, so a leak would show."""
     for seed in range(10):
         example = example_of(task, seed, level=7)
-        for view in (student_view, perception_view):
+        for view in (VIEWS["student"], VIEWS["perception"]):
             text = texts(view(example, prompts))
             assert example.id not in text and example.difficulty not in text
             assert "Size: 7" not in text
@@ -163,10 +150,10 @@ def test_the_teacher_without_a_plan_sees_the_same_whatever_the_plan(
 ) -> None:
     example = example_of(task, seed)
     other_plan = example.with_plan(("L",) * 9)
-    for view in (symbolic_view, teacher_view_without_plan):
+    for view in (VIEWS["symbolic"], VIEWS["teacher_no_plan"]):
         assert view(example, prompts) == view(other_plan, prompts)
-    assert teacher_view(example, prompts) != teacher_view(other_plan, prompts)
-    assert "L L L L L L L L L" in texts(teacher_view(other_plan, prompts))
+    assert VIEWS["teacher"](example, prompts) != VIEWS["teacher"](other_plan, prompts)
+    assert "L L L L L L L L L" in texts(VIEWS["teacher"](other_plan, prompts))
 
 
 @every_task
@@ -176,11 +163,11 @@ def test_the_teacher_without_a_plan_sees_the_same_whatever_the_plan(
 def test_text_views_hold_the_recital_and_no_picture(task: Task[Any], prompts: Any, seed: int) -> None:
     example = example_of(task, seed)
     recital = state_text(task.recital(task.parse_state(example.state)))
-    for view in (symbolic_view, teacher_view, teacher_view_without_plan):
+    for view in (VIEWS["symbolic"], VIEWS["teacher"], VIEWS["teacher_no_plan"]):
         shown = view(example, prompts)
         assert recital in texts(shown)
         assert not shown.images and not list(images(shown))
-    assert f"{' '.join(example.plan)}" in texts(teacher_view(example, prompts))
+    assert f"{' '.join(example.plan)}" in texts(VIEWS["teacher"](example, prompts))
 
 
 @every_task
@@ -216,15 +203,15 @@ def test_every_view_is_a_valid_chat(task: Task[Any], prompts: Any, name: str) ->
             if part["type"] == "text":
                 assert part["text"].strip() and "$" not in part["text"]
                 assert not re.search(r"<\|.*?\|>", part["text"]), "a special token in a prompt"
-    assert len(list(images(view))) == (name in PICTURE_VIEWS)
-    assert view.images == ((example.image,) if name in PICTURE_VIEWS else ())
+    assert len(list(images(view))) == (VIEWS[name].shows_picture)
+    assert view.images == ((example.image,) if VIEWS[name].shows_picture else ())
 
 
 @every_task
 @every_set
 def test_student_and_teacher_are_asked_for_the_same_form(task: Task[Any], prompts: Any) -> None:
     example = example_of(task, 1)
-    for view in (student_view, symbolic_view, teacher_view, teacher_view_without_plan):
+    for view in (VIEWS["student"], VIEWS["symbolic"], VIEWS["teacher"], VIEWS["teacher_no_plan"]):
         text = texts(view(example, prompts))
         assert "<answer>" in text
         assert task.rules[prompts] in text
@@ -238,7 +225,7 @@ def test_student_and_teacher_are_asked_for_the_same_form(task: Task[Any], prompt
 @every_task
 def test_brief_prompts_are_a_line_or_two(task: Task[Any]) -> None:
     example = example_of(task, 1)
-    for view in (student_view, perception_view):
+    for view in (VIEWS["student"], VIEWS["perception"]):
         text = texts(view(example, "brief"))
         assert len(text.splitlines()) <= 2 and len(text) < 160
 
@@ -250,7 +237,7 @@ def test_the_reference_answer_fits_its_view(task: Task[Any], seed: int) -> None:
     example = example_of(task, seed)
     state = task.parse_state(example.state)
     for name in VIEWS:
-        answer = reference_answer(example, name)
+        answer = reference_of_view(example, name)
         if name in ("perception", "description"):
             lines = answer.splitlines()
             assert lines == [f"{i}. {n}: {t}." for i, (n, t) in enumerate(example.facts.items(), 1)]
@@ -262,7 +249,7 @@ def test_the_reference_answer_fits_its_view(task: Task[Any], seed: int) -> None:
 @every_task
 def test_perception_prompts_ask_for_every_fact_in_order(task: Task[Any]) -> None:
     example = example_of(task, 2)
-    text = texts(perception_view(example, "full"))
+    text = texts(VIEWS["perception"](example, "full"))
     asked = "\n".join(f"{i}. {name}" for i, name in enumerate(example.facts, start=1))
     assert asked in text
     counts = {"frozenlake": 4, "maze": 5, "minibehaviour": 7}
@@ -272,15 +259,17 @@ def test_perception_prompts_ask_for_every_fact_in_order(task: Task[Any]) -> None
 @every_task
 def test_an_example_without_a_picture_is_an_error_for_picture_views_alone(task: Task[Any]) -> None:
     example = make_example(task, worked_state(task), "test", cell_px=None)
-    for view in (student_view, perception_view):
+    for view in (VIEWS["student"], VIEWS["perception"]):
         with pytest.raises(PilotageError, match=f"{example.id} has no picture"):
             view(example, "brief")
-    assert symbolic_view(example, "brief").images == ()
+    assert VIEWS["symbolic"](example, "brief").images == ()
 
 
 def test_unknown_names_are_errors_that_name_the_known_ones() -> None:
     example = example_of(TASKS[0], 0)
     with pytest.raises(PilotageError, match="unknown prompt set 'long'; there are full, brief"):
-        student_view(example, "long")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(PilotageError, match="unknown view 'pilot'; there are student, symbolic"):
-        reference_answer(example, "pilot")
+        VIEWS["student"](example, "long")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        PilotageError, match="view 'pilot' is not of the world .*; there are student, symbolic"
+    ):
+        reference_of_view(example, "pilot")

@@ -223,7 +223,7 @@ def test_hostile_lines_cost_themselves_alone(tmp_path: Path) -> None:
         file.write(b"\xff\xfe{}\n" + json.dumps(row(problem="Cut?")).encode()[:-5])
     report = import_vqa(path)
     assert (report.num_read, report.num_imported) == (8, 2)
-    assert [note.row for note in report.malformed] == [2, 3, 4, 5, 7, 8]
+    assert [note.line for note in report.malformed] == [2, 3, 4, 5, 7, 8]
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "no_problem"])
@@ -243,7 +243,7 @@ def test_a_damaged_parquet_file_is_told_of_beside_a_whole_one(tmp_path: Path, da
     assert report.num_imported == 40
     assert report.malformed and {note.file for note in report.malformed} <= {"b.parquet"}
     if damage != "noise":
-        assert [note.row for note in report.malformed] == [None]
+        assert [note.line for note in report.malformed] == [None]
 
 
 json_values = st.recursive(

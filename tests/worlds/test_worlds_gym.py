@@ -180,10 +180,10 @@ def test_our_worlds_pass_gymnasium_s_own_checker(task: Any, suffix: str) -> None
 
 @pytest.mark.parametrize("name", [*(task.name for task in TASKS), "maze_steps", "room"])
 def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: ModuleType, name: str) -> None:
-    from pilotage.data.gym_env import as_gym, default_examples
+    from pilotage.data.gym_env import WorldEnv, default_examples
 
     examples = default_examples(name, count=4)
-    env = as_gym(name, examples)
+    env = WorldEnv(name, examples)
     _, told = env.reset(options={"example": examples[1].id})
     assert told == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
     shown = [env.reset(options={"example": example.id})[0]["image"].shape for example in examples]
@@ -192,13 +192,13 @@ def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: Modul
 
 @pytest.mark.parametrize("name", [f"{task.name}_steps" for task in TASKS])
 def test_at_the_end_the_picture_is_that_behind_the_last_move(name: str) -> None:
-    from pilotage.data.gym_env import as_gym, default_examples
+    from pilotage.data.gym_env import WorldEnv, default_examples
     from pilotage.worlds.drawing import decode_png
     from pilotage.worlds.grids.steps import picture
 
     [example] = default_examples(name, count=1)
     task: Any = get_world(name).task  # pyright: ignore[reportAttributeAccessIssue]
-    env = as_gym(name, [example])
+    env = WorldEnv(name, [example])
     env.reset()
     state = was = task.parse_state(example.state)
     terminated, observation = False, {}
@@ -212,11 +212,11 @@ def test_at_the_end_the_picture_is_that_behind_the_last_move(name: str) -> None:
 
 
 def test_at_the_end_of_a_gymnasium_episode_its_last_frame_is_seen(worlds: ModuleType) -> None:
-    from pilotage.data.gym_env import as_gym
+    from pilotage.data.gym_env import WorldEnv
 
     [example] = examples_of("cliff", 1)
     assert example.start.privileged is not None
-    env = as_gym("cliff", [example])
+    env = WorldEnv("cliff", [example])
     env.reset()
     frames = [env.render()]
     for word in example.start.privileged.plan:

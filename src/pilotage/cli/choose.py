@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
 from pilotage.backbones.checkpoint import holds_model
-from pilotage.cli.options import AtLeast
+from pilotage.cli.options import AtLeast, takes
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 
@@ -27,12 +25,10 @@ REAL_RECIPE = "mgsd"
 MEASURED_BY = "pilotage_recipe"
 """Key of a model's `config.json`: the recipe whose prompts and levels the model was made for."""
 
-_RECIPE = tyro.conf.arg(
-    metavar="NAME", help_behavior_hint=f"(default: the run's; else the model's, else {REAL_RECIPE})"
-)
-_SEED = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the run's, else 0)")
-_DATA = tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: levels drawn as the recipe says)")
-_THREADS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")
+_RECIPE = takes("NAME", f"the run's; else the model's, else {REAL_RECIPE}")
+_SEED = takes("N", "the run's, else 0")
+_DATA = takes("DIR", "levels drawn as the recipe says")
+_THREADS = takes("N", "the recipe's")
 
 
 @dataclass(frozen=True, kw_only=True)

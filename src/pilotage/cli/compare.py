@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pilotage.cli.evaluation_rows import find_rows
-from pilotage.cli.tables import make_table, signed, table_console
+from pilotage.cli.tables import make_table, say, signed, table_console
 
 if TYPE_CHECKING:
     from pilotage.evaluate.bootstrap import Interval
@@ -71,20 +71,17 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
             verdicts.append(_sentence(f"{kind}, {task}", pairs))
         if compared.pooling_note:
             verdicts.append(f"note: {kind}: {compared.pooling_note}")
-    console.print(f"A: {a}\nB: {b}", highlight=False, soft_wrap=True)
+    say(console, f"A: {a}\nB: {b}")
     console.print(table)
-    for verdict in verdicts:
-        console.print(verdict, highlight=False, soft_wrap=True)
+    say(console, *verdicts)
     for kind, compared in comparison.kinds.items():
         if compared.num_only_in_a or compared.num_only_in_b:
-            console.print(
+            say(
+                console,
                 f"note: {kind} is compared on the {compared.num_examples} levels that both have; left out are "
                 f"{compared.num_only_in_a} of A's and {compared.num_only_in_b} of B's",
-                highlight=False,
-                soft_wrap=True,
             )
-    for warning in comparison.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    say(console, *(f"warning: {warning}" for warning in comparison.warnings))
 
 
 def _sentence(what: str, pairs: Pairs) -> str:

@@ -9,15 +9,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pilotage.cli.options import takes
 from pilotage.cli.progress import Bar
 from pilotage.data.build import BuildConfig, build
+from pilotage.data.source import Note
 from pilotage.errors import PilotageError
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data import PUBLISHED, Json, Loader, Text
 from pilotage.worlds.grids.data.importing import (
     LISTS,
     REPORT,
-    Note,
     Report,
     import_levels,
     write_import,
@@ -25,7 +26,7 @@ from pilotage.worlds.grids.data.importing import (
 )
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
 from pilotage.worlds.questions.data.importing import REPORT as VQA_REPORT
-from pilotage.worlds.questions.data.importing import SplitRule, VqaNote, import_vqa
+from pilotage.worlds.questions.data.importing import SplitRule, import_vqa
 
 NUM_SHOWN = 10
 """Notes of each kind that are printed; the report file has them all."""
@@ -71,21 +72,17 @@ class Import:
     """What is read."""
     root: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The set as it was downloaded, or one file of it."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: only the report)")
-    ] = None
+    out: Annotated[Path | None, takes("DIR", "only the report")] = None
     """Folder of the data set; import.json in it is the whole report."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    json: Annotated[Path | None, takes("FILE", "none")] = None
     """Also write the levels as our own JSON lines."""
-    task: Annotated[
-        str | None, tyro.conf.arg(metavar="TASK", help_behavior_hint="(default: the folder's name)")
-    ] = None
+    task: Annotated[str | None, takes("TASK", "the folder's name")] = None
     """Task of the maps, for text."""
     redraw: tyro.conf.FlagCreatePairsOff[bool] = False
     """Our pictures in place of the set's own: for models that know ours only, such as nano."""
     cell_px: int = 32
     """Pixels per cell of the pictures that we draw."""
-    side_px: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: by cell)")] = None
+    side_px: Annotated[int | None, takes("N", "by cell")] = None
     """Draw every picture on a square of this side instead."""
     keep_duplicates: tyro.conf.FlagCreatePairsOff[bool] = False
     """Keep repeated levels, under ids of their own, so that rates are over as many levels as the set's."""
@@ -162,15 +159,11 @@ class ImportVqa:
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A .jsonl or .parquet file, or a folder of such files."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: only the report)")
-    ] = None
+    out: Annotated[Path | None, takes("DIR", "only the report")] = None
     """Folder of the questions; import.json in it is the whole report."""
     split: SplitRule = "hash"
     """Where they go: 80/10/10 by the picture's hash, or all into one."""
-    max_side_px: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as is)")] = (
-        None
-    )
+    max_side_px: Annotated[int | None, takes("N", "as is")] = None
     """Shrink pictures with a longer side."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace other questions in the same folder."""
@@ -218,7 +211,7 @@ class Questions(QuestionsConfig):
         return 0
 
 
-def _print_notes(kind: str, notes: Sequence[Note] | Sequence[VqaNote]) -> None:
+def _print_notes(kind: str, notes: Sequence[Note]) -> None:
     for note in notes[:NUM_SHOWN]:
         text = " ".join(f"{kind}: {note.place}: {note.note}".split())
         # What strangers wrote may hold anything: a terminal is shown printable characters only.

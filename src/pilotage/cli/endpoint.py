@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from pilotage.cli.options import AtLeast, Count
+from pilotage.cli.options import AtLeast, Count, takes
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
@@ -21,33 +19,29 @@ if TYPE_CHECKING:
 USUAL_KEY = "OPENAI_API_KEY"
 
 
-def _none(metavar: str, behaviour: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {behaviour})")
-
-
 @dataclass(frozen=True, kw_only=True)
 class EndpointOptions:
     """Where and how insistently a model behind an endpoint is asked."""
 
-    endpoint: Annotated[str | None, _none("URL", "a model of this machine")] = None
+    endpoint: Annotated[str | None, takes("URL", "a model of this machine")] = None
     """An OpenAI-compatible chat endpoint, as in http://127.0.0.1:8000/v1, in place of RUN|MODEL."""
-    model: Annotated[str | None, _none("NAME", "none")] = None
+    model: Annotated[str | None, takes("NAME", "none")] = None
     """With --endpoint: the model's name there."""
-    key_env: Annotated[str | None, _none("VARIABLE", USUAL_KEY)] = None
+    key_env: Annotated[str | None, takes("VARIABLE", USUAL_KEY)] = None
     """Environment variable that holds the key. Keys are never taken from options, never logged, never written."""
     concurrency: Count = 8
     """Requests under way at once."""
-    requests_per_minute: Annotated[float | None, _none("N", "no limit")] = None
+    requests_per_minute: Annotated[float | None, takes("N", "no limit")] = None
     """Requests sent in a minute, retries included, evenly spaced."""
     timeout: float = 180.0
     """Seconds for one request, from sending to the last byte."""
     retries: Annotated[int, AtLeast(0)] = 6
     """Further tries after a cut connection, a timeout, a 429 or a 5xx, with growing waits."""
-    extra_body: Annotated[str | None, _none("JSON", "nothing")] = None
+    extra_body: Annotated[str | None, takes("JSON", "nothing")] = None
     """An object to add to every request and row, e.g. '{"chat_template_kwargs": {"enable_thinking": false}}'."""
-    price_in: Annotated[float | None, _none("PRICE", "no cost is given")] = None
+    price_in: Annotated[float | None, takes("PRICE", "no cost is given")] = None
     """Price of a million prompt tokens, for the cost in the summary."""
-    price_out: Annotated[float | None, _none("PRICE", "no cost is given")] = None
+    price_out: Annotated[float | None, takes("PRICE", "no cost is given")] = None
     """Price of a million answer tokens."""
 
     @property

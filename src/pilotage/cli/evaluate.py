@@ -15,9 +15,9 @@ from rich.table import Table
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.evaluation_rows import find_rows, keep, rows_of
-from pilotage.cli.options import AtLeast, Count, RecipeCount, given
+from pilotage.cli.options import AtLeast, Count, RecipeCount, given, takes
 from pilotage.cli.progress import Bar
-from pilotage.cli.tables import points, table_console
+from pilotage.cli.tables import points, say, table_console
 from pilotage.errors import PilotageError
 from pilotage.records import Split
 from pilotage.rollouts.engines import InProcess, engine_named
@@ -79,17 +79,11 @@ class Eval(RecipeOptions, EndpointOptions):
         str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="(or: --endpoint)")
     ] = ""
     """A run folder (its last finished stage), a model directory, a hub id, or nano."""
-    engine: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the recipe's)")
-    ] = None
+    engine: Annotated[str | None, takes("NAME", "the recipe's")] = None
     """What a model of this machine answers in: transformers, vllm, or module:Class of your own."""
-    stage: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the last; base for a model)")
-    ] = None
+    stage: Annotated[str | None, takes("NAME", "the last; base for a model")] = None
     """The stage of the run to measure; for a model: the name of its rows."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: RUN; runs/NAME for a model)")
-    ] = None
+    out: Annotated[Path | None, takes("DIR", "RUN; runs/NAME for a model")] = None
     """Run folder that the rows go to."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: what is usual there)")] = ()
     """What is measured: usually image text perception; of questions question, of worlds that are played step by step
@@ -105,9 +99,7 @@ class Eval(RecipeOptions, EndpointOptions):
     ] = ()
     """What shapes its episodes: starts=corner, fog=2, window=3, burst=2; exclude=PATH leaves out the maps of
     published levels."""
-    agent: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the world's own)")
-    ] = None
+    agent: Annotated[str | None, takes("NAME", "the world's own")] = None
     """When the model is asked in an episode of many turns, by an agent that the world offers: direct before every move;
     in grid worlds also follow_plan, follow_on_revisit, sampling_on_revisit, one_plan."""
     split: Split = "test"
@@ -116,10 +108,7 @@ class Eval(RecipeOptions, EndpointOptions):
     """Seed of the sampling; of a model that is no run's, also of the levels of --split train."""
     num: RecipeCount = None
     """Levels of each task."""
-    prompts: Annotated[
-        Literal["full", "brief"] | None,
-        tyro.conf.arg(metavar="{full,brief}", help_behavior_hint="(default: the recipe's)"),
-    ] = None
+    prompts: Annotated[Literal["full", "brief"] | None, takes("{full,brief}", "the recipe's")] = None
     """Prompt set."""
     max_new_tokens: RecipeCount = None
     """Longest answer, in tokens."""
@@ -129,9 +118,7 @@ class Eval(RecipeOptions, EndpointOptions):
     """With a temperature: the share of the probability that is sampled from."""
     samples: Count = 1
     """Answers to each level, with a temperature; run again with more, the rest is added."""
-    batch_size: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 64; 512 for vllm)"), AtLeast(1)
-    ] = None
+    batch_size: Annotated[int | None, takes("N", "64; 512 for vllm"), AtLeast(1)] = None
     """Rows decoded at once by a model of this machine."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Insist that there are rows to go on from. Where there are, every run goes on from them, with or without this."""
@@ -351,11 +338,9 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
     console = table_console()
     for block in _blocks(names, lambda some: _table(summary, some, by_level=by_level), console):
         console.print(block)
-    gaps = [(task, gap) for task, gap in summary.gap.items()]
-    if summary.gap_macro is not None:
-        gaps.append(("macro", summary.gap_macro))
-    for task, gap in gaps:
-        console.print(f"modality gap, {task}: {points(gap)}", highlight=False)
+    macro = {} if summary.gap_macro is None else {"macro": summary.gap_macro}
+    for task, gap in {**summary.gap, **macro}.items():
+        say(console, f"modality gap, {task}: {points(gap)}")
 
 
 def _table(summary: Summary, names: Sequence[str], *, by_level: bool) -> Table:

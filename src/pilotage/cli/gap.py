@@ -9,20 +9,14 @@ import tyro
 
 from pilotage.cli.evaluate import Eval
 from pilotage.cli.evaluation_rows import keep
-from pilotage.cli.tables import make_table, points, table_console
+from pilotage.cli.tables import make_table, points, say, table_console
 from pilotage.errors import PilotageError
+from pilotage.evaluate.attribution import FAULTS
 
 if TYPE_CHECKING:
     from pilotage.evaluate.gap import Gap, GapCell
 
-SHOWN_FAULTS = {
-    "none": "success",
-    "misread": "misread",
-    "misplanned": "misplanned",
-    "both": "both",
-    "format": "format",
-    "error": "error",
-}
+SHOWN_FAULTS = {name: "success" if name == "none" else name for name in FAULTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +102,8 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
         for fault, details in cell.faults.details.items():
             if fault not in ("none", "misread"):
                 told = ", ".join(f"{detail} {n}" for detail, n in details.items())
-                console.print(f"{task}: {fault}: {told}", highlight=False, soft_wrap=True)
-    for note in gap.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+                say(console, f"{task}: {fault}: {told}")
+    say(console, *(f"note: {note}" for note in gap.notes))
 
 
 def _lines(gap: Gap, by_level: bool) -> list[tuple[str, GapCell]]:

@@ -22,6 +22,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
+from pilotage.cli.options import takes
 from pilotage.cli.progress import Bar
 from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_lines, parse_object
 from pilotage.errors import PilotageError
@@ -48,9 +49,7 @@ class Judge:
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.jsonl")]
     """Rows to score; - reads standard input."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: standard output)")
-    ] = None
+    out: Annotated[Path | None, takes("FILE", "standard output")] = None
     """Where the verdicts go. The file takes its name when it is complete."""
     strict_edges: tyro.conf.FlagCreatePairsOff[bool] = False
     """A step off the FrozenLake board fails. Without it the move is wasted, as in Gymnasium."""

@@ -52,53 +52,35 @@ class Entry:
         return getattr(importlib.import_module(f"pilotage.cli.{self.module}"), self.name)
 
 
+def _entry(typed: str, place: str, summary: str, *, after_target: bool = False) -> Entry:
+    module, _, name = place.partition(":")
+    return Entry(
+        words=tuple(typed.split()), module=module, name=name, summary=summary, after_target=after_target
+    )
+
+
 COMMANDS: tuple[Entry, ...] = (
-    Entry(words=("demo",), module="demo", name="Demo", summary="the whole method on the nano model"),
-    Entry(words=("data", "build"), module="data", name="Build", summary="write a data set of levels"),
+    _entry("demo", "demo:Demo", "the whole method on the nano model"),
+    _entry("data build", "data:Build", "write a data set of levels"),
     # Before `data import`, whose words it begins with.
-    Entry(words=("data", "import", "vqa"), module="data", name="ImportVqa", summary="read visual questions"),
-    Entry(words=("data", "import"), module="data", name="Import", summary="read published levels"),
-    Entry(words=("data", "questions"), module="data", name="Questions", summary="ask about our own levels"),
-    Entry(words=("nano", "pretrain"), module="nano", name="Pretrain", summary="train the nano base"),
-    Entry(words=("nano", "export"), module="nano", name="Export", summary="copy the shipped nano base"),
-    Entry(words=("models", "make"), module="models", name="Make", summary="give a language model eyes"),
-    Entry(
-        words=("train",), module="train", name="Train", summary="the stages of a recipe, one after the other"
-    ),
-    Entry(words=("recipes",), module="recipes", name="Recipes", summary="the methods that there are"),
-    Entry(words=("eval",), module="evaluate", name="Eval", summary="measure a model or a run"),
-    Entry(words=("serve",), module="serve", name="Serve", summary="a model behind a chat endpoint"),
-    Entry(
-        words=("diagnose", "gap"),
-        module="gap",
-        name="GapCommand",
-        summary="where a model loses: seeing or planning",
-        after_target=True,
-    ),
-    Entry(
-        words=("diagnose", "prior"),
-        module="prior",
-        name="PriorCommand",
-        summary="does a model plan by habit?",
-        after_target=True,
-    ),
-    Entry(
-        words=("diagnose", "palr"),
-        module="palr",
-        name="PalrCommand",
-        summary="how much is taught by the answer",
-        after_target=True,
-    ),
-    Entry(words=("compare",), module="compare", name="Compare", summary="two measurements, paired by level"),
-    Entry(words=("judge",), module="judge", name="Judge", summary="score answers without any model"),
-    Entry(words=("report",), module="report", name="Report", summary="write the page of a run"),
-    Entry(words=("play",), module="play", name="Play", summary="plan by hand, beside a model"),
-    Entry(
-        words=("study",),
-        module="study",
-        name="StudyCommand",
-        summary="variants with several seeds, one table",
-    ),
+    _entry("data import vqa", "data:ImportVqa", "read visual questions"),
+    _entry("data import", "data:Import", "read published levels"),
+    _entry("data questions", "data:Questions", "ask about our own levels"),
+    _entry("nano pretrain", "nano:Pretrain", "train the nano base"),
+    _entry("nano export", "nano:Export", "copy the shipped nano base"),
+    _entry("models make", "models:Make", "give a language model eyes"),
+    _entry("train", "train:Train", "the stages of a recipe, one after the other"),
+    _entry("recipes", "recipes:Recipes", "the methods that there are"),
+    _entry("eval", "evaluate:Eval", "measure a model or a run"),
+    _entry("serve", "serve:Serve", "a model behind a chat endpoint"),
+    _entry("diagnose gap", "gap:GapCommand", "where a model loses: seeing or planning", after_target=True),
+    _entry("diagnose prior", "prior:PriorCommand", "does a model plan by habit?", after_target=True),
+    _entry("diagnose palr", "palr:PalrCommand", "how much is taught by the answer", after_target=True),
+    _entry("compare", "compare:Compare", "two measurements, paired by level"),
+    _entry("judge", "judge:Judge", "score answers without any model"),
+    _entry("report", "report:Report", "write the page of a run"),
+    _entry("play", "play:Play", "plan by hand, beside a model"),
+    _entry("study", "study:StudyCommand", "variants with several seeds, one table"),
 )
 
 

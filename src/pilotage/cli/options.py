@@ -17,7 +17,12 @@ class AtLeast:
     least: int
 
 
-_RECIPES = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")
+def takes(metavar: str, default: str) -> Any:
+    """How the help shows an option that may be left out: what it takes, and what holds without it."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+_RECIPES = takes("N", "the recipe's")
 
 Count = Annotated[int, AtLeast(1)]
 RecipeInt = Annotated[int | None, _RECIPES]

@@ -10,9 +10,9 @@ import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.evaluation_rows import keep
-from pilotage.cli.options import Count
+from pilotage.cli.options import Count, takes
 from pilotage.cli.progress import Bar
-from pilotage.cli.tables import make_table, table_console
+from pilotage.cli.tables import make_table, say, table_console
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ class PalrCommand(RecipeOptions):
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run with a stage of distillation."""
-    stage: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the run's last)")
-    ] = None
+    stage: Annotated[str | None, takes("NAME", "the run's last")] = None
     """Which one."""
     num: Count = 60
     """Pictures, of the split val: tasks take turns."""
@@ -91,11 +89,10 @@ def print_leak(leak: Leak) -> None:
         if sums.num_tokens:
             table.add_row(name, f"{sums.num_tokens:,}", f"{100 * sums.rate:.2f}")
     console.print(table)
-    console.print(
+    say(
+        console,
         f"{leak.palr.num_valid} answers in the format, {leak.palr.num_invalid} not; "
         f"at most K = {leak.palr.num_wrong_answers} wrong answers",
-        highlight=False,
-        soft_wrap=True,
     )
     for name, gap in leak.gap_nats.items():
-        console.print(f"privilege gap, {name}: {gap:+.4f} nats a token", highlight=False)
+        say(console, f"privilege gap, {name}: {gap:+.4f} nats a token")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
-from pilotage.cli.options import RecipeCount, given
+from pilotage.cli.options import RecipeCount, given, takes
 
 if TYPE_CHECKING:
     from pilotage.play import Reply
     from pilotage.records import Example
 
-_MODEL = tyro.conf.arg(metavar="RUN|MODEL", help_behavior_hint="(default: none, you play alone)")
-_PROMPTS = tyro.conf.arg(metavar="{full,brief}", help_behavior_hint="(default: the recipe's)")
+_MODEL = takes("RUN|MODEL", "none, you play alone")
+_PROMPTS = takes("{full,brief}", "the recipe's")
 
 
 @dataclass(frozen=True, kw_only=True)

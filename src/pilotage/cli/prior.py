@@ -12,7 +12,7 @@ from pilotage.cli.evaluate import Eval
 from pilotage.cli.evaluation_rows import keep
 from pilotage.cli.gap import SHOWN_FAULTS
 from pilotage.cli.options import RecipeCount
-from pilotage.cli.tables import make_table, points, signed, table_console
+from pilotage.cli.tables import make_table, points, say, signed, table_console
 from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
@@ -105,15 +105,14 @@ def print_probe(probe: PriorProbe) -> None:
             )
             if cell.difference.high < 0:
                 says = "the model does better against it"
-            console.print(f"{kind}, {task}: usually {cell.prior}; {says}", highlight=False, soft_wrap=True)
-            if cell.leans and cell.faults_follows and cell.faults_reverses:
+            say(console, f"{kind}, {task}: usually {cell.prior}; {says}")
+            follows, reverses = cell.faults
+            if cell.leans and follows and reverses:
                 told = ", ".join(
-                    f"{name} {cell.faults_follows.counts[fault]} -> {cell.faults_reverses.counts[fault]}"
+                    f"{name} {follows.counts[fault]} -> {reverses.counts[fault]}"
                     for fault, name in SHOWN_FAULTS.items()
-                    if cell.faults_follows.counts[fault] or cell.faults_reverses.counts[fault]
+                    if follows.counts[fault] or reverses.counts[fault]
                 )
-                console.print(f"  answers with -> against: {told}", highlight=False, soft_wrap=True)
+                say(console, f"  answers with -> against: {told}")
             if sum(cell.num_unpaired):
-                console.print(
-                    f"  left out, without a partner: {sum(cell.num_unpaired)} levels", highlight=False
-                )
+                say(console, f"  left out, without a partner: {sum(cell.num_unpaired)} levels")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from pilotage.errors import PilotageError, meant
+from pilotage.cli.choose import known_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,5 @@ class Recipes:
             for name in RECIPES:
                 print(f"{name:<{width}}  {RECIPES.about(name).splitlines()[0]}")
             return 0
-        if self.name not in RECIPES:
-            raise PilotageError(
-                f"unknown recipe {self.name!r}; there are {', '.join(RECIPES)}{meant(self.name, RECIPES)}"
-            )
-        print(RECIPES.about(self.name))
+        print(RECIPES.about(known_recipe(self.name)))
         return 0

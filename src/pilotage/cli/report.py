@@ -8,14 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from pilotage.cli.options import AtLeast
+from pilotage.cli.options import AtLeast, takes
 from pilotage.errors import PilotageError
 
-_OUT = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/report.html; needed for several runs)")
-_STAGE = tyro.conf.arg(
-    metavar="NAME", help_behavior_hint="(default: all of one run, the last of each of several)"
-)
-_LEVELS = tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")
+_OUT = takes("FILE", "RUN/report.html; needed for several runs")
+_STAGE = takes("NAME", "all of one run, the last of each of several")
+_LEVELS = takes("N", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class Report:
     """Where the page goes."""
     stage: Annotated[str | None, _STAGE] = None
     """The stage to show, or all."""
-    tables: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    tables: Annotated[Path | None, takes("DIR", "none")] = None
     """Write the numbers there, too, as CSV, Markdown and LaTeX."""
     max_levels: Annotated[int | None, _LEVELS, AtLeast(1)] = None
     """Levels of each task in the gallery."""

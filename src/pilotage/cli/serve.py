@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
-from pilotage.cli.options import Count
+from pilotage.cli.options import Count, takes
 from pilotage.errors import PilotageError
 
 
@@ -25,21 +25,15 @@ class Serve(RecipeOptions):
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")]
     """A run folder (its last finished stage), a model directory, a hub id, or nano."""
-    stage: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the last)")] = (
-        None
-    )
+    stage: Annotated[str | None, takes("NAME", "the last")] = None
     """The stage of the run to serve."""
     host: str = "127.0.0.1"
     """Address to listen on. Anybody who reaches another one than 127.0.0.1 can use the model; see --key-env."""
     port: int = 8000
     """Port to listen on; 0 takes any that is free."""
-    name: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: RUN|MODEL's)")
-    ] = None
+    name: Annotated[str | None, takes("NAME", "RUN|MODEL's")] = None
     """The model's name in requests."""
-    key_env: Annotated[
-        str | None, tyro.conf.arg(metavar="VARIABLE", help_behavior_hint="(default: no key is needed)")
-    ] = None
+    key_env: Annotated[str | None, takes("VARIABLE", "no key is needed")] = None
     """Environment variable with the key that clients must send."""
     batch_size: Count = 16
     """Requests decoded at once."""

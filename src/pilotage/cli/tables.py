@@ -25,6 +25,12 @@ def table_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=110)
 
 
+def say(console: Console, *lines: str) -> None:
+    """Prints sentences as they are: nothing coloured, nothing broken."""
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def points(interval: Interval | None) -> str:
     """`93.3 [90, 96]` in per cent; empty for None."""
     if interval is None:

@@ -18,7 +18,7 @@ from pilotage.cli.choose import (
     own_recipe,
     use_threads,
 )
-from pilotage.cli.options import RecipeCount
+from pilotage.cli.options import RecipeCount, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.stages import (
     check_begun,
@@ -58,19 +58,11 @@ class Train(RecipeOptions):
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    recipe: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: the run's; for a new one {NEW_RUN})"),
-    ] = None
+    recipe: Annotated[str | None, takes("NAME", f"the run's; for a new one {NEW_RUN}")] = None
     """What is trained, how, and on what; `pilotage recipes` lists them."""
-    backbone: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the run's, else the recipe's own)"),
-    ] = None
+    backbone: Annotated[str | None, takes("MODEL", "the run's, else the recipe's own")] = None
     """The base: a model directory, a hub id, or nano."""
-    stage: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the next one)")
-    ] = None
+    stage: Annotated[str | None, takes("NAME", "the next one")] = None
     """Which of the recipe's stages."""
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     """Every stage that is left, and after each the measurements and the page of the run."""
@@ -81,9 +73,7 @@ class Train(RecipeOptions):
         ),
     ] = None
     """Weights that the stage begins with."""
-    teacher: Annotated[
-        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the recipe's)")
-    ] = None
+    teacher: Annotated[str | None, takes("MODEL", "the recipe's")] = None
     """The model that teaches in place of the recipe's frozen one; for gkd and dense_rl, the larger model."""
     steps: RecipeCount = None
     """Optimiser steps of the stage."""

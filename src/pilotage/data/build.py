@@ -8,7 +8,6 @@ level in hand, to keep doubles out). A killed build keeps its finished shards; t
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from pilotage import __version__
-from pilotage.data.examples import SPLIT_SHARES, make_example
+from pilotage.data.examples import make_example
 from pilotage.data.exclude import Exclusions, load_exclusions
 from pilotage.data.folder import open_folder
 from pilotage.data.sampling import BLOCK_DRAWS, Candidate, Turns, check_request, draw_block
-from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, counts_of, read_manifest, save_shard
+from pilotage.data.store import Shard, manifest_of, read_manifest, save_shard
 from pilotage.data.workers import Workers
 from pilotage.errors import PilotageError, require
 from pilotage.records import SPLITS, Split
@@ -41,41 +39,75 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """What goes into a data set, and where it is written."""
+class SetConfig:
+    """What states a set is made of, of levels or of questions, and where it is written."""
 
     out: Path
-    """Folder of the data set; new, empty, or a build of the same arguments that goes on."""
+    """Folder of the set; new, empty, or one of the same arguments, which goes on."""
     tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
     """Tasks, by name."""
     levels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Task and its levels, e.g. `frozenlake 3 4 5 maze 3 4`; a task left out has its own training levels."""
     num_train: int = 2000
-    """Training examples per task and level."""
+    """Training examples: levels for each task and level, questions in all."""
     num_val: int = 200
-    """Validation examples per task and level."""
+    """Validation examples."""
     num_test: int = 200
-    """Test examples per task and level."""
+    """Test examples."""
     seed: int = 0
-    """Which states are drawn. The split of a state never depends on it."""
+    """Which ones are drawn. The split of a state never depends on it."""
     cell_px: int = 32
     """Pixels per cell of the pictures."""
     side_px: int | None = None
     """Draw every picture on a square of this side instead, e.g. 256, whatever the level."""
-    balance: bool = True
-    """Give easy, medium and hard states in turn as long as a level has them."""
     exclude: tuple[Path, ...] = ()
     """States to keep out of every split: JSONL files of `{"task": ..., "state": {...}}`, folders of imports or of data
     sets, VSP or VisualPlanning as downloaded."""
+    overwrite: bool = False
+    """Replace a set of other arguments in the same folder."""
+
+    def count(self, split: Split) -> int:
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
+
+    def check_numbers(self, **least: int) -> None:
+        """Raises PilotageError for a count that is none, or a field below what it must be at `least`."""
+        for name, minimum in {"num_train": 0, "num_val": 0, "num_test": 0, "seed": 0, **least}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise PilotageError(f"{name} is {value!r}, not a whole number from {minimum} up")
+        if not (self.num_train or self.num_val or self.num_test):
+            raise PilotageError("num_train, num_val and num_test are all 0: there is nothing to build")
+
+    def chosen(self) -> dict[str, list[int]]:
+        """Task -> its levels, both in order. Raises PilotageError for arguments without sense, and for a size of
+        picture that cannot be drawn, before any work starts."""
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise PilotageError(f"tasks {list(self.tasks)} must name at least one task, and none twice")
+        if unused := set(self.levels) - set(self.tasks):
+            raise PilotageError(f"levels are given for {sorted(unused)}, but tasks are {list(self.tasks)}")
+        chosen = {}
+        for task in map(get_task, sorted(self.tasks)):
+            chosen[task.name] = levels = sorted(self.levels.get(task.name, task.levels))
+            if not levels or len(set(levels)) != len(levels):
+                raise PilotageError(
+                    f"{task.name}: levels {list(levels)} must name at least one level, and none twice"
+                )
+            for level in levels:
+                state = task.generate(level, np.random.default_rng(0))
+                make_example(task, state, cell_px=self.cell_px, side_px=self.side_px)
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(SetConfig):
+    """What goes into a data set, and where it is written."""
+
+    balance: bool = True
+    """Give easy, medium and hard states in turn as long as a level has them."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that draw, render and write. No effect on the content."""
     shard_rows: int = 4096
     """Examples per Parquet file."""
-    overwrite: bool = False
-    """Replace a data set of other arguments in the same folder."""
-
-    def count(self, split: Split) -> int:
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,62 +233,26 @@ def _render(
     root: Path, file: str, part: Part, candidates: Sequence[Candidate], cell_px: int, side_px: int | None
 ) -> Shard:
     """Writes one shard. The work of a process of its own, so its arguments and its result are plain data."""
-    examples = [
-        make_example(
-            part.task,
-            candidate.state,
-            part.split,
-            cell_px=cell_px,
-            side_px=side_px,
-            solution=candidate.solution,
-            hash_=candidate.hash,
-        )
-        for candidate in candidates
-    ]
+    examples = [candidate.example(part.task, cell_px=cell_px, side_px=side_px) for candidate in candidates]
     return save_shard(root, file, examples)
 
 
 def _parts(config: BuildConfig) -> list[Part]:
     """What is to be written, in the order of the manifest. Raises PilotageError for arguments without sense."""
-    for name, minimum in (
-        ("num_train", 0),
-        ("num_val", 0),
-        ("num_test", 0),
-        ("workers", 1),
-        ("shard_rows", 1),
-    ):
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise PilotageError(f"{name} is {value!r}, not a whole number from {minimum} up")
-    if not config.tasks or len(set(config.tasks)) != len(config.tasks):
-        raise PilotageError(f"tasks {list(config.tasks)} must name at least one task, and none twice")
-    if unused := set(config.levels) - set(config.tasks):
-        raise PilotageError(f"levels are given for {sorted(unused)}, but tasks are {list(config.tasks)}")
-    parts = []
-    for task in map(get_task, sorted(config.tasks)):
-        levels = sorted(config.levels.get(task.name, task.levels))
-        if not levels or len(set(levels)) != len(levels):
-            raise PilotageError(
-                f"{task.name}: levels {list(levels)} must name at least one level, and none twice"
-            )
-        for level in levels:
-            # Draws one picture, so that a size that cannot be drawn is known before work starts.
-            state = task.generate(level, np.random.default_rng(0))
-            make_example(task, state, cell_px=config.cell_px, side_px=config.side_px)
-            parts += [
-                Part(
-                    task=task,
-                    level=level,
-                    split=split,
-                    count=config.count(split),
-                    shard_rows=config.shard_rows,
-                )
-                for split in SPLITS
-                if config.count(split)
-            ]
-    if not parts:
-        raise PilotageError("num_train, num_val and num_test are all 0: there is nothing to build")
-    return parts
+    config.check_numbers(workers=1, shard_rows=1)
+    return [
+        Part(
+            task=get_task(name),
+            level=level,
+            split=split,
+            count=config.count(split),
+            shard_rows=config.shard_rows,
+        )
+        for name, levels in config.chosen().items()
+        for level in levels
+        for split in SPLITS
+        if config.count(split)
+    ]
 
 
 def _arguments(config: BuildConfig, parts: Sequence[Part], exclusions: Exclusions) -> dict[str, Any]:
@@ -282,22 +278,15 @@ def _manifest(
     excluded: dict[str, dict[str, int]] = {}
     for task, level, num_states in exclusions.counts:
         excluded.setdefault(task, {})[str(level)] = num_states
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "pilotage": __version__,
-        "arguments": dict(arguments),
-        "split_shares": dict(SPLIT_SHARES),
-        "num_examples": sum(shard.num_rows for shard in shards),
-        "counts": counts_of(shards),
-        "excluded": {
+    return manifest_of(
+        arguments,
+        shards,
+        excluded={
             "num_states": len(exclusions.hashes),
             "counts": excluded,
             "files": [asdict(file) for file in exclusions.files],
         },
-        "sha256": hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest(),
-        "shards": [asdict(shard) for shard in shards],
-    }
+    )
 
 
 def _silent(num_done: int, num_total: int) -> None:

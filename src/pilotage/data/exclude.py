@@ -20,6 +20,7 @@ from typing import Any
 from pilotage.data.source import Loader, Malformed
 from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
+from pilotage.files import file_hash
 from pilotage.worlds import get_task
 from pilotage.worlds.registry import beside_worlds
 from pilotage.worlds.task import Task, state_hash
@@ -66,7 +67,7 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
             hashes.add(hash_)
             levels[hash_] = (task.name, task.level_of(state))
             num_rows += 1
-        sha256 = _file_digest(path) if path.is_file() else _digest(hashes)
+        sha256 = file_hash(path) if path.is_file() else _digest(hashes)
         files.append(
             ExcludedFile(name=path.name, kind=kind, sha256=sha256, num_rows=num_rows, num_states=len(hashes))
         )
@@ -126,8 +127,3 @@ def _published(loader: Loader, path: Path) -> Iterator[tuple[Task[Any], Any]]:
 
 def _digest(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -152,11 +152,6 @@ def _text_space() -> spaces.Text:
     return spaces.Text(MAX_CHARACTERS, min_length=0, charset=CHARACTERS)
 
 
-def as_gym(world: str, examples: Examples | None = None, **settings: Any) -> WorldEnv:
-    """The world as an environment, see `WorldEnv`; without examples those of `default_examples`."""
-    return WorldEnv(world, examples, **settings)
-
-
 def default_examples(world: str, *, split: Split = "train", count: int = 16, seed: int = 0) -> list[Example]:
     """Examples that the world makes itself, of its own levels. Raises PilotageError for one that makes none."""
     levels = own_levels(world)

@@ -7,12 +7,11 @@ For training on what is usual (`examples_with_prior`) and for asking whether a m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count as count_up
 from itertools import zip_longest
 from typing import Any
 
-from pilotage.data.examples import make_example
 from pilotage.data.sampling import (
     BLOCK_DRAWS,
     DIFFICULTIES,
@@ -51,8 +50,6 @@ def examples_with_prior(
     consistent: bool,
     split: Split,
     seed: int,
-    exclude: Collection[str] = frozenset(),
-    balance: bool = True,
     cell_px: int | None = 32,
     side_px: int | None = None,
 ) -> list[Example]:
@@ -62,15 +59,15 @@ def examples_with_prior(
     ImpossibleRequestError when there are not so many.
     """
     _require(task)
-    check_request(task, level, count, split, seed, exclude)
-    turns = _Turns(task, level, count, split, seed, exclude=exclude, balance=balance)
+    check_request(task, level, count, split, seed)
+    turns = _Turns(task, level, count, split, seed)
     turns.consistent = consistent
     examples: list[Example] = []
     for block in count_up():
         for position, candidate in draw_block(task, level, seed, block, frozenset((split,))):
             turns.offer(position, candidate)
         for candidate in turns.take((block + 1) * BLOCK_DRAWS):
-            examples.append(_example(task, candidate, split, cell_px, side_px))
+            examples.append(candidate.example(task, cell_px=cell_px, side_px=side_px))
         if turns.done:
             return examples
     raise AssertionError("the stream of blocks has no end")
@@ -83,7 +80,6 @@ def prior_pairs(
     *,
     split: Split,
     seed: int,
-    exclude: Collection[str] = frozenset(),
     cell_px: int | None = 32,
     side_px: int | None = None,
 ) -> list[Pair]:
@@ -98,8 +94,8 @@ def prior_pairs(
     pairs = []
     for i, level in enumerate(levels):
         share = len(range(i, num_pairs, len(levels)))
-        for follows, reverses in _pairs(task, level, share, split, seed, exclude):
-            one, other = (_example(task, each, split, cell_px, side_px) for each in (follows, reverses))
+        for pair in _pairs(task, level, share, split, seed):
+            one, other = (each.example(task, cell_px=cell_px, side_px=side_px) for each in pair)
             pairs.append((one, other))
     return pairs
 
@@ -115,13 +111,13 @@ class _Turns(Turns):
 
 
 def _pairs(
-    task: Task[Any], level: int, count: int, split: Split, seed: int, exclude: Collection[str]
+    task: Task[Any], level: int, count: int, split: Split, seed: int
 ) -> list[tuple[Candidate, Candidate]]:
     """`count` pairs, easy, medium and hard ones in turn as long as the level has them."""
     found: dict[str, list[tuple[Candidate, Candidate]]] = {name: [] for name in DIFFICULTIES}
     wanted = -(-count // len(DIFFICULTIES))
     last_block = 0
-    for block, difficulty, pair in _stream(task, level, split, seed, exclude):
+    for block, difficulty, pair in _stream(task, level, split, seed):
         if pair is not None and len(found[difficulty]) < count:
             last_block = block if len(found[difficulty]) < wanted else last_block
             found[difficulty].append(pair)
@@ -140,11 +136,11 @@ def _pairs(
 
 
 def _stream(
-    task: Task[Any], level: int, split: Split, seed: int, exclude: Collection[str]
+    task: Task[Any], level: int, split: Split, seed: int
 ) -> Iterator[tuple[int, str, tuple[Candidate, Candidate] | None]]:
     """(block, difficulty, pair) whenever two distinct states match, and (block, "", None) at the end of a block."""
     prior = _require(task)
-    seen = {state_hash(task, worked_state(task)), *exclude}
+    seen = {state_hash(task, worked_state(task))}
     waiting: dict[tuple[bool, int], deque[Candidate]] = {}
     for block in count_up():
         for _, candidate in draw_block(task, level, seed, block, frozenset((split,))):
@@ -169,17 +165,3 @@ def _require(task: Task[Any]) -> HasPrior[Any]:
             f"{task.name} has no prior (prior, follows_prior); tasks with one: {', '.join(tasks_with_prior())}"
         )
     return prior
-
-
-def _example(
-    task: Task[Any], candidate: Candidate, split: Split, cell_px: int | None, side_px: int | None
-) -> Example:
-    return make_example(
-        task,
-        candidate.state,
-        split,
-        cell_px=cell_px,
-        side_px=side_px,
-        solution=candidate.solution,
-        hash_=candidate.hash,
-    )

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.data.examples import SPLIT_SHARES, key_of, split_of
+from pilotage.data.examples import SPLIT_SHARES, key_of, make_example, split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.records import SPLITS, Split
+from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -51,25 +51,17 @@ class Candidate:
     difficulty: str
     solution: Solution
 
-
-def sample_states(
-    task: Task[Any],
-    level: int,
-    count: int,
-    split: Split,
-    seed: int,
-    exclude: Collection[str] = frozenset(),
-    balance: bool = True,
-) -> list[Any]:
-    """`count` distinct states of `level` that belong to `split`: a function of the arguments alone.
-
-    `exclude` holds state hashes to leave out; the state that prompts show as a worked example is always left
-    out. With `balance`, difficulties come in turn as long as the level
-    has them. Raises ImpossibleRequestError when there are not so many: before any drawing where the level's
-    states can be counted, else as soon as the generator yields nothing new.
-    """
-    candidates = sample(task, level, count, split, seed, exclude=exclude, balance=balance)
-    return [candidate.state for candidate in candidates]
+    def example(self, task: Task[Any], *, cell_px: int | None = 32, side_px: int | None = None) -> Example:
+        """As `make_example` makes it, without solving the state again."""
+        return make_example(
+            task,
+            self.state,
+            self.split,
+            cell_px=cell_px,
+            side_px=side_px,
+            solution=self.solution,
+            hash_=self.hash,
+        )
 
 
 def sample(
@@ -82,7 +74,13 @@ def sample(
     exclude: Collection[str] = frozenset(),
     balance: bool = True,
 ) -> Iterator[Candidate]:
-    """What `sample_states` returns, one by one and with hash, difficulty and solution."""
+    """`count` distinct states of `level` that belong to `split`, one by one: a function of the arguments alone.
+
+    `exclude` holds state hashes to leave out; the state that prompts show as a worked example is always left out. With
+    `balance`, difficulties come in turn as long as the level has them. Raises ImpossibleRequestError when there are not
+    so many: before any drawing where the level's states can be counted, else as soon as the generator yields nothing
+    new.
+    """
     check_request(task, level, count, split, seed, exclude)
     turns = Turns(task, level, count, split, seed, exclude=exclude, balance=balance)
     wanted: frozenset[Split] = frozenset((split,))

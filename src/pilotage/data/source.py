@@ -62,6 +62,20 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something about one level or question that whoever measures on the set should know."""
+
+    file: str
+    line: int | None
+    """As of a `Place`; of a Parquet file the row."""
+    note: str
+
+    @property
+    def place(self) -> str:
+        return str(Place(file=self.file, line=self.line))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Level:
     """A state that was read, with what came along."""
 

@@ -15,14 +15,14 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pilotage.data.examples import make_example
-from pilotage.data.sampling import DIFFICULTIES, check_request, sample
+from pilotage import __version__
+from pilotage.data.examples import SPLIT_SHARES
+from pilotage.data.sampling import DIFFICULTIES, Candidate, check_request, sample
 from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.records import SPLITS, Example, Observation, Privileged, Split
@@ -70,46 +70,24 @@ class Shard:
             raise TypeError(f"a shard of {self.difficulties}, of split {self.split}")
 
 
-def load_examples(
-    path: Path | str,
-    split: Split | None = None,
-    tasks: Collection[str] | None = None,
-    levels: Collection[int] | None = None,
-    limit: int | None = None,
-) -> list[Example]:
-    """The examples of a data set; None means all. `limit` is the number in all, over tasks and levels in turn.
+def load_examples(path: Path | str, split: Split | None = None) -> list[Example]:
+    """The examples of a data set, of all splits for None; tasks and levels come in turn.
 
     Raises PilotageError when the folder is no complete data set, when a shard is missing, damaged or not
-    what the manifest says, and when a split, task or level is asked for that the data set does not have.
+    what the manifest says, and when a split is asked for that the data set does not have.
     """
-    return list(iter_examples(path, split, tasks, levels, limit))
-
-
-def iter_examples(
-    path: Path | str,
-    split: Split | None = None,
-    tasks: Collection[str] | None = None,
-    levels: Collection[int] | None = None,
-    limit: int | None = None,
-) -> Iterator[Example]:
-    """What `load_examples` returns, holding one shard per (split, task, level) in memory at a time."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise PilotageError(f"limit is {limit!r}, not a whole number from 0 up")
     root = Path(path)
-    shards = read_manifest(root)["shards"]
-    for name, wanted in (("split", [split] if split else None), ("task", tasks), ("level", levels)):
-        held = {getattr(shard, name) for shard in shards}
-        missing = set(wanted or ()) - held
-        if missing:
-            raise PilotageError(
-                f"{root} has no {name} {_listed(missing)}; it has {_listed(held)}: ask for one of these, or build "
-                "a data set that holds it"
-            )
-        shards = [shard for shard in shards if wanted is None or getattr(shard, name) in wanted]
     groups: dict[tuple[str, int, str], list[Shard]] = {}
-    for shard in shards:
+    for shard in read_manifest(root)["shards"]:
         groups.setdefault((shard.task, shard.level, shard.split), []).append(shard)
-    return islice(_in_turn([_read_shards(root, group) for group in groups.values()]), limit)
+    held = {of_group for _, _, of_group in groups}
+    if split is not None and split not in held:
+        raise PilotageError(
+            f"{root} has no split {split}; it has {_listed(held)}: ask for one of these, or build a data set that "
+            "holds it"
+        )
+    chosen = [shards for (_, _, of_group), shards in groups.items() if split in (None, of_group)]
+    return list(in_turn([_read_shards(root, shards) for shards in chosen]))
 
 
 def sample_examples(
@@ -119,14 +97,12 @@ def sample_examples(
     split: Split,
     seed: int,
     *,
-    exclude: Collection[str] = frozenset(),
-    balance: bool = True,
     cell_px: int | None = 32,
     side_px: int | None = None,
 ) -> list[Example]:
     """`count` examples in all, spread evenly over `levels` and given level by level in turn, without any file.
 
-    They are the examples that a build with the same seed would hold. `exclude` are state hashes.
+    They are the examples that a build with the same seed would hold.
     Raises ImpossibleRequestError when a level cannot give its share.
     """
     if not levels or len(set(levels)) != len(levels):
@@ -136,59 +112,35 @@ def sample_examples(
     if count < 0:
         raise PilotageError(f"{task.name}: {count} examples cannot be drawn: ask for 0 or more")
     for level in levels:
-        check_request(task, level, -(-count // len(levels)), split, seed, exclude)
+        check_request(task, level, -(-count // len(levels)), split, seed)
     shares = [len(range(i, count, len(levels))) for i in range(len(levels))]
-    streams = [
-        sample(task, level, share, split, seed, exclude=exclude, balance=balance)
-        for level, share in zip(levels, shares, strict=True)
-    ]
-    return [
-        make_example(
-            task,
-            candidate.state,
-            split,
-            cell_px=cell_px,
-            side_px=side_px,
-            solution=candidate.solution,
-            hash_=candidate.hash,
-        )
-        for candidate in _in_turn(streams)
-    ]
+    streams = [sample(task, level, share, split, seed) for level, share in zip(levels, shares, strict=True)]
+    drawn: Iterator[Candidate] = in_turn(streams)
+    return [candidate.example(task, cell_px=cell_px, side_px=side_px) for candidate in drawn]
 
 
 def write_shard(path: Path, examples: Sequence[Example]) -> None:
-    """Writes the rows through `datasets`, under another name first, so that `path` is whole or not there."""
+    """Writes the rows so that `datasets` reads them, pictures and all."""
+    write_parquet(path, COLUMNS, [_row(example) for example in examples])
+
+
+def write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of such columns with the features that `datasets` knows them by; `path` is whole or not there."""
     import datasets
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    features = datasets.Features(
-        {
-            "id": datasets.Value("string"),
-            "task": datasets.Value("string"),
-            "level": datasets.Value("int32"),
-            "split": datasets.Value("string"),
-            "difficulty": datasets.Value("string"),
-            "state": datasets.Value("string"),
-            "facts": datasets.Value("string"),
-            "plan": datasets.List(datasets.Value("string")),
-            "optimal_length": datasets.Value("int32"),
-            "image": datasets.Image(),
-        }
+    lists = {name: datasets.List(datasets.Value("string")) for name in ("plan", "options", "accepted")}
+    numbers = {name: datasets.Value("int32") for name in ("level", "optimal_length")}
+    known = lists | numbers | {"image": datasets.Image()}
+    features = datasets.Features({name: known.get(name, datasets.Value("string")) for name in columns})
+    table = pa.Table.from_pydict(
+        {name: [row[name] for row in rows] for name in columns}, schema=features.arrow_schema
     )
-    rows = [_row(example) for example in examples]
-    columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    table = pa.Table.from_pydict(columns, schema=features.arrow_schema)
-    had_bars = not datasets.are_progress_bars_disabled()
     path.parent.mkdir(parents=True, exist_ok=True)
-    datasets.disable_progress_bars()
-    # To memory first: on a full disk, what writes for `datasets` aborts the whole process (a check in C++).
+    # To memory first: on a full disk, what writes Parquet aborts the whole process (a check in C++).
     content = io.BytesIO()
-    try:
-        # A fingerprint of our own: the default would hash the whole table for a cache that is not used.
-        datasets.Dataset(table, fingerprint=path.stem).to_parquet(content)
-    finally:
-        if had_bars:
-            datasets.enable_progress_bars()
+    pq.write_table(table, content)
     write_whole(path, content.getvalue())
 
 
@@ -219,11 +171,36 @@ def counts_of(shards: Iterable[Shard]) -> dict[str, Any]:
     return counts
 
 
+def manifest_of(arguments: Mapping[str, Any], shards: Sequence[Shard], **more: Any) -> dict[str, Any]:
+    """What `manifest.json` says of these shards, and `more` beside it."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "pilotage": __version__,
+        "arguments": dict(arguments),
+        "split_shares": dict(SPLIT_SHARES),
+        "num_examples": sum(shard.num_rows for shard in shards),
+        "counts": counts_of(shards),
+        **more,
+        "sha256": joint_hash(shard.sha256 for shard in shards),
+        "shards": [asdict(shard) for shard in shards],
+    }
+
+
+def joint_hash(hashes: Iterable[str]) -> str:
+    """One SHA-256 of several."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def content_hash(examples: Iterable[Example]) -> str:
     """SHA-256 over every column of every row."""
+    return rows_hash(map(_row, examples))
+
+
+def rows_hash(rows: Iterable[dict[str, Any]]) -> str:
+    """SHA-256 over rows that each have an `image`, by column."""
     digest = hashlib.sha256()
-    for example in examples:
-        row = _row(example)
+    for row in rows:
         image = row.pop("image")["bytes"]
         text = _TO_TEXT(row).encode()
         digest.update(b"%d %d\n" % (len(text), len(image)) + text + image)
@@ -285,17 +262,18 @@ def shard_path(root: Path, file: str) -> Path:
 
 def read_parquet(path: Path, remedy: str, *, num_rows: int | None = None) -> list[Example]:
     """The rows of one file of examples. Raises PilotageError that names what is wrong, then `remedy`."""
-    rows = parquet_rows(path, COLUMNS, remedy, num_rows=num_rows)
-    try:
-        return [_example(row) for row in rows]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PilotageError(f"{path} holds a row that is no example ({error}); {remedy}") from error
+    return parquet_rows(path, COLUMNS, _example, remedy, num_rows=num_rows)
 
 
 def parquet_rows(
-    path: Path, columns: Sequence[str], remedy: str, *, num_rows: int | None = None
-) -> list[dict[str, Any]]:
-    """These columns of a Parquet file, row by row.
+    path: Path,
+    columns: Sequence[str],
+    make: Callable[[dict[str, Any]], Example],
+    remedy: str,
+    *,
+    num_rows: int | None = None,
+) -> list[Example]:
+    """What `make` makes of these columns of a Parquet file, row by row.
 
     What the file says of its own size is compared with `num_rows` and with what memory may hold before a row is read: a
     small file can unfold to millions. Raises PilotageError, which ends with `remedy`.
@@ -320,9 +298,14 @@ def parquet_rows(
                     f"{path} unfolds to {told.num_rows} rows of {num_bytes} bytes, more than a shard holds "
                     f"({MAX_SHARD_ROWS}, {MAX_SHARD_BYTES}); {remedy}"
                 )
-            return parquet.read(columns=list(columns)).to_pylist()
+            rows = parquet.read(columns=list(columns)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise PilotageError(f"{path} cannot be read as Parquet ({error}); {remedy}") from error
+    try:
+        return [make(row) for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise PilotageError(f"{path} holds a row that is no example ({told}); {remedy}") from error
 
 
 _TO_TEXT = json.JSONEncoder(check_circular=False).encode
@@ -364,9 +347,9 @@ def _read_shards(root: Path, shards: Iterable[Shard]) -> Iterator[Example]:
         yield from read_shard(root, shard)
 
 
-def _in_turn(streams: Iterable[Iterator[Any]]) -> Iterator[Any]:
+def in_turn(streams: Iterable[Iterable[Any]]) -> Iterator[Any]:
     """One from each stream, again and again, until all have ended."""
-    running = list(streams)
+    running = [iter(stream) for stream in streams]
     nothing = object()
     while running:
         still = []

@@ -11,18 +11,15 @@ Axis letters: M active tokens of a micro-batch (row by row, in order), R rows of
 Means per micro-batch would overweight short or rare rows, so the counts of the whole step come first and every token
 gets its weight before the first backward pass:
 
-    counts = global_counts(count_step(num_tokens_R, tasks_R, task_names=...), all_sum)   # all rows of this rank's step
-    weight_M = token_weights("task", num_tokens_R, tasks_R, counts)                      # one micro-batch
-    estimator(..., weight_M=weight_M).value_M.sum().backward()
-
-The values so weighted sum, over micro-batches and ranks, to the step's loss. Where gradients are *averaged* over ranks
-(DDP, FSDP) instead of summed, pass `num_averaged` = the number of ranks.
-
-A loss of several routes is the sum of scale * mean over them. `RouteMeans` says what each mean divides by: the route's
-own tokens (rows, tasks), or those of all routes together:
-
     counts = global_route_counts(count_routes(means, num_tokens_of, tasks_R, task_names=...), all_sum)
     weights_R = route_row_weights(means, reduction, num_tokens_of, tasks_R, counts, scale_of=...)[route]
+    estimator(..., weight_M=weights_R by token).value_M.sum().backward()
+
+The values so weighted sum, over micro-batches and ranks, to the step's loss. Where gradients are *averaged* over ranks
+(DDP, FSDP) instead of summed, multiply the loss by the number of ranks.
+
+A loss of several routes is the sum of scale * mean over them. `RouteMeans` says what each mean divides by: the route's
+own tokens (rows, tasks), or those of all routes together.
 """
 
 from __future__ import annotations
@@ -101,7 +98,7 @@ class StepCounts:
 def count_step(
     num_tokens_R: Sequence[int], tasks_R: Sequence[str], *, task_names: Sequence[str] | None = None
 ) -> StepCounts:
-    """Counts of the rows at hand: all of the step's, or this rank's, to be summed by `global_counts`.
+    """Counts of the rows at hand: all of the step's, or this rank's, to be summed over ranks.
 
     For the latter name the tasks of the whole run, the same on every rank. Raises ValueError for a row of another.
     """
@@ -115,19 +112,6 @@ def count_step(
         num_tokens=float(sum(num_tokens_R)),
         num_sequences=float(sum(num_tokens > 0 for num_tokens in num_tokens_R)),
         tokens_by_task=tokens_by_task,
-    )
-
-
-def global_counts(local: StepCounts, all_sum: AllSum) -> StepCounts:
-    """The counts of all ranks, from those of this one, in one call of `all_sum`."""
-    names = sorted(local.tokens_by_task)
-    by_task = [local.tokens_by_task[name] for name in names]
-    flat = torch.tensor([local.num_tokens, local.num_sequences, *by_task], dtype=torch.float64)
-    num_tokens, num_sequences, *by_task = all_sum(flat).tolist()
-    return StepCounts(
-        num_tokens=num_tokens,
-        num_sequences=num_sequences,
-        tokens_by_task=dict(zip(names, by_task, strict=True)),
     )
 
 
@@ -218,43 +202,3 @@ def _weight(reduction: Reduction, num_tokens: int, task: str, counts: StepCounts
     if reduction == "task":
         return 1.0 / (counts.num_tasks * counts.tokens_by_task[task])
     raise ValueError(f"reduction={reduction!r}: one of {', '.join(REDUCTIONS)}")
-
-
-def token_weights(
-    reduction: Reduction,
-    num_tokens_R: Sequence[int],
-    tasks_R: Sequence[str],
-    counts: StepCounts,
-    *,
-    num_averaged: int = 1,
-) -> Tensor:
-    """The weight of every active token of a micro-batch [M], float32.
-
-    `counts` are those of the whole step; sum(weight * value) over all of the step's tokens is its loss.
-    """
-    weight_R = torch.tensor(row_weights(reduction, num_tokens_R, tasks_R, counts), dtype=torch.float32)
-    return weight_R.mul_(num_averaged).repeat_interleave(torch.tensor(num_tokens_R, dtype=torch.long))
-
-
-def reduced_groups(
-    reduction: Reduction, value_M: Tensor, num_tokens_R: Sequence[int], tasks_R: Sequence[str]
-) -> dict[str, Reduced]:
-    """Sums and counts of one micro-batch, of which `mean_of_groups` makes the reduction's mean.
-
-    One group `all` for `token` (counts tokens) and `sequence` (counts rows), a group per task for `task`.
-    """
-    rows = value_M.detach().split(list(num_tokens_R))
-    groups: dict[str, Reduced] = {}
-    for row_m, task in zip(rows, tasks_R, strict=True):
-        part = Reduced.of(row_m)
-        if reduction == "sequence":
-            part = Reduced(sum=part.mean, count=1.0) if part.count else part
-        name = task if reduction == "task" else "all"
-        groups[name] = groups.get(name, Reduced(sum=0.0, count=0.0)) + part
-    return groups
-
-
-def mean_of_groups(groups: Mapping[str, Reduced]) -> float:
-    """Plain mean of the means of the groups that have something in them; NaN when none has."""
-    means = [group.mean for group in groups.values() if group.count]
-    return sum(means) / len(means) if means else float("nan")

@@ -184,11 +184,6 @@ class RoutedRow:
         """Taught tokens."""
         return int(self.mask_T.sum())
 
-    @property
-    def shown_mask(self) -> np.ndarray:
-        """The mask over the shown tokens alone: which of the teacher's scores are used."""
-        return self.mask_T[self.shown]
-
 
 def route_rows(router: Router, rows: Sequence[RowFacts]) -> dict[str, list[RoutedRow]]:
     """Route name -> one `RoutedRow` per row, in order.

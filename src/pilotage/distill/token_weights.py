@@ -1,4 +1,4 @@
-"""Weights of single tokens in a route's loss: reward gate, importance cap, visual advantage, or as given.
+"""Weights of single tokens in a route's loss: reward gate, importance cap, visual advantage.
 
 T tokens of one rollout.
 """
@@ -102,17 +102,3 @@ class VisualAdvantage:
     def __call__(self, row: RowFacts) -> np.ndarray:
         gain_T = np.maximum(row.signals[self.signals[0]], 0.0)
         return np.minimum(self.base + self.slope * gain_T, self.cap)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """The signal of this name, as it is."""
-
-    signal: str
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        return (self.signal,)
-
-    def __call__(self, row: RowFacts) -> np.ndarray:
-        return row.signals[self.signal]

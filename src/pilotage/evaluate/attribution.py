@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pilotage.errors import BadStateError, PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_mean
+from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_mean
 from pilotage.evaluate.roles import role_of
 from pilotage.evaluate.samples import Row, example_means
 from pilotage.records import Outcome
@@ -42,7 +42,7 @@ CUT_SHORT = "cut_short"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
+class Attribution(Figures):
     """What one answer failed by. Of an answer that succeeded: what it succeeded in spite of."""
 
     fault: str
@@ -68,16 +68,6 @@ class Attribution:
     def unseen_fields(self) -> tuple[str, ...]:
         """Misread or missing."""
         return self.misread_fields + self.missing_fields
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "fault": self.fault,
-            "detail": self.detail,
-            "misread_fields": list(self.misread_fields),
-            "missing_fields": list(self.missing_fields),
-            "has_recited": self.has_recited,
-            "reason_as_read": self.reason_as_read,
-        }
 
 
 def attribute(row: Row) -> Attribution:
@@ -166,7 +156,7 @@ def _fault(task: Task[Any], scored: Outcome, as_read: Outcome | None, *, was_cut
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldFaults:
+class FieldFaults(Figures):
     """How one field of the state was read."""
 
     unseen: Interval | None
@@ -174,13 +164,9 @@ class FieldFaults:
     num_in_faults: int
     """Answers with the fault `misread` or `both` in which it was one of the fields read wrongly."""
 
-    def as_dict(self) -> dict[str, Any]:
-        unseen = None if self.unseen is None else self.unseen.as_dict()
-        return {"unseen": unseen, "num_in_faults": self.num_in_faults}
-
 
 @dataclass(frozen=True, kw_only=True)
-class FaultCounts:
+class FaultCounts(Figures):
     """The faults of a group of answers."""
 
     num_answers: int
@@ -197,17 +183,6 @@ class FaultCounts:
     fields: Mapping[str, FieldFaults]
     """Field of the recited state -> how it was read."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "num_answers": self.num_answers,
-            "num_recited": self.num_recited,
-            "num_lucky": self.num_lucky,
-            "counts": dict(self.counts),
-            "shares": {fault: interval.as_dict() for fault, interval in self.shares.items()},
-            "details": {fault: dict(details) for fault, details in self.details.items()},
-            "fields": {name: field.as_dict() for name, field in self.fields.items()},
-        }
-
 
 Attributed = tuple[Row, Attribution]
 
@@ -217,9 +192,7 @@ def attribute_all(rows: Iterable[Row]) -> list[Attributed]:
     return [(row, attribute(row)) for row in rows]
 
 
-def count_faults(
-    attributed: Sequence[Attributed], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> FaultCounts:
+def count_faults(attributed: Sequence[Attributed]) -> FaultCounts:
     """Counts and shares of at least one row, all of one task."""
     if not attributed:
         raise PilotageError("no answers whose faults could be counted")
@@ -228,8 +201,7 @@ def count_faults(
     reciting = [row for row, attribution in attributed if attribution.has_recited]
 
     def share(holds: Any, among: Sequence[Row] = rows) -> Interval:
-        values = example_means(among, lambda row: float(holds(of_row[id(row)])))
-        return bootstrap_mean(values, seed=seed, num_resamples=num_resamples)
+        return bootstrap_mean(example_means(among, lambda row: float(holds(of_row[id(row)]))))
 
     faults = Counter(attribution.fault for _, attribution in attributed)
     details: dict[str, Counter[str]] = {}

@@ -6,7 +6,7 @@ is binomial, so that the percentiles of infinitely many resamples are known and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,28 @@ from pilotage.errors import PilotageError
 
 UNBOUNDED = (-np.inf, np.inf)
 NUM_RESAMPLES = 10_000
-CONFIDENCE = 0.95
+ALPHA = 1.0 - 0.95
+"""Of 95 % intervals: the share of resamples that lies outside them, half at each end."""
 _CHUNK_NUMBERS = 4_000_000
 
 
+class Figures:
+    """A dataclass of figures, which JSON holds by the names of its fields."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Figures):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class Interval(Figures):
     """A mean and the range that a resampling of its rows leaves it in."""
 
     mean: float
@@ -30,16 +46,12 @@ class Interval:
     n: int
     """Rows behind the mean."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
-
 
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
     """The mean of `values` with its percentile bootstrap interval.
@@ -49,9 +61,7 @@ def bootstrap_mean(
     ends of the scale: (0, 1) for shares, (-1, 1) for differences of shares, UNBOUNDED for numbers that are no shares,
     of which agreeing ones have no spread that could be told.
     """
-    return bootstrap_macro_mean(
-        [values], seed=seed, num_resamples=num_resamples, confidence=confidence, bounds=bounds
-    )
+    return bootstrap_macro_mean([values], seed=seed, num_resamples=num_resamples, bounds=bounds)
 
 
 def bootstrap_macro_mean(
@@ -59,7 +69,6 @@ def bootstrap_macro_mean(
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
     """The plain mean of the strata's means; every stratum (task) is resampled by itself.
@@ -73,18 +82,17 @@ def bootstrap_macro_mean(
         raise PilotageError("an interval needs finite values; leave NaN and infinity out before")
     mean = float(np.mean([array.mean() for array in arrays]))
     num_rows = sum(array.size for array in arrays)
-    alpha = 1.0 - confidence
     is_share = bounds != UNBOUNDED
     if is_share and mean in (-1.0, 0.0, 1.0) and all((array == mean).all() for array in arrays):
-        reach = 1.0 - (alpha / 2) ** (1 / min(array.size for array in arrays))
+        reach = 1.0 - (ALPHA / 2) ** (1 / min(array.size for array in arrays))
         low, high = max(bounds[0], mean - reach), min(bounds[1], mean + reach)
         return Interval(mean=mean, low=low, high=high, n=num_rows)
     if len(arrays) == 1 and np.unique(arrays[0]).size == 2:
-        low, high = _two_valued_percentiles(arrays[0], (alpha / 2, 1.0 - alpha / 2))
+        low, high = _two_valued_percentiles(arrays[0], (ALPHA / 2, 1.0 - ALPHA / 2))
         return Interval(mean=mean, low=low, high=high, n=num_rows)
     rng = np.random.default_rng(seed)
     means = np.mean([_resampled_means(array, rng, num_resamples) for array in arrays], axis=0)
-    low, high = np.quantile(means, [alpha / 2, 1.0 - alpha / 2])
+    low, high = np.quantile(means, [ALPHA / 2, 1.0 - ALPHA / 2])
     return Interval(mean=mean, low=float(low), high=float(high), n=num_rows)
 
 

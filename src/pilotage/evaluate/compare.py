@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean
+from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean
 from pilotage.evaluate.roles import kind_order
-from pilotage.evaluate.samples import Row
+from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
 
 SIGNIFICANCE = 0.05
@@ -26,7 +26,7 @@ FAIR_SETTINGS = ("prompts", "max_new_tokens", "temperature", "top_p", "strict_ed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(Figures):
     """One kind on one task, or on all tasks, pair by pair."""
 
     a: Interval
@@ -59,19 +59,11 @@ class Pairs:
         return self.direction != 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "a": self.a.as_dict(),
-            "b": self.b.as_dict(),
-            "difference": self.difference.as_dict(),
-            "num_only_a": self.num_only_a,
-            "num_only_b": self.num_only_b,
-            "p_value": self.p_value,
-            "distinguishable": self.distinguishable,
-        }
+        return super().as_dict() | {"distinguishable": self.distinguishable}
 
 
 @dataclass(frozen=True, kw_only=True)
-class KindComparison:
+class KindComparison(Figures):
     num_examples: int
     """Examples compared."""
     num_only_in_a: int
@@ -98,29 +90,15 @@ class KindComparison:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "num_examples": self.num_examples,
-            "num_only_in_a": self.num_only_in_a,
-            "num_only_in_b": self.num_only_in_b,
-            "tasks": {task: pairs.as_dict() for task, pairs in self.tasks.items()},
-            "macro": self.macro.as_dict(),
-            "pooling_note": self.pooling_note,
-        }
+        return super().as_dict() | {"pooling_note": self.pooling_note}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Figures):
     rate: str
     kinds: Mapping[str, KindComparison]
     warnings: tuple[str, ...]
     """What makes the comparison less than fair, a sentence each."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "rate": self.rate,
-            "kinds": {kind: compared.as_dict() for kind, compared in self.kinds.items()},
-            "warnings": list(self.warnings),
-        }
 
 
 def compare(
@@ -130,8 +108,6 @@ def compare(
     kinds: Sequence[str] | None = None,
     rate: str = "success",
     common: bool = False,
-    seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
 ) -> Comparison:
     """B against A, per kind and task. `kinds` defaults to those that both have.
 
@@ -149,10 +125,7 @@ def compare(
             if kind not in of:
                 raise PilotageError(f"{name} has no rows of the kind {kind!r}; it has {', '.join(of)}")
     compared = {
-        kind: _compare_kind(
-            of_a[kind], of_b[kind], kind, rate=rate, common=common, seed=seed, num_resamples=num_resamples
-        )
-        for kind in chosen
+        kind: _compare_kind(of_a[kind], of_b[kind], kind, rate=rate, common=common) for kind in chosen
     }
     warnings = [note for kind in chosen for note in _unfairness(kind, of_a[kind], of_b[kind])]
     return Comparison(rate=rate, kinds=compared, warnings=tuple(dict.fromkeys(warnings)))
@@ -177,16 +150,9 @@ def excludes_zero(difference: Interval) -> bool:
 
 
 def _compare_kind(
-    a: Sequence[Row],
-    b: Sequence[Row],
-    kind: str,
-    *,
-    rate: str,
-    common: bool,
-    seed: int,
-    num_resamples: int,
+    a: Sequence[Row], b: Sequence[Row], kind: str, *, rate: str, common: bool
 ) -> KindComparison:
-    of_a, of_b = _by_example(a), _by_example(b)
+    of_a, of_b = grouped(a, "task", "id"), grouped(b, "task", "id")
     num_only_in_a, num_only_in_b = len(of_a.keys() - of_b.keys()), len(of_b.keys() - of_a.keys())
     shared = [key for key in of_a if key in of_b]
     if not shared:
@@ -204,7 +170,7 @@ def _compare_kind(
     for key in shared:
         pair = (fmean(map(value, of_a[key])), fmean(map(value, of_b[key])))
         by_task.setdefault(key[0], []).append(pair)
-    pairs_of = partial(_pairs, once=once, seed=seed, num_resamples=num_resamples)
+    pairs_of = partial(_pairs, once=once)
     return KindComparison(
         num_examples=len(shared),
         num_only_in_a=num_only_in_a,
@@ -214,11 +180,9 @@ def _compare_kind(
     )
 
 
-def _pairs(
-    tasks: Sequence[Sequence[tuple[float, float]]], *, once: bool, seed: int, num_resamples: int
-) -> Pairs:
+def _pairs(tasks: Sequence[Sequence[tuple[float, float]]], *, once: bool) -> Pairs:
     """Of one task, or of several."""
-    mean = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
+    mean = bootstrap_macro_mean
     pairs = [pair for of_task in tasks for pair in of_task]
     num_only_a = sum(of_a > of_b for of_a, of_b in pairs)
     num_only_b = sum(of_b > of_a for of_a, of_b in pairs)
@@ -230,14 +194,6 @@ def _pairs(
         num_only_b=num_only_b,
         p_value=mcnemar_p(num_only_a, num_only_b) if once else None,
     )
-
-
-def _by_example(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """(Task, id) -> the answers to that example."""
-    examples: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        examples.setdefault((row["task"], row["id"]), []).append(row)
-    return examples
 
 
 def _check_states(
@@ -262,7 +218,7 @@ def _unfairness(kind: str, a: Sequence[Row], b: Sequence[Row]) -> list[str]:
         )
         if of_a != of_b:
             notes.append(f"{name} differs: {', '.join(of_a)} in A, {', '.join(of_b)} in B")
-    num_answers = [sorted({len(rows) for rows in _by_example(of).values()}) for of in (a, b)]
+    num_answers = [sorted({len(rows) for rows in grouped(of, "task", "id").values()}) for of in (a, b)]
     if num_answers[0] != num_answers[1]:
         told = [" or ".join(map(str, counts)) for counts in num_answers]
         notes.append(f"{kind}: A has {told[0]} answers to an example, B has {told[1]}")
@@ -276,7 +232,5 @@ def _unfairness(kind: str, a: Sequence[Row], b: Sequence[Row]) -> list[str]:
 
 
 def _by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(row["kind"], []).append(row)
+    kinds = grouped(rows, "kind")
     return {kind: kinds[kind] for kind in (*kind_order(), *kinds) if kind in kinds}

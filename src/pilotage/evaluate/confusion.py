@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pilotage.evaluate.bootstrap import Figures
 from pilotage.evaluate.samples import Row
 from pilotage.worlds import get_task
 from pilotage.worlds.grid import Cell
@@ -25,7 +26,7 @@ UNREAD = "unread"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confusion:
+class Confusion(Figures):
     """One field of one task on boards of one level."""
 
     task: str

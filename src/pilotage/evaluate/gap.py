@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import FAULTS, Attributed, FaultCounts, attribute_all, count_faults
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.confusion import Confusion, confusions
-from pilotage.evaluate.samples import Row, example_means
+from pilotage.evaluate.samples import Row, example_means, grouped
 from pilotage.evaluate.strata import Curve, success_curves
 from pilotage.evaluate.summary import paired_differences, rate_of
 
@@ -33,7 +31,7 @@ DIFFERENCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GapCell:
+class GapCell(Figures):
     """One task, one level of it, or the mean over tasks."""
 
     success: Mapping[str, Interval]
@@ -47,18 +45,9 @@ class GapCell:
     faults: FaultCounts | None
     """Counts behind the shares; None for the mean over tasks."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "success": _dicts(self.success),
-            "state_read": self.state_read.as_dict(),
-            "differences": _dicts(self.differences),
-            "fault_shares": _dicts(self.fault_shares),
-            "faults": None if self.faults is None else self.faults.as_dict(),
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
-class PlanePoint:
+class PlanePoint(Figures):
     """One bubble of the perception x planning figure."""
 
     task: str
@@ -71,18 +60,9 @@ class PlanePoint:
     success: Interval
     """Area: end-to-end success from the picture."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "perception": self.perception.as_dict(),
-            "perception_from": self.perception_from,
-            "planning": self.planning.as_dict(),
-            "success": self.success.as_dict(),
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
+class Gap(Figures):
     tasks: Mapping[str, GapCell]
     levels: Mapping[str, Mapping[int, GapCell]]
     """Task -> level -> cell."""
@@ -96,22 +76,8 @@ class Gap:
     notes: tuple[str, ...]
     """What was not measured, or not on the same examples; a sentence each."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "tasks": _dicts(self.tasks),
-            "levels": {
-                task: {str(level): cell.as_dict() for level, cell in levels.items()}
-                for task, levels in self.levels.items()
-            },
-            "macro": self.macro.as_dict(),
-            "plane": [point.as_dict() for point in self.plane],
-            "curves": [curve.as_dict() for curve in self.curves],
-            "confusions": [confusion.as_dict() for confusion in self.confusions],
-            "notes": list(self.notes),
-        }
 
-
-def gap(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Gap:
+def gap(rows: Iterable[Row]) -> Gap:
     """The diagnosis of one model's rows, of the kinds `GAP_KINDS` as far as they are there.
 
     Raises PilotageError where there is no row of the kind `image`.
@@ -125,22 +91,14 @@ def gap(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLE
     if not image:
         raise PilotageError("no rows of the kind image: there are no failures to be explained")
     attributed = attribute_all(image)
-    by_task = _grouped(kept, "task")
+    by_task = grouped(kept, "task")
     of_task = {task: [each for each in attributed if each[0]["task"] == task] for task in by_task}
     by_task = {task: group for task, group in by_task.items() if of_task[task]}
-    cells = {
-        task: _cell(group, of_task[task], seed=seed, num_resamples=num_resamples)
-        for task, group in by_task.items()
-    }
+    cells = {task: _cell(group, of_task[task]) for task, group in by_task.items()}
     levels = {
         task: {
-            level: _cell(
-                at_level,
-                [each for each in of_task[task] if each[0]["level"] == level],
-                seed=seed,
-                num_resamples=num_resamples,
-            )
-            for level, at_level in sorted(_grouped(group, "level").items())
+            level: _cell(at_level, [each for each in of_task[task] if each[0]["level"] == level])
+            for level, at_level in sorted(grouped(group, "level").items())
             if any(row["kind"] == "image" for row in at_level)
         }
         for task, group in by_task.items()
@@ -148,7 +106,7 @@ def gap(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLE
     return Gap(
         tasks=cells,
         levels=levels,
-        macro=_macro(by_task, of_task, seed=seed, num_resamples=num_resamples),
+        macro=_macro(by_task, of_task),
         plane=[
             PlanePoint(
                 task=task,
@@ -160,16 +118,16 @@ def gap(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLE
             for task, cell in cells.items()
             if "text" in cell.success
         ],
-        curves=success_curves(kept, seed=seed, num_resamples=num_resamples),
+        curves=success_curves(kept),
         confusions=confusions(image),
         notes=_notes(kept),
     )
 
 
-def _cell(rows: Sequence[Row], attributed: Sequence[Attributed], *, seed: int, num_resamples: int) -> GapCell:
-    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
+def _cell(rows: Sequence[Row], attributed: Sequence[Attributed]) -> GapCell:
+    mean = bootstrap_mean
     kinds = _by_kind(rows)
-    faults = count_faults(attributed, seed=seed, num_resamples=num_resamples)
+    faults = count_faults(attributed)
     differences = _differences(kinds)
     return GapCell(
         success={kind: mean(example_means(group, rate_of("success"))) for kind, group in kinds.items()},
@@ -180,15 +138,9 @@ def _cell(rows: Sequence[Row], attributed: Sequence[Attributed], *, seed: int, n
     )
 
 
-def _macro(
-    by_task: Mapping[str, Sequence[Row]],
-    of_task: Mapping[str, Sequence[Attributed]],
-    *,
-    seed: int,
-    num_resamples: int,
-) -> GapCell:
+def _macro(by_task: Mapping[str, Sequence[Row]], of_task: Mapping[str, Sequence[Attributed]]) -> GapCell:
     """Plain means over tasks of whatever every task has."""
-    mean = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
+    mean = bootstrap_macro_mean
     kinds = [_by_kind(rows) for rows in by_task.values()]
     differences = [_differences(of) for of in kinds]
     faults = [{id(row): found.fault for row, found in of_task[task]} for task in by_task]
@@ -246,16 +198,5 @@ def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Kind -> its rows, in the order of `GAP_KINDS`."""
-    groups = _grouped(rows, "kind")
+    groups = grouped(rows, "kind")
     return {kind: groups[kind] for kind in GAP_KINDS if kind in groups}
-
-
-def _grouped(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
-    groups: dict[Any, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row[key], []).append(row)
-    return groups
-
-
-def _dicts(values: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): value.as_dict() for name, value in values.items()}

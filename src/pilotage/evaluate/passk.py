@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
-from pilotage.evaluate.samples import Row, by_example
+from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassK:
+class PassK(Figures):
     """One kind."""
 
     num_samples: tuple[int, int]
@@ -34,37 +33,20 @@ class PassK:
     """k -> plain mean of pass@k over tasks."""
     macro_average: Interval
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "num_samples": list(self.num_samples),
-            "temperatures": list(self.temperatures),
-            "tasks": {task: _dicts(by_k) for task, by_k in self.tasks.items()},
-            "average": _dicts(self.average),
-            "macro": _dicts(self.macro),
-            "macro_average": self.macro_average.as_dict(),
-        }
-
 
 def pass_at_k(num_answers: int, num_successes: int, k: int) -> float:
     """1 - C(n-c, k) / C(n, k): of 4 answers with 1 success, pass@2 is 1 - 3/6 = 0.5."""
     return 1.0 - math.comb(num_answers - num_successes, k) / math.comb(num_answers, k)
 
 
-def passk(
-    rows: Iterable[Row],
-    ks: Sequence[int] | None = None,
-    *,
-    seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
-) -> dict[str, PassK]:
+def passk(rows: Iterable[Row], ks: Sequence[int] | None = None) -> dict[str, PassK]:
     """Kind -> estimates. `ks` defaults to 1, 2, 4, … and the number of answers that every example has.
 
     Raises PilotageError for a k below 1 or beyond the answers of some example.
     """
-    kinds: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        kinds.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
-    return {kind: _passk(tasks, kind, ks, seed, num_resamples) for kind, tasks in kinds.items()}
+    return {
+        kind: _passk(grouped(of_kind, "task"), kind, ks) for kind, of_kind in grouped(rows, "kind").items()
+    }
 
 
 def default_ks(num_samples: int) -> list[int]:
@@ -73,12 +55,10 @@ def default_ks(num_samples: int) -> list[int]:
     return ks if ks[-1] == num_samples else [*ks, num_samples]
 
 
-def _passk(
-    by_task: Mapping[str, Sequence[Row]], kind: str, ks: Sequence[int] | None, seed: int, num_resamples: int
-) -> PassK:
+def _passk(by_task: Mapping[str, Sequence[Row]], kind: str, ks: Sequence[int] | None) -> PassK:
     success = rate_of("success")
     tallies = {
-        task: [(len(answers), round(sum(map(success, answers)))) for answers in by_example(rows).values()]
+        task: [(len(answers), round(sum(map(success, answers)))) for answers in grouped(rows, "id").values()]
         for task, rows in by_task.items()
     }
     sizes = [n for of_task in tallies.values() for n, _ in of_task]
@@ -103,25 +83,8 @@ def _passk(
     return PassK(
         num_samples=(min(sizes), max(sizes)),
         temperatures=tuple(sorted(temperatures)),
-        tasks={
-            task: {
-                k: bootstrap_mean(at_k, seed=seed, num_resamples=num_resamples) for k, at_k in by_k.items()
-            }
-            for task, by_k in values.items()
-        },
-        average={
-            task: bootstrap_mean(of_task, seed=seed, num_resamples=num_resamples)
-            for task, of_task in shares.items()
-        },
-        macro={
-            k: bootstrap_macro_mean(
-                [by_k[k] for by_k in values.values()], seed=seed, num_resamples=num_resamples
-            )
-            for k in chosen
-        },
-        macro_average=bootstrap_macro_mean(list(shares.values()), seed=seed, num_resamples=num_resamples),
+        tasks={task: {k: bootstrap_mean(at_k) for k, at_k in by_k.items()} for task, by_k in values.items()},
+        average={task: bootstrap_mean(of_task) for task, of_task in shares.items()},
+        macro={k: bootstrap_macro_mean([by_k[k] for by_k in values.values()]) for k in chosen},
+        macro_average=bootstrap_macro_mean(list(shares.values())),
     )
-
-
-def _dicts(values: Mapping[Any, Interval]) -> dict[str, Any]:
-    return {str(name): interval.as_dict() for name, interval in values.items()}

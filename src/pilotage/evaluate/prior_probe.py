@@ -15,16 +15,16 @@ from typing import Any
 from pilotage.data.prior import prior_of
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import FaultCounts, attribute_all, count_faults
-from pilotage.evaluate.bootstrap import NUM_RESAMPLES, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean, bootstrap_mean
 from pilotage.evaluate.compare import excludes_zero
 from pilotage.evaluate.roles import is_description
-from pilotage.evaluate.samples import Row, by_example
+from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
 from pilotage.worlds import get_task
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorCell:
+class PriorCell(Figures):
     """One kind on one task."""
 
     prior: str
@@ -38,9 +38,8 @@ class PriorCell:
     """Success where it is reversed."""
     difference: Interval
     """`follows` less `reverses`, pairs resampled: above zero for a model that leans on the prior."""
-    faults_follows: FaultCounts | None
-    """What failed where it holds; None for views that ask for no plan."""
-    faults_reverses: FaultCounts | None
+    faults: tuple[FaultCounts | None, FaultCounts | None]
+    """What failed where it holds, and where it is reversed; None for views that ask for no plan."""
 
     @property
     def leans(self) -> bool:
@@ -48,36 +47,19 @@ class PriorCell:
         return self.difference.low > 0
 
     def as_dict(self) -> dict[str, Any]:
-        faults = (self.faults_follows, self.faults_reverses)
-        return {
-            "prior": self.prior,
-            "num_pairs": self.num_pairs,
-            "num_unpaired": list(self.num_unpaired),
-            "follows": self.follows.as_dict(),
-            "reverses": self.reverses.as_dict(),
-            "difference": self.difference.as_dict() | {"distinguishable": excludes_zero(self.difference)},
-            "faults": [None if each is None else each.as_dict() for each in faults],
-        }
+        difference = self.difference.as_dict() | {"distinguishable": excludes_zero(self.difference)}
+        return super().as_dict() | {"difference": difference}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorProbe:
+class PriorProbe(Figures):
     kinds: Mapping[str, Mapping[str, PriorCell]]
     """Kind -> task -> cell."""
     macro: Mapping[str, Interval]
     """Kind -> plain mean of the tasks' differences."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "kinds": {
-                kind: {task: cell.as_dict() for task, cell in cells.items()}
-                for kind, cells in self.kinds.items()
-            },
-            "macro": {kind: interval.as_dict() for kind, interval in self.macro.items()},
-        }
 
-
-def prior_conflict(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> PriorProbe:
+def prior_conflict(rows: Iterable[Row]) -> PriorProbe:
     """The probe over rows of any number of kinds; tasks without a prior, and states without one, take no part.
 
     Raises PilotageError where no two examples can be paired.
@@ -89,15 +71,12 @@ def prior_conflict(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = N
         )
     return PriorProbe(
         kinds={
-            kind: {task: _cell(paired, kind, task, seed, num_resamples) for task, paired in by_task.items()}
+            kind: {task: _cell(paired, kind, task) for task, paired in by_task.items()}
             for kind, by_task in kinds.items()
         },
         macro={
             kind: bootstrap_macro_mean(
-                [paired.differences for paired in by_task.values()],
-                seed=seed,
-                num_resamples=num_resamples,
-                bounds=(-1.0, 1.0),
+                [paired.differences for paired in by_task.values()], bounds=(-1.0, 1.0)
             )
             for kind, by_task in kinds.items()
         },
@@ -129,22 +108,17 @@ class _Paired:
 
 def _pairs_by_kind(rows: Iterable[Row]) -> dict[str, dict[str, _Paired]]:
     """Kind -> task -> pairs, where there are any; tasks without a prior take no part."""
-    groups: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        if prior_of(get_task(row["task"])) is not None:
-            groups.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
     found: dict[str, dict[str, _Paired]] = {}
-    for kind, by_task in groups.items():
-        for task, group in by_task.items():
-            if (paired := _pair(group)).pairs:
-                found.setdefault(kind, {})[task] = paired
+    for (kind, task), group in grouped(rows, "kind", "task").items():
+        if prior_of(get_task(task)) is not None and (paired := _pair(group)).pairs:
+            found.setdefault(kind, {})[task] = paired
     return found
 
 
 def _pair(rows: Sequence[Row]) -> _Paired:
     """Pairs within a level and an optimal length, by the order of the ids, which are hashes."""
     strata: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
-    answers = by_example(rows)
+    answers = grouped(rows, "id")
     for id_ in sorted(answers):
         row = answers[id_][0]
         task = get_task(row["task"])
@@ -163,28 +137,20 @@ def _pair(rows: Sequence[Row]) -> _Paired:
     return _Paired(pairs=pairs, num_unpaired=(left[0], left[1]))
 
 
-def _cell(paired: _Paired, kind: str, task: str, seed: int, num_resamples: int) -> PriorCell:
+def _cell(paired: _Paired, kind: str, task: str) -> PriorCell:
     prior = prior_of(get_task(task))
     assert prior is not None
-    faults = [
-        None
-        if is_description(kind)
-        else count_faults(
-            attribute_all([row for pair in paired.pairs for row in pair[side]]),
-            seed=seed,
-            num_resamples=num_resamples,
-        )
-        for side in (0, 1)
-    ]
+
+    def faults(side: int) -> FaultCounts | None:
+        rows = [row for pair in paired.pairs for row in pair[side]]
+        return None if is_description(kind) else count_faults(attribute_all(rows))
+
     return PriorCell(
         prior=prior.prior,
         num_pairs=len(paired.pairs),
         num_unpaired=paired.num_unpaired,
-        follows=bootstrap_mean(paired.values(0), seed=seed, num_resamples=num_resamples),
-        reverses=bootstrap_mean(paired.values(1), seed=seed, num_resamples=num_resamples),
-        difference=bootstrap_mean(
-            paired.differences, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0)
-        ),
-        faults_follows=faults[0],
-        faults_reverses=faults[1],
+        follows=bootstrap_mean(paired.values(0)),
+        reverses=bootstrap_mean(paired.values(1)),
+        difference=bootstrap_mean(paired.differences, bounds=(-1.0, 1.0)),
+        faults=(faults(0), faults(1)),
     )

@@ -9,7 +9,7 @@ answered with nothing, is an answer and stays the failure that it is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,6 +173,15 @@ def episodes_of(
     writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size, raises=True)
     by_id = {id(episode.example): episode for episode in play(starts, writer=writer, show=show)}
     return [by_id[id(example)] for example in examples]
+
+
+def success_by_task(episodes: Iterable[Episode]) -> dict[str, float]:
+    """Task -> share of its episodes that succeeded."""
+    by_task: dict[str, list[bool]] = {}
+    for episode in episodes:
+        won = episode.outcome is not None and episode.outcome.success
+        by_task.setdefault(episode.example.task, []).append(won)
+    return {task: sum(won) / len(won) for task, won in by_task.items()}
 
 
 def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tuple[str, str], Condition]:

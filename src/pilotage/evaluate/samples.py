@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 Row = Mapping[str, Any]
 
 
-def by_example(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Example id -> its answers, in the order of the rows."""
-    examples: dict[str, list[Row]] = {}
+def grouped(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
+    """What rows hold under a key, or a tuple of it for several -> these rows, in their order."""
+    value_of = itemgetter(*keys)
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
-        examples.setdefault(row["id"], []).append(row)
-    return examples
+        groups.setdefault(value_of(row), []).append(row)
+    return groups
 
 
 def example_means(rows: Iterable[Row], value: Callable[[Row], float]) -> list[float]:
     """Mean of `value` over the answers to each example, in the order in which the examples come first."""
     return [
         value(answers[0]) if len(answers) == 1 else sum(map(value, answers)) / len(answers)
-        for answers in by_example(rows).values()
+        for answers in grouped(rows, "id").values()
     ]

@@ -14,14 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import (
-    NUM_RESAMPLES,
-    UNBOUNDED,
-    Interval,
-    bootstrap_macro_mean,
-    bootstrap_mean,
-)
-from pilotage.evaluate.samples import Row, by_example, example_means
+from pilotage.evaluate.bootstrap import UNBOUNDED, Figures, Interval, bootstrap_macro_mean, bootstrap_mean
+from pilotage.evaluate.samples import Row, example_means, grouped
 from pilotage.worlds.judge import MEASURES
 
 FIRST_RATES, LAST_RATES = ("success",), ("state", "finished")
@@ -44,7 +38,7 @@ def _in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class Rates(Figures):
     n: int
     """Examples."""
     num_answers: int
@@ -59,47 +53,28 @@ class Rates:
     """Field of the state or of the perception answer -> share read right."""
 
     def as_dict(self) -> dict[str, Any]:
-        named = {name: interval.as_dict() for name, interval in self.rates.items()}
-        fields = {name: interval.as_dict() for name, interval in self.fields.items()}
-        counts = {"n": self.n, "num_answers": self.num_answers, "num_errors": self.num_errors}
-        numbers = {name: interval.as_dict() for name, interval in self.numbers.items()}
-        return {**counts, **named, "fields": fields, **({"numbers": numbers} if numbers else {})}
+        told = super().as_dict()
+        rates, numbers, fields = (told.pop(name) for name in ("rates", "numbers", "fields"))
+        return {**told, **rates, "fields": fields, **({"numbers": numbers} if numbers else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
-class KindSummary:
+class KindSummary(Figures):
     tasks: Mapping[str, Rates]
     levels: Mapping[str, Mapping[int, Rates]]
     """Task -> level -> rates."""
     macro: Mapping[str, Interval]
     """Rate -> plain mean over the tasks, tasks resampled one by one."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "tasks": {task: rates.as_dict() for task, rates in self.tasks.items()},
-            "levels": {
-                task: {str(level): rates.as_dict() for level, rates in levels.items()}
-                for task, levels in self.levels.items()
-            },
-            "macro": {name: interval.as_dict() for name, interval in self.macro.items()},
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Figures):
     kinds: Mapping[str, KindSummary]
     """`image`, `text`, `perception`, … -> their rates."""
     gap: Mapping[str, Interval]
     """Task -> modality gap: text success minus image success on the states that both have, paired."""
     gap_macro: Interval | None
     """Plain mean of the tasks' gaps, or None where no state has both."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "kinds": {kind: summary.as_dict() for kind, summary in self.kinds.items()},
-            "gap": {task: interval.as_dict() for task, interval in self.gap.items()},
-            "gap_macro": None if self.gap_macro is None else self.gap_macro.as_dict(),
-        }
 
     def headline(self) -> dict[str, dict[str, dict[str, float]]]:
         """task -> kind -> `{"success", "n", "low", "high"}`, the form that `summary.json` holds."""
@@ -116,9 +91,7 @@ class Summary:
         return tasks
 
 
-def summarise(
-    rows: Iterable[Row], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES, levels: bool = True
-) -> Summary:
+def summarise(rows: Iterable[Row]) -> Summary:
     """The rates of one model's rows, of any number of kinds. PilotageError on a row without its keys."""
     by_kind: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
@@ -126,11 +99,10 @@ def summarise(
             if key not in row:
                 raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
         by_kind.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
-    macro = partial(bootstrap_macro_mean, seed=seed, num_resamples=num_resamples)
     kinds = {}
     for kind, tasks in by_kind.items():
         flags = _flags(row for task_rows in tasks.values() for row in task_rows)
-        rates = partial(_rates, flags=flags, seed=seed, num_resamples=num_resamples)
+        rates = partial(_rates, flags=flags)
         by_task = {task: rates(task_rows) for task, task_rows in tasks.items()}
         shared = [
             name
@@ -140,39 +112,39 @@ def summarise(
         kinds[kind] = KindSummary(
             tasks=by_task,
             levels={
-                task: {level: rates(at_level) for level, at_level in _by_level(task_rows).items()}
-                for task, task_rows in tasks.items()
-                if levels
+                task: {
+                    level: rates(at_level) for level, at_level in sorted(grouped(of_task, "level").items())
+                }
+                for task, of_task in tasks.items()
             },
             macro={
-                name: macro([example_means(task_rows, rate_of(name)) for task_rows in tasks.values()])
+                name: bootstrap_macro_mean(
+                    [example_means(of_task, rate_of(name)) for of_task in tasks.values()]
+                )
                 for name in shared
             },
         )
     gaps = _paired_gaps(by_kind.get("text", {}), by_kind.get("image", {}))
     return Summary(
         kinds=kinds,
-        gap={
-            task: bootstrap_mean(values, seed=seed, num_resamples=num_resamples, bounds=(-1.0, 1.0))
-            for task, values in gaps.items()
-        },
-        gap_macro=macro(list(gaps.values()), bounds=(-1.0, 1.0)) if gaps else None,
+        gap={task: bootstrap_mean(values, bounds=(-1.0, 1.0)) for task, values in gaps.items()},
+        gap_macro=bootstrap_macro_mean(list(gaps.values()), bounds=(-1.0, 1.0)) if gaps else None,
     )
 
 
-def _rates(rows: Sequence[Row], *, flags: Sequence[str], seed: int, num_resamples: int) -> Rates:
-    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples)
+def _rates(rows: Sequence[Row], *, flags: Sequence[str]) -> Rates:
+    mean = bootstrap_mean
     # Of rows that all failed nobody knows the measures; they are those of the other rows of this kind.
     own = _flags(rows) if any(row.get("outcome") for row in rows) else flags
     names = _in_order((*FIRST_RATES, *own, *LAST_RATES))
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
     return Rates(
-        n=len(by_example(rows)),
+        n=len(grouped(rows, "id")),
         num_answers=len(rows),
         num_errors=sum(bool(row.get("error")) for row in rows),
         rates={name: mean(example_means(rows, rate_of(name))) for name in names},
         fields={name: mean(example_means(rows, partial(_field, name=name))) for name in fields},
-        numbers=_numbers(rows, seed=seed, num_resamples=num_resamples),
+        numbers=_numbers(rows),
     )
 
 
@@ -183,21 +155,19 @@ def _flags(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name not in FIRST_RATES)
 
 
-def _numbers(rows: Sequence[Row], *, seed: int, num_resamples: int) -> dict[str, Interval]:
+def _numbers(rows: Sequence[Row]) -> dict[str, Interval]:
     """The measures that are numbers, of worlds of several turns; plans have `num_executed`, which no table shows."""
     told = [(row, _told_numbers(row)) for row in rows if row.get("outcome") and not row.get("error")]
     if not any("num_turns" in numbers for _, numbers in told):
         return {}
     names = dict.fromkeys(name for _, numbers in told for name in numbers)
-    mean = partial(bootstrap_mean, seed=seed, num_resamples=num_resamples, bounds=UNBOUNDED)
-    return {
-        name: mean(
-            example_means(
-                [{"id": row["id"], "value": numbers[name]} for row, numbers in told if name in numbers],
-                lambda row: row["value"],
-            )
-        )
+    values = {
+        name: [{"id": row["id"], "value": numbers[name]} for row, numbers in told if name in numbers]
         for name in names
+    }
+    return {
+        name: bootstrap_mean(example_means(of_name, lambda row: row["value"]), bounds=UNBOUNDED)
+        for name, of_name in values.items()
     }
 
 
@@ -233,13 +203,6 @@ def _field(row: Row, name: str) -> float:
     return float(not row.get("error") and bool((row.get("right") or {}).get(name)))
 
 
-def _by_level(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    levels: dict[int, list[Row]] = {}
-    for row in rows:
-        levels.setdefault(row["level"], []).append(row)
-    return dict(sorted(levels.items()))
-
-
 def _paired_gaps(
     text: Mapping[str, Sequence[Row]], image: Mapping[str, Sequence[Row]]
 ) -> dict[str, list[float]]:
@@ -251,10 +214,10 @@ def _paired_gaps(
     return gaps
 
 
-def paired_differences(rows: Iterable[Row], minus: Iterable[Row], rate: str = "success") -> dict[str, float]:
-    """Example id -> its rate in `rows` less its rate in `minus`, over the examples that both have."""
-    value = rate_of(rate)
-    first, second = by_example(rows), by_example(minus)
+def paired_differences(rows: Iterable[Row], minus: Iterable[Row]) -> dict[str, float]:
+    """Example id -> its success in `rows` less that in `minus`, over the examples that both have."""
+    value = rate_of("success")
+    first, second = grouped(rows, "id"), grouped(minus, "id")
     return {
         id_: fmean(map(value, first[id_])) - fmean(map(value, second[id_])) for id_ in first if id_ in second
     }

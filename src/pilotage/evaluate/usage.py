@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pilotage.evaluate.bootstrap import Figures
+
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class Usage(Figures):
     """Sums over rows. Tries that failed are not in them: nobody reports what they took."""
 
     num_rows: int = 0
@@ -21,27 +23,13 @@ class Usage:
         """In the currency of the prices, which are per million tokens."""
         return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "num_rows": self.num_rows,
-            "num_reported": self.num_reported,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-        }
-
 
 def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage:
     """The tokens of all `rows`; those without a count are counted as such."""
-    num_rows = num_reported = prompt_tokens = completion_tokens = 0
-    for row in rows:
-        usage = row.get("usage") or {}
-        num_rows += 1
-        num_reported += bool(usage)
-        prompt_tokens += usage.get("prompt_tokens", 0)
-        completion_tokens += usage.get("completion_tokens", 0)
+    told = [row.get("usage") or {} for row in rows]
     return Usage(
-        num_rows=num_rows,
-        num_reported=num_reported,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        num_rows=len(told),
+        num_reported=sum(map(bool, told)),
+        prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in told),
+        completion_tokens=sum(usage.get("completion_tokens", 0) for usage in told),
     )

@@ -13,10 +13,10 @@ from pilotage.data.sampling import DIFFICULTIES
 from pilotage.errors import PilotageError
 from pilotage.nano.pictures import sample_question
 from pilotage.records import Example, Observation, Privileged, Split, View
-from pilotage.views import PromptSet
+from pilotage.views import PromptSet, reference_of_view
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.drawing import encode_png
-from pilotage.worlds.grids.views import VIEWS, reference_answer
+from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.task import reference_response, state_hash
 
 PROMPTS: PromptSet = "brief"
@@ -78,7 +78,7 @@ def description_lesson(
     state = _draw(task, level, rng, split)
     example = _example(task, state, ())
     return Lesson(
-        view=VIEWS["description"](example, PROMPTS), answer=reference_answer(example, "description")
+        view=VIEWS["description"](example, PROMPTS), answer=reference_of_view(example, "description")
     )
 
 
@@ -92,7 +92,7 @@ def derivation_lesson(
     state = _draw(task, level, rng, split)
     example = _example(task, state, ())
     shown = VIEWS["perception"](example, PROMPTS).messages[0]["content"]
-    lines = reference_answer(example, "perception").splitlines(keepends=True)
+    lines = reference_of_view(example, "perception").splitlines(keepends=True)
     num_read = len(task.recital(state))
     view = View(
         name="derivation",
@@ -128,7 +128,7 @@ def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
                     for message in VIEWS[name](example, PROMPTS).messages:
                         content = message["content"]
                         yield content if isinstance(content, str) else content[0]["text"]
-                    yield reference_answer(example, name)
+                    yield reference_of_view(example, name)
         for name in VOCABULARY_VIEWS:
             state = task.generate(task.levels[0], rng)
             solution = task.solve(state)

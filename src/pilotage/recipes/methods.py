@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
@@ -19,8 +19,9 @@ from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, 
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
-from pilotage.runs.recipe import Stage
+from pilotage.runs.recipe import Recipe, Stage
 from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
+from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
 from pilotage.train.step.moves import TeacherTurns
 
@@ -28,6 +29,13 @@ VIGOS_CAP = 0.05
 """Nats per token, after the sum over the vocabulary; above it ViGOS drops the token."""
 ASKED = "vqa_student"
 """What a student is shown of a question."""
+
+
+def two_stages(whole: Recipe) -> tuple[SftConfig, DistillConfig]:
+    """MGSD's stages, which the methods change."""
+    first, second = whole.stages
+    assert isinstance(first, SftConfig) and isinstance(second, DistillConfig)
+    return first, second
 
 
 def routed_stage(
@@ -70,20 +78,15 @@ def taught_by(stage: DistillConfig, teacher: str) -> DistillConfig:
     weights = FrozenCopy(source=teacher)
     if stage.router is None:
         return replace(stage, teacher_weights=weights)
-
-    def taught(route: Route) -> Route:
-        return replace(route, weights=weights) if _names_a_model(route) else route
-
-    if not any(map(_names_a_model, stage.routes)):
+    if not any(map(_names_a_model, stage.all_weights)):
         raise PilotageError(
             f"teacher {teacher!r} has no effect here: what teaches are the student's own first weights"
         )
-    router = replace(stage.router, routes=tuple(map(taught, stage.router.routes)))
-    return replace(stage, router=router, description=stage.description and taught(stage.description))
+    return with_weights(stage, lambda known: weights if _names_a_model(known) else known)
 
 
-def _names_a_model(route: Route) -> bool:
-    return isinstance(route.weights, FrozenCopy) and route.weights.source is not None
+def _names_a_model(weights: Any) -> bool:
+    return isinstance(weights, FrozenCopy) and weights.source is not None
 
 
 def vigos_stage(
@@ -97,35 +100,39 @@ def vigos_stage(
     Departures: the format is the task's, so there is no prefill, and the answer's tags are supervised in both forms
     (the release supervises two of ViGOS's delimiters, the paper none).
     """
-    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
-    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     append: Append = "full" if form == "paper" else "span_only"
-    with_plan = "student_with_plan"
-    routes = (
-        Route(
-            name="perception",
-            view=perception_view,
-            weights=weights,
-            estimator=forward,
-            spans=("state",),
-            rows="valid",
-            append="upto_span",
-        ),
-        Route(
-            name="reasoning",
-            view=with_plan,
-            weights=weights,
-            estimator=forward,
-            spans=("route", "answer"),
-            rows="valid",
-            append=append,
-        ),
-        Route(
-            name="reference", view=with_plan, weights=weights, estimator=reverse, rows="invalid", scale=2.0
-        ),
-    )
+    views = (perception_view, "student_with_plan", "student_with_plan")
+    routes = _vigos_routes(views, weights, seen="state", planned=("route", "answer"), append=append)
     layout = MgsdLayout(spec=SpanSpec(end_owner="after"))
     return replace(routed_stage(stage, router=Router(layout=layout, routes=routes)), means="apart")
+
+
+def _vigos_routes(
+    views: tuple[str, str, str],
+    weights: TeacherWeights,
+    *,
+    seen: str,
+    planned: tuple[str, ...],
+    append: Append,
+    prefill: str = "",
+) -> tuple[Route, ...]:
+    """The three teachers of ViGOS by what they are shown: of perception, of reasoning, and of rows out of form."""
+    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
+    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
+    perception = Route(
+        name="perception",
+        view=views[0],
+        weights=weights,
+        estimator=forward,
+        spans=(seen,),
+        rows="valid",
+        append="upto_span",
+    )
+    return (
+        perception,
+        replace(perception, name="reasoning", view=views[1], spans=planned, append=append, prefill=prefill),
+        Route(name="reference", view=views[2], weights=weights, estimator=reverse, rows="invalid", scale=2.0),
+    )
 
 
 def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWeights) -> DistillConfig:
@@ -136,37 +143,14 @@ def vigos_question_stage(stage: DistillConfig, *, form: Form, weights: TeacherWe
     box's opening are taught, and rows are valid by the released checker. In both nothing teaches the end of the turn
     of a valid row. Departure: the prompts are ours.
     """
-    forward = FullVocabulary(divergence=ForwardKL(), cap=DropCap(tau=VIGOS_CAP))
-    reverse = FullVocabulary(divergence=ReverseKL(), cap=DropCap(tau=VIGOS_CAP))
     is_paper = form == "paper"
-    routes = (
-        Route(
-            name="perception",
-            view="vqa_perception",
-            weights=weights,
-            estimator=forward,
-            spans=("description",),
-            rows="valid",
-            append="upto_span",
-        ),
-        Route(
-            name="reasoning",
-            view="vqa_reasoning",
-            weights=weights,
-            estimator=forward,
-            spans=("reasoning", "answer"),
-            rows="valid",
-            append="full" if is_paper else "span_only",
-            prefill="<description>" if is_paper else "<think>",
-        ),
-        Route(
-            name="reference",
-            view="vqa_reference",
-            weights=weights,
-            estimator=reverse,
-            rows="invalid",
-            scale=2.0,
-        ),
+    routes = _vigos_routes(
+        ("vqa_perception", "vqa_reasoning", "vqa_reference"),
+        weights,
+        seen="description",
+        planned=("reasoning", "answer"),
+        append="full" if is_paper else "span_only",
+        prefill="<description>" if is_paper else "<think>",
     )
     layout = VigosLayout(
         delimiters=PAPER_DELIMITERS if is_paper else RELEASED_DELIMITERS,

@@ -13,60 +13,63 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.recipes.methods import Form, dense_rl_stage, gkd_stage, grpo_stage, opsd_stage, vigos_stage
+from pilotage.recipes.methods import (
+    Form,
+    dense_rl_stage,
+    gkd_stage,
+    grpo_stage,
+    opsd_stage,
+    two_stages,
+    vigos_stage,
+)
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.runs.measurement import NANO_LEVELS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.sft import SftConfig
-
-Levels = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def nano_vigos(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_vigos(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """ViGOS (arXiv 2606.19120), paper form, on the nano model.
 
     Departure besides the shared ones: the perception teacher reads the student's own prompt, which says nothing of
     the example, because the nano model has never seen a picture without words.
     """
-    return _nano_vigos("nano_vigos", seed, backbone, levels, form="paper")
+    return _nano_vigos("nano_vigos", seed, backbone, form="paper")
 
 
-def nano_vigos_released(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_vigos_released(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """ViGOS as its released code does it, on the nano model; departures as in `nano_vigos`."""
-    return _nano_vigos("nano_vigos_released", seed, backbone, levels, form="released")
+    return _nano_vigos("nano_vigos_released", seed, backbone, form="released")
 
 
-def _nano_vigos(name: str, seed: int, backbone: str, levels: Levels, *, form: Form) -> Recipe:
+def _nano_vigos(name: str, seed: int, backbone: str, *, form: Form) -> Recipe:
     def method(stage: DistillConfig) -> DistillConfig:
-        return vigos_stage(stage, form=form, weights=FrozenCopy(), perception_view="student")
+        taught = _taught_by_itself(stage)
+        return vigos_stage(taught, form=form, weights=FrozenCopy(), perception_view="student")
 
-    return _nano(name, seed, backbone, levels, lambda stage: method(_taught_by_itself(stage)))
+    return _nano(name, seed, backbone, method)
 
 
-def nano_opsd(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_opsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """OPSD (arXiv 2601.18734), version 3, on the nano model; the shared departures, and a plan for a solution."""
     return _nano(
         "nano_opsd",
         seed,
         backbone,
-        levels,
         lambda stage: opsd_stage(_taught_by_itself(stage), version=3, weights=FrozenCopy()),
     )
 
 
-def nano_opsd_v1(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_opsd_v1(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """OPSD's earlier code (JSD 0.5) on the nano model; departures as in `nano_opsd`."""
     return _nano(
         "nano_opsd_v1",
         seed,
         backbone,
-        levels,
         lambda stage: opsd_stage(_taught_by_itself(stage), version=1, weights=FrozenCopy()),
     )
 
 
-def nano_gkd(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_gkd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """GKD (arXiv 2306.13649) on the nano model: JSD 0.5, half the rows from the data set.
 
     Departure besides the shared ones: there is no larger nano model, so the teacher is MGSD's, the base that reads
@@ -76,27 +79,24 @@ def nano_gkd(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEV
         "nano_gkd",
         seed,
         backbone,
-        levels,
         lambda stage: gkd_stage(stage, weights=FrozenCopy(source=backbone), view="teacher"),
     )
 
 
-def nano_dense_rl(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_dense_rl(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Dense-feedback RL (the baseline of arXiv 2604.07944) on the nano model; its teacher is that of `nano_gkd`."""
     return _nano(
         "nano_dense_rl",
         seed,
         backbone,
-        levels,
         lambda stage: dense_rl_stage(stage, weights=FrozenCopy(source=backbone), view="teacher"),
     )
 
 
-def nano_visual_sft(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts."""
     whole = nano_mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage1, SftConfig) and isinstance(stage2, DistillConfig)
+    stage1, stage2 = two_stages(whole)
     answers = replace(
         stage1,
         stage="sft_answers",
@@ -106,18 +106,17 @@ def nano_visual_sft(seed: int = 0, *, backbone: str = "nano", levels: Levels = N
         batch_size=stage2.prompts_per_step,
         peak_lr=stage2.lr,
     )
-    return replace(whole, name="nano_visual_sft", levels=levels, stages=(stage1, answers))
+    return replace(whole, name="nano_visual_sft", stages=(stage1, answers))
 
 
-def nano_grpo(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS) -> Recipe:
+def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """GRPO (arXiv 2402.03300) after stage 1, with MGSD's number of rollouts: 12 groups of 4 in a step.
 
     No prompt asks for a description here, since nothing judges one. The rate is a fifth of MGSD's, because a group's
     verdicts are a far noisier signal than a teacher's distributions.
     """
     whole = nano_mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage2, DistillConfig)
+    stage1, stage2 = two_stages(whole)
     samples = 4
     begun = replace(
         stage2,
@@ -128,29 +127,20 @@ def nano_grpo(seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LE
         pixel_noise=0.0,
     )
     stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
-    return replace(whole, name="nano_grpo", levels=levels, stages=(stage1, stage))
+    return replace(whole, name="nano_grpo", stages=(stage1, stage))
 
 
-def nano_control_no_privilege(
-    seed: int = 0, *, backbone: str = "nano", levels: Levels = NANO_LEVELS
-) -> Recipe:
+def nano_control_no_privilege(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Nano MGSD whose teacher, the base, sees what the student sees; it must not help."""
     return _nano(
-        "nano_control_no_privilege",
-        seed,
-        backbone,
-        levels,
-        lambda stage: replace(stage, teacher_view="student"),
+        "nano_control_no_privilege", seed, backbone, lambda stage: replace(stage, teacher_view="student")
     )
 
 
-def _nano(
-    name: str, seed: int, backbone: str, levels: Levels, method: Callable[[DistillConfig], DistillConfig]
-) -> Recipe:
+def _nano(name: str, seed: int, backbone: str, method: Callable[[DistillConfig], DistillConfig]) -> Recipe:
     whole = nano_mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage2, DistillConfig)
-    return replace(whole, name=name, levels=levels, stages=(stage1, method(stage2)))
+    stage1, stage2 = two_stages(whole)
+    return replace(whole, name=name, stages=(stage1, method(stage2)))
 
 
 def _taught_by_itself(stage: DistillConfig) -> DistillConfig:

@@ -18,6 +18,7 @@ from pilotage.recipes.methods import (
     grpo_stage,
     opsd_stage,
     sampled_by,
+    two_stages,
     vigos_stage,
 )
 from pilotage.recipes.mgsd import mgsd
@@ -25,7 +26,6 @@ from pilotage.rollouts.sources import Sampling
 from pilotage.runs.measurement import DRIVING, OPSD, VIGOS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
-from pilotage.train.sft import SftConfig
 
 _NUM_EXAMPLES = 18_000
 _LORA = LoraSettings(rank=64, alpha=128, dropout=0.05)
@@ -111,8 +111,7 @@ def visual_sft(seed: int = 0, *, backbone: str) -> Recipe:
     baseline are not known.
     """
     whole = mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage1, SftConfig) and isinstance(stage2, DistillConfig)
+    stage1, stage2 = two_stages(whole)
     answers = replace(
         stage1,
         stage="sft_answers",
@@ -131,8 +130,7 @@ def grpo(seed: int = 0, *, backbone: str) -> Recipe:
     of the GRPO baseline in MGSD's tables are not known.
     """
     whole = mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage2, DistillConfig)
+    stage1, stage2 = two_stages(whole)
     samples = 8
     begun = replace(stage2, prompts_per_step=stage2.prompts_per_step // samples, micro_batch_size=8, lr=1e-6)
     stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
@@ -145,8 +143,7 @@ def control_no_privilege(seed: int = 0, *, backbone: str) -> Recipe:
     Forward KL over the full vocabulary to the base; all else is as in `mgsd`, departures included.
     """
     whole = mgsd(seed, backbone=backbone)
-    stage1, stage2 = whole.stages
-    assert isinstance(stage2, DistillConfig)
+    stage1, stage2 = two_stages(whole)
     control = replace(stage2, teacher_view="student", estimator=FullVocabulary(divergence=ForwardKL()))
     return replace(whole, name="control_no_privilege", stages=(stage1, control))
 

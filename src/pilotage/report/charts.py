@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pilotage.report.conditions import kind_class
-from pilotage.report.svg import Scale, group, tag, title
+from pilotage.report.svg import QUARTERS, Scale, drawing, group, level_lines, tag, title, words
 from pilotage.report.text import fitted, percent, points, span_text
 
 PLANE_KINDS = ("perception", "text", "image")
@@ -62,7 +62,7 @@ def gap_chart(
     )
     draw = _upright_bars if fits else _lying_bars
     parts, width, height = draw(cells, stage_titles, kind_titles, told)
-    return _figure(f"{name}. {spoken}", width, height, parts, "bars")
+    return drawing(f"{name}. {spoken}", width, height, parts, "chart bars")
 
 
 _BARS_WIDTH = 374
@@ -89,7 +89,7 @@ def _upright_bars(
 ) -> Drawn:
     width, height, left, right, top, bottom = 420, 264, 38, 8, 18, 64
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
-    parts = [_percent_grid(y, left, width - right)]
+    parts = [group(level_lines(QUARTERS, y, left, width - right))]
     slot = _BARS_WIDTH / max(1, len(cells))
     bar = min(30.0, slot / (len(kind_titles) + 1.2))
     for i, (stage, kinds) in enumerate(cells.items()):
@@ -100,7 +100,7 @@ def _upright_bars(
                 parts.append(_bar(x, bar, y, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
         lines = [(stage_titles[stage], "stage"), *((text, "gap") for text in told[stage])]
         for down, (text, class_) in zip((19, 38, 54), lines, strict=False):
-            parts.append(tag("text", text, x=middle, y=y(0) + down, class_=class_, text_anchor="middle"))
+            parts.append(words(text, middle, y(0) + down, class_))
     return parts, width, height
 
 
@@ -115,19 +115,16 @@ def _lying_bars(
     bars: list[Markup] = []
     y = top
     for stage, kinds in cells.items():
-        bars.append(tag("text", fitted(stage_titles[stage], 30), x=2, y=y + 14, class_="stage"))
-        bars.append(tag("text", " · ".join(told[stage]), x=width, y=y + 14, class_="gap", text_anchor="end"))
+        bars.append(words(fitted(stage_titles[stage], 30), 2, y + 14, "stage", None))
+        bars.append(words(" · ".join(told[stage]), width, y + 14, "gap", "end"))
         y += 21
         for kind, called in kind_titles.items():
             if kind in kinds:
                 bars.append(_lying_bar(y, bar, x, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
                 y += bar + 3
         y += 5
-    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=y - 8, class_="grid") for v in _QUARTERS]
-    parts += [
-        tag("text", percent(v), x=x(v), y=11, class_="tick", text_anchor="middle" if v else "start")
-        for v in _QUARTERS
-    ]
+    parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=y - 8, class_="grid") for v in QUARTERS]
+    parts += [words(percent(v), x(v), 11, "tick", "middle" if v else "start") for v in QUARTERS]
     return [*parts, *bars], width, y
 
 
@@ -147,13 +144,7 @@ def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, calle
                 class_="bar",
             ),
             tag("path", d=whisker, class_="whisker"),
-            tag(
-                "text",
-                percent(share.success),
-                x=x(max(share.high, share.success)) + 6,
-                y=middle + 4,
-                class_="value",
-            ),
+            words(percent(share.success), x(max(share.high, share.success)) + 6, middle + 4, "value", None),
         ],
         class_=kind_class(kind),
     )
@@ -177,7 +168,7 @@ def _bar(x: float, width: float, y: Scale, kind: str, share: Share, called: str)
                 class_="bar",
             ),
             tag("path", d=_whisker(middle, y(share.low), y(share.high), width / 5), class_="whisker"),
-            tag("text", percent(share.success), x=middle, y=label_y, class_="value", text_anchor="middle"),
+            words(percent(share.success), middle, label_y, "value"),
         ],
         class_=kind_class(kind),
     )
@@ -202,30 +193,17 @@ def perception_planning(
     floor = 0.5 if lowest > 0.6 else 0.0
     x = Scale(low=0.0, high=1.0, start=left + inset, stop=width - right - inset)
     y = Scale(low=floor, high=1.0, start=height - bottom - 12, stop=top + inset)
-    levels = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] if floor else _QUARTERS
+    levels = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] if floor else QUARTERS
     frame = tag(
         "rect", x=left, y=top, width=width - left - right, height=height - top - bottom, rx=6, class_="field"
     )
     parts = [
         frame,
-        *(tag("line", x1=x(v), x2=x(v), y1=top, y2=height - bottom, class_="grid") for v in _QUARTERS),
+        *(tag("line", x1=x(v), x2=x(v), y1=top, y2=height - bottom, class_="grid") for v in QUARTERS),
         *(tag("line", y1=y(v), y2=y(v), x1=left, x2=width - right, class_="grid") for v in levels),
-        *(
-            tag("text", percent(v), x=x(v), y=height - bottom + 16, class_="tick", text_anchor="middle")
-            for v in _QUARTERS
-        ),
-        *(
-            tag("text", f"{100 * v:g}", x=left - 7, y=y(v) + 4, class_="tick", text_anchor="end")
-            for v in levels
-        ),
-        tag(
-            "text",
-            "state read from the image, %",
-            x=(x.start + x.stop) / 2,
-            y=height - 8,
-            class_="axis",
-            text_anchor="middle",
-        ),
+        *(words(percent(v), x(v), height - bottom + 16, "tick") for v in QUARTERS),
+        *(words(f"{100 * v:g}", left - 7, y(v) + 4, "tick", "end") for v in levels),
+        words("state read from the image, %", (x.start + x.stop) / 2, height - 8, "axis"),
         tag(
             "text",
             "planning from text, %",
@@ -251,10 +229,9 @@ def perception_planning(
         f"{percent(kinds['text'].success)} %, image planning {percent(kinds['image'].success)} %"
         for stage, kinds in bubbles
     )
-    return _figure(f"{name}. {spoken}", width, height, parts, f"diagnostic t-{colour}")
+    return drawing(f"{name}. {spoken}", width, height, parts, f"chart diagnostic t-{colour}")
 
 
-_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_RADIUS = 34.0
 MIN_RADIUS = 4.0
 
@@ -310,27 +287,5 @@ def _labels(
         labels.append(
             tag("line", x1=cx, y1=cy + min(r, 6) * (1 if below else -1), x2=x, y2=end, class_="leader")
         )
-        labels.append(tag("text", text, x=x, y=y, class_="label", text_anchor="middle"))
+        labels.append(words(text, x, y, "label"))
     return labels
-
-
-def _percent_grid(y: Scale, left: float, right: float) -> Markup:
-    lines = []
-    for value in _QUARTERS:
-        lines.append(tag("line", x1=left, x2=right, y1=y(value), y2=y(value), class_="grid"))
-        lines.append(
-            tag("text", percent(value), x=left - 7, y=y(value) + 4, class_="tick", text_anchor="end")
-        )
-    return group(lines)
-
-
-def _figure(spoken: str, width: float, height: float, parts: Sequence[Markup], class_: str) -> Markup:
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width:g} {height:g}",
-        class_=f"chart {class_}",
-        role="img",
-        aria_label=spoken,
-        xmlns="http://www.w3.org/2000/svg",
-    )

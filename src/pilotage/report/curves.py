@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pilotage.report.svg import LogScale, Scale, nice_ticks, tag, tick_text
+from pilotage.report.svg import LogScale, Scale, drawing, nice_ticks, tag, tick_text, words
 from pilotage.report.text import visible
 
 MAX_POINTS = 400
@@ -253,13 +253,11 @@ def _draw(
     for tick in ticks:
         text = tick_text(100 * tick) if spec.unit == "%" else tick_text(tick)
         parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(tag("text", text, x=left - 7, y=y(tick) + 4, class_="tick", text_anchor="end"))
-    parts.append(tag("text", "step", x=left - 14, y=height - 10, class_="tick", text_anchor="end"))
+        parts.append(words(text, left - 7, y(tick) + 4, "tick", "end"))
+    parts.append(words("step", left - 14, height - 10, "tick", "end"))
     for tick in nice_ticks(x.low, x.high, 5):
         if x.low <= tick <= x.high and tick == int(tick):
-            parts.append(
-                tag("text", tick_text(tick), x=x(tick), y=height - 10, class_="tick", text_anchor="middle")
-            )
+            parts.append(words(tick_text(tick), x(tick), height - 10, "tick"))
     if band:
         parts.append(tag("path", d=_band_path(steps, band, x, y), class_="band c-0"))
     for s in series:
@@ -271,15 +269,7 @@ def _draw(
         if len(there) == 1:
             parts.append(tag("circle", cx=x(there[0][0]), cy=y(there[0][1]), r=3, class_=f"c-{s.colour}"))
     parts.append(tag("line", x1=0, x2=0, y1=top, y2=height - bottom, class_="cursor"))
-    chart = tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width} {height}",
-        class_="chart curve",
-        role="img",
-        aria_label=_spoken(spec, steps, series),
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    chart = drawing(_spoken(spec, steps, series), width, height, parts, "chart curve")
     data = {
         "unit": spec.unit,
         "width": width,

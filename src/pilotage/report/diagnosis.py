@@ -15,7 +15,7 @@ from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.faults import FAULTS
 from pilotage.report.folder import state_problem
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import percent, span_text, tenths, visible
 
 SHOWN_FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
@@ -81,17 +81,12 @@ class Diagnosis:
 
 def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     """The diagnosis of every source with image answers; None where there is none."""
-    there = {row["task"] for s in sources for rows in s.rows.values() for row in rows}
+    there = {row["task"] for row in all_rows(sources)}
     tasks = ordered_tasks(there)
     kinds = ordered_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
-        rows = [
-            row
-            for of_kind in source.rows.values()
-            for row in of_kind
-            if is_planning(row) and not state_problem(row)
-        ]
+        rows = [row for row in all_rows([source]) if is_planning(row) and not state_problem(row)]
         if any(row["kind"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:

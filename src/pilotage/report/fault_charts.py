@@ -11,13 +11,12 @@ from markupsafe import Markup
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.strata import Curve
 from pilotage.report.faults import FAULTS
-from pilotage.report.svg import Scale, group, tag, title
+from pilotage.report.svg import QUARTERS, Scale, drawing, group, level_lines, tag, title, words
 from pilotage.report.text import fitted, percent, span_text, visible
 
 FaultCell = tuple[str, int, Interval, str]
 """Fault, answers, share of all answers, address of those answers in the gallery."""
 
-_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_BIN = 10
 """Fewer examples than this are a hollow mark that no line leads to or from."""
 
@@ -28,8 +27,8 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
     parts = []
     for i, (source, cells, num_answers) in enumerate(rows):
         y = i * (bar + gap) + 16
-        parts.append(tag("text", fitted(source, 42), x=0, y=y - 5, class_="stage"))
-        parts.append(tag("text", f"n = {num_answers}", x=width, y=y - 5, text_anchor="end"))
+        parts.append(words(fitted(source, 42), 0, y - 5, "stage", None))
+        parts.append(words(f"n = {num_answers}", width, y - 5, anchor="end"))
         x = 0.0
         for fault, count, share, address in cells:
             if not count:
@@ -38,9 +37,7 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
             interval = f"[{percent(share.low)}–{percent(share.high)}]"
             told = f"{source}, {FAULTS[fault]}: {count} of {num_answers}, {percent(share.mean)} % {interval}"
             label = (
-                [tag("text", str(count), x=x + wide / 2, y=y + bar / 2 + 4.5, text_anchor="middle")]
-                if wide > 9 + 7 * len(str(count))
-                else []
+                [words(str(count), x + wide / 2, y + bar / 2 + 4.5)] if wide > 9 + 7 * len(str(count)) else []
             )
             rect = tag("rect", x=x, y=y, width=max(wide - 1, 0.6), height=bar, rx=2.0)
             parts.append(tag("a", title(told), rect, *label, href=address, class_=f"f-{fault}"))
@@ -49,16 +46,8 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
         f"{source}: " + ", ".join(f"{FAULTS[fault]} {count}" for fault, count, *_ in cells if count)
         for source, cells, _ in rows
     )
-    height = len(rows) * (bar + gap)
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width:g} {height:g}",
-        class_="chart faults",
-        role="group",
-        aria_label=f"{name}, answers by fault. {spoken}",
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    told = f"{name}, answers by fault. {spoken}"
+    return drawing(told, width, len(rows) * (bar + gap), parts, "chart faults", role="group")
 
 
 def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Markup:
@@ -72,21 +61,18 @@ def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Ma
         values.sort()
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
     slot = (width - left - right) / len(values)
-    parts = [tag("line", x1=left, x2=width - right, y1=y(v), y2=y(v), class_="grid") for v in _QUARTERS]
-    parts += [
-        tag("text", percent(v), x=left - 7, y=y(v) + 4, class_="tick", text_anchor="end") for v in _QUARTERS
-    ]
+    parts = level_lines(QUARTERS, y, left, width - right)
     every = max(1, len(values) // 14 + 1)
-    parts.append(tag("text", "n", x=left - 7, y=height - bottom + 32, class_="n", text_anchor="end"))
+    parts.append(words("n", left - 7, height - bottom + 32, "n", "end"))
     for i, value in enumerate(values):
         if i % every == 0:
             text = f"{value}×{value}" if lines[0][1].axis == "level" else str(value)
             n = span_text(interval.n for _, curve in lines for v, interval in curve.points if v == value)
             x = left + slot * (i + 0.5)
-            parts.append(tag("text", text, x=x, y=height - bottom + 17, class_="tick", text_anchor="middle"))
-            parts.append(tag("text", n, x=x, y=height - bottom + 32, class_="n", text_anchor="middle"))
+            parts.append(words(text, x, height - bottom + 17, "tick"))
+            parts.append(words(n, x, height - bottom + 32, "n"))
     middle = (left + width - right) / 2
-    parts.append(tag("text", axis, x=middle, y=height - 6, class_="axis", text_anchor="middle"))
+    parts.append(words(axis, middle, height - 6, "axis"))
     for i, (source, curve) in enumerate(lines):
         # Side by side within their slot, so that no interval hides another.
         shift = (i - (len(lines) - 1) / 2) * min(7.0, slot / (len(lines) + 1))
@@ -124,15 +110,7 @@ def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Ma
         f"{source}: " + ", ".join(f"{value} {percent(interval.mean)} %" for value, interval in curve.points)
         for source, curve in lines
     )
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width:g} {height:g}",
-        class_="chart strata",
-        role="img",
-        aria_label=f"{name}, success by {axis}. {spoken}",
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    return drawing(f"{name}, success by {axis}. {spoken}", width, height, parts, "chart strata")
 
 
 def _shown(curve: Curve) -> Curve:
@@ -159,15 +137,6 @@ def heat_map(
                 cell.append(tag("rect", **box, class_="glow", fill_opacity=round(0.9 * value, 3)))
             if labels[r][c]:
                 hot = "hot" if (value or 0) > 0.55 else None
-                place = {"x": c + 0.5, "y": r + 0.61, "text_anchor": "middle"}
-                cell.append(tag("text", labels[r][c], **place, class_=hot))
+                cell.append(words(labels[r][c], c + 0.5, r + 0.61, hot))
             parts.append(group(cell))
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {n} {n}",
-        class_="heat",
-        role="img",
-        aria_label=name,
-        xmlns="http://www.w3.org/2000/svg",
-    )
+    return drawing(name, n, n, parts, "heat")

@@ -18,7 +18,6 @@ from typing import Any
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER
-from pilotage.evaluate.summary import Summary, summarise
 from pilotage.files import read_json
 from pilotage.report.conditions import ordered_kinds, task_title, world_name, worlds_of
 from pilotage.report.text import visible
@@ -70,13 +69,6 @@ class RunFolder:
         if not isinstance(stages, dict):
             return {}
         return {str(name): stage for name, stage in stages.items() if isinstance(stage, dict)}
-
-    def summaries(self) -> dict[str, Summary]:
-        """Stage -> rates of its rows."""
-        return {
-            stage: summarise(row for rows in kinds.values() for row in rows)
-            for stage, kinds in self.rows.items()
-        }
 
 
 def order_stages(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:

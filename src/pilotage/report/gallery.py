@@ -11,10 +11,11 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pilotage.data.store import in_turn
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.evaluate.roles import is_description, is_planning
@@ -23,7 +24,7 @@ from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import MAX_FIELD_CHARACTERS, Field, read_fields_of, recited_fields
 from pilotage.report.film import has_film, pack_film
 from pilotage.report.folder import Row
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
 from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
 from pilotage.report.verdicts import GOOD, VERDICTS, reason_text, verdict_class, verdict_text
@@ -81,12 +82,12 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     return Gallery(
         index=packer.index(
             [source.title for source in sources],
-            list(kind_titles(kinds, worlds_of(_rows(sources))).values()),
+            list(kind_titles(kinds, worlds_of(all_rows(sources))).values()),
         ),
         chunks=tuple(chunks),
         num_levels=len(order),
         num_answers=num_answers,
-        told=" ".join(dict.fromkeys(_READ_SO[_form(row)] for row in _rows(sources))),
+        told=" ".join(dict.fromkeys(_READ_SO[_form(row)] for row in all_rows(sources))),
     )
 
 
@@ -102,12 +103,6 @@ _READ_SO = {
     "mistake, dashed ones are later mistakes and states seen before.",
     "told": "Below a question stands what was answered, and the truth where that is wrong.",
 }
-
-
-def _rows(sources: Sequence[Source]) -> Iterator[Row]:
-    for source in sources:
-        for rows in source.rows.values():
-            yield from rows
 
 
 LevelKey = tuple[str, str, int]
@@ -399,15 +394,10 @@ def _in_order(rows: Mapping[LevelKey, Row], max_levels: int | None) -> list[Leve
         row = rows[key]
         by_task.setdefault(row["task"], {}).setdefault(row["level"], []).append(key)
     in_task = [
-        list(_in_turn([levels[level] for level in sorted(levels)]))[:max_levels]
+        list(in_turn(levels[level] for level in sorted(levels)))[:max_levels]
         for levels in (by_task[task] for task in ordered_tasks({row["task"] for row in rows.values()}))
     ]
-    return list(_in_turn(in_task))
-
-
-def _in_turn(lists: Sequence[Sequence[LevelKey]]) -> Iterator[LevelKey]:
-    for i in range(max(map(len, lists), default=0)):
-        yield from (keys[i] for keys in lists if i < len(keys))
+    return list(in_turn(in_task))
 
 
 def _deflate(data: Any) -> str:

@@ -21,7 +21,7 @@ from pilotage.report.conditions import (
     worlds_of,
 )
 from pilotage.report.folder import Row
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import visible
 
 MACRO = "All tasks"
@@ -42,10 +42,6 @@ class Column:
     group: str
     """What stands above the column and those beside it: `success`, or the condition."""
     title: str
-
-
-def all_rows(sources: Sequence[Source]) -> list[Row]:
-    return [row for source in sources for rows in source.rows.values() for row in rows]
 
 
 def columns_of(sources: Sequence[Source]) -> list[Column]:

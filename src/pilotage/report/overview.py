@@ -11,7 +11,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.charts import Cells, Share
 from pilotage.report.conditions import ordered_kinds, ordered_tasks, world_name
 from pilotage.report.folder import Row, RunFolder, is_seconds, is_share, stage_title
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import duration, percent, points, span_text, visible
 
 _HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "device", "version")
@@ -108,7 +108,7 @@ def main_kind(macro: Cells) -> str | None:
 def levels_are(sources: Sequence[Source]) -> str:
     """`unseen levels`, unless a row says that training saw its split, or does not say. Worlds without levels have
     examples."""
-    rows = [row for source in sources for of_kind in source.rows.values() for row in of_kind]
+    rows = all_rows(sources)
     what = _noun(rows)
     return f"unseen {what}" if {row.get("split") for row in rows} <= {"test", "val"} else what
 

@@ -21,7 +21,7 @@ from pilotage.report.faults import FAULTS
 from pilotage.report.folder import RunFolder, order_stages, read_run, stage_title
 from pilotage.report.gallery import make_gallery
 from pilotage.report.pairs import pair_sources
-from pilotage.report.sources import make_sources, run_names
+from pilotage.report.sources import all_rows, make_sources, run_names
 from pilotage.report.strata import hard_examples
 from pilotage.report.text import visible
 
@@ -73,7 +73,7 @@ def render_report(
     levels = overview.levels_are(sources)
     kinds = kind_titles(
         {kind for of in shares.values() for k in of.values() for kind in k},
-        worlds_of(numbers.all_rows(sources)),
+        worlds_of(all_rows(sources)),
     )
     columns = numbers.columns_of(sources)
     number_names, by_number = numbers.by_number(sources)

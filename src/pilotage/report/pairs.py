@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.compare import KindComparison, Pairs, compare
 from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
 from pilotage.report.numbers import MACRO
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import visible
 
 
@@ -21,27 +20,14 @@ class PairRow:
     title: str
     task: int | None
     """The gallery's number of the task; None for the mean over tasks."""
-    n: int
-    """Levels that both sources answered."""
-    first: Interval
-    second: Interval
-    """Success on the shared levels."""
-    only_first: int
-    only_second: int
-    """Levels that one solves and the other does not."""
-    difference: Interval
-    """Second minus first, paired."""
-    p_value: float | None
-    """McNemar's exact test, two-sided, of all tasks pooled for the mean; None with several answers to a level."""
-    direction: int
-    """1 where the second is better, -1 where the first is, 0 where they cannot be told apart."""
+    pairs: Pairs
+    """A is the first source, B the second."""
 
     @property
     def told(self) -> str:
         """The row's meaning in words."""
-        return {1: "second is better", -1: "first is better", 0: "not distinguishable from zero"}[
-            self.direction
-        ]
+        told = {1: "second is better", -1: "first is better", 0: "not distinguishable from zero"}
+        return told[self.pairs.direction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +49,7 @@ def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
     """Every later source against the first one, and against the stage before it in its own run, kind by kind, on the
     levels that both answered; and what makes a comparison less than fair, or impossible, a sentence each."""
     there = {kind for source in sources for kind in source.rows}
-    tasks = ordered_tasks({row["task"] for s in sources for rows in s.rows.values() for row in rows})
+    tasks = ordered_tasks({row["task"] for row in all_rows(sources)})
     ordered = ordered_kinds(there)
     pairs, notes = [], []
     for first_number, number in _pairings(sources):
@@ -105,26 +91,11 @@ def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
 
 def _rows(compared: KindComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]:
     rows = [
-        _row(task_title(task), number, pairs)
+        PairRow(title=task_title(task), task=number, pairs=pairs)
         for number, task in enumerate(tasks)
         if (pairs := compared.tasks.get(task)) is not None
     ]
-    return (*rows, _row(MACRO, None, compared.macro)) if len(rows) > 1 else tuple(rows)
-
-
-def _row(title: str, task: int | None, pairs: Pairs) -> PairRow:
-    return PairRow(
-        title=title,
-        task=task,
-        n=pairs.a.n,
-        first=pairs.a,
-        second=pairs.b,
-        only_first=pairs.num_only_a,
-        only_second=pairs.num_only_b,
-        difference=pairs.difference,
-        p_value=pairs.p_value,
-        direction=pairs.direction,
-    )
+    return (*rows, PairRow(title=MACRO, task=None, pairs=compared.macro)) if len(rows) > 1 else tuple(rows)
 
 
 def _pooling_note(compared: KindComparison, first: str, second: str) -> str:

@@ -69,6 +69,10 @@ def make_sources(runs: Sequence[RunFolder], *, stage: str | None = None) -> list
     return sources
 
 
+def all_rows(sources: Sequence[Source]) -> list[Row]:
+    return [row for source in sources for rows in source.rows.values() for row in rows]
+
+
 def run_names(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart: `seed0/mgsd` beside `seed1/mgsd`."""
     parts = [path.resolve().parts for path in paths]

@@ -11,7 +11,7 @@ from pilotage.evaluate.strata import AXES, Curve, success_curves
 from pilotage.report.conditions import kind_titles, ordered_kinds, ordered_tasks, task_title, worlds_of
 from pilotage.report.fault_charts import strata_chart
 from pilotage.report.folder import state_problem
-from pilotage.report.sources import Source
+from pilotage.report.sources import Source, all_rows
 
 AXIS_TITLES = {"optimal_length": "steps of the best plan", "difficulty": "difficulty", "level": "grid size"}
 NOTHING = frozenset({0, ""})
@@ -32,7 +32,7 @@ class Strata:
 def hard_examples(sources: Sequence[Source]) -> Strata | None:
     """Success along every axis that tells examples apart; None where there is none."""
     kinds = first_kinds(sources)
-    titles = kind_titles(set(kinds.values()), _worlds(sources))
+    titles = kind_titles(set(kinds.values()), worlds_of(all_rows(sources)))
     found = [(source, curves) for source in sources if (curves := _curves(source, kinds))]
     # The first source is what the later ones are held against.
     lines = [*found[:1], *found[1:][1 - MAX_LINES :]]
@@ -65,10 +65,6 @@ def first_kinds(sources: Sequence[Source]) -> dict[str, str]:
             for row in rows:
                 there.setdefault(row["task"], set()).add(kind)
     return {task: ordered_kinds(there[task])[0] for task in ordered_tasks(there)}
-
-
-def _worlds(sources: Sequence[Source]) -> list[str]:
-    return worlds_of(row for source in sources for rows in source.rows.values() for row in rows)
 
 
 def _curves(source: Source, kinds: dict[str, str]) -> list[Curve]:

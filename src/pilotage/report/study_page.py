@@ -12,7 +12,18 @@ from pilotage import __version__
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.assets import asset, environment
 from pilotage.report.conditions import kind_class, kind_titles
-from pilotage.report.svg import Scale, group, nice_ticks, tag, tick_text, title
+from pilotage.report.svg import (
+    QUARTERS,
+    Scale,
+    drawing,
+    group,
+    level_lines,
+    nice_ticks,
+    tag,
+    tick_text,
+    title,
+    words,
+)
 from pilotage.report.text import percent
 
 Curve = Sequence[tuple[float, float]]
@@ -34,11 +45,18 @@ class ShownVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownTable:
+class StudyTable:
+    """Figures in words, a row a variant."""
+
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def as_markdown(self) -> str:
+        printed = [self.head, ["---"] * len(self.head), *self.rows]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in printed)
+        return f"{table}\n{self.note}\n" if self.note else table
 
 
 def render_study(
@@ -47,7 +65,7 @@ def render_study(
     what: str,
     facts: Sequence[tuple[str, str]],
     variants: Sequence[ShownVariant],
-    tables: Sequence[ShownTable],
+    tables: Sequence[StudyTable],
     goal: float | None,
 ) -> str:
     """The whole page. `goal` is a success in [0, 1] that the curves are held against."""
@@ -89,20 +107,11 @@ def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
     bottom = top + row * len(variants)
     x = Scale(low=0.0, high=1.0, start=left, stop=width - right)
     parts = [tag("line", x1=x(v), x2=x(v), y1=top - 6, y2=bottom, class_="grid") for v in _TENTHS]
-    parts += [
-        tag("text", f"{100 * v:.0f} %", x=x(v), y=12, class_="tick", text_anchor="middle") for v in _TENTHS
-    ]
+    parts += [words(f"{100 * v:.0f} %", x(v), 12, "tick") for v in _TENTHS]
     for i, variant in enumerate(variants):
         y = top + row * (i + 0.5)
-        label = tag(
-            "text",
-            variant.title,
-            x=left - 14,
-            y=y + 4.5,
-            text_anchor="end",
-            class_="name reference" if variant.is_reference else "name",
-        )
-        marks = [label]
+        name_class = "name reference" if variant.is_reference else "name"
+        marks = [words(variant.title, left - 14, y + 4.5, name_class, "end")]
         # The main one last, so that no other hides it.
         for kind in reversed(kinds):
             share = variant.shares.get(kind)
@@ -118,17 +127,15 @@ def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
             mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if kind == main else 4.0))
             marks.append(group(mark, class_=f"{kind_class(kind)} {'main' if kind == main else 'other'}"))
         if (share := variant.shares.get(main)) is not None:
-            value = tag(
-                "text", percent(share.mean), x=width - 6, y=y + 4.5, text_anchor="end", class_="value"
-            )
-            marks.append(value)
+            marks.append(words(percent(share.mean), width - 6, y + 4.5, "value", "end"))
         parts.append(group(marks))
     spoken = "; ".join(
         f"{variant.title} {percent(variant.shares[main].mean)} %"
         for variant in variants
         if main in variant.shares
     )
-    return _svg(f"Success {kinds.get(main, '')} by variant. {spoken}", width, bottom + 4, parts, "ends")
+    told = f"Success {kinds.get(main, '')} by variant. {spoken}"
+    return drawing(told, width, bottom + 4, parts, "chart ends")
 
 
 def ways_chart(
@@ -138,13 +145,9 @@ def ways_chart(
     width, height, left, right, top, bottom = 330.0, 190.0, 38.0, 12.0, 8.0, 30.0
     x = Scale(low=0.0, high=most or 1.0, start=left, stop=width - right)
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
-    quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
-    parts = [tag("line", x1=left, x2=width - right, y1=y(v), y2=y(v), class_="grid") for v in quarters]
+    parts = level_lines(QUARTERS, y, left, width - right)
     parts += [
-        tag("text", percent(v), x=left - 6, y=y(v) + 4, class_="tick", text_anchor="end") for v in quarters
-    ]
-    parts += [
-        tag("text", tick_text(v), x=x(v), y=height - bottom + 16, class_="tick", text_anchor="middle")
+        words(tick_text(v), x(v), height - bottom + 16, "tick")
         for v in nice_ticks(0.0, most or 1.0, 3)
         if v <= (most or 1.0)
     ]
@@ -156,9 +159,8 @@ def ways_chart(
     parts += [tag("path", d=_path(curve, x, y), class_="seed") for curve in variant.curves]
     parts.append(tag("path", d=_path(_mean(variant.curves), x, y), class_="own"))
     last = _mean(variant.curves)[-1]
-    return _svg(
-        f"{variant.title}: {percent(last[1])} % after {last[0]:,.0f} rollouts", width, height, parts, "ways"
-    )
+    told = f"{variant.title}: {percent(last[1])} % after {last[0]:,.0f} rollouts"
+    return drawing(told, width, height, parts, "chart ways")
 
 
 def _mean(curves: Sequence[Curve]) -> list[tuple[float, float]]:
@@ -176,15 +178,3 @@ def _mean(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 def _path(curve: Curve, x: Scale, y: Scale) -> str:
     return "M" + "L".join(f"{x(rollouts):.1f} {y(success):.1f}" for rollouts, success in curve)
-
-
-def _svg(spoken: str, width: float, height: float, parts: Sequence[Markup], class_: str) -> Markup:
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width:g} {height:g}",
-        class_=f"chart {class_}",
-        role="img",
-        aria_label=spoken,
-        xmlns="http://www.w3.org/2000/svg",
-    )

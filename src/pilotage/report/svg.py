@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+from pilotage.report.text import percent
+
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Value = str | int | float
 
@@ -24,6 +29,38 @@ def tag(name: str, *children: str, **attributes: Value | None) -> Markup:
 
 def group(children: list[Markup], **attributes: Value | None) -> Markup:
     return tag("g", *children, **attributes)
+
+
+def drawing(
+    spoken: str, width: float, height: float, parts: Iterable[Markup], class_: str, *, role: str = "img"
+) -> Markup:
+    """A whole figure of so many pixels; `spoken` is what is read aloud of it."""
+    return tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:g} {height:g}",
+        class_=class_,
+        role=role,
+        aria_label=spoken,
+        xmlns="http://www.w3.org/2000/svg",
+    )
+
+
+def words(text: str, x: float, y: float, class_: str | None = None, anchor: str | None = "middle") -> Markup:
+    """Text of which the middle stands at `x`, or as `anchor` says; `y` is its base line."""
+    return tag("text", text, x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def level_lines(values: Iterable[float], y: Scale, left: float, right: float) -> list[Markup]:
+    """Lines of a grid across a figure at these shares, each with its per cent at the left."""
+    return [
+        part
+        for value in values
+        for part in (
+            tag("line", x1=left, x2=right, y1=y(value), y2=y(value), class_="grid"),
+            words(percent(value), left - 7, y(value) + 4, "tick", "end"),
+        )
+    ]
 
 
 def title(text: str) -> Markup:

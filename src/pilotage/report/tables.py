@@ -20,9 +20,9 @@ from pilotage.files import write_whole
 from pilotage.report.conditions import measure_title, measures_of, ordered_tasks, task_title, worlds_of
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.folder import read_run
-from pilotage.report.numbers import MACRO, all_rows
+from pilotage.report.numbers import MACRO
 from pilotage.report.pairs import pair_sources
-from pilotage.report.sources import Source, make_sources
+from pilotage.report.sources import Source, all_rows, make_sources
 from pilotage.report.text import figure, points, visible
 
 MAX_TEXT = 200
@@ -315,9 +315,10 @@ def _pairs(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for pair in pairs:
         for row in pair.rows:
-            counts = (row.only_first, row.only_second)
-            told = (_text(pair.first), _text(pair.second), _text(pair.kind), row.title, row.n)
-            rows.append((*told, row.first, row.second, *counts, row.difference, row.p_value, row.told))
+            of = row.pairs
+            told = (_text(pair.first), _text(pair.second), _text(pair.kind), row.title, of.a.n)
+            counts = (of.num_only_a, of.num_only_b)
+            rows.append((*told, of.a, of.b, *counts, of.difference, of.p_value, row.told))
     return Table(
         name="pairs",
         caption="Paired differences, second less first, in points; p by McNemar's exact test.",

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 MAX_CHARACTERS = 4_000
-_KEPT_CONTROLS = frozenset("\n\t")
 # Control, format (right-to-left overrides among them), surrogate, private, unassigned.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _SEPARATORS = frozenset("\u2028\u2029")

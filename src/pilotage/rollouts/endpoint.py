@@ -63,9 +63,7 @@ class EndpointEngine:
 
         Raises PilotageError when the key is refused or its credit used up on the way.
         """
-        return self._handed_over(_Asking(self.config, self.dialect, decoding, requests))
-
-    def _handed_over(self, asking: _Asking) -> Iterator[Answer]:
+        asking = _Asking(self.config, self.dialect, decoding, requests)
         thread = threading.Thread(target=asking.run, name="endpoint", daemon=True)
         thread.start()
         try:

@@ -21,6 +21,7 @@ from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 from pilotage.worlds.agents import Agent, AgentSession, Ask, agent_of, direct
 from pilotage.worlds.registry import get_world
+from pilotage.worlds.wire import one_line
 from pilotage.worlds.world import Session, SessionError
 
 logger = logging.getLogger(__name__)
@@ -307,11 +308,10 @@ class _Running:
 
     def _failed(self, failure: Exception) -> None:
         self.close()
-        told = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        told = one_line(failure)
         kind: End = "world_failed"
         if isinstance(failure, SessionError):
-            told, kind = str(failure), failure.kind
-        told = " ".join(told.split())[:500]
+            told, kind = " ".join(str(failure).split())[:500], failure.kind
         self.num_failures += not (isinstance(failure, SessionError) and failure.by_another)
         if self.num_failures < self.limits.num_tries:
             logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, told)

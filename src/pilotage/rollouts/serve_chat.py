@@ -12,19 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
+from pilotage.pictures import BadPictureError, opened
 from pilotage.records import Rollout, View
 from pilotage.rollouts.engine import MIN_TEMPERATURE, Decoding
 
 MAX_PIXELS = 4096 * 4096
-MAX_ASPECT = 200
-"""The longest side over the shortest that Qwen-VL's image processor takes."""
 MAX_MESSAGES = 256
 MAX_IMAGES = 16
 MAX_CHOICES = 64
 DEFAULT_NEW_TOKENS = 512
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -237,26 +233,17 @@ def read_image(url: str, place: str) -> bytes:
     except (binascii.Error, ValueError):
         raise RequestError(f"{place} is not valid base64", param=place) from None
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
+        with opened(data) as picture:
             width, height = picture.size
-            if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
-                raise RequestError(
-                    f"{place} has {width} x {height} pixels: at most {MAX_PIXELS} in all, and sides of at most "
-                    f"{MAX_ASPECT} to 1",
-                    param=place,
-                )
-            picture.load()
+            if width * height > MAX_PIXELS:
+                raise BadPictureError(f"the picture has {width}x{height} px, more than {MAX_PIXELS}")
             if picture.format == "PNG":
                 return data
             buffer = io.BytesIO()
             picture.convert("RGB").save(buffer, "PNG")
             return buffer.getvalue()
-    except RequestError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on bytes from strangers
-        raise RequestError(
-            f"{place} cannot be read as a picture ({type(error).__name__})", param=place
-        ) from None
+    except BadPictureError as error:
+        raise RequestError(f"{place}: {error}", param=place) from None
 
 
 def completion_body(model: str, rollouts: Sequence[Rollout], *, num_prompt_tokens: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class FromStudent:
 
 @dataclass(frozen=True, kw_only=True)
 class FromDataSet:
-    """The reference answer to the student's view (`pilotage.views.reference_answer`, or a data set's own text)."""
+    """The reference answer to the student's view (`pilotage.views.reference_of_view`, or a data set's own text)."""
 
     @property
     def origin(self) -> Origin:

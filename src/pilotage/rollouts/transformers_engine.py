@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import struct
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,21 +25,6 @@ from pilotage.records import Rollout
 from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.engine import Decoding, Request, sampling_noise
 from pilotage.rollouts.kv_cache import DecodingCache
-
-
-@dataclass(kw_only=True)
-class GenerationStats:
-    """What the last call of `generate` did."""
-
-    num_rollouts: int = 0
-    num_tokens: int = 0
-    """Response tokens, end-of-turn ids included."""
-    num_forwards: int = 0
-    vision_mass: float = 0.0
-    """Sum over response tokens of the probability that the policy gave to vision tokens."""
-    num_vision_attempts: int = 0
-    """Response tokens at which a vision token would have been chosen, had it not been suppressed."""
-    seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -84,7 +68,8 @@ class TransformersEngine:
         self.max_prompt_tokens = max_prompt_tokens
         self.pad_to_multiple = pad_to_multiple
         self.origin = origin
-        self.stats = GenerationStats()
+        self.num_forwards = 0
+        """Of the last call of `generate`."""
 
     def generate(
         self,
@@ -101,8 +86,7 @@ class TransformersEngine:
         Where the parameters are sharded all ranks must call this equally often, each with what it has to ask; see
         `join`.
         """
-        began_s = time.perf_counter()
-        self.stats = GenerationStats(num_rollouts=len(requests))
+        self.num_forwards, self._num_asked = 0, len(requests)
         answers: list[Rollout | None] = [None] * len(requests)
         groups = sorted(_groups(requests), key=lambda places: self._size(requests[places[0]]))
         batches = list(_batches(groups, self.batch_size))
@@ -126,7 +110,6 @@ class TransformersEngine:
                 )
                 for row in rows:
                     answers[row.index] = self._rollout(row, requests[row.index].example_id)
-        self.stats.seconds = time.perf_counter() - began_s
         return [answer for answer in answers if answer is not None]
 
     def join(self, decoding: Decoding) -> None:
@@ -137,7 +120,7 @@ class TransformersEngine:
         """
         while is_sharded(self.backbone.model):
             self.generate((), decoding)
-            if not self.stats.num_forwards:
+            if not self.num_forwards:
                 return
 
     def sync(self, model: Any) -> None:
@@ -215,8 +198,9 @@ class TransformersEngine:
         )
 
         ended_rows: list[_Row] = []
-        num_asked = self.stats.num_rollouts
-        rows = [_Row(index=place, token_ids=[], logprobs=[], dropped=place >= num_asked) for place in places]
+        rows = [
+            _Row(index=place, token_ids=[], logprobs=[], dropped=place >= self._num_asked) for place in places
+        ]
         eos_ids = frozenset(self.backbone.eos_ids)
         sharded = is_sharded(model)
         for step in range(max_new_tokens):
@@ -264,7 +248,7 @@ class TransformersEngine:
                     use_cache=True,
                 ).logits[:, -1]
             next_position_B = next_position_B + 1
-            self.stats.num_forwards += 1
+            self.num_forwards += 1
         return ended_rows + [row for row in rows if not row.ended]
 
     def _read_prompts(self, inputs: ModelInputs, cache: DecodingCache) -> tuple[torch.Tensor, torch.Tensor]:
@@ -298,7 +282,7 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            self.stats.num_forwards += 1
+            self.num_forwards += 1
             cache.select_rows(prefix.prefix_of_B)
             longest = int(lengths_B.max()) - length
             rest = slice(width - -(-longest // self.pad_to_multiple) * self.pad_to_multiple, None)
@@ -312,13 +296,10 @@ class TransformersEngine:
                 "attention_mask": mask_BS,
             }
         logits_BV = model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        self.stats.num_forwards += 1
+        self.num_forwards += 1
         return logits_BV, mask_BS
 
     def _rollout(self, row: _Row, example_id: str) -> Rollout:
-        self.stats.num_tokens += len(row.token_ids)
-        self.stats.vision_mass += row.vision_mass
-        self.stats.num_vision_attempts += row.num_vision_attempts
         return Rollout(
             example_id=example_id,
             token_ids=tuple(row.token_ids),

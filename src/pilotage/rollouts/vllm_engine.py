@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
@@ -12,9 +12,6 @@ from pilotage.errors import PilotageError
 from pilotage.pictures import read_rgb
 from pilotage.records import Rollout, View
 from pilotage.rollouts.engine import Decoding, Request, sampling_seed
-
-if TYPE_CHECKING:
-    pass
 
 _FORBID = -100.0
 """vLLM adds this to a logit; e^-100 is never sampled."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 
 from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
 from pilotage.errors import PilotageError
-from pilotage.evaluate import Progress, evaluate
+from pilotage.evaluate import Progress, Summary, evaluate
 from pilotage.files import locked, read_json, write_json
 from pilotage.records import Example
 from pilotage.report import write_report
@@ -88,7 +89,13 @@ def _run(
             write_json(run_dir / "summary.json", summary)
         if "tasks" not in entry:
             began_s = time.monotonic()
-            entry["tasks"] = _measure(recipe, name, weights, test, run_dir, watcher)
+            progress = None if watcher is None else partial(watcher.measured, name)
+            summary_of = measure(
+                *(recipe, engine_of(recipe, weights), name, test, run_dir),
+                kinds=kinds_of(recipe),
+                progress=progress,
+            )
+            entry["tasks"] = summary_of.headline()
             entry["eval_s"] += time.monotonic() - began_s
             entry["seconds"] = entry["train_s"] + entry["eval_s"]
             write_json(run_dir / "summary.json", summary)
@@ -171,21 +178,34 @@ def train_stage(
     )
 
 
-def _measure(
-    recipe: Recipe, stage: str, weights: str, test: Sequence[Example], run_dir: Path, watcher: Watcher | None
-) -> dict[str, Any]:
+def measure(
+    recipe: Recipe,
+    engine: Engine,
+    stage: str,
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    kinds: Sequence[str],
+    seed: int = 0,
+    batch_size: int = EVAL_BATCH,
+    agent: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """What the model of a stage, in `engine`, does on these examples, asked as the recipe says."""
     return evaluate(
-        engine_of(recipe, weights),
-        test,
+        engine,
+        examples,
         stage=stage,
         prompts=recipe.prompts,
         max_new_tokens=recipe.max_new_tokens,
-        out=run_dir,
+        out=out,
         model=stage,
-        kinds=kinds_of(recipe),
-        batch_size=EVAL_BATCH,
-        progress=None if watcher is None else lambda progress: watcher.measured(stage, progress),
-    ).headline()
+        kinds=kinds,
+        seed=seed,
+        batch_size=batch_size,
+        agent=agent,
+        progress=progress,
+    )
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
-from pilotage.evaluate.run import episodes_of
+from pilotage.evaluate.run import episodes_of, success_by_task
 from pilotage.records import Example
 from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -89,8 +89,4 @@ class Validator:
             prompts=self._prompts,
             batch_size=len(self._examples),
         )
-        by_task: dict[str, list[bool]] = {}
-        for episode in episodes:
-            won = episode.outcome is not None and episode.outcome.success
-            by_task.setdefault(episode.example.task, []).append(won)
-        return {task: float(np.mean(won)) for task, won in by_task.items()}
+        return success_by_task(episodes)

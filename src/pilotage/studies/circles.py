@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.bootstrap import UNBOUNDED, bootstrap_mean
-from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.steps import nano_steps
@@ -28,7 +26,8 @@ from pilotage.records import Example, Rollout
 from pilotage.rollouts.engine import Decoding, Engine, Request
 from pilotage.runs.measurement import TEST_SEED
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, engine_of
+from pilotage.runs.runner import EVAL_BATCH, engine_of, measure
+from pilotage.studies.episode_tables import Rows, rows_by_id, values
 from pilotage.studies.study import Study, StudyTable, Variant
 from pilotage.studies.tables import cell, difference_cell, less
 from pilotage.train.distill_config import DistillConfig
@@ -111,14 +110,8 @@ def measure_circles(recipe: Recipe, run_dir: Path, *, num_maps: int = NUM_MAPS) 
     for way in missing:
         examples = maps(num_maps, way.options)
         out = run_dir / FOLDER / way.folder
-        evaluate(
-            engine,
-            examples,
-            stage=stage,
-            prompts=recipe.prompts,
-            max_new_tokens=recipe.max_new_tokens,
-            out=out,
-            model=stage,
+        measure(
+            *(recipe, engine, stage, examples, out),
             kinds=way.kinds,
             seed=recipe.seed,
             batch_size=len(examples),
@@ -132,9 +125,6 @@ def maps(num_maps: int, options: Mapping[str, int]) -> list[Example]:
     return step_examples(WORLD, LEVELS, num_maps, "test", TEST_SEED, starts="corner", exclude=(), **options)
 
 
-Rows = Sequence[Mapping[str, Any]]
-
-
 def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """Success by level, circles, and what it cost, of each model and way, against being asked before every move."""
     head = ["model", "sees", "way", *(f"level {level}" for level in LEVELS), "all", "all, against reference"]
@@ -145,14 +135,14 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             ours = [_rows(study, out, seed, variant, way, kind) for seed in seeds]
             theirs = _reference(out, seeds, study, variant, kind)
             told = [variant.title, SEEN[kind], way.title]
-            told += [cell(_values(ours, rate_of("success"), level)) for level in LEVELS]
+            told += [cell(values(ours, "success", level)) for level in LEVELS]
             for rate in ("success", "circled"):
-                values = _values(ours, rate_of(rate))
+                told.append(cell(values(ours, rate)))
                 if theirs is None or way is DIRECT:
-                    told += [cell(values), ""]
+                    told.append("")
                 else:
-                    told += [cell(values), difference_cell(less(values, _values(theirs, rate_of(rate))))]
-            told.append(cell(_values(ours, rate_of("illegal"))))
+                    told.append(difference_cell(less(values(ours, rate), values(theirs, rate))))
+            told.append(cell(values(ours, "illegal")))
             told += [_mean(ours, lambda row: row["num_turns"]), _mean(ours, _num_moves)]
             lines.append(told)
     return StudyTable(
@@ -226,11 +216,7 @@ def _reference(
 
 def _rows(study: Study, out: Path, seed: int, variant: Variant, way: Way, kind: str) -> Rows:
     folder = study.folder(out, seed, variant.folder) / FOLDER / way.folder
-    return sorted(read_jsonl(rows_path(folder, variant.stage, kind)).rows, key=lambda row: row["id"])
-
-
-def _values(per_seed: Sequence[Rows], of: Any, level: int | None = None) -> list[list[np.ndarray]]:
-    return [[np.array([of(row) for row in rows if level in (None, row["level"])])] for rows in per_seed]
+    return rows_by_id(folder, variant.stage, kind)
 
 
 def _mean(per_seed: Sequence[Rows], of: Any) -> str:

@@ -15,7 +15,7 @@ from pilotage.runs.record import read_record
 from pilotage.runs.validation import VALIDATION
 from pilotage.studies.extras import LEAK_FILE, TEACHER_FILE
 from pilotage.studies.study import Study, StudyTable, Variant, run_folder
-from pilotage.studies.tables import Values, cell, is_measured, outcomes
+from pilotage.studies.tables import Values, all_measured, cell, is_measured, not_run, outcomes
 from pilotage.train.sft import SftConfig
 
 GOAL_SHARE = 0.8
@@ -52,8 +52,8 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for variant in study.variants:
         if variant.make is None:
             continue
-        if not all(is_measured(out, seed, each) for seed in seeds for each in (variant, base)):
-            lines.append([variant.title, *(["not run"] * (len(head) - 1))])
+        if not (all_measured(out, seeds, variant) and all_measured(out, seeds, base)):
+            lines.append(not_run(variant.title, len(head) - 1))
             continue
         curves = {seed: curve_of(out, seed, variant) for seed in seeds}
         goals = {seed: GOAL_SHARE * _macro(outcomes(out, seed, base, "text")) for seed in seeds}

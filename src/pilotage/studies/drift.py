@@ -23,7 +23,7 @@ from pilotage.recipes.steps import STAGE, nano_seeing, nano_steps
 from pilotage.runs.recipe import Recipe
 from pilotage.studies.episode_tables import episodes_table
 from pilotage.studies.study import Study, StudyTable, Variant
-from pilotage.studies.tables import is_measured
+from pilotage.studies.tables import all_measured, not_run
 from pilotage.train.step.monitors import turn_bins
 
 SEEING = "seeing"
@@ -68,8 +68,8 @@ def drift_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     ]
     lines = []
     for variant in study.variants:
-        if not all(is_measured(out, seed, variant) for seed in seeds):
-            lines.append([variant.title, *(["not run"] * (len(head) - 1))])
+        if not all_measured(out, seeds, variant):
+            lines.append(not_run(variant.title, len(head) - 1))
             continue
         per_seed = [_metrics(study, out, seed, variant) for seed in seeds]
         cells = [_spread([_mean(rows[-1], f"turn/kl_{name}") for rows in per_seed]) for name in bins]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,25 @@ from pilotage.evaluate import rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
 from pilotage.studies.study import Study, StudyTable, Variant, run_folder
-from pilotage.studies.tables import cell, difference_cell, is_measured, less
+from pilotage.studies.tables import PerSeed, all_measured, cell, difference_cell, less, not_run
 
 PLAN, MOVED, CELLS = "plan", "moved", "cells"
 """Folders of further measurements: one plan from the start, after random moves, from every cell of some maps."""
 NUM_MOVES = 4
 
 
-def _rows(out: Path, seed: int, variant: Variant, part: str = "") -> list[dict[str, Any]] | None:
-    folder = run_folder(out, seed, variant.folder)
-    path = rows_path(folder / part if part else folder, variant.stage, "image")
-    if not path.exists() or (part and not (folder / part / "done").exists()):
-        return None
-    return sorted(read_jsonl(path).rows, key=lambda row: row["id"])
+Rows = Sequence[Mapping[str, Any]]
 
 
-def _values(rows: Sequence[dict[str, Any]], rate: str, level: int | None = None) -> np.ndarray:
-    of = rate_of(rate)
-    return np.array([of(row) for row in rows if level is None or row["level"] == level])
+def rows_by_id(run_dir: Path, stage: str, kind: str) -> Rows:
+    """What a stage was measured with, in the order of the examples' ids, which all runs share."""
+    return sorted(read_jsonl(rows_path(run_dir, stage, kind)).rows, key=lambda row: row["id"])
+
+
+def values(per_seed: Sequence[Rows], rate: str, level: int | None = None) -> PerSeed:
+    """Seed -> all levels, or one, as one task -> whether each row counts for a rate."""
+    value = rate_of(rate)
+    return [[np.array([value(row) for row in rows if level in (None, row["level"])])] for rows in per_seed]
 
 
 def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -46,18 +47,15 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for variant in arms:
         known = of_seeds(out, seeds, variant)
         if known is None:
-            lines.append([variant.title, *(["not run"] * (len(head) - 1))])
+            lines.append(not_run(variant.title, len(head) - 1))
             continue
         cells_ = [_success_at(known, level) for level in levels]
-        cells_.append(cell([[_values(rows, "success")] for rows in known]))
-        cells_.append(cell([[_values(rows, "circled")] for rows in known]))
+        cells_ += [cell(values(known, rate)) for rate in ("success", "circled")]
         turns = [row["num_turns"] for rows in known for row in rows]
         cells_.append(f"{np.mean(turns):.1f}")
         for part in measured:
             there = of_seeds(out, seeds, variant, part)
-            cells_.append(
-                "not run" if there is None else cell([[_values(rows, "success")] for rows in there])
-            )
+            cells_.append("not run" if there is None else cell(values(there, "success")))
         cells_.append(
             "" if theirs is None or variant.title == study.reference else _difference(known, theirs)
         )
@@ -70,9 +68,9 @@ def episodes_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     )
 
 
-def _success_at(known: Sequence[Sequence[dict[str, Any]]], level: int) -> str:
-    per_seed = [[_values(rows, "success", level)] for rows in known]
-    return cell(per_seed) if all(len(values) for (values,) in per_seed) else "-"
+def _success_at(known: Sequence[Rows], level: int) -> str:
+    per_seed = values(known, "success", level)
+    return cell(per_seed) if all(len(of_seed) for (of_seed,) in per_seed) else "-"
 
 
 def pairs_table(
@@ -88,7 +86,7 @@ def pairs_table(
         ours, theirs = (of_seeds(out, seeds, variant_of[folder]) for folder in (one, other))
         title = f"{variant_of[one].title} less {variant_of[other].title}"
         if ours is None or theirs is None:
-            lines.append([title, *(["not run"] * (len(levels) + 3))])
+            lines.append(not_run(title, len(levels) + 3))
             continue
         cells_ = [_difference(ours, theirs), *(_difference(ours, theirs, level=level) for level in levels)]
         cells_.append(_difference(ours, theirs, rate="circled"))
@@ -102,25 +100,20 @@ def pairs_table(
     )
 
 
-def of_seeds(
-    out: Path, seeds: Sequence[int], variant: Variant, part: str = ""
-) -> list[list[dict[str, Any]]] | None:
-    """The rows of each seed; None where one is missing."""
-    if not all(is_measured(out, seed, variant) for seed in seeds):
+def of_seeds(out: Path, seeds: Sequence[int], variant: Variant, part: str = "") -> list[Rows] | None:
+    """The rows of each seed, of a further measurement where `part` names its folder; None where one is missing."""
+    if not all_measured(out, seeds, variant):
         return None
-    per_seed = [_rows(out, seed, variant, part) for seed in seeds]
-    known = [rows for rows in per_seed if rows is not None]
-    return known if len(known) == len(seeds) else None
+    folders = [run_folder(out, seed, variant.folder) / part for seed in seeds]
+    if not all(rows_path(folder, variant.stage, "image").exists() for folder in folders):
+        return None
+    if part and not all((folder / "done").exists() for folder in folders):
+        return None
+    return [rows_by_id(folder, variant.stage, "image") for folder in folders]
 
 
 def _difference(
-    ours: Sequence[Sequence[dict[str, Any]]],
-    theirs: Sequence[Sequence[dict[str, Any]]],
-    *,
-    rate: str = "success",
-    level: int | None = None,
+    ours: Sequence[Rows], theirs: Sequence[Rows], *, rate: str = "success", level: int | None = None
 ) -> str:
-    one, other = ([[_values(rows, rate, level)] for rows in per_seed] for per_seed in (ours, theirs))
-    if not all(len(values) for (values,) in one):
-        return "-"
-    return difference_cell(less(one, other))
+    one, other = values(ours, rate, level), values(theirs, rate, level)
+    return difference_cell(less(one, other)) if all(len(of_seed) for (of_seed,) in one) else "-"

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.evaluate import evaluate
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.steps import STAGE, nano_steps
 from pilotage.records import Example
 from pilotage.runs.measurement import TEST_SEED, examples_of
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, engine_of
+from pilotage.runs.runner import engine_of, measure
 from pilotage.studies.episode_tables import CELLS, MOVED, NUM_MOVES, PLAN, episodes_table, pairs_table
 from pilotage.studies.failures import failures_table
 from pilotage.studies.study import Study, Variant
@@ -44,17 +43,7 @@ def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
         if done.exists():
             continue
         engine = engine or engine_of(recipe, str(run_dir / STAGE / "model"))
-        evaluate(
-            engine,
-            make(),
-            stage=STAGE,
-            prompts=recipe.prompts,
-            max_new_tokens=recipe.max_new_tokens,
-            out=run_dir / name,
-            model=STAGE,
-            kinds=("image",),
-            batch_size=EVAL_BATCH,
-        )
+        measure(recipe, engine, STAGE, make(), run_dir / name, kinds=("image",))
         done.touch()
 
 

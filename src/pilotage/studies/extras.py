@@ -7,16 +7,16 @@ from pathlib import Path
 
 from pilotage.data.prior import prior_of, prior_pairs
 from pilotage.distill.routes import Route
-from pilotage.evaluate import evaluate, rows_path
+from pilotage.evaluate import rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
-from pilotage.evaluate.run import episodes_of
+from pilotage.evaluate.run import episodes_of, success_by_task
 from pilotage.files import write_json
 from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.measurement import TEST_SEED, examples_of
 from pilotage.runs.recipe import Recipe
-from pilotage.runs.runner import EVAL_BATCH, engine_of, load
+from pilotage.runs.runner import EVAL_BATCH, engine_of, load, measure
 from pilotage.train.answer_leak import leak_of_trained
 from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedRefresh, Live
 from pilotage.worlds.registry import get_task
@@ -43,17 +43,8 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
         for example in pair
     ]
     probe_dir = run_dir / PROBE_FOLDER
-    evaluate(
-        engine_of(recipe, str(run_dir / stage / "model")),
-        examples,
-        stage=stage,
-        prompts=recipe.prompts,
-        max_new_tokens=recipe.max_new_tokens,
-        out=probe_dir,
-        model=stage,
-        kinds=("image",),
-        batch_size=EVAL_BATCH,
-    )
+    engine = engine_of(recipe, str(run_dir / stage / "model"))
+    measure(recipe, engine, stage, examples, probe_dir, kinds=("image",))
     rows = read_jsonl(rows_path(probe_dir, stage, "image")).rows
     write_json(path, prior_conflict(rows).as_dict())
 
@@ -101,10 +92,7 @@ def measure_teacher(recipe: Recipe, run_dir: Path) -> None:
         view=routes[0].view,
         batch_size=len(examples),
     )
-    by_task: dict[str, list[bool]] = {name: [] for name, _ in recipe.levels}
-    for episode in episodes:
-        by_task[episode.example.task].append(episode.outcome is not None and episode.outcome.success)
-    success = {name: sum(won) / len(won) for name, won in by_task.items()}
+    success = success_by_task(episodes)
     write_json(
         path, {"view": routes[0].view, "success": success, "macro": sum(success.values()) / len(success)}
     )

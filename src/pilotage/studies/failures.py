@@ -17,31 +17,17 @@ import numpy as np
 
 from pilotage.studies.episode_tables import of_seeds
 from pilotage.studies.study import Study, StudyTable
-from pilotage.studies.tables import cell
+from pilotage.studies.tables import cell, not_run
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.grids.views import mover_field, task_of
 from pilotage.worlds.registry import get_task
 from pilotage.worlds.score import score
 from pilotage.worlds.task import Task
 
-
-@dataclass(frozen=True, kw_only=True)
-class Failures:
-    """What is told of one episode; flags."""
-
-    hole: bool
-    circled: bool
-    other: bool
-    misread: bool
-    """The state of some turn was recited wrong."""
-    misplaced: bool
-    """The player of some turn was."""
-    first_misread: bool
-    """It failed, and its first mistake was made behind a wrong state."""
-    first_misplanned: bool
-    """It failed, and its first mistake was made behind the right one."""
-
-
+Failures = Mapping[str, bool]
+"""What is told of one episode, by the keys of `TITLES`. `misread`: the state of some turn was recited wrong, and
+`misplaced` the player of some turn; `first_misread`: it failed, and its first mistake was made behind a wrong state, or
+`first_misplanned` behind the right one."""
 TITLES = {
     "hole": "in a hole",
     "circled": "in circles",
@@ -59,18 +45,11 @@ def failures_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for variant in study.variants:
         per_seed = of_seeds(out, seeds, variant)
         if per_seed is None:
-            rows.append([variant.title, *(["not run"] * len(TITLES))])
+            rows.append(not_run(variant.title, len(TITLES)))
             continue
         found = [[failures_of(row) for row in of_seed] for of_seed in per_seed]
-        rows.append(
-            [
-                variant.title,
-                *(
-                    cell([[np.array([float(getattr(one, name)) for one in of_seed])] for of_seed in found])
-                    for name in TITLES
-                ),
-            ]
-        )
+        shares = [[[np.array([float(one[name]) for one in of_seed])] for of_seed in found] for name in TITLES]
+        rows.append([variant.title, *map(cell, shares)])
     return StudyTable(
         title="Why episodes are lost, per cent of all episodes",
         head=["variant", *TITLES.values()],
@@ -87,18 +66,21 @@ def failures_of(row: Mapping[str, Any]) -> Failures:
     task = task_of(row["world"])
     outcome = row["outcome"]
     # A row of one turn is that turn.
-    turns = [_Turn.of(task, turn) for turn in row.get("turns") or [row]]
+    turns = [
+        _read_turn(task.name, json.dumps(turn["state"], sort_keys=True), turn["response"])
+        for turn in row.get("turns") or [row]
+    ]
     failed = not outcome["success"]
     first = next((turn for turn in turns if turn.is_mistake), None) if failed else None
-    return Failures(
-        hole=failed and outcome["reason"] == "hole",
-        circled=failed and bool(outcome["circled"]),
-        other=failed and outcome["reason"] != "hole" and not outcome["circled"],
-        misread=any(not turn.is_read for turn in turns),
-        misplaced=any(not turn.is_placed for turn in turns),
-        first_misread=first is not None and not first.is_read,
-        first_misplanned=first is not None and first.is_read,
-    )
+    return {
+        "hole": failed and outcome["reason"] == "hole",
+        "circled": failed and bool(outcome["circled"]),
+        "other": failed and outcome["reason"] != "hole" and not outcome["circled"],
+        "misread": any(not turn.is_read for turn in turns),
+        "misplaced": any(not turn.is_placed for turn in turns),
+        "first_misread": first is not None and not first.is_read,
+        "first_misplanned": first is not None and first.is_read,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +88,6 @@ class _Turn:
     is_read: bool
     is_placed: bool
     is_mistake: bool
-
-    @classmethod
-    def of(cls, task: Task[Any], turn: Mapping[str, Any]) -> _Turn:
-        return _read_turn(task.name, json.dumps(turn["state"], sort_keys=True), turn["response"])
 
 
 @cache

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from pilotage.evaluate import KINDS, rows_path
-from pilotage.report.study_page import ShownTable, ShownVariant, render_study
+from pilotage.report.study_page import ShownVariant, StudyTable, render_study
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.validation import VALIDATION
 from pilotage.studies.costs import GOAL_SHARE, curve_of, rows_per_step
-from pilotage.studies.study import Study, StudyTable, Variant
-from pilotage.studies.tables import interval_of, is_measured, outcomes
+from pilotage.studies.study import Study, Variant
+from pilotage.studies.tables import all_measured, interval_of, outcomes
 
 
 def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[StudyTable]) -> str:
@@ -35,16 +35,13 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
         what=study.title[:1].upper() + study.title[1:] + ("" if study.title.endswith("?") else "."),
         facts=facts,
         variants=[_shown(study, out, seeds, variant) for variant in study.variants],
-        tables=[
-            ShownTable(title=table.title, head=table.head, rows=table.rows, note=table.note)
-            for table in tables
-        ],
+        tables=tables,
         goal=_goal(study, out, seeds),
     )
 
 
 def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> ShownVariant:
-    if not all(is_measured(out, seed, variant) for seed in seeds):
+    if not all_measured(out, seeds, variant):
         return ShownVariant(title=variant.title, shares={})
     shares = {
         kind: interval_of([list(outcomes(out, seed, variant, kind).values()) for seed in seeds])
@@ -70,7 +67,7 @@ def _has_rows(study: Study, out: Path, seed: int, variant: Variant, kind: str) -
 
 def _goal(study: Study, out: Path, seeds: Sequence[int]) -> float | None:
     base = next((variant for variant in study.variants if variant.stage == BASE_STAGE), None)
-    if base is None or not all(is_measured(out, seed, base) for seed in seeds):
+    if base is None or not all_measured(out, seeds, base):
         return None
     texts = [list(outcomes(out, seed, base, "text").values()) for seed in seeds]
     return GOAL_SHARE * float(np.mean([[task.mean() for task in seed] for seed in texts]))

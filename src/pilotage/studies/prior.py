@@ -12,7 +12,7 @@ from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import paired_success
 from pilotage.studies.extras import PROBE_FOLDER
 from pilotage.studies.study import Study, StudyTable, Variant, run_folder
-from pilotage.studies.tables import PerSeed, cell, difference_cell, less
+from pilotage.studies.tables import PerSeed, cell, difference_cell, less, not_run
 
 
 def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
@@ -25,7 +25,7 @@ def prior_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         if by_seed is None:
             # Rows of the base run that are not its last stage are never probed; a branch may still be missing.
             if variant.make is not None:
-                lines.append([variant.title, *(["not run"] * len(head))])
+                lines.append(not_run(variant.title, len(head)))
             continue
         holds, reversed_ = by_seed
         leaning = less(holds, reversed_)

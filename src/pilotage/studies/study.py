@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilotage.report.study_page import StudyTable
 from pilotage.runs.recipe import Recipe
 
 
@@ -26,21 +27,6 @@ class Variant:
 
 Extra = Callable[[Recipe, Path], None]
 """A measurement of a finished run's last stage, besides the usual ones; it does nothing where its result is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyTable:
-    """Figures in words, a row a variant."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-    def as_markdown(self) -> str:
-        printed = [self.head, ["---"] * len(self.head), *self.rows]
-        table = "".join(f"| {' | '.join(row)} |\n" for row in printed)
-        return f"{table}\n{self.note}\n" if self.note else table
 
 
 @dataclass(frozen=True, kw_only=True)

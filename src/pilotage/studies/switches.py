@@ -9,7 +9,7 @@ import numpy as np
 
 from pilotage.evaluate import KINDS
 from pilotage.studies.study import Study, StudyTable
-from pilotage.studies.tables import PerSeed, difference_cell, is_measured, less, outcomes
+from pilotage.studies.tables import PerSeed, all_measured, difference_cell, less, outcomes
 
 Switches = Mapping[str, Sequence[tuple[str, str]]]
 """What is switched, in words -> pairs of variants' folders: switched, and not, all else being equal."""
@@ -22,7 +22,7 @@ def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[in
             kind: [list(outcomes(out, seed, variant, kind).values()) for seed in seeds] for kind in KINDS
         }
         for variant in study.variants
-        if all(is_measured(out, seed, variant) for seed in seeds)
+        if all_measured(out, seeds, variant)
     }
     lines = []
     for what, pairs in switches.items():

@@ -36,8 +36,8 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     reference = study.variant(study.reference)
     lines = []
     for variant in study.variants:
-        if not all(is_measured(out, seed, variant) for seed in seeds):
-            lines.append([variant.title, *(["not run"] * len(head))])
+        if not all_measured(out, seeds, variant):
+            lines.append(not_run(variant.title, len(head)))
             continue
         values = {kind: [outcomes(out, seed, variant, kind) for seed in seeds] for kind in KINDS}
         cells = [cell([[seed[task]] for seed in values["image"]]) for task in tasks]
@@ -66,7 +66,7 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     for kind in KINDS:
         values = {
             stage.title: [outcomes(out, seed, stage, kind) for seed in seeds]
-            if all(is_measured(out, seed, stage) for seed in seeds)
+            if all_measured(out, seeds, stage)
             else None
             for stage in stages
         }
@@ -79,6 +79,15 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     return StudyTable(
         title="The stages of the whole method", head=["", *(stage.title for stage in stages)], rows=lines
     )
+
+
+def not_run(title: str, num_cells: int) -> list[str]:
+    """The line of what was not run."""
+    return [title, *["not run"] * num_cells]
+
+
+def all_measured(out: Path, seeds: Sequence[int], variant: Variant) -> bool:
+    return all(is_measured(out, seed, variant) for seed in seeds)
 
 
 def is_measured(out: Path, seed: int, variant: Variant) -> bool:
@@ -98,7 +107,7 @@ def outcomes(out: Path, seed: int, variant: Variant, kind: str, rate: str = "suc
 
 def _against(out: Path, seeds: Sequence[int], reference: Variant, image: Sequence[Values]) -> str:
     """The variant's image success less the reference's, in points, or `not run` where that is not there."""
-    if not all(is_measured(out, seed, reference) for seed in seeds):
+    if not all_measured(out, seeds, reference):
         return "not run"
     theirs = [outcomes(out, seed, reference, "image") for seed in seeds]
     return difference_cell(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pilotage.backbones.load import Backbone
+from pilotage.data.store import in_turn
 from pilotage.distill.palr import Palr, PalrRow, palr
 from pilotage.distill.routes import Route, RoutedRow
 from pilotage.errors import ImpossibleRequestError, PilotageError
@@ -23,6 +24,7 @@ from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.sources import FromStudent, only
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill_config import EMA, AdapterOff, DistillConfig, FrozenCopy, GatedRefresh, Live
+from pilotage.train.distill_setup import with_weights
 from pilotage.train.step.monitors import SpanFinder
 from pilotage.train.step.order import Slot
 from pilotage.train.step.routes import StepFacts, StepRouter, nothing_routed
@@ -271,7 +273,7 @@ def leak_of_trained(
         raise PilotageError(
             f"the teacher {moving[0]} moved with the student; measure it while it trains: palr_every"
         )
-    config = _with_weights(config, lambda weights: FrozenCopy() if weights == AdapterOff() else weights)
+    config = with_weights(config, lambda weights: FrozenCopy() if weights == AdapterOff() else weights)
     teachers = TeacherModels(config, student=start, given=None, device=start.device)
     return leak_meter(
         config,
@@ -281,21 +283,6 @@ def leak_of_trained(
         num_examples=num_examples,
         num_wrong=num_wrong,
     ).measure()
-
-
-def _with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> DistillConfig:
-    """The configuration with its teachers' weights changed."""
-
-    def changed(route: Route) -> Route:
-        return replace(route, weights=change(route.weights))
-
-    if config.router is None:
-        return replace(config, teacher_weights=change(config.teacher_weights))
-    return replace(
-        config,
-        router=replace(config.router, routes=tuple(map(changed, config.router.routes))),
-        description=None if config.description is None else changed(config.description),
-    )
 
 
 class _Gaps:
@@ -409,5 +396,4 @@ def _tasks_in_turn(examples: Sequence[Example]) -> list[Example]:
     by_task: dict[str, list[Example]] = {}
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
-    longest = max(map(len, by_task.values()), default=0)
-    return [found[i] for i in range(longest) for found in by_task.values() if i < len(found)]
+    return list(in_turn(by_task.values()))

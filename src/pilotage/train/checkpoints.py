@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,16 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL, append, clear_partial, locked, read_json, write_json, write_whole
+from pilotage.files import (
+    PARTIAL,
+    append,
+    clear_partial,
+    file_hash,
+    locked,
+    read_json,
+    write_json,
+    write_whole,
+)
 from pilotage.train.settings import differences
 
 logger = logging.getLogger(__name__)
@@ -72,23 +80,18 @@ def _fault(directory: Path) -> str | None:
     for name, written in sums.items():
         path = directory / name
         try:
-            if _sha256(path) != written:
+            if file_hash(path) != written:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _seal(directory: Path) -> None:
     """Writes the checksums of a checkpoint that is complete."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     write_json(
-        directory / CHECKSUMS, {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
+        directory / CHECKSUMS, {path.relative_to(directory).as_posix(): file_hash(path) for path in files}
     )
 
 

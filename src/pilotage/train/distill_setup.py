@@ -6,7 +6,8 @@ import copy
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
+from pilotage.distill.routes import Route
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
@@ -90,6 +92,21 @@ def save_whole(
         model = copy.deepcopy(model).merge_and_unload()
     save_backbone(model, backbone.processor, partial, state_dict=state_dict)
     checkpoints.publish(partial, directory)
+
+
+def with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> DistillConfig:
+    """The configuration with its teachers' weights changed."""
+
+    def changed(route: Route) -> Route:
+        return replace(route, weights=change(route.weights))
+
+    if config.router is None:
+        return replace(config, teacher_weights=change(config.teacher_weights))
+    return replace(
+        config,
+        router=replace(config.router, routes=tuple(map(changed, config.router.routes))),
+        description=None if config.description is None else changed(config.description),
+    )
 
 
 def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:

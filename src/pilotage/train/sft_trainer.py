@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,26 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import PrinterCallback
+from transformers.training_args import TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
+from pilotage.train import checkpoints
+from pilotage.train.movement import MovementWatch
+from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
-from pilotage.train.trl_stage import TrlStage, shared_arguments
 
+logger = logging.getLogger(__name__)
+
+RECOMPUTE = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+"""What transformers calls recomputing activations in the backward; the older name warns where there is a newer."""
 MOST_LOGITS = 2**26
 """Above so many logits in a micro-batch (256 MiB), TRL's kernel works through them in chunks."""
 
@@ -41,6 +54,8 @@ def make_trainer(
                 f"{num_rows} rows of one modality in a step do not give each of {mixture.num_ranks} ranks one in each "
                 f"micro-batch; raise batch_size {config.batch_size} or micro_batch_size {config.micro_batch_size}"
             )
+    on_cpu = backbone.device.type == "cpu"
+    recompute: Any = {RECOMPUTE: not on_cpu}
     args = SFTConfig(
         output_dir=str(run_dir / config.stage),
         max_steps=config.steps,
@@ -52,6 +67,7 @@ def make_trainer(
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip,
         bf16=config.bf16,
+        save_strategy="steps",
         save_steps=config.checkpoint_every,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -59,13 +75,24 @@ def make_trainer(
         completion_only_loss=True,
         average_tokens_across_devices=True,
         seed=config.seed,
-        **shared_arguments(backbone),
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
+        **recompute,
     )
     return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
 
 
-class StageTrainer(TrlStage, SFTTrainer):
+class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
     """Runs the steps of one stage of supervised fine-tuning."""
+
+    model: Any
 
     def __init__(
         self,
@@ -77,7 +104,13 @@ class StageTrainer(TrlStage, SFTTrainer):
         run_dir: Path,
         on_step: OnStep | None,
     ) -> None:
-        self.begin(config, backbone.model, run_dir=run_dir, on_step=on_step)
+        self.stage_config = config
+        self.run_dir, self.stage_dir = run_dir, run_dir / config.stage
+        self.on_step = on_step
+        self._began_s = time.monotonic()
+        self._had_own_forward = {
+            module for module in backbone.model.modules() if "forward" in module.__dict__
+        }
         self._sums = torch.zeros(4, dtype=torch.float64)
         """Negative log-likelihood and tokens of the step so far: images, then text."""
         super().__init__(
@@ -91,6 +124,27 @@ class StageTrainer(TrlStage, SFTTrainer):
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
         # it would then average the means of the micro-batches, in which a token of a short row weighs more.
         self.model_accepts_loss_kwargs = True
+
+    def run(self) -> None:
+        """Trains to the end, from the last checkpoint if there is one."""
+        done, resume = 0, None
+        if found := self.checkpoint_to_go_on_from():
+            done, resume = found[0], str(found[1])
+            logger.info("going on from step %d", done)
+        self.add_callback(MovementWatch(self.model))
+        self._began_s = time.monotonic()
+        if self.is_world_process_zero():
+            rows = checkpoints.trim_rows(
+                self.run_dir / "metrics.jsonl", stage=self.stage_config.stage, last_step=done
+            )
+            self._began_s -= rows[-1].get("time_s", 0.0) if rows else 0.0
+        try:
+            self.train(resume_from_checkpoint=resume)
+        finally:
+            # TRL and accelerate wrap the forward; a copy of a wrapped model would run the original's weights.
+            for module in set(self.model.modules()) - self._had_own_forward:
+                for name in ("forward", "_original_forward"):
+                    module.__dict__.pop(name, None)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -142,11 +196,24 @@ class StageTrainer(TrlStage, SFTTrainer):
         total: Any = self.accelerator.reduce(self._sums.to(self.accelerator.device), "sum")
         sums = total.tolist()
         self._sums.zero_()
-        figures = {"loss": (sums[0] + sums[2]) / (sums[1] + sums[3])}
+        figures = {"time_s": time.monotonic() - self._began_s}
+        figures["loss"] = (sums[0] + sums[2]) / (sums[1] + sums[3])
         if sums[1]:
             figures["loss/image"] = sums[0] / sums[1]
         if sums[3]:
             figures["loss/text"] = sums[2] / sums[3]
         figures["lr"] = logs["learning_rate"]
         figures["grad_norm"] = logs["grad_norm"]
-        self.tell(figures)
+        step = self.state.global_step
+        check_finite(figures["loss"], figures["grad_norm"], step=step)
+        if self.is_world_process_zero():
+            row = {"stage": self.stage_config.stage, "step": step} | figures
+            checkpoints.append_row(self.run_dir / "metrics.jsonl", row)
+        if self.on_step is not None:
+            self.on_step(step, self.stage_config.steps, figures)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None is written: the page of a run says what was done."""
+
+    def _send_telemetry(self) -> None:
+        """None is sent."""

@@ -139,12 +139,6 @@ def draw(task: Drawable[S], state: S, cell_px: int) -> np.ndarray:
     return tiles.palette[indices]
 
 
-def draw_fixed(task: Drawable[S], state: S, side_px: int = FIXED_SIDE_PX) -> np.ndarray:
-    """The picture on a square canvas, uint8 [side_px, side_px, 3]; see `render_png`."""
-    tiles, indices = _compose_fixed(task, state, side_px)
-    return tiles.palette[indices]
-
-
 def render_png(
     task: Drawable[S], state: S, *, cell_px: int | None = None, side_px: int | None = None
 ) -> bytes:

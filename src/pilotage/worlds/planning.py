@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import Condition, Example, Observation, Outcome
+from pilotage.records import Condition, Example, Outcome
 from pilotage.worlds.judge import MEASURES, REASONS
 from pilotage.worlds.score import DESCRIBE, PLAN, READING_REASONS, score
+from pilotage.worlds.world import OneAnswer
 from pilotage.worlds.wrong_plans import wrong_plans
 
 CONDITIONS = (
@@ -49,7 +50,7 @@ class PlanningWorld:
         return tuple(example.with_plan(plan) for plan in plans)
 
 
-class PlanSession:
+class PlanSession(OneAnswer):
     """One question, one answer."""
 
     def __init__(self, task: Any, example: Example, role: str, strict: bool) -> None:
@@ -57,19 +58,9 @@ class PlanSession:
             raise PilotageError(f"{task.name} has no role {role!r}; there are {', '.join(task.roles)}")
         if not example.state:
             raise PilotageError(f"{example.id} has no state of {task.name} to be judged on")
-        self._task, self._example, self._role, self._strict = task, example, role, strict
+        super().__init__(example)
+        self._task, self._role, self._strict = task, role, strict
         self._state = task.parse_state(example.state)
-        self._text: str | None = None
-
-    def observe(self) -> Observation | None:
-        return self._example.start if self._text is None else None
-
-    def act(self, text: str) -> float | None:
-        self._text = text
-        return None
 
     def outcome(self) -> Outcome:
         return score(self._task, self._state, self._text or "", role=self._role, strict_edges=self._strict)
-
-    def close(self) -> None:
-        pass

@@ -136,6 +136,24 @@ class HasWrongAnswers(Protocol):
         ...
 
 
+class OneAnswer:
+    """A session of one turn: something is asked, and the first answer ends it. What it came to, a world's own says."""
+
+    def __init__(self, example: Example) -> None:
+        self._example = example
+        self._text: str | None = None
+
+    def observe(self) -> Observation | None:
+        return self._example.start if self._text is None else None
+
+    def act(self, text: str) -> float | None:
+        self._text = text
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 def condition_of(world: World, name: str) -> Condition | None:
     """The world's condition of this name, or None."""
     return next((condition for condition in world.conditions if condition.name == name), None)

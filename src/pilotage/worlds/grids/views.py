@@ -153,57 +153,31 @@ def _spec(
     return ViewSpec(name=name, make=make, reference=reference, **more)
 
 
-student_view = _spec("student", _student, shows_picture=True)
-symbolic_view = _spec("symbolic", _symbolic, privileged=True)
-teacher_view = _spec("teacher", _teacher, privileged=True, without_plan="teacher_no_plan")
-teacher_view_without_plan = _spec("teacher_no_plan", _teacher_no_plan, privileged=True)
-stale_plan_view = _spec(
-    "teacher_stale_plan", _teacher_stale_plan, privileged=True, without_plan="teacher_no_plan"
-)
-at_start_view = _spec("teacher_at_start", _teacher_at_start, privileged=True)
-perception_view = _spec("perception", _perception, shows_picture=True, reference=_reference_description)
-description_view = _spec("description", _description, privileged=True, reference=_reference_description)
-student_view_with_state = _spec(
-    "student_with_state", _student_with_state, shows_picture=True, privileged=True
-)
-student_view_with_plan = _spec(
-    "student_with_plan", _student_with_plan, shows_picture=True, privileged=True, without_plan="student"
-)
-picture_view = _spec("picture", _picture, shows_picture=True)
-memory_view = _spec("memory", _memory, shows_picture=True)
-symbolic_memory_view = _spec("symbolic_memory", _symbolic_memory, privileged=True)
-true_memory_view = _spec("memory_true", _memory_true, shows_picture=True, privileged=True)
-
 VIEWS: Mapping[str, ViewSpec] = {
     spec.name: spec
     for spec in (
-        student_view,
-        symbolic_view,
-        teacher_view,
-        teacher_view_without_plan,
-        stale_plan_view,
-        at_start_view,
-        perception_view,
-        description_view,
-        student_view_with_state,
-        student_view_with_plan,
-        picture_view,
-        memory_view,
-        symbolic_memory_view,
-        true_memory_view,
+        _spec("student", _student, shows_picture=True),
+        _spec("symbolic", _symbolic, privileged=True),
+        _spec("teacher", _teacher, privileged=True, without_plan="teacher_no_plan"),
+        _spec("teacher_no_plan", _teacher_no_plan, privileged=True),
+        _spec("teacher_stale_plan", _teacher_stale_plan, privileged=True, without_plan="teacher_no_plan"),
+        _spec("teacher_at_start", _teacher_at_start, privileged=True),
+        _spec("perception", _perception, shows_picture=True, reference=_reference_description),
+        _spec("description", _description, privileged=True, reference=_reference_description),
+        _spec("student_with_state", _student_with_state, shows_picture=True, privileged=True),
+        _spec(
+            "student_with_plan",
+            _student_with_plan,
+            shows_picture=True,
+            privileged=True,
+            without_plan="student",
+        ),
+        _spec("picture", _picture, shows_picture=True),
+        _spec("memory", _memory, shows_picture=True),
+        _spec("symbolic_memory", _symbolic_memory, privileged=True),
+        _spec("memory_true", _memory_true, shows_picture=True, privileged=True),
     )
 }
-PICTURE_VIEWS = tuple(name for name, spec in VIEWS.items() if spec.shows_picture)
-
-
-def reference_answer(example: Any, view_name: str) -> str:
-    """The text that a perfect model would write under the named view, the view's prefill included."""
-    if view_name not in VIEWS:
-        raise PilotageError(f"unknown view {view_name!r}; there are {', '.join(VIEWS)}")
-    moment = Moment(example=example, role="", seen=example.start)
-    reference = VIEWS[view_name].reference
-    assert reference is not None, "every view of a grid world has one"
-    return reference(moment)
 
 
 def task_of(world: str) -> Task[Any]:

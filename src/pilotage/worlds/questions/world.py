@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from pilotage.errors import ImpossibleRequestError, PilotageError
-from pilotage.records import Condition, Example, Measure, Observation, Outcome
+from pilotage.records import Condition, Example, Measure, Outcome
 from pilotage.worlds.questions.grading import GRADE_REASONS, LETTERS, grade, grade_answer
 from pilotage.worlds.questions.math_compare import require_math
 from pilotage.worlds.questions.question import question_of
 from pilotage.worlds.registry import get_world, world_names
+from pilotage.worlds.world import OneAnswer
 
 ANSWER = "answer"
 NUM_NEAR = 4
@@ -80,24 +81,14 @@ def _wrong_answers(example: Example) -> list[str]:
     return []
 
 
-class QuestionSession:
+class QuestionSession(OneAnswer):
     """One question under way."""
 
     def __init__(self, example: Example, role: str) -> None:
         if role != ANSWER:
             raise PilotageError(f"questions has no role {role!r}; there is {ANSWER}")
-        self._example, self._question = example, question_of(example)
-        self._text: str | None = None
-
-    def observe(self) -> Observation | None:
-        return self._example.start if self._text is None else None
-
-    def act(self, text: str) -> float | None:
-        self._text = text
-        return None
+        super().__init__(example)
+        self._question = question_of(example)
 
     def outcome(self) -> Outcome:
         return grade(self._question, self._text or "")
-
-    def close(self) -> None:
-        pass

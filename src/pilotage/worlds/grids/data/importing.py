@@ -6,7 +6,6 @@ split means that a training set built without `--exclude` may hold the level; th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pilotage import __version__
-from pilotage.data.examples import SPLIT_SHARES, make_example, split_of
+from pilotage.data.examples import make_example, split_of
 from pilotage.data.folder import open_folder
-from pilotage.data.source import Level, Loader, Malformed, Place, Source
-from pilotage.data.store import FORMAT, FORMAT_VERSION, Shard, content_hash, counts_of, save_shard
+from pilotage.data.source import Level, Loader, Malformed, Note, Place, Source
+from pilotage.data.store import Shard, content_hash, manifest_of, save_shard
 from pilotage.errors import PilotageError, require
 from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
@@ -37,19 +35,6 @@ MAX_LEVELS = 100_000
 
 Progress = Callable[[int, int], None]
 """Called with the number of levels that are done and the number in all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """Something about one level that whoever measures on it should know."""
-
-    file: str
-    line: int | None
-    note: str
-
-    @property
-    def place(self) -> str:
-        return str(Place(file=self.file, line=self.line))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,18 +207,8 @@ def write_import(imported: Imported, out: Path, *, overwrite: bool = False) -> d
                 folder.record(save_shard(out, file, examples))
             shards.append(folder.finished[file])
         write_json(out / REPORT, report)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "pilotage": __version__,
-            "arguments": arguments,
-            "split_shares": dict(SPLIT_SHARES),
-            "num_examples": sum(shard.num_rows for shard in shards),
-            "counts": counts_of(shards),
-            "published": {name: value for name, value in report.items() if name not in LISTS},
-            "sha256": hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest(),
-            "shards": [asdict(shard) for shard in shards],
-        }
+        published = {name: value for name, value in report.items() if name not in LISTS}
+        manifest = manifest_of(arguments, shards, published=published)
         folder.finish(manifest)
     return manifest
 

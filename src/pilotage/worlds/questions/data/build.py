@@ -7,20 +7,20 @@ turn, and the answers `yes` and `no` of the `safe` ones alternate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pilotage.data.examples import key_of, make_example, split_of
+from pilotage.data.build import SetConfig
+from pilotage.data.examples import key_of, split_of
 from pilotage.data.exclude import load_exclusions
 from pilotage.data.sampling import Candidate, sample
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
-from pilotage.worlds import TASKS, get_task
+from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS, Kind, ask
 from pilotage.worlds.questions.data.store import write_questions
 from pilotage.worlds.questions.question import make_question
@@ -37,44 +37,24 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionsConfig:
+class QuestionsConfig(SetConfig):
     """Which questions, and where they are written."""
 
-    out: Path
-    """Folder of the questions; new, empty, or one of the same arguments."""
-    tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
-    """Tasks, by name."""
-    levels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Task and its levels, e.g. `frozenlake 3 4 5`; a task left out has its own training levels."""
     kinds: tuple[Kind, ...] = KINDS
     """cell: which cell holds a thing; safe: does a plan fail; first_move and length: of a shortest plan."""
-    num_train: int = 2000
-    """Training questions in all, spread evenly over tasks, levels and kinds."""
-    num_val: int = 200
-    """Validation questions in all."""
-    num_test: int = 200
-    """Test questions in all."""
-    seed: int = 0
-    """Which states and questions are drawn. The split of a state never depends on it."""
-    cell_px: int = 32
-    """Pixels per cell of the pictures."""
-    side_px: int | None = None
-    """Draw every picture on a square of this side instead, whatever the level."""
-    exclude: tuple[Path, ...] = ()
-    """States to keep out, as for `pilotage data build`."""
-    overwrite: bool = False
-    """Replace questions of other arguments in the same folder."""
 
 
 def build_questions(config: QuestionsConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Writes the questions and returns the manifest. Raises PilotageError for what cannot be had."""
-    counts: dict[Split, int] = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
-    _check(config, counts)
+    config.check_numbers()
+    if not config.kinds or len(set(config.kinds)) != len(config.kinds) or not set(config.kinds) <= set(KINDS):
+        raise PilotageError(f"kinds {list(config.kinds)} must be some of {', '.join(KINDS)}, none twice")
+    counts: dict[Split, int] = {split: config.count(split) for split in SPLITS}
+    levels = config.chosen()
     exclusions = load_exclusions(config.exclude)
-    levels = {name: sorted(config.levels.get(name, get_task(name).levels)) for name in sorted(config.tasks)}
     arguments = {
         "questions_generator": QUESTIONS_GENERATOR,
-        "levels": {name: list(of_task) for name, of_task in levels.items()},
+        "levels": levels,
         "kinds": list(config.kinds),
         **{f"num_{split}": count for split, count in counts.items()},
         "seed": config.seed,
@@ -155,15 +135,7 @@ def _stream(
                 break
             continue
         num_refused = 0
-        example = make_example(
-            task,
-            candidate.state,
-            split,
-            cell_px=cell_px,
-            side_px=side_px,
-            solution=candidate.solution,
-            hash_=candidate.hash,
-        )
+        example = candidate.example(task, cell_px=cell_px, side_px=side_px)
         num_given += 1
         yield make_question(
             id=f"{example.id}-{kind}",
@@ -208,30 +180,3 @@ def _candidates(
         if solution is not None and hash_ not in exclude:
             difficulty = task.difficulty(state, len(solution.plan))
             yield Candidate(state=state, hash=hash_, split=split, difficulty=difficulty, solution=solution)
-
-
-def _check(config: QuestionsConfig, counts: Mapping[Split, int]) -> None:
-    for name, value in (("seed", config.seed), *((f"num_{split}", counts[split]) for split in SPLITS)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise PilotageError(f"{name} is {value!r}, not a whole number from 0 up")
-    if not sum(counts.values()):
-        raise PilotageError("num_train, num_val and num_test are all 0: there is nothing to ask")
-    for name, values, known in (
-        ("tasks", config.tasks, tuple(task.name for task in TASKS)),
-        ("kinds", config.kinds, KINDS),
-    ):
-        if not values or len(set(values)) != len(values) or not set(values) <= set(known):
-            raise PilotageError(f"{name} {list(values)} must be some of {', '.join(known)}, none twice")
-    if unused := set(config.levels) - set(config.tasks):
-        raise PilotageError(f"levels are given for {sorted(unused)}, but tasks are {list(config.tasks)}")
-    for name, of_task in config.levels.items():
-        if not of_task or len(set(of_task)) != len(of_task):
-            raise PilotageError(
-                f"{name}: levels {list(of_task)} must name at least one level, and none twice"
-            )
-    for name in config.tasks:
-        # Draws one picture, so that a size that cannot be drawn is known before work starts.
-        task = get_task(name)
-        for level in config.levels.get(name, task.levels):
-            state = task.generate(level, np.random.default_rng(0))
-            make_example(task, state, cell_px=config.cell_px, side_px=config.side_px)

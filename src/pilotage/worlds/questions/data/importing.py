@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pilotage.data.examples import split_of
 from pilotage.data.lines import BadLineError, kind_of, numbered_lines, parse_object
-from pilotage.data.source import Place, find_files
+from pilotage.data.source import Note, Place, find_files
 from pilotage.data.store import MANIFEST
 from pilotage.errors import PilotageError
 from pilotage.records import SPLITS, Example
@@ -61,20 +61,6 @@ Progress = Callable[[int, int], None]
 """Called with the bytes or rows that are done and their number in all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VqaNote:
-    """Why a row is not in the set."""
-
-    file: str
-    row: int | None
-    """1-based line of JSON lines, or row of a Parquet file; None for the file as a whole."""
-    note: str
-
-    @property
-    def place(self) -> str:
-        return str(Place(file=self.file, line=self.row))
-
-
 @dataclass(kw_only=True)
 class VqaReport:
     """What an import found; `num_read` is imported, malformed and repeated rows together."""
@@ -84,8 +70,8 @@ class VqaReport:
     num_with_options: int = 0
     num_with_solution: int = 0
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    malformed: list[VqaNote] = field(default_factory=list)
-    duplicates: list[VqaNote] = field(default_factory=list)
+    malformed: list[Note] = field(default_factory=list)
+    duplicates: list[Note] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
@@ -182,10 +168,10 @@ def read_row(row: Mapping[str, Any], folder: Path, split: SplitRule, max_side_px
 def _questions(
     path: Path, report: VqaReport, split: SplitRule, max_side_px: int | None, progress: Progress | None
 ) -> Iterator[Example]:
-    seen: dict[str, tuple[VqaNote, str]] = {}
+    seen: dict[str, tuple[Note, str]] = {}
     for file, place, row in _rows(path, progress):
         report.num_read += 1
-        note = VqaNote(file=place.file, row=place.line, note="")
+        note = Note(file=place.file, line=place.line, note="")
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
@@ -206,10 +192,10 @@ def _questions(
         yield question
 
 
-def _add(notes: list[VqaNote], at: VqaNote, text: str) -> None:
+def _add(notes: list[Note], at: Note, text: str) -> None:
     if len(notes) == MAX_NOTES:
         raise PilotageError(f"{at.place} is the {MAX_NOTES + 1}th row that is left out: this is no such file")
-    notes.append(VqaNote(file=at.file, row=at.row, note=text))
+    notes.append(Note(file=at.file, line=at.line, note=text))
 
 
 def _rows(root: Path, progress: Progress | None) -> Iterator[tuple[Path, Place, Mapping[str, Any] | str]]:

@@ -9,20 +9,18 @@ lists of texts, `state` is a JSON text or empty.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pilotage import __version__
-from pilotage.data.store import MANIFEST, parquet_rows, shard_path
+from pilotage.data.store import MANIFEST, joint_hash, parquet_rows, rows_hash, shard_path, write_parquet
 from pilotage.errors import PilotageError, require
-from pilotage.files import locked, whole, write_json, write_whole
+from pilotage.files import locked, write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.questions.question import make_question, question_of
 
@@ -110,7 +108,7 @@ def _write_all(
         "arguments": dict(arguments),
         "num_questions": sum(shard.num_rows for shard, _ in shards),
         "counts": counts,
-        "sha256": hashlib.sha256("".join(shard.sha256 for shard, _ in shards).encode()).hexdigest(),
+        "sha256": joint_hash(shard.sha256 for shard, _ in shards),
         "shards": [asdict(shard) for shard, _ in shards],
     }
     for name, text in files().items():
@@ -123,32 +121,19 @@ def _write_all(
 def load_questions(
     path: Path | str,
     split: Split | None = None,
-    kinds: Collection[str] | None = None,
-    limit: int | None = None,
 ) -> list[Example]:
-    """The questions of a folder in its order; None means all.
+    """The questions of a folder in its order; None means all splits.
 
     Raises PilotageError when the folder is no complete set of questions, when a shard is missing, damaged or not what
-    the manifest says, and for a split or kind that the set does not have.
+    the manifest says, and for a split that the set does not have.
     """
     root = Path(path)
     manifest = read_questions_manifest(root)
     if split is not None and split not in {shard["split"] for shard in manifest["shards"]}:
         held = sorted({shard["split"] for shard in manifest["shards"]})
         raise PilotageError(f"{root} has no questions of split {split!r}; it has {', '.join(held)}")
-    known = {kind for tallies in manifest["counts"].values() for kind in tallies}
-    if unknown := set(kinds or ()) - known:
-        raise PilotageError(
-            f"{root} has no questions of kind {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}"
-        )
-    questions = (
-        question
-        for shard in manifest["shards"]
-        if split in (None, shard["split"])
-        for question in _read_shard(root, shard)
-        if kinds is None or question_of(question).kind in kinds
-    )
-    return list(islice(questions, limit))
+    chosen = [shard for shard in manifest["shards"] if split in (None, shard["split"])]
+    return [question for shard in chosen for question in _read_shard(root, shard)]
 
 
 def read_questions_manifest(root: Path) -> dict[str, Any]:
@@ -172,13 +157,7 @@ def read_questions_manifest(root: Path) -> dict[str, Any]:
 
 def questions_hash(questions: Iterable[Example]) -> str:
     """SHA-256 over every column of every row."""
-    digest = hashlib.sha256()
-    for question in questions:
-        row = _row(question)
-        image = row.pop("image")["bytes"]
-        text = json.dumps(row).encode()
-        digest.update(b"%d %d\n" % (len(text), len(image)) + text + image)
-    return digest.hexdigest()
+    return rows_hash(map(_row, questions))
 
 
 def _held(root: Path, arguments: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
@@ -208,7 +187,7 @@ def _write_shards(root: Path, questions: Iterable[Example]) -> Iterator[tuple[Qu
         rows, waiting[split] = waiting[split], []
         file = f"{split}/questions-{num_shards[split]:05d}.parquet"
         num_shards[split] += 1
-        _write_parquet(root / file, rows)
+        write_parquet(root / file, COLUMNS, [_row(question) for question in rows])
         shard = QuestionShard(file=file, split=split, num_rows=len(rows), sha256=questions_hash(rows))
         return shard, Counter(question_of(question).kind for question in rows)
 
@@ -229,40 +208,10 @@ def _counts(shards: Iterable[tuple[QuestionShard, Counter[str]]]) -> dict[str, d
     return {split: dict(sorted(tally.items())) for split, tally in counts.items()}
 
 
-def _write_parquet(path: Path, questions: list[Example]) -> None:
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    texts = ("id", "task", "split", "kind", "question", "answer", "solution", "state")
-    features = datasets.Features(
-        {
-            **{name: datasets.Value("string") for name in texts},
-            "level": datasets.Value("int32"),
-            "options": datasets.List(datasets.Value("string")),
-            "accepted": datasets.List(datasets.Value("string")),
-            "image": datasets.Image(),
-        }
-    )
-    features = datasets.Features({name: features[name] for name in COLUMNS})
-    rows = [_row(question) for question in questions]
-    schema = features.arrow_schema
-    table = pa.Table.from_pydict({name: [row[name] for row in rows] for name in COLUMNS}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial, partial.open("wb") as file:  # opened here: a name may be no UTF-8
-        pq.write_table(table, file)
-
-
 def _read_shard(root: Path, shard: Mapping[str, Any]) -> list[Example]:
     remedy = "write the set again with --overwrite"
     path = shard_path(root, str(shard["file"]))
-    rows = parquet_rows(path, COLUMNS, remedy, num_rows=shard["num_rows"])
-    try:
-        questions = [_question(row) for row in rows]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PilotageError(
-            f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {remedy}"
-        ) from error
+    questions = parquet_rows(path, COLUMNS, _question, remedy, num_rows=shard["num_rows"])
     if questions_hash(questions) != shard["sha256"]:
         raise PilotageError(f"{path} does not hold what the manifest says (its hash differs); {remedy}")
     return questions
