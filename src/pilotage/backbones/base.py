@@ -192,7 +192,7 @@ class Family(Protocol):
 
         Raises PilotageError that tells by `names` whose picture cannot be shown (`pixels_of`).
         """
-        raise NotImplementedError(f"{type(self).__name__} has only whole prompts encoded")
+        raise PilotageError(f"{type(self).__name__} encodes whole prompts only: call `encode_prompts`")
 
     def num_image_tokens(self, processor: Any, width: int, height: int) -> int:
         """How many tokens stand for a picture of so many pixels, before any resizing: rows are sorted by it."""

@@ -183,7 +183,6 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
         raise BackboneError(
             f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
         )
-    logger.info("LoRA of rank %d on %d linear layers: %s", lora.rank, len(matched), kinds_of(matched))
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -192,7 +191,11 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return replace(backbone, model=get_peft_model(backbone.model, config))
+    model = get_peft_model(backbone.model, config)
+    # Asked of the model: in some with experts, peft takes others than those that match.
+    adapted = [name for name, module in model.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    logger.info("LoRA of rank %d on %d linear layers: %s", lora.rank, len(adapted), kinds_of(adapted))
+    return replace(backbone, model=model)
 
 
 def freeze_vision(backbone: Backbone) -> None:

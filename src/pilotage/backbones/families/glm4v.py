@@ -1,4 +1,4 @@
-"""GLM-4.1V and GLM-4.5V: pictures of any size, positions of rows and columns."""
+"""GLM-4.1V: pictures of any size, positions of rows and columns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ _MARKS = ("begin_of_image", "end_of_image", "image", "begin_of_video", "end_of_v
 
 
 class Glm4v(ProcessorFamily):
-    model_types = ("glm4v", "glm4v_moe")
+    model_types = ("glm4v",)
     processor_class = "Glm4vProcessor"
     prompt_only_tokens = tuple(f"<|{mark}|>" for mark in _MARKS)
     vision_modules = ("visual",)
-    language_linears = (
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|gate_up_proj|down_proj)"
-    )
+    language_linears = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_up_proj|down_proj)"
 
     def refuse_misfit(self, processor: Any, config: Any, directory: Path) -> None:
         images, vision = processor.image_processor, config.vision_config
