@@ -159,6 +159,19 @@ def test_each_of_several_pictures_counts_at_its_place(directory: Path) -> None:
     assert all(gap(first, other) > 1e-3 for other in others)
 
 
+@seeing
+def test_vision_is_what_pictures_move_and_words_do_not(directory: Path) -> None:
+    backbone = load_backbone(directory)
+    moved_by = []
+    for views in ([view for view in mixed_views() if bool(view.images) == sees] for sees in (False, True)):
+        backbone.model.zero_grad()
+        backbone.model(**encode_views(backbone, views)).logits[:, -1].log_softmax(-1)[:, 5].sum().backward()
+        named = backbone.model.named_parameters()
+        moved_by.append({name for name, value in named if value.grad is not None and value.grad.any()})
+    by_words, by_pictures = moved_by
+    assert by_pictures - by_words == set(filter(backbone.family.is_vision, by_pictures | by_words))
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 STAGE1 = SftConfig(
