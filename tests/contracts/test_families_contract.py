@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer, Idefics3Processor
 
 from distill_run import tiny_config, tiny_examples
 from family_models import TINIES, save_tiny
-from pilotage.backbones.base import model_types
+from pilotage.backbones.base import family_of, model_types
 from pilotage.backbones.encode import encode_views
-from pilotage.backbones.load import Backbone, BackboneError, LoraSettings, load_backbone, with_lora
+from pilotage.backbones.load import (
+    Backbone,
+    BackboneError,
+    LoraSettings,
+    freeze_vision,
+    load_backbone,
+    load_without_weights,
+    with_lora,
+)
+from pilotage.backbones.processed import ProcessorFamily
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
+from pilotage.errors import PilotageError
+from pilotage.pictures import read_rgb
 from pilotage.records import Rollout, View
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill import distill
@@ -111,8 +125,6 @@ def test_a_prompt_is_read_as_transformers_reads_it(directory: Path) -> None:
         )
         text += view.prefill or ""
         if view.images:
-            from pilotage.pictures import read_rgb
-
             shown = [read_rgb(image) for image in view.images]
             stock = backbone.processor(
                 text=[text], images=shown, add_special_tokens=False, return_tensors="pt"
@@ -170,6 +182,90 @@ def test_vision_is_what_pictures_move_and_words_do_not(directory: Path) -> None:
         moved_by.append({name for name, value in named if value.grad is not None and value.grad.any()})
     by_words, by_pictures = moved_by
     assert by_pictures - by_words == set(filter(backbone.family.is_vision, by_pictures | by_words))
+
+
+# -- directories ------------------------------------------------------------------------------------------------------
+
+PROCESSED = [name for name in SEEING if isinstance(family_of(name), ProcessorFamily)]
+
+
+def settings(path: Path, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((path / name).read_text())
+    change(content)
+    (path / name).write_text(json.dumps(content))
+
+
+def pictures_of(path: Path) -> Any:
+    """What the processor of a directory makes of a picture."""
+    family, view = family_of(path.name), image_view(png(picture(2, 3, seed=1)))
+    assert family is not None
+    processor: Any = family.load_processor(path)
+    text = processor.apply_chat_template(view.messages, add_generation_prompt=True, tokenize=False)
+    shown = [read_rgb(image) for image in view.images]
+    return processor(text=[text], images=shown, add_special_tokens=False, return_tensors="pt")
+
+
+@pytest.mark.parametrize("directory", PROCESSED, indirect=True)
+def test_an_older_layout_is_read_alike(directory: Path, tmp_path: Path) -> None:
+    """Image settings in a file of their own, under the name of the processor that needs torchvision."""
+    older = shutil.copytree(directory, tmp_path / directory.name)
+    settings(older, "processor_config.json", lambda content: content.pop("image_processor"))
+    rename = {"image_processor_type": TINIES[directory.name].image_processor.removesuffix("Pil") + "Fast"}
+    settings(older, "preprocessor_config.json", lambda content: content.update(rename))
+    now, then = pictures_of(directory), pictures_of(older)
+    assert now.keys() == then.keys() and all(torch.equal(now[name], then[name]) for name in now)
+
+
+@pytest.mark.parametrize("directory", PROCESSED, indirect=True)
+def test_what_is_saved_has_the_names_of_transformers(directory: Path, tmp_path: Path) -> None:
+    family = family_of(directory.name)
+    assert isinstance(family, ProcessorFamily)
+    family.load_processor(directory).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["processor_class"] == family.processor_class
+    assert saved["image_processor"]["image_processor_type"] + "Pil" == TINIES[directory.name].image_processor
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+
+
+@pytest.mark.parametrize("directory", PROCESSED, indirect=True)
+def test_another_model_s_processor_is_refused(directory: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(directory, tmp_path / directory.name)
+
+    def change(content: dict[str, Any]) -> None:
+        names = ("image_seq_len", "image_seq_length", "num_image_tokens")
+        name = next((name for name in names if name in content), None)
+        if name is None:
+            content["image_processor"]["merge_size"] = 1
+        else:
+            content[name] += 1
+
+    settings(other, "processor_config.json", change)
+    with pytest.raises(BackboneError, match=r"its processor has \w+ \d+, config\.json \d+: copy") as raised:
+        load_without_weights(other)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("directory", ["idefics3"], indirect=True)
+def test_a_processor_that_cannot_be_built_is_one_line_with_the_remedy(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ImportError("\nIdefics3Processor requires the Torchvision library\nbut it was not found.")
+
+    monkeypatch.setattr(Idefics3Processor, "__init__", missing)
+    told = r"needs a package that is not installed \(Idefics3Processor requires the Torchvision .*\): pip install"
+    with pytest.raises(BackboneError, match=told) as raised:
+        load_backbone(directory)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("directory", ["qwen3", "llama"], indirect=True)
+def test_a_model_of_words_is_shown_no_picture_and_has_no_vision_to_freeze(directory: Path) -> None:
+    backbone = load_backbone(directory)
+    with pytest.raises(PilotageError, match="row 1: .* reads text only, but a view has an image; take"):
+        encode_views(backbone, mixed_views())
+    with pytest.raises(BackboneError, match="freeze_vision matches no parameter of .* 'qwen3|llama' model"):
+        freeze_vision(backbone)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

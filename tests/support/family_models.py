@@ -73,7 +73,6 @@ class Tiny:
     tokens: tuple[str, ...] = ()
     """Other special tokens."""
     image_token: str = "<|image_pad|>"
-    processor: str | None = None
     image_processor: str = ""
     pixels: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -124,7 +123,6 @@ _TILES = Tiny(
     tokens=("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
     + tuple(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
     image_token="<image>",
-    processor="Idefics3Processor",
     image_processor="Idefics3ImageProcessorPil",
     pixels=PIXELS | {"size": {"longest_edge": 2 * SIDE_PX}, "max_image_size": {"longest_edge": SIDE_PX}},
     settings={"image_seq_len": 4},
@@ -137,7 +135,6 @@ _GLM = Tiny(
     named={"image_token": "<|image|>", "video_token": "<|video|>"},
     tokens=("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
     image_token="<|image|>",
-    processor="Glm4vProcessor",
     image_processor="Glm4vImageProcessorPil",
     pixels=PATCH_PIXELS,
 )
@@ -169,7 +166,6 @@ _ALL = (
             "image_token": "<image_soft_token>",
         },
         image_token="<image_soft_token>",
-        processor="Gemma3Processor",
         image_processor="Gemma3ImageProcessorPil",
         pixels=SQUARES,
         settings={"image_seq_length": 4},
@@ -189,7 +185,6 @@ _ALL = (
             "video_token": "<video>",
         },
         image_token="<IMG_CONTEXT>",
-        processor="InternVLProcessor",
         image_processor="GotOcr2ImageProcessorPil",
         pixels=SQUARES | {"crop_to_patches": True, "min_patches": 1, "max_patches": 4},
         settings={"image_seq_length": 4},
@@ -198,7 +193,6 @@ _ALL = (
     replace(
         _GLM,
         model_type="glm46v",
-        processor="Glm46VProcessor",
         image_processor="Glm46VImageProcessorPil",
     ),
     replace(_GLM, model_type="glm4v_moe", text=_GLM.text | _GLM_EXPERTS),
@@ -210,7 +204,6 @@ _ALL = (
         place="<image>",
         named={"image_token": "<image>", "video_token": "<video>"},
         image_token="<image>",
-        processor="LlavaOnevisionProcessor",
         image_processor="LlavaOnevisionImageProcessorPil",
         pixels=SQUARES
         | {"image_grid_pinpoints": [[SIDE_PX, SIDE_PX], [SIDE_PX, 2 * SIDE_PX], [2 * SIDE_PX, SIDE_PX]]},
@@ -246,9 +239,10 @@ def _processor(tiny: Tiny, tokenizer: Any) -> Any:
     if not tiny.sees:
         return TextProcessor(tokenizer)
     images = getattr(transformers, tiny.image_processor)(**tiny.pixels)
-    if tiny.processor is None:
+    if tiny.image_processor == "Qwen2VLImageProcessorPil":
         return ImageTextProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
-    kind = still_pictures(tiny.processor)
+    family: Any = family_of(tiny.model_type)
+    kind = still_pictures(family.processor_class, family.processor_base)
     return kind(images, tokenizer, chat_template=tokenizer.chat_template, **tiny.settings)
 
 

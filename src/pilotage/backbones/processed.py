@@ -68,11 +68,10 @@ class _StillPictures:
 
 
 @cache
-def still_pictures(name: str) -> Any:
-    """The processor's class of this name in transformers, for pictures and text alone."""
-    stock = getattr(transformers, name)
-    # Of the same name: other programs know a directory's processor by it.
-    return type(name, (_StillPictures, stock), {})
+def still_pictures(name: str, base: str | None = None) -> Any:
+    """The processor's class of this name in transformers, or of what `base` names, for pictures and text alone."""
+    # Of the stock name: other programs know a directory's processor by it.
+    return type(name, (_StillPictures, getattr(transformers, base or name)), {})
 
 
 class ProcessorFamily(Family):
@@ -83,9 +82,11 @@ class ProcessorFamily(Family):
 
     processor_class: str
     """Its name in transformers. It has to be built of an image processor, a tokenizer and settings."""
+    processor_base: str | None = None
+    """Another that does the same with pictures, where the own one needs packages that pictures do not."""
 
     def load_processor(self, directory: Path) -> Any:
-        kind = still_pictures(self.processor_class)
+        kind = still_pictures(self.processor_class, self.processor_base)
         return checked_processor(directory, lambda: kind.from_pretrained(directory, trust_remote_code=False))
 
     def place_id(self, processor: Any) -> int:

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: a picture is cut into tiles of one size, each of which stands for equally many tokens."""
+"""Idefics3: a picture is cut into tiles of one size, each of which stands for equally many tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ _BY_TILE = {"pixel_values": 4, "pixel_attention_mask": 3}
 
 
 class Idefics3(ProcessorFamily):
-    model_types = ("idefics3", "smolvlm")
-    # SmolVLM's own class differs from it in videos alone, and needs num2words for those.
+    model_types = ("idefics3",)
     processor_class = "Idefics3Processor"
     prompt_only_tokens = (
         "<image>",
