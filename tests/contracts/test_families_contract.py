@@ -259,6 +259,18 @@ def test_a_processor_that_cannot_be_built_is_one_line_with_the_remedy(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("directory", ["gemma3"], indirect=True)
+def test_logits_that_are_not_the_head_s_are_refused(directory: Path, tmp_path: Path) -> None:
+    capped = shutil.copytree(directory, tmp_path / directory.name)
+    settings(
+        capped,
+        "config.json",
+        lambda content: content["text_config"].update({"final_logit_softcapping": 30.0}),
+    )
+    with pytest.raises(BackboneError, match=r"behind the head \(final_logit_softcapping 30\.0\)"):
+        load_backbone(capped)
+
+
 @pytest.mark.parametrize("directory", ["qwen3", "llama"], indirect=True)
 def test_a_model_of_words_is_shown_no_picture_and_has_no_vision_to_freeze(directory: Path) -> None:
     backbone = load_backbone(directory)

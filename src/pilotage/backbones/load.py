@@ -36,6 +36,10 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 """Implementations that need no code from elsewhere; any other name makes transformers look on the hub."""
 
 
+_BEHIND_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Fields of a text model's configuration; None or 1 changes nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
     """A peft LoRA adapter on top of frozen weights."""
@@ -102,8 +106,15 @@ class Backbone:
 
 
 def make_backbone(model: Any, processor: Processor, *, name: str) -> Backbone:
-    """Wraps a model that is already in memory."""
+    """Wraps a model that is already in memory. Raises BackboneError where its logits are not its head's."""
     family = _family(model.config.model_type)
+    text_config = model.config.get_text_config()
+    for field_name in _BEHIND_HEAD:
+        if (value := getattr(text_config, field_name, None)) not in (None, 1.0):
+            raise BackboneError(
+                f"{name} changes its logits behind the head ({field_name} {value}), and scores are read from the head: "
+                "take another model"
+            )
     family.prepare(model)
     return _wrapped(model, getattr(model, "generation_config", None), family, processor, name)
 
