@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.utils import is_flash_attn_2_available
 
 from pilotage.backbones import checkpoint
-from pilotage.backbones.base import Family, Processor, family_of
+from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_of
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
 from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
 from pilotage.errors import PilotageError
@@ -47,8 +47,9 @@ class LoraSettings:
     rank: int
     alpha: float
     dropout: float = 0.0
-    target_modules: str | None = None
-    """A regular expression that whole module names must match. None: the family's `language_linears`."""
+    target_modules: str = LANGUAGE_LINEARS
+    """A regular expression that whole module names must match. The default stands for the family's `language_linears`:
+    it is what older runs have recorded."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -187,7 +188,8 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
     """
     from peft import LoraConfig, get_peft_model
 
-    pattern = lora.target_modules or backbone.family.language_linears
+    is_default = lora.target_modules == LANGUAGE_LINEARS
+    pattern = backbone.family.language_linears if is_default else lora.target_modules
     linears = [name for name, module in backbone.model.named_modules() if isinstance(module, torch.nn.Linear)]
     matched = [name for name in linears if re.fullmatch(pattern, name)]
     if not matched:
