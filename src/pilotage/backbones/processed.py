@@ -146,7 +146,7 @@ class ProcessorFamily(Family):
         self, model: Any, ids: Sequence[int], is_image_S: np.ndarray, images: Mapping[str, torch.Tensor]
     ) -> np.ndarray:
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-        own = getattr(whole.model, "get_rope_index", None)
+        own = getattr(getattr(whole, "model", None), "get_rope_index", None)
         if own is None:
             return self.positions(len(ids), ())
         positions_A1S, _ = own(
