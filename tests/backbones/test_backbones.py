@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    Qwen3Config,
-)
+from transformers import GPT2Config
 
 from pilotage.backbones import load
 from pilotage.backbones.encode import (
@@ -353,12 +351,12 @@ def test_nano_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
 
 
 def test_another_architecture_and_pickle_weights_are_refused(tmp_path, directory):
-    Qwen3Config(hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    GPT2Config(n_embd=8, n_layer=1).save_pretrained(tmp_path)
     with pytest.raises(BackboneError, match=r"no \*.safetensors weights\. Save"):
         load_backbone(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(BackboneError, match="pytorch_model.bin are pickle files, which can run code"):
         load_backbone(tmp_path)
     shutil.copy(directory / "model.safetensors", tmp_path)
-    with pytest.raises(BackboneError, match="is a 'qwen3' model; backbones are 'qwen3_vl' or 'qwen2_5_vl'"):
+    with pytest.raises(BackboneError, match="is a 'gpt2' model; backbones are gemma3, .*add-a-backbone"):
         load_backbone(tmp_path)

@@ -125,7 +125,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     model_type = config.get("model_type")
     if family_of(model_type) is None:
         raise BackboneError(
-            f"{directory} is a {model_type!r} model; backbones are {' or '.join(map(repr, model_types()))}"
+            f"{directory} is a {model_type!r} model; backbones are {', '.join(sorted(model_types()))}; "
+            "docs/add-a-backbone.md adds another"
         )
     # Older configurations have the text model's fields at the top.
     for part in (config, *(inner for inner in config.values() if isinstance(inner, dict))):

@@ -5,13 +5,13 @@ B rows, S columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
 import torch
 
-from pilotage.backbones.base import EncodedImages
+from pilotage.backbones.base import EncodedImages, EncodedPrompts, Prompt
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.errors import PilotageError
@@ -21,7 +21,8 @@ ModelInputs = dict[str, torch.Tensor]
 """What a model's forward takes: `model(**inputs)`.
 
 `input_ids` and `attention_mask` are [B, S] int64, `position_ids` [B, S] or [axes, B, S], all 0 on padding but for the
-padding token. Where a view has a picture, the family's arguments for pictures are there too, `pixel_values` among them.
+padding token; so are the family's `token_arguments`. Where a view has a picture, the family's arguments for pictures
+are there too, `pixel_values` among them.
 """
 
 
@@ -37,6 +38,8 @@ class EncodedResponses(TypedDict):
     """[B, S] bool: True on the columns that hold response ids."""
     image_rows: Mapping[str, Sequence[int]]
     """For each argument for pictures, how many of its rows are each of the B rows'; they stand one after another."""
+    shareable_lengths: torch.Tensor
+    """[B] int64; so many of a row's first columns, before any picture, may be read once for all rows that have them."""
     prompt_lengths: torch.Tensor
     """[B] int64; row b's response begins at column prompt_lengths[b]."""
     response_lengths: torch.Tensor
@@ -56,47 +59,29 @@ def encode_images(
 
 def _encode_prompts(
     backbone: Backbone, views: Sequence[View], max_length: int | None, names: Sequence[str] | None
-) -> tuple[list[list[int]], list[np.ndarray], EncodedImages | None]:
-    """Unpadded ids and positions of each view, and the pictures of all."""
+) -> EncodedPrompts:
     if not views:
         raise PilotageError("no views to encode")
-    encoded: EncodedImages | None = None
     names = [f"row {row}" for row in range(len(views))] if names is None else names
-    shown = [(name, image) for name, view in zip(names, views, strict=True) for image in view.images]
-    if shown:
-        if not backbone.supports_images:
-            raise PilotageError(f"{backbone.name} reads text only, but a view has an image")
-        encoded = encode_images(backbone, [image for _, image in shown], names=[name for name, _ in shown])
-    # One iterator over all views: images stand in the model's arguments in the order in which they are met here.
-    grids: Iterator[tuple[int, int]] = iter(encoded.grids if encoded is not None else ())
+    if not backbone.supports_images and any(view.images for view in views):
+        name = next(name for name, view in zip(names, views, strict=True) if view.images)
+        raise PilotageError(
+            f"{name}: {backbone.name} reads text only, but a view has an image; take a model that sees, or a text view"
+        )
     texts = [render(backbone, view, name=name) for view, name in zip(views, names, strict=True)]
     tokenised = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    ids_of: list[list[int]] = []
-    positions_of: list[np.ndarray] = []
-    for name, view, ids in zip(names, views, tokenised, strict=True):
-        num_images = len(view.images)
-        slots = [column for column, token in enumerate(ids) if token in backbone.placeholder_ids]
-        if len(slots) != num_images or any(ids[slot] != backbone.image_token_id for slot in slots):
-            raise PilotageError(
-                f"{name}, view {view.name!r}: its text has {len(slots)} image or video places but the view carries "
-                f'{num_images} image(s); put one {{"type": "image"}} where each image goes'
-            )
-        stretches: list[tuple[int, int, int]] = []
-        # The template writes one placeholder an image; the model wants one for each merged patch.
-        # From the left, so that each place is where the pictures before it have moved it.
-        for number, slot in enumerate(slots):
-            start = slot + sum(rows * columns - 1 for _, rows, columns in stretches)
-            stretches.append((start, *next(grids)))
-            num_tokens = stretches[number][1] * stretches[number][2]
-            ids = ids[:start] + [backbone.image_token_id] * num_tokens + ids[start + 1 :]
+    prompts = [
+        Prompt(name=f"{name}, view {view.name!r}", text=text, ids=ids, images=view.images)
+        for name, view, text, ids in zip(names, views, texts, tokenised, strict=True)
+    ]
+    encoded = backbone.family.encode_prompts(backbone, prompts)
+    for prompt, ids in zip(prompts, encoded.ids, strict=True):
         if max_length is not None and len(ids) > max_length:
             raise PromptTooLongError(
-                f"{name}, view {view.name!r}: the prompt has {len(ids)} tokens, more than {max_length}; raise the "
+                f"{prompt.name}: the prompt has {len(ids)} tokens, more than {max_length}; raise the "
                 "limit, use smaller images or the brief prompts (prompts are never cut)"
             )
-        ids_of.append(ids)
-        positions_of.append(backbone.family.positions(len(ids), stretches))
-    return ids_of, positions_of, encoded
+    return encoded
 
 
 def _padded_length(length: int, multiple: int) -> int:
@@ -105,9 +90,9 @@ def _padded_length(length: int, multiple: int) -> int:
 
 def _to_tensors(
     backbone: Backbone,
+    encoded: EncodedPrompts,
     ids_of: Sequence[Sequence[int]],
     positions_of: Sequence[np.ndarray],
-    images: EncodedImages | None,
     *,
     length: int,
     left: bool,
@@ -116,22 +101,21 @@ def _to_tensors(
     ids_BS = np.full((num_rows, length), backbone.pad_id, dtype=np.int64)
     mask_BS = np.zeros((num_rows, length), dtype=np.int64)
     positions_ABS = np.zeros((*positions_of[0].shape[:-1], num_rows, length), dtype=np.int64)
+    tokens = {name: np.zeros((num_rows, length), dtype=np.int64) for name in encoded.tokens}
     for row, (ids, positions) in enumerate(zip(ids_of, positions_of, strict=True)):
         # Positions go with their tokens, whichever side is padded: a prompt that is decoded and the same one that is
         # scored have equal ones, or the log-probabilities of the two would differ.
-        columns = slice(length - len(ids), length) if left else slice(0, len(ids))
+        start = length - len(ids) if left else 0
+        columns = slice(start, start + len(ids))
         ids_BS[row, columns] = ids
         mask_BS[row, columns] = 1
         positions_ABS[..., row, columns] = positions
+        for name, of_prompt in encoded.tokens.items():
+            tokens[name][row, start : start + len(of_prompt[row])] = of_prompt[row]
+    arrays = {"input_ids": ids_BS, "attention_mask": mask_BS, "position_ids": positions_ABS, **tokens}
     device = backbone.device
-    inputs = {
-        "input_ids": torch.from_numpy(ids_BS).to(device),
-        "attention_mask": torch.from_numpy(mask_BS).to(device),
-        "position_ids": torch.from_numpy(positions_ABS).to(device),
-    }
-    if images is not None:
-        inputs |= {name: value.to(device) for name, value in images.inputs.items()}
-    return inputs
+    inputs = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+    return inputs | {name: value.to(device) for name, value in encoded.images.items()}
 
 
 def encode_views(
@@ -146,9 +130,9 @@ def encode_views(
 
     Raises PromptTooLongError when a prompt has more than `max_length` tokens.
     """
-    ids_of, positions_of, images = _encode_prompts(backbone, views, max_length, names)
-    length = _padded_length(max(map(len, ids_of)), pad_to_multiple)
-    return _to_tensors(backbone, ids_of, positions_of, images, length=length, left=True)
+    encoded = _encode_prompts(backbone, views, max_length, names)
+    length = _padded_length(max(map(len, encoded.ids)), pad_to_multiple)
+    return _to_tensors(backbone, encoded, encoded.ids, encoded.positions, length=length, left=True)
 
 
 def encode_with_response(
@@ -168,7 +152,8 @@ def encode_with_response(
     """
     if len(views) != len(response_ids):
         raise PilotageError(f"{len(views)} views but {len(response_ids)} responses")
-    prompts, positions_of, images = _encode_prompts(backbone, views, max_length, names)
+    encoded = _encode_prompts(backbone, views, max_length, names)
+    prompts, positions_of = encoded.ids, encoded.positions
     ids_of: list[list[int]] = []
     extended: list[np.ndarray] = []
     for row, (prompt, positions, response) in enumerate(
@@ -191,7 +176,7 @@ def encode_with_response(
         following = np.broadcast_to(following, (*positions.shape[:-1], len(response)))
         extended.append(np.concatenate([positions, following], axis=-1))
     length = _padded_length(max(map(len, ids_of)), pad_to_multiple)
-    inputs = _to_tensors(backbone, ids_of, extended, images, length=length, left=False)
+    inputs = _to_tensors(backbone, encoded, ids_of, extended, length=length, left=False)
     prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
     response_lengths = torch.tensor([len(response) for response in response_ids])
     columns = torch.arange(length)
@@ -202,18 +187,17 @@ def encode_with_response(
     return EncodedResponses(
         inputs=inputs,
         response_mask=response_mask.to(device),
-        image_rows=_rows_of_views(images, [len(view.images) for view in views]),
+        image_rows=encoded.num_rows,
+        shareable_lengths=torch.tensor([_shareable(backbone, ids) for ids in prompts]).to(device),
         prompt_lengths=prompt_lengths.to(device),
         response_lengths=response_lengths.to(device),
     )
 
 
-def _rows_of_views(images: EncodedImages | None, num_images: Sequence[int]) -> dict[str, list[int]]:
-    ends = np.cumsum(num_images)
-    return {
-        name: [sum(counts[end - num : end]) for end, num in zip(ends, num_images, strict=True)]
-        for name, counts in (images.num_rows if images is not None else {}).items()
-    }
+def _shareable(backbone: Backbone, ids: Sequence[int]) -> int:
+    if not backbone.shares_prefixes:
+        return 0
+    return ids.index(backbone.image_token_id) if backbone.image_token_id in ids else len(ids)
 
 
 def images_of_rows(encoded: EncodedResponses, name: str = "pixel_values") -> list[torch.Tensor]:

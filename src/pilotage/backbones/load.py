@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.utils import is_flash_attn_2_available
 
 from pilotage.backbones import checkpoint
-from pilotage.backbones.base import Family, Processor, family_of
+from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_of
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
-from pilotage.backbones.parameters import refuse_misfits, refuse_not_finite
+from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
 from pilotage.errors import PilotageError
+
+logger = logging.getLogger(__name__)
 
 NANO_DIRECTORY = Path(__file__).parent.parent / "nano" / "base"
 """Where the shipped base weights of `nano` are."""
@@ -28,8 +35,9 @@ NANO_DIRECTORY = Path(__file__).parent.parent / "nano" / "base"
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 """Implementations that need no code from elsewhere; any other name makes transformers look on the hub."""
 
-LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""The language model's linear layers; the vision tower and its merger stay frozen under LoRA."""
+
+_BEHIND_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Fields of a text model's configuration; None or 1 changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,8 @@ class LoraSettings:
     alpha: float
     dropout: float = 0.0
     target_modules: str = LANGUAGE_LINEARS
-    """A regular expression that whole module names must match."""
+    """A regular expression that whole module names must match. The default stands for the family's `language_linears`:
+    it is what older runs have recorded."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -62,14 +71,29 @@ class Backbone:
     eos_ids: tuple[int, ...]
     """Ids that end the model's turn."""
     pad_id: int
-    image_token_id: int
+    image_token_id: int | None
+    """Stands in a prompt once for each token of a picture; None for a model that reads text only."""
     vision_token_ids: tuple[int, ...]
     """Ids that must never be sampled."""
     placeholder_ids: frozenset[int]
     """Image and video placeholders: in a prompt each needs an image behind it, in a response none may stand."""
-    supports_images: bool = True
     text_cache: dict[str, str] = field(default_factory=dict, repr=False)
     """Rendered messages; the views of one task share theirs."""
+
+    @property
+    def supports_images(self) -> bool:
+        return self.image_token_id is not None
+
+    @cached_property
+    def sees_whole_past(self) -> bool:
+        """Whether all layers attend to all columns before them: then one cache of columns serves all."""
+        layers = DynamicCache(config=self.model.config.get_text_config()).layers
+        return all(type(layer) is DynamicLayer for layer in layers)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether beginnings of prompts, before any picture, may be read once for all that have them."""
+        return self.sees_whole_past and self.family.shares_prefixes
 
     @property
     def device(self) -> torch.device:
@@ -83,8 +107,15 @@ class Backbone:
 
 
 def make_backbone(model: Any, processor: Processor, *, name: str) -> Backbone:
-    """Wraps a model that is already in memory."""
+    """Wraps a model that is already in memory. Raises BackboneError where its logits are not its head's."""
     family = _family(model.config.model_type)
+    text_config = model.config.get_text_config()
+    for field_name in _BEHIND_HEAD:
+        if (value := getattr(text_config, field_name, None)) not in (None, 1.0):
+            raise BackboneError(
+                f"{name} changes its logits behind the head ({field_name} {value}), and scores are read from the head: "
+                "take another model"
+            )
     family.prepare(model)
     return _wrapped(model, getattr(model, "generation_config", None), family, processor, name)
 
@@ -109,9 +140,9 @@ def _wrapped(
         tokenizer=tokenizer,
         eos_ids=tuple(sorted(eos_ids)),
         pad_id=pad_id,
-        image_token_id=processor.image_token_id,
+        image_token_id=family.image_token_id(processor),
         vision_token_ids=tuple(sorted(vocab[token] for token in family.prompt_only_tokens if token in vocab)),
-        placeholder_ids=processor.placeholder_ids,
+        placeholder_ids=family.placeholder_ids(processor),
     )
 
 
@@ -144,25 +175,64 @@ def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float
     config = _config_of(directory)
     if directory == Path(name):
         refuse_misfits(config, checkpoint.read_weights(directory), directory)
-    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     family = _family(config.model_type)
+    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
+        model = opener(family).from_config(config, dtype=dtype, attn_implementation="sdpa")
     return replace(_stand_in(directory, family, _processor_of(directory, config)), model=model)
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
-    """The same backbone with a fresh LoRA adapter; only the adapter's parameters train."""
+    """The same backbone with a fresh LoRA adapter; only the adapter's parameters train.
+
+    Says which layers have one. Raises BackboneError where none would.
+    """
     from peft import LoraConfig, get_peft_model
 
+    is_default = lora.target_modules == LANGUAGE_LINEARS
+    pattern = backbone.family.language_linears if is_default else lora.target_modules
+    linears = [name for name, module in backbone.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    matched = [name for name in linears if re.fullmatch(pattern, name)]
+    if not matched:
+        raise BackboneError(
+            f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
+        )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
+        target_modules=pattern,
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return replace(backbone, model=get_peft_model(backbone.model, config))
+    model = get_peft_model(backbone.model, config)
+    # Asked of the model: in some with experts, peft takes others than those that match.
+    adapted = [name for name, module in model.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    logger.info("LoRA of rank %d on %d linear layers: %s", lora.rank, len(adapted), kinds_of(adapted))
+    return replace(backbone, model=model)
+
+
+def freeze_vision(backbone: Backbone) -> None:
+    """Keeps what turns pictures into tokens as it is, and says what that is. Raises BackboneError for nothing."""
+    named = backbone.model.named_parameters()
+    vision = {name: parameter for name, parameter in named if backbone.family.is_vision(name)}
+    if not vision:
+        raise BackboneError(
+            f"freeze_vision matches no parameter of {backbone.name}, a {backbone.model.config.model_type!r} model: "
+            "leave it False, or name the vision modules in the family's `vision_modules`"
+        )
+    for parameter in vision.values():
+        parameter.requires_grad_(False)
+    modules = dict.fromkeys(
+        ".".join(name.removeprefix("base_model.model.").split(".")[:2]) for name in vision
+    )
+    num_numbers = sum(parameter.numel() for parameter in vision.values())
+    logger.info("vision is frozen: %d numbers in %s", num_numbers, ", ".join(modules))
+
+
+def kinds_of(names: Sequence[str]) -> str:
+    """Names, those that differ in numbers alone together: `model.layers.*.mlp.up_proj x 28`."""
+    kinds = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)
+    return ", ".join(f"{kind} x {number}" if number > 1 else kind for kind, number in kinds.items())
 
 
 def is_sharded(model: Any) -> bool:
@@ -216,7 +286,7 @@ def load_backbone(
     processor = _processor_of(directory, config)
     checkpoint.fetch_weights(name, directory)
     refuse_misfits(config, checkpoint.read_weights(directory), directory)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
+    model: Any = opener(_family(config.model_type)).from_pretrained(
         directory,
         config=config,
         dtype=dtype,
@@ -281,7 +351,8 @@ def _processor_of(directory: Path, config: PreTrainedConfig) -> Processor:
     family = _family(config.model_type)
     processor = family.load_processor(directory)
     family.refuse_misfit(processor, config, directory)
-    refuse_unequal({"image_token_id": (processor.image_token_id, config.image_token_id)}, directory)
+    if (image_token_id := family.image_token_id(processor)) is not None:
+        refuse_unequal({"image_token_id": (image_token_id, config.image_token_id)}, directory)
     known, embedded = len(processor.tokenizer), config.get_text_config().vocab_size
     if known > embedded:
         raise BackboneError(

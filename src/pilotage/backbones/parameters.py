@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PreTrainedConfig
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from pilotage.backbones.base import family_of
 from pilotage.backbones.checkpoint import (
     AGAIN,
     INDEX,
@@ -27,6 +29,11 @@ from pilotage.backbones.checkpoint import (
 )
 
 _HEAD = "lm_head.weight"
+
+
+def opener(family: Any) -> Any:
+    """The class of transformers that opens a family's models."""
+    return getattr(transformers, family.auto_model)
 
 
 def refuse_misfits(config: PreTrainedConfig, stored: Mapping[str, Stored], directory: Path) -> None:
@@ -91,7 +98,7 @@ def _load_report(described: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]
     Cached: a study loads dozens of models of the same shape, and with nano this takes half as long as the load.
     """
     config = AutoConfig.for_model(**json.loads(described))
-    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    model_class: Any = opener(family_of(config.model_type))._model_mapping[type(config)]
     with _quiet():
         _, info = model_class.from_pretrained(
             None,

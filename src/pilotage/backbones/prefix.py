@@ -53,7 +53,9 @@ def shared_prefix(input_ids_BS: torch.Tensor, *, limit: int) -> SharedPrefix | N
     )
 
 
-def first_image_column(input_ids_BS: torch.Tensor, image_token_id: int) -> int:
+def first_image_column(input_ids_BS: torch.Tensor, image_token_id: int | None) -> int:
     """The first column in which any row has an image; S when none has."""
+    if image_token_id is None:
+        return input_ids_BS.shape[1]
     columns = (input_ids_BS == image_token_id).any(0).nonzero()
     return int(columns[0]) if len(columns) else input_ids_BS.shape[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 
 class _GrowingLayer(CacheLayerMixin):
@@ -91,3 +91,15 @@ class DecodingCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, _GrowingLayer)
             layer.select_rows(rows)
+
+
+class ModelCache(DynamicCache):
+    """What the layers of a model keep that do not all see the whole past: windows, states."""
+
+    room = 0
+    num_columns_after_next = 0
+    """Such a model makes its masks itself."""
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """As `DecodingCache.select_rows`; layers with a state know it under another name."""
+        self.reorder_cache(rows)  # pyright: ignore[reportArgumentType]

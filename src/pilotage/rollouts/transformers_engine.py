@@ -24,7 +24,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Rollout
 from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.engine import Decoding, Request, sampling_noise
-from pilotage.rollouts.kv_cache import DecodingCache
+from pilotage.rollouts.kv_cache import DecodingCache, ModelCache
 
 
 @dataclass(kw_only=True)
@@ -175,7 +175,12 @@ class TransformersEngine:
         device = inputs["input_ids"].device
         text_config = model.config.get_text_config()
         attention = text_config._attn_implementation
-        cache = DecodingCache(text_config.num_hidden_layers, whole=attention in _TAKES_READY_MASK)
+        own_mask = self.backbone.sees_whole_past and attention in _TAKES_READY_MASK
+        cache = (
+            DecodingCache(text_config.num_hidden_layers, whole=own_mask)
+            if self.backbone.sees_whole_past
+            else ModelCache(config=text_config)
+        )
         logits_BV, prompt_mask_BS = self._read_prompts(inputs, cache)
 
         places = [place for of_view in places_of for place in of_view]
@@ -189,11 +194,12 @@ class TransformersEngine:
             logits_BV = logits_BV[origin_of]
             prompt_mask_BS, next_position_B = prompt_mask_BS[origin_of], next_position_B[origin_of]
         # One query per row: SDPA's CPU kernel was measured 2 to 3 times slower than plain matrix products.
-        decoding_attention = "eager" if attention == "sdpa" and device.type == "cpu" else attention
+        switches = own_mask and attention == "sdpa" and device.type == "cpu"
+        decoding_attention = "eager" if switches else attention
         mask = _DecodingMask(
             prompt_mask_BS,
             num_spare=max_new_tokens + cache.room,
-            attention=decoding_attention,
+            attention=decoding_attention if own_mask else None,
             dtype=logits_BV.dtype,
         )
 
@@ -251,7 +257,9 @@ class TransformersEngine:
             self.num_forwards += 1
         return ended_rows + [row for row in rows if not row.ended]
 
-    def _read_prompts(self, inputs: ModelInputs, cache: DecodingCache) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_prompts(
+        self, inputs: ModelInputs, cache: DecodingCache | ModelCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the first response token [B, V], and which of the cache's columns a row may look at [B, S].
 
         A beginning that several prompts share goes through the model once, and is copied to their rows.
@@ -269,7 +277,8 @@ class TransformersEngine:
         aligned_BS = ids_BS.gather(1, (starts_B1 + columns_S).clamp(max=width - 1))
         image_column = first_image_column(aligned_BS, self.backbone.image_token_id)
         # One rank may share a beginning where another does not: with sharded parameters its extra forward would hang.
-        limit = 0 if is_sharded(model) else min(int(lengths_B.min()) - 1, image_column)
+        apart = self.backbone.shares_prefixes and not is_sharded(model)
+        limit = min(int(lengths_B.min()) - 1, image_column) if apart else 0
         prefix = shared_prefix(aligned_BS, limit=limit)
         arguments = dict(inputs)
         if prefix is not None:
@@ -290,6 +299,7 @@ class TransformersEngine:
             # in the cache already: masked, or tokens would be attended to twice.
             unread_BS = mask_BS * (columns_S >= starts_B1 + length)
             mask_BS = torch.cat([torch.ones_like(mask_BS[:, :length]), unread_BS[:, rest]], dim=1)
+            arguments |= {name: inputs[name][:, rest] for name in self.backbone.family.token_arguments}
             arguments |= {
                 "input_ids": ids_BS[:, rest],
                 "position_ids": positions[..., rest],
@@ -367,8 +377,9 @@ class _DecodingMask:
     """Which columns each row may look at: its prompt without the padding, and every response column so far."""
 
     def __init__(
-        self, prompt_mask_BS: torch.Tensor, *, num_spare: int, attention: str, dtype: torch.dtype
+        self, prompt_mask_BS: torch.Tensor, *, num_spare: int, attention: str | None, dtype: torch.dtype
     ) -> None:
+        """`attention` None: the model makes its own masks of the columns that hold a token."""
         self.length = prompt_mask_BS.shape[1]
         self.ready_made = attention in _TAKES_READY_MASK
         visible_BS = torch.nn.functional.pad(prompt_mask_BS, (0, num_spare)).bool()

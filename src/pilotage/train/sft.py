@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pilotage.backbones.load import Backbone, with_lora
+from pilotage.backbones.load import Backbone, freeze_vision, with_lora
 from pilotage.backbones.save import save_backbone
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL, clear_partial
@@ -29,7 +29,7 @@ from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, lr_factor
 if TYPE_CHECKING:
     from pilotage.train.sft_rows import Mixture
 
-__all__ = ["OnStep", "SftConfig", "lr_factor", "run_sft", "vision_parameters"]
+__all__ = ["OnStep", "SftConfig", "lr_factor", "run_sft"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def _train(
             torch.manual_seed(config.seed)
             backbone = with_lora(backbone, config.lora)
     if config.freeze_vision:
-        for parameter in vision_parameters(backbone):
-            parameter.requires_grad_(False)
+        freeze_vision(backbone)
     if is_first and (told := expects_rounding(backbone.model, config.peak_lr)):
         logger.warning("%s", told)
     trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step)
@@ -120,12 +119,6 @@ def _train(
         clear_partial(folder)
     trainer.accelerator.wait_for_everyone()
     return directory
-
-
-def vision_parameters(backbone: Backbone) -> list[torch.nn.Parameter]:
-    """Parameters of the vision tower and its mergers."""
-    named = backbone.model.named_parameters()
-    return [parameter for name, parameter in named if backbone.family.is_vision(name)]
 
 
 def _settings(

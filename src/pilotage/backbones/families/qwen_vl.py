@@ -1,4 +1,4 @@
-"""Qwen3-VL and Qwen2.5-VL: a processor for still images that needs pillow and numpy only, patches, M-RoPE positions.
+"""Qwen2-VL to Qwen3.5: a processor for still images that needs pillow and numpy only, patches, M-RoPE positions.
 
 P image patches of all pictures together, F numbers per patch.
 """
@@ -19,20 +19,14 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 
 from pilotage.backbones.base import EncodedImages, Family, pixels_of
-from pilotage.backbones.checkpoint import AGAIN, BackboneError, read_small_json, refuse_unequal, refusing
-from pilotage.backbones.template import templated
+from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
+from pilotage.backbones.processed import REMEDY, checked_processor
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 """Tokens that only a prompt may hold; a sampled one makes the forward look for an image that is not there."""
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-_IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Either may hold the image settings; newer directories have both."""
-_SETTINGS = (*_IMAGE_FILES, "tokenizer_config.json", "chat_template.json")
-_SAMPLE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
 
 _TOKENS = {
     "image": "<|image_pad|>",
@@ -82,37 +76,22 @@ class ImageTextProcessor(Qwen3VLProcessor):
 
         Raises BackboneError for a file that is missing or damaged.
         """
-        from transformers import AutoTokenizer
-
         directory = Path(path)
-        remedy = f"copy it from the base model, or {AGAIN}"
-        for names in (_TOKENIZER_FILES, _IMAGE_FILES):
-            if not any((directory / name).exists() for name in names):
-                raise BackboneError(f"{directory} has no {names[0]}: {remedy}")
-        for name in _SETTINGS:
-            if (directory / name).exists():
-                read_small_json(directory / name)
-        with refusing(f"the tokenizer of {directory}", remedy=remedy):
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        with refusing(f"{directory / _IMAGE_FILES[0]}", remedy=remedy):
-            image_processor = Qwen2VLImageProcessorPil.from_pretrained(path)
-        template = getattr(tokenizer, "chat_template", None) or cls._chat_template_of(path)
-        processor = cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
-        with refusing(f"the chat template of {directory}", remedy=remedy):
-            templated(processor, _SAMPLE, name=str(directory))
-        return processor
+        return checked_processor(directory, lambda: cls._built(directory))
 
     @classmethod
-    def _chat_template_of(cls, path: str) -> str:
-        """The template kept beside the tokenizer (`chat_template.jinja` or the older `chat_template.json`)."""
-        processor_dict, _ = cls.get_processor_dict(path)
-        template = processor_dict.get("chat_template")
-        if not template:
-            raise BackboneError(
-                f"{path} has no chat template (chat_template.jinja, or in tokenizer_config.json): copy it from the "
-                "base model"
-            )
-        return template
+    def _built(cls, directory: Path) -> ImageTextProcessor:
+        from transformers import AutoTokenizer
+
+        with refusing(f"the tokenizer of {directory}", remedy=REMEDY):
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        with refusing(directory / "preprocessor_config.json", remedy=REMEDY):
+            image_processor = Qwen2VLImageProcessorPil.from_pretrained(directory)
+        # Older directories keep the template in a file of its own, which is the processor's.
+        template = getattr(tokenizer, "chat_template", None) or cls.get_processor_dict(directory)[0].get(
+            "chat_template"
+        )
+        return cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
 
 
 class _Cache(OrderedDict[Key, Value], Generic[Key, Value]):
@@ -275,10 +254,16 @@ def _patch_product(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 class QwenVL(Family):
-    """Qwen3-VL and Qwen2.5-VL, whose pictures and positions are alike."""
+    """Qwen2-VL to Qwen3.5, whose pictures and positions are alike."""
 
-    model_types = ("qwen3_vl", "qwen2_5_vl")
+    model_types = ("qwen3_vl", "qwen2_5_vl", "qwen2_vl", "qwen3_vl_moe", "qwen3_5")
     prompt_only_tokens = VISION_TOKENS
+    vision_modules = ("visual",)
+    # Qwen3.5 has layers with a state in place of most attention layers.
+    language_linears = (
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|"
+        r"in_proj_qkv|in_proj_z|in_proj_b|in_proj_a|out_proj)"
+    )
 
     def load_processor(self, directory: Path) -> ImageTextProcessor:
         return ImageTextProcessor.load(str(directory))
@@ -314,9 +299,6 @@ class QwenVL(Family):
 
     def positions(self, length: int, images: Sequence[tuple[int, int, int]]) -> np.ndarray:
         return rope_positions(length, images)
-
-    def is_vision(self, name: str) -> bool:
-        return ".visual." in f".{name}"
 
     def prepare(self, model: Any) -> None:
         multiply_patches(model)

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from pilotage.backbones.encode import EncodedResponses, encode_with_response, images_of_rows
 from pilotage.backbones.load import Backbone, is_sharded
-from pilotage.backbones.prefix import SharedPrefix, first_image_column, shared_prefix
+from pilotage.backbones.prefix import SharedPrefix, shared_prefix
 from pilotage.backbones.ranks import joining_rollout, joining_view, most_over_ranks
 from pilotage.distill.align import predicting_positions, response_tokens
 from pilotage.distill.chunked import Head
@@ -56,11 +56,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
     longest = int((prompt_lengths[index] + response_lengths[index]).max())
     # Cutting on the right loses padding alone, since that is where it stands.
     width = -(-longest // pad_to_multiple) * pad_to_multiple
-    taken = {
-        "input_ids": inputs["input_ids"][index, :width],
-        "attention_mask": inputs["attention_mask"][index, :width],
-        "position_ids": inputs["position_ids"][..., index, :width],
-    }
+    taken = {name: inputs[name][..., index, :width] for name in inputs if name not in encoded["image_rows"]}
     image_rows = {
         name: [counts[row] for row in rows]
         for name, counts in encoded["image_rows"].items()
@@ -74,6 +70,7 @@ def take_rows(encoded: EncodedResponses, rows: Sequence[int], *, pad_to_multiple
         inputs=taken,
         response_mask=encoded["response_mask"][index, :width],
         image_rows=image_rows,
+        shareable_lengths=encoded["shareable_lengths"][index],
         prompt_lengths=prompt_lengths[index],
         response_lengths=response_lengths[index],
     )
@@ -138,36 +135,31 @@ def predicting_states(
     inputs.pop("attention_mask")
     response_mask_BS = batch["response_mask"]
     with _without_head(base):
-        prefix = _prefix_of(base, batch) if share_prefix else None
+        prefix = _prefix_of(batch) if share_prefix else None
         if prefix is None:
             hidden_BSH = model(**inputs, use_cache=False).logits
         else:
             # Positions are always handed over. Left to itself the model would count on from the cache's columns, which
             # are more than the positions behind a picture.
-            ids_BS, positions = batch["inputs"]["input_ids"], batch["inputs"]["position_ids"]
+            columned = {name: value for name, value in inputs.items() if name not in batch["image_rows"]}
             cache = DynamicCache(config=base.config.get_text_config())
-            model(
-                input_ids=ids_BS[prefix.rows_K, : prefix.length],
-                position_ids=positions[..., prefix.rows_K, : prefix.length],
-                past_key_values=cache,
-                use_cache=True,
-            )
+            beginning = {name: value[..., prefix.rows_K, : prefix.length] for name, value in columned.items()}
+            model(**beginning, past_key_values=cache, use_cache=True)
             # Keys and values are copied with their graph, so the beginning has the sum of its rows' gradients.
             cache.batch_select_indices(prefix.prefix_of_B)
             longest = int((batch["prompt_lengths"] + batch["response_lengths"]).max()) - prefix.length
             rest = slice(prefix.length, prefix.length + -(-longest // pad_to_multiple) * pad_to_multiple)
             response_mask_BS = response_mask_BS[:, rest]
-            inputs |= {"input_ids": ids_BS[:, rest], "position_ids": positions[..., rest]}
+            inputs |= {name: value[..., rest] for name, value in columned.items()}
             hidden_BSH = model(**inputs, past_key_values=cache, use_cache=True).logits
     rows_M, columns_M = predicting_positions(response_mask_BS)
     return hidden_BSH[rows_M, columns_M]
 
 
-def _prefix_of(base: Any, batch: EncodedResponses) -> SharedPrefix | None:
-    ids_BS = batch["inputs"]["input_ids"]
+def _prefix_of(batch: EncodedResponses) -> SharedPrefix | None:
     # The last token of a prompt predicts the first of the response.
-    limit = int(batch["prompt_lengths"].min()) - 1
-    return shared_prefix(ids_BS, limit=min(limit, first_image_column(ids_BS, base.config.image_token_id)))
+    limit = min(int(batch["prompt_lengths"].min()) - 1, int(batch["shareable_lengths"].min()))
+    return shared_prefix(batch["inputs"]["input_ids"], limit=limit)
 
 
 def can_share_prefix(model: Any) -> bool:
