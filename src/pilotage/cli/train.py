@@ -207,10 +207,10 @@ class Train(RecipeOptions):
         run = self.run_folder
         if isinstance(config, SftConfig):
             require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.runs.runner import load, train_stage
+        from pilotage.runs.runner import load_student, train_stage
 
         examples: Sequence[Example] = self.load_examples(recipe, "train")
-        backbone = load(recipe, student)
+        backbone = load_student(recipe, config, student)
 
         def on_begin() -> None:
             # A command that was refused has not called it.

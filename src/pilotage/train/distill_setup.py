@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,17 @@ from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
+from pilotage.backbones.weights import lost_in, whole_parameters
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
+
+logger = logging.getLogger(__name__)
+
+MUCH_LOST = 0.1
+"""Share of an adapter's change: where rounding the merged model to bfloat16 takes more, the log says so."""
 
 
 def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbone) -> dict[str, int]:
@@ -80,16 +86,31 @@ def save_whole(
 ) -> None:
     """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it.
 
-    `state_dict` are the weights of a sharded model (`gathered_weights`).
+    A merged model is in float32, as an adapter's change may be below what 16 bits hold; the log says what reading it in
+    bfloat16 loses. `state_dict` are the weights of a sharded model (`gathered_weights`).
     """
     partial = directory.with_name(directory.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     model = backbone.model
-    if hasattr(model, "merge_and_unload"):
+    if hasattr(model, "get_base_model"):
         model.save_pretrained(directory.with_name("adapter"))
-        model = copy.deepcopy(model).merge_and_unload()
+        if (lost := lost_in(model, torch.bfloat16)) > MUCH_LOST:
+            logger.warning(
+                "%s is merged in float32; read in bfloat16 it loses %.0f %% of what the adapter changes to rounding",
+                *(directory, 100 * lost),
+            )
+        state_dict = {name: value.cpu() for name, value in whole_parameters(model, dtype=torch.float32)}
+        model = _shape_of(model.get_base_model())
     save_backbone(model, backbone.processor, partial, state_dict=state_dict)
     checkpoints.publish(partial, directory)
+
+
+def _shape_of(model: Any) -> Any:
+    """The plain model in float32, without numbers."""
+    with torch.device("meta"):
+        plain = type(model)._from_config(model.config, dtype=torch.float32)
+    plain.generation_config = model.generation_config
+    return plain
 
 
 def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:
@@ -103,7 +124,6 @@ def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,

@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
+from pilotage.train.optimisers import trainer_optimiser
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
 from pilotage.train.trl_stage import TrlStage, shared_arguments
@@ -51,7 +52,7 @@ def make_trainer(
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip,
-        bf16=config.bf16,
+        bf16=config.bf16 or backbone.computes_in is not None,
         save_steps=config.checkpoint_every,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -86,6 +87,9 @@ class StageTrainer(TrlStage, SFTTrainer):
             data_collator=collator,
             train_dataset=Dataset.from_dict({"item": range(collator.num_items)}),
             processing_class=backbone.processor,
+            optimizer_cls_and_kwargs=trainer_optimiser(
+                config.optimiser, lr=config.peak_lr, betas=config.betas
+            ),
         )
         self.remove_callback(PrinterCallback)
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;

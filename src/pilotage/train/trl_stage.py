@@ -33,7 +33,6 @@ def shared_arguments(backbone: Backbone) -> dict[str, Any]:
     on_cpu = backbone.device.type == "cpu"
     return {
         RECOMPUTE: not on_cpu,
-        "optim": "adamw_torch_fused",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
@@ -69,7 +68,7 @@ class TrlStage(checkpoints.WholeCheckpoints):
         if found := self.checkpoint_to_go_on_from():
             done, resume = found[0], str(found[1])
             logger.info("going on from step %d", done)
-        self.add_callback(MovementWatch(self.model))
+        self.add_callback(MovementWatch(self.model, self.stage_config.optimiser))
         self._began_s = time.monotonic()
         if self.is_world_process_zero():
             rows = checkpoints.trim_rows(self.metrics_path, stage=self.stage_config.stage, last_step=done)
