@@ -270,7 +270,7 @@ def test_training_in_float32_or_with_an_adapter_says_nothing(
     distill(config, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path / "float32")
     adapted = with_lora(in_bfloat16(), LoraSettings(rank=2, alpha=4.0))
     distill(replace(config, lr=1e-3), student=adapted, examples=tiny_examples(), run_dir=tmp_path / "adapter")
-    assert warnings_of(caplog) == []
+    assert not [told for told in warnings_of(caplog) if "trained weights" in told]
 
 
 def test_an_adapter_that_does_not_move_is_told_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,8 @@ def _in_four_bits(layer: nn.Linear, form: str) -> nn.Module:
     require("bitsandbytes")
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    new = Linear4bit(
+    kind: Any = Params4bit
+    new: Any = Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,
@@ -40,7 +41,7 @@ def _in_four_bits(layer: nn.Linear, form: str) -> nn.Module:
         device="meta",
     )
     new.bias = layer.bias
-    new.weight = Params4bit(
+    new.weight = kind(
         layer.weight.data, requires_grad=False, compress_statistics=True, quant_type=form, module=new
     )
     # Moving it to where it is quantises it.

@@ -26,7 +26,7 @@ def whole_parameters(model: Any, *, dtype: torch.dtype | None = None) -> Iterato
         layer, of_base, kind = name.rpartition(_BASE)
         if not of_base and any(name.startswith(f"{path}.") for path in adapted):
             continue  # the adapter's own
-        value = dequantised(parameter).detach()
+        value: Any = dequantised(parameter).detach()
         if hasattr(value, "full_tensor"):
             value = value.full_tensor()
         value = value if dtype is None else value.to(dtype)
