@@ -22,6 +22,7 @@ from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
+from pilotage.train.optimisers import AdamW
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +40,26 @@ def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbon
         student,
         num_tokens=config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens),
         recompute=config.gradient_checkpointing,
-        bf16=config.bf16,
+        bf16=config.bf16 or student.computes_in is not None,
+        optimiser=config.optimiser,
         others={"teacher": others},
     )
 
 
 def training_memory(
-    student: Backbone, *, num_tokens: int, recompute: bool, bf16: bool, others: Mapping[str, int]
+    student: Backbone,
+    *,
+    num_tokens: int,
+    recompute: bool,
+    bf16: bool,
+    optimiser: AdamW,
+    others: Mapping[str, int],
 ) -> dict[str, int]:
     """About how many bytes one rank holds with `num_tokens` in a micro-batch; `others` are what stands beside."""
     parameters = list(student.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    training = [p for p in parameters if p.requires_grad]
+    trained = sum(p.numel() * p.element_size() for p in training)
+    is_small = bf16 or student.model.dtype in (torch.bfloat16, torch.float16)
     text = student.model.config.get_text_config()
     # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
     layers = 1 if recompute else text.num_hidden_layers
@@ -58,8 +68,8 @@ def training_memory(
     parts = {
         "student": weight_bytes(student),
         "gradients": trained,
-        "optimiser": 2 * trained,
-        "activations": num_tokens * numbers * (2 if bf16 else 4),
+        "optimiser": sum(p.numel() * optimiser.state_bytes(p.element_size()) for p in training),
+        "activations": num_tokens * numbers * (2 if is_small else 4),
     }
     parts |= {name: size for name, size in others.items() if size}
     return parts | {"together": sum(parts.values())}

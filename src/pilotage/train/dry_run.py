@@ -90,7 +90,8 @@ def _of_sft(
         student,
         num_tokens=config.micro_batch_size * (config.max_length or USUAL_ROW_TOKENS),
         recompute=torch.cuda.is_available(),
-        bf16=config.bf16,
+        bf16=config.bf16 or student.computes_in is not None,
+        optimiser=config.optimiser,
         others={},
     )
     names = [config.image_view, *(name for name, _ in config.retention_views if config.num_text_rows)]
