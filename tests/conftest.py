@@ -122,5 +122,5 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
     monkeypatch.setattr(distill, "distill", run_distill)
     monkeypatch.setattr(runner, "examples_of", examples_of)
     monkeypatch.setattr(measurement, "examples_of", examples_of)
-    monkeypatch.setattr(runner, "load", lambda recipe, weights: weights)
+    monkeypatch.setattr(runner, "load_student", lambda recipe, stage, weights: weights)
     return asked

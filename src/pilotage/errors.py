@@ -91,12 +91,14 @@ def _told_by_system(error: BaseException) -> str | None:
 
 _EXTRA_OF = {
     "accelerate": "train",
+    "bitsandbytes": "bnb",
     "datasets": "data",
     "gguf": "smolvl",
     "gymnasium": "gym",
     "httpx2": "endpoint",
     "math_verify": "vqa",
     "openai": "endpoint",
+    "optimi": "train",
     "peft": "train",
     "pyarrow": "data",
     "safetensors": "train",

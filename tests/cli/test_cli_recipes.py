@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pilotage.backbones.load import LoraSettings, QLoraSettings
 from pilotage.cli.evaluate import print_summary
 from pilotage.cli.main import main
 from pilotage.recipes import RECIPES
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 
 pytestmark = pytest.mark.usefixtures("same_threads")
@@ -277,10 +278,40 @@ def test_a_named_teacher_is_the_one_that_teaches(tmp_path, trained, recipe):
 
 
 @pytest.mark.parametrize("recipe", ["vigos", "opsd", "nano_vigos"])
-def test_a_named_teacher_is_refused_where_the_student_teaches_itself(tmp_path, trained, capsys, recipe):
+def test_a_named_teacher_takes_the_place_of_the_students_own_first_weights(tmp_path, trained, recipe):
     options = ["--recipe", recipe, "--backbone", "nano", "--teacher", "large"]
+    assert main(["train", str(tmp_path), *options, "--stage", "stage2", "--from", "nano"]) == 0
+    assert trained["config"].all_weights == (FrozenCopy(source="large"),)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["nano", "mgsd", "gkd", "nano_vigos", "nano_dense_rl", "control_no_privilege"]
+)
+def test_an_adapter_that_is_off_teaches_in_every_method(tmp_path, trained, recipe):
+    options = ["--recipe", recipe, "--backbone", "base", "--teacher", "adapter-off", "--lora", "16"]
+    assert main(["train", str(tmp_path), *options, "--stage", "stage2", "--from", "base"]) == 0
+    config = trained["config"]
+    assert config.all_weights == (AdapterOff(),)
+    assert config.lora == LoraSettings(rank=16, alpha=32.0)
+
+
+def test_an_adapter_that_is_off_needs_one(tmp_path, trained, capsys):
+    options = ["--recipe", "nano", "--teacher", "adapter-off", "--stage", "stage2", "--from", "nano"]
     assert main(["train", str(tmp_path), *options]) == 2
-    assert "teacher 'large' has no effect here" in capsys.readouterr().err
+    assert "stage2 is taught by the student with its adapter off" in capsys.readouterr().err
+    assert main(["train", str(tmp_path), "--recipe", "vigos", "--backbone", "base", "--lora", "0"]) == 2
+    assert "give --lora RANK" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["nano", "mgsd", "grpo", "visual_sft", "vigos"])
+def test_an_adapter_of_any_rank_can_be_trained_in_every_stage(tmp_path, trained, recipe):
+    for stage in RECIPES[recipe](0, backbone="base").stages:
+        options = ["--recipe", recipe, "--backbone", "base", "--stage", stage.stage, "--from", "base"]
+        for kind, settings in (("--lora", LoraSettings), ("--qlora", QLoraSettings)):
+            assert main(["train", str(tmp_path / f"{stage.stage}{kind}"), *options, kind, "4"]) == 0
+            dropout = 0.05 if recipe == "vigos" else 0.0
+            assert trained["config"].lora == settings(rank=4, alpha=8.0, dropout=dropout)
+    assert main(["train", str(tmp_path / "two"), "--lora", "4", "--qlora", "4"]) == 2
 
 
 def test_a_teacher_is_refused_where_no_stage_has_one(tmp_path, trained, capsys):

@@ -15,12 +15,14 @@ import pytest
 EXTRAS = (
     *(
         "accelerate",
+        "bitsandbytes",
         "datasets",
         "huggingface_hub",
         "httpx2",
         "latex2sympy2_extended",
         "math_verify",
         "openai",
+        "optimi",
     ),
     *(
         "pandas",

@@ -24,6 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 from pilotage.backbones import checkpoint
 from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_of
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
+from pilotage.backbones.four_bits import quantise
 from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
 from pilotage.errors import PilotageError
 
@@ -56,6 +57,13 @@ class LoraSettings:
             raise PilotageError(f"the rank {self.rank} of a LoRA adapter must be at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class QLoraSettings(LoraSettings):
+    """The same with the layers that it adapts in 4 bits (QLoRA, arXiv 2305.14314), which takes the extra `bnb`."""
+
+    form: Literal["nf4", "fp4"] = "nf4"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Backbone:
     """A model with everything needed to turn views into its inputs and its outputs into text."""
@@ -77,6 +85,8 @@ class Backbone:
     """Ids that must never be sampled."""
     placeholder_ids: frozenset[int]
     """Image and video placeholders: in a prompt each needs an image behind it, in a response none may stand."""
+    computes_in: torch.dtype | None = None
+    """Precision of matrix products where the weights are finer, as masters are; None: that of the weights."""
     text_cache: dict[str, str] = field(default_factory=dict, repr=False)
     """Rendered messages; the views of one task share theirs."""
 
@@ -182,9 +192,10 @@ def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
-    """The same backbone with a fresh LoRA adapter; only the adapter's parameters train.
+    """The same backbone with a fresh LoRA adapter, in float32; only the adapter's parameters train.
 
-    Says which layers have one. Raises BackboneError where none would.
+    Says which layers have one. Raises BackboneError where none would, PilotageError for an adapter on 4 bits where
+    bitsandbytes is not installed.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -196,6 +207,8 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
         raise BackboneError(
             f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
         )
+    if isinstance(lora, QLoraSettings):
+        quantise(backbone.model, pattern, form=lora.form)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -272,9 +285,11 @@ def load_backbone(
     attn_implementation: Attention | str = "sdpa",
     device: torch.device | str = "cpu",
     lora: LoraSettings | None = None,
+    masters: bool = False,
 ) -> Backbone:
     """A backbone in eval mode on `device`. Only safetensors weights are read, and nothing of the model's is run.
 
+    With `masters` the weights are float32 and `dtype` is what the model computes in.
     Raises BackboneError for a missing directory, another architecture, pickle or quantised weights, a file that is
     missing or damaged, and parameters that the weights lack, hold beside the model's or hold in another shape.
     """
@@ -289,7 +304,7 @@ def load_backbone(
     model: Any = opener(_family(config.model_type)).from_pretrained(
         directory,
         config=config,
-        dtype=dtype,
+        dtype=torch.float32 if masters else dtype,
         attn_implementation=attn_implementation,
         use_safetensors=True,
         trust_remote_code=False,
@@ -298,6 +313,9 @@ def load_backbone(
     model = model.to(device).eval()
     refuse_not_finite(model, directory)
     backbone = make_backbone(model, processor, name=str(path_or_id))
+    computes_in = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if masters and computes_in not in (None, model.dtype):
+        backbone = replace(backbone, computes_in=computes_in)
     return backbone if lora is None else with_lora(backbone, lora)
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pilotage.runs.recipe import Stage
     from pilotage.runs.record import RunRecord
 
+ADAPTER_OFF = "adapter-off"
 NEW_RUN = "nano"
 """Recipe of a new run, where nothing says another."""
 
@@ -74,7 +75,12 @@ class Train(RecipeOptions):
     ] = None
     """Weights that the stage begins with."""
     teacher: Annotated[str | None, takes("MODEL", "the recipe's")] = None
-    """The model that teaches in place of the recipe's frozen one; for gkd and dense_rl, the larger model."""
+    """The model that teaches in place of the recipe's frozen one; for gkd and dense_rl, the larger model. With an
+    adapter, adapter-off is the student without it."""
+    lora: Annotated[int | None, takes("RANK", "as the recipe says")] = None
+    """Train an adapter of this rank in every stage; 0 trains all weights. Learning rates stay the recipe's."""
+    qlora: Annotated[int | None, takes("RANK", "none")] = None
+    """The same on a base in 4 bits, which takes the extra bnb."""
     steps: RecipeCount = None
     """Optimiser steps of the stage."""
     changes: Annotated[
@@ -126,6 +132,7 @@ class Train(RecipeOptions):
                 )
             kept = self._with_threads(make_recipe(self.recipe or NEW_RUN, self.seed, base))
         recipe = changed(self._suited(kept, record), self.changes)
+        _check_adapters(recipe)
         if record is not None:
             config = self._next(recipe, record)
             check_begun(kept, recipe, run, training=None if config is None else config.stage)
@@ -133,11 +140,14 @@ class Train(RecipeOptions):
 
     def _suited(self, recipe: Recipe, record: RunRecord | None) -> Recipe:
         """The recipe on the kind of data and with the teacher that the options name, in the stages to be trained."""
-        from pilotage.recipes.methods import on_questions, taught_by, teaches_answers
+        from pilotage.recipes.methods import adapted, on_questions, taught_by, teaches_answers
         from pilotage.runs.record import lasting_name
-        from pilotage.train.distill_config import DistillConfig
+        from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 
-        if self.data is None and self.teacher is None:
+        if self.lora is not None and self.qlora is not None:
+            raise PilotageError(f"--lora {self.lora} and --qlora {self.qlora}: give one of them")
+        rank = self.lora if self.qlora is None else self.qlora
+        if self.data is None and self.teacher is None and rank is None:
             return recipe
         names = self._names_ahead(recipe, record)
         stages = [stage for stage in recipe.stages if stage.stage in names]
@@ -163,8 +173,16 @@ class Train(RecipeOptions):
                 raise PilotageError(
                     f"--teacher {self.teacher}: no stage of {command_name(recipe)} that is to be trained has a teacher"
                 )
+            by = (
+                AdapterOff() if self.teacher == ADAPTER_OFF else FrozenCopy(source=lasting_name(self.teacher))
+            )
             for stage in taught:
-                recipe = with_stage(recipe, taught_by(stage, lasting_name(self.teacher)))
+                recipe = with_stage(recipe, taught_by(stage, by))
+        if rank is not None:
+            for stage in recipe.stages:
+                if stage.stage in names:
+                    in_four_bits = self.qlora is not None
+                    recipe = with_stage(recipe, adapted(stage, rank, in_four_bits=in_four_bits))
         return recipe
 
     def _names_ahead(self, recipe: Recipe, record: RunRecord | None) -> list[str]:
@@ -197,10 +215,10 @@ class Train(RecipeOptions):
         run = self.run_folder
         if isinstance(config, SftConfig):
             require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.runs.runner import load, train_stage
+        from pilotage.runs.runner import load_student, train_stage
 
         examples: Sequence[Example] = self.load_examples(recipe, "train")
-        backbone = load(recipe, student)
+        backbone = load_student(recipe, config, student)
 
         def on_begin() -> None:
             # A command that was refused has not called it.
@@ -258,3 +276,15 @@ class Train(RecipeOptions):
             start = first_weights(recipe, record, self.run_folder, each.stage, self.start, is_trial=True)
             print(dry_run(each, student=shape(start), load_shape=shape, examples=examples))
         return 0
+
+
+def _check_adapters(recipe: Recipe) -> None:
+    """Raises PilotageError for a teacher that is the student without its adapter, where the stage trains none."""
+    from pilotage.train.distill_config import AdapterOff
+
+    for stage in recipe.stages:
+        teachers = getattr(stage, "all_weights", ())
+        if stage.lora is None and any(isinstance(weights, AdapterOff) for weights in teachers):
+            raise PilotageError(
+                f"{stage.stage} is taught by the student with its adapter off, and trains all weights: give --lora RANK"
+            )

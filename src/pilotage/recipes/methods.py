@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from pilotage.backbones.load import LoraSettings, QLoraSettings
 from pilotage.distill.credit import EpisodeReturn
 from pilotage.distill.divergences import JSD, DropCap, ElementCap, ForwardKL, NoCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
@@ -20,8 +21,7 @@ from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
 from pilotage.runs.recipe import Recipe, Stage
-from pilotage.train.distill_config import DistillConfig, FrozenCopy, TeacherWeights
-from pilotage.train.distill_setup import with_weights
+from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, TeacherWeights
 from pilotage.train.sft_config import SftConfig
 from pilotage.train.step.moves import TeacherTurns
 
@@ -70,23 +70,46 @@ def sampled_by(stage: DistillConfig, sampling: Sampling) -> DistillConfig:
     )
 
 
-def taught_by(stage: DistillConfig, teacher: str) -> DistillConfig:
-    """A stage with another model for its teacher: in place of every frozen copy of a model that it names.
+def taught_by(stage: DistillConfig, weights: FrozenCopy | AdapterOff) -> DistillConfig:
+    """A stage with other weights for its teacher: in place of every frozen copy of a model that it names.
 
-    Raises PilotageError where there is none, because the student's own weights teach.
+    Where it names none, in place of the student's own first weights. Raises PilotageError where neither teaches.
     """
-    weights = FrozenCopy(source=teacher)
+    own = [each for each in stage.all_weights if isinstance(each, FrozenCopy | AdapterOff)]
+    replaced = [each for each in own if isinstance(each, FrozenCopy) and each.source is not None] or own
+    if not replaced:
+        raise PilotageError(f"teacher {weights} has no effect here: the teachers are {stage.all_weights}")
+
+    def taught(teacher: Any) -> Any:
+        return replace(teacher, weights=weights) if teacher.weights in replaced else teacher
+
+    def of(router: Router) -> Router:
+        return replace(router, routes=tuple(map(taught, router.routes)))
+
+    new: dict[str, Any] = {"of_roles": tuple((role, of(router)) for role, router in stage.of_roles)}
     if stage.router is None:
-        return replace(stage, teacher_weights=weights)
-    if not any(map(_names_a_model, stage.all_weights)):
-        raise PilotageError(
-            f"teacher {teacher!r} has no effect here: what teaches are the student's own first weights"
-        )
-    return with_weights(stage, lambda known: weights if _names_a_model(known) else known)
+        new["teacher_weights"] = weights
+    else:
+        new |= {"router": of(stage.router), "description": stage.description and taught(stage.description)}
+    if stage.sources is not None:
+        parts = [
+            (share, taught(each) if isinstance(each, FromTeacher) else each)
+            for share, each in stage.sources.parts
+        ]
+        new["sources"] = replace(stage.sources, parts=tuple(parts))
+    if isinstance(stage.moves, TeacherTurns):
+        new["moves"] = replace(stage.moves, teacher=taught(stage.moves.teacher))
+    return replace(stage, **new)
 
 
-def _names_a_model(weights: Any) -> bool:
-    return isinstance(weights, FrozenCopy) and weights.source is not None
+def adapted(stage: Stage, rank: int, *, in_four_bits: bool = False) -> Stage:
+    """A stage that trains an adapter of this rank, scaled as its own is or by 2; of rank 0, all weights."""
+    if not rank:
+        return replace(stage, lora=None)
+    own = stage.lora or LoraSettings(rank=1, alpha=2.0)
+    kind = QLoraSettings if in_four_bits else LoraSettings
+    alpha, target = own.alpha / own.rank * rank, own.target_modules
+    return replace(stage, lora=kind(rank=rank, alpha=alpha, dropout=own.dropout, target_modules=target))
 
 
 def vigos_stage(

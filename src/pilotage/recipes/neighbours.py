@@ -26,6 +26,7 @@ from pilotage.rollouts.sources import Sampling
 from pilotage.runs.measurement import DRIVING, OPSD, VIGOS
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
+from pilotage.train.optimisers import AdamW
 
 _NUM_EXAMPLES = 18_000
 _LORA = LoraSettings(rank=64, alpha=128, dropout=0.05)
@@ -159,6 +160,7 @@ def _adapter_stage(seed: int, backbone: str, *, max_new_tokens: int, max_grad_no
     return replace(
         _stage(seed, backbone, max_new_tokens=max_new_tokens),
         lora=_LORA,
+        optimiser=AdamW(),
         lr=5e-6,
         schedule="linear",
         max_grad_norm=max_grad_norm,

@@ -58,6 +58,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
             f"{run_dir}: a whole recipe, which measures and validates on the way, runs in one process, and this is one "
             f"of {num_ranks} (WORLD_SIZE): train its stages one by one (pilotage train RUN without --all)"
         )
+    for stage in recipe.stages:
+        stage.optimiser.check()
     torch.set_num_threads(recipe.num_threads)
     check_whole_run(recipe, run_dir)
     train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
@@ -105,9 +107,21 @@ def _run(
     return summary
 
 
-def load(recipe: Recipe, weights: str) -> Backbone:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_backbone(weights, dtype=recipe.dtype, attn_implementation=recipe.attention, device=device)
+def load(recipe: Recipe, weights: str, *, masters: bool = False) -> Backbone:
+    """A model as the recipe has it answer; with `masters`, its weights in float32."""
+    return load_backbone(
+        weights,
+        dtype=recipe.dtype,
+        attn_implementation=recipe.attention,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        masters=masters,
+    )
+
+
+def load_student(recipe: Recipe, stage: Stage, weights: str) -> Backbone:
+    """A model as a stage begins to train it. Masters are read as they are stored: stages after stages lose nothing."""
+    stage.optimiser.check()
+    return load(recipe, weights, masters=stage.optimiser.has_masters and stage.lora is None)
 
 
 def engine_of(recipe: Recipe, weights: str, *, batch_size: int | None = None) -> Engine:
@@ -123,8 +137,12 @@ def _train(
     finished = run_dir / stage.stage / "model"
     if finished.is_dir():
         return finished
-    student = load(recipe, weights)
+    student = load_student(recipe, stage, weights)
     validator = None
+
+    def computing() -> torch.autocast:
+        return torch.autocast(student.device.type, torch.bfloat16, enabled=student.computes_in is not None)
+
     if recipe.validate_every:
         validator = Validator(
             stage.stage,
@@ -135,11 +153,13 @@ def _train(
             max_new_tokens=recipe.max_new_tokens,
             prompts=recipe.prompts,
         )
-        validator.before_training()
+        with computing():
+            validator.before_training()
 
     def tell(done: int, total: int, figures: dict[str, float]) -> None:
         if validator is not None:
-            validator.after(done, figures)
+            with computing():
+                validator.after(done, figures)
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 

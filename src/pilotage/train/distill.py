@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from pilotage.backbones.encode import EncodedResponses, images_of_rows
-from pilotage.backbones.load import Backbone, is_sharded, with_lora
+from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.distill.align import response_tokens
 from pilotage.distill.route_loss import RoutedLoss, routed_loss
 from pilotage.distill.routes import RoutedRow
@@ -51,6 +51,7 @@ from pilotage.train.distill_setup import (
     training_arguments,
 )
 from pilotage.train.movement import MovementWatch, expects_rounding
+from pilotage.train.optimisers import prepared, settle, trainer_optimiser
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnBegin
@@ -100,10 +101,7 @@ def distill(
     nothing can be refused, before the first step.
     Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
-    if config.lora is not None and not hasattr(student.model, "disable_adapter"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            student = with_lora(student, config.lora)
+    student = prepared(student, config.optimiser, config.lora, seed=config.seed)
     trainer = DistillTrainer(
         config,
         student=student,
@@ -144,11 +142,16 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             "examples": example_digest(examples),
             "teacher": None if teacher is None else fingerprint(teacher),
         }
+        if student.computes_in is not None:
+            self._settings["masters"] = "float32"
         self._metrics: dict[str, Any] = {}
         self._time_before_s, self._began_s = 0.0, time.monotonic()
         self.num_checkpoints = config.num_checkpoints
         super().__init__(
-            model=student.model, args=training_arguments(config, self.stage_dir, student), train_dataset=None
+            model=student.model,
+            args=training_arguments(config, self.stage_dir, student),
+            train_dataset=None,
+            optimizer_cls_and_kwargs=trainer_optimiser(config.optimiser, lr=config.lr, betas=config.betas),
         )
         self.remove_callback(PrinterCallback)
         check_sharing(self.accelerator)
@@ -185,7 +188,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             )
         self.watch = CollapseWatch(config.collapse)
         self.add_callback(_AfterStep(self))
-        self.add_callback(MovementWatch(student.model))
+        self.add_callback(MovementWatch(student.model, config.optimiser))
         for note in config.notes():
             logger.info("%s", note)
         if config.gradient_checkpointing:
@@ -222,7 +225,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             checkpoints.claim(self.stage_dir, self._settings)
             if on_begin is not None:
                 on_begin()
-            if told := expects_rounding(self.student.model, self.config.lr):
+            if told := expects_rounding(self.student.model, self.config.lr, self.config.optimiser):
                 logger.warning("%s", told)
         self.accelerator.wait_for_everyone()
         if found := self.checkpoint_to_go_on_from():
@@ -242,6 +245,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self._began_s = time.monotonic()
         model_dir = self.stage_dir / "model"
         self.train(resume_from_checkpoint=resume)
+        settle(self.student.model, self.config.optimiser, self.optimizer)
         self.student.model.eval()
         self._save_student(model_dir)
         return model_dir
@@ -424,7 +428,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self._metrics |= self.watch.after_step(step, self._metrics)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
+        enabled = self.config.bf16 or self.student.computes_in is not None
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     # -- files --------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from pilotage.distill.spans import MgsdLayout, WholeLayout
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, Sampling, only
 from pilotage.train.collapse import CollapseGuard
+from pilotage.train.optimisers import AdamW
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
@@ -118,6 +119,8 @@ class DistillConfig:
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
 
+    optimiser: AdamW = field(default=AdamW(), metadata=LATER)
+    """How gradients become updates, and in which precision the trained weights are kept."""
     lora: LoraSettings | None = field(default=None, metadata=LATER)
     """An adapter on the student, trained alone and merged into the saved model; None trains the model as it comes."""
 
@@ -145,7 +148,7 @@ class DistillConfig:
     """Gradients are scaled down to this norm; 0 switches clipping off."""
     seed: int = 0
     bf16: bool = False
-    """Matrix products in bfloat16 under autocast; weights, gradients and optimiser keep the model's precision."""
+    """Matrix products in bfloat16 under autocast, as they are in any case where masters of weights in 16 bits train."""
     pixel_noise: float = 0.0
     """Standard deviation of Gaussian noise on the normalised pixels of the training forward."""
     gradient_checkpointing: bool = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,19 @@ from transformers import TrainingArguments
 
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
+from pilotage.backbones.weights import lost_in, whole_parameters
 from pilotage.distill.routes import Route
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
+from pilotage.train.optimisers import AdamW
+
+logger = logging.getLogger(__name__)
+
+MUCH_LOST = 0.1
+"""Share of an adapter's change: where rounding the merged model to bfloat16 takes more, the log says so."""
 
 
 def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbone) -> dict[str, int]:
@@ -35,17 +42,26 @@ def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbon
         student,
         num_tokens=config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens),
         recompute=config.gradient_checkpointing,
-        bf16=config.bf16,
+        bf16=config.bf16 or student.computes_in is not None,
+        optimiser=config.optimiser,
         others={"teacher": others},
     )
 
 
 def training_memory(
-    student: Backbone, *, num_tokens: int, recompute: bool, bf16: bool, others: Mapping[str, int]
+    student: Backbone,
+    *,
+    num_tokens: int,
+    recompute: bool,
+    bf16: bool,
+    optimiser: AdamW,
+    others: Mapping[str, int],
 ) -> dict[str, int]:
     """About how many bytes one rank holds with `num_tokens` in a micro-batch; `others` are what stands beside."""
     parameters = list(student.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    training = [p for p in parameters if p.requires_grad]
+    trained = sum(p.numel() * p.element_size() for p in training)
+    is_small = bf16 or student.model.dtype in (torch.bfloat16, torch.float16)
     text = student.model.config.get_text_config()
     # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
     layers = 1 if recompute else text.num_hidden_layers
@@ -54,8 +70,8 @@ def training_memory(
     parts = {
         "student": weight_bytes(student),
         "gradients": trained,
-        "optimiser": 2 * trained,
-        "activations": num_tokens * numbers * (2 if bf16 else 4),
+        "optimiser": sum(p.numel() * optimiser.state_bytes(p.element_size()) for p in training),
+        "activations": num_tokens * numbers * (2 if is_small else 4),
     }
     parts |= {name: size for name, size in others.items() if size}
     return parts | {"together": sum(parts.values())}
@@ -82,14 +98,21 @@ def save_whole(
 ) -> None:
     """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it.
 
-    `state_dict` are the weights of a sharded model (`gathered_weights`).
+    A merged model is in float32, as an adapter's change may be below what 16 bits hold; the log says what reading it in
+    bfloat16 loses. `state_dict` are the weights of a sharded model (`gathered_weights`).
     """
     partial = directory.with_name(directory.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     model = backbone.model
-    if hasattr(model, "merge_and_unload"):
+    if hasattr(model, "get_base_model"):
         model.save_pretrained(directory.with_name("adapter"))
-        model = copy.deepcopy(model).merge_and_unload()
+        if (lost := lost_in(model, torch.bfloat16)) > MUCH_LOST:
+            logger.warning(
+                "%s is merged in float32; read in bfloat16 it loses %.0f %% of what the adapter changes to rounding",
+                *(directory, 100 * lost),
+            )
+        state_dict = {name: value.cpu() for name, value in whole_parameters(model, dtype=torch.float32)}
+        model = _shape_of(model.get_base_model())
     save_backbone(model, backbone.processor, partial, state_dict=state_dict)
     checkpoints.publish(partial, directory)
 
@@ -109,6 +132,14 @@ def with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> Distill
     )
 
 
+def _shape_of(model: Any) -> Any:
+    """The plain model in float32, without numbers."""
+    with torch.device("meta"):
+        plain = type(model)._from_config(model.config, dtype=torch.float32)
+    plain.generation_config = model.generation_config
+    return plain
+
+
 def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available() or student.device.type == "cpu"
     return TrainingArguments(
@@ -120,7 +151,6 @@ def training_arguments(config: DistillConfig, folder: Path, student: Backbone) -
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,

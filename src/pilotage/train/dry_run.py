@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import torch
 
-from pilotage.backbones.load import Backbone, with_lora
+from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import memory_estimate, training_memory
 from pilotage.train.movement import expects_rounding
+from pilotage.train.optimisers import prepared
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import SftConfig
 from pilotage.views import make_view, reference_of_view
@@ -35,14 +36,13 @@ def dry_run(
     examples: Sequence[Example],
 ) -> str:
     """The text of a dry run, for the first example. `student` and what `load_shape` gives need no weights in memory."""
-    if config.lora is not None and not hasattr(student.model, "disable_adapter"):
-        student = with_lora(student, config.lora)
+    student = prepared(student, config.optimiser, config.lora, seed=config.seed)
     if isinstance(config, DistillConfig):
         parts, notes, shown = _of_distillation(config, student, load_shape, examples)
     else:
         parts, notes, shown = _of_sft(config, student, examples[0])
     lr = config.peak_lr if isinstance(config, SftConfig) else config.lr
-    if told := expects_rounding(student.model, lr):
+    if told := expects_rounding(student.model, lr, config.optimiser):
         notes = [*notes, told]
     sections = [
         "configuration\n" + json.dumps(as_settings(config), indent=1),
@@ -90,7 +90,8 @@ def _of_sft(
         student,
         num_tokens=config.micro_batch_size * (config.max_length or USUAL_ROW_TOKENS),
         recompute=torch.cuda.is_available(),
-        bf16=config.bf16,
+        bf16=config.bf16 or student.computes_in is not None,
+        optimiser=config.optimiser,
         others={},
     )
     names = [config.image_view, *(name for name, _ in config.retention_views if config.num_text_rows)]

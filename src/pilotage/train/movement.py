@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from pilotage.train.optimisers import AdamW, beside, trained
+
 logger = logging.getLogger(__name__)
 
 NUM_STEPS = 20
@@ -20,14 +22,16 @@ USUAL_WEIGHT = 0.02
 """Size of a weight of a language model, where the numbers themselves are not there to be asked."""
 
 
-def expects_rounding(model: Any, lr: float) -> str | None:
+def expects_rounding(model: Any, lr: float, optimiser: AdamW) -> str | None:
     """One line where most updates of the size of the learning rate would be rounded away; None where they would not.
 
     AdamW moves a weight by about the learning rate. A bfloat16 number has 8 bits: what is less than 1/512 of the weight
     changes nothing, step after step. Parameters without numbers (on the meta device) are taken to be of usual size.
     """
+    if optimiser.compensation is not None:
+        return None
     num_lost = num_seen = 0
-    for parameter in _trained(model).values():
+    for parameter in trained(model).values():
         if torch.finfo(parameter.dtype).bits >= 32:
             num_seen += parameter.numel()
             continue
@@ -42,45 +46,51 @@ def expects_rounding(model: Any, lr: float) -> str | None:
         return None
     return (
         f"the trained weights are in 16 bits, and at a learning rate of {lr:g} the updates of "
-        f"{100 * num_lost / num_seen:.0f} % of them are rounded away: the model will hardly change. Train an adapter "
-        "(lora) or weights in float32, or raise the learning rate"
+        f"{100 * num_lost / num_seen:.0f} % of them are rounded away: the model will hardly change. Give the "
+        "stage optimiser=AdamW(), with masters in float32, or AdamWKahan(), train an adapter (lora), or raise the rate"
     )
 
 
 class MovementWatch(TrainerCallback):
     """Compares trained weights with those before the first step, bit for bit, and warns when hardly any has moved."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, optimiser: AdamW) -> None:
         self._model = model
+        self._optimiser = optimiser
         self._before: dict[str, torch.Tensor] = {}
         self._num_steps = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Not before: only now are the parameters those that train, as ranks hold them.
-        self._before = {name: _sample(parameter).clone() for name, parameter in _trained(self._model).items()}
+        self._before = {name: _sample(parameter).clone() for name, parameter in trained(self._model).items()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._num_steps += 1
-        if self._num_steps == min(NUM_STEPS, state.max_steps) and (share := self.share()) < LEAST_SHARE:
+        if (
+            self._num_steps == min(NUM_STEPS, state.max_steps)
+            and (share := self.share(kwargs["optimizer"].state)) < LEAST_SHARE
+        ):
             logger.warning(
                 "after %d steps %.1f %% of the trained weights have changed: their updates are rounded away, or "
-                "nothing is learnt. Train an adapter (lora) or weights in float32, or raise the learning rate",
+                "nothing is learnt. Look at optimiser, lora and the learning rate of the stage",
                 *(self._num_steps, 100 * share),
             )
 
-    def share(self) -> float:
-        """Of the trained weights, those that are no longer what they were before the first step."""
+    def share(self, state: Any) -> float:
+        """Of the trained weights, those that are no longer what they were before the first step.
+
+        `state` is the optimiser's, which may hold what a parameter has been rounded to.
+        """
         num_moved = num_seen = 0.0
-        for name, parameter in _trained(self._model).items():
+        for name, parameter in trained(self._model).items():
             now, before = _sample(parameter), self._before[name]
             if len(now):  # a rank may hold nothing of a parameter
-                num_moved += parameter.numel() * float((now != before).double().mean())
+                moved = now != before
+                if (held := beside(parameter, self._optimiser, state)) is not None:
+                    moved |= _sample(held) != 0
+                num_moved += parameter.numel() * float(moved.double().mean())
                 num_seen += parameter.numel()
         return num_moved / num_seen if num_seen else 1.0
-
-
-def _trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()

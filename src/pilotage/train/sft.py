@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from pilotage.backbones.load import Backbone, freeze_vision, with_lora
-from pilotage.backbones.save import save_backbone
+from pilotage.backbones.load import Backbone, freeze_vision
 from pilotage.errors import PilotageError
-from pilotage.files import PARTIAL, clear_partial
+from pilotage.files import clear_partial
 from pilotage.records import Example
 from pilotage.train import checkpoints
+from pilotage.train.distill_setup import save_whole
 from pilotage.train.movement import expects_rounding
+from pilotage.train.optimisers import prepared, settle
+from pilotage.train.settings import LATER
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, lr_factor
 
 if TYPE_CHECKING:
@@ -93,30 +92,23 @@ def _train(
     folder = run_dir / config.stage
     directory = folder / "model"
     was_trainable = {id(parameter): parameter.requires_grad for parameter in backbone.model.parameters()}
-    if config.lora is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            backbone = with_lora(backbone, config.lora)
+    backbone = prepared(backbone, config.optimiser, config.lora, seed=config.seed)
     if config.freeze_vision:
         freeze_vision(backbone)
-    if is_first and (told := expects_rounding(backbone.model, config.peak_lr)):
+    if is_first and (told := expects_rounding(backbone.model, config.peak_lr, config.optimiser)):
         logger.warning("%s", told)
     trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step)
     trainer.run()
+    settle(backbone.model, config.optimiser, trainer.optimizer)
+    if is_first:
+        save_whole(backbone, directory)
+        clear_partial(folder)
     trained = backbone.model
     if config.lora is not None:
-        if is_first:
-            trained.save_pretrained(folder / "adapter")
         trained = trained.merge_and_unload()
     for parameter in trained.parameters():
         parameter.requires_grad_(was_trainable.get(id(parameter), True))
     trained.eval()
-    if is_first:
-        partial = folder / f"model{PARTIAL}"
-        shutil.rmtree(partial, ignore_errors=True)
-        save_backbone(trained, backbone.processor, partial)
-        checkpoints.publish(partial, directory)
-        clear_partial(folder)
     trainer.accelerator.wait_for_everyone()
     return directory
 
@@ -129,4 +121,9 @@ def _settings(
 ) -> dict[str, Any]:
     data = repr([example.id for example in examples]) + repr(sorted(answers.items()))
     digest = hashlib.sha256(data.encode()).hexdigest()[:16]
-    return asdict(config) | {"model": backbone.name, "examples": f"{len(examples)}, {digest}"}
+    settings = asdict(config)
+    for field in fields(config):
+        if field.metadata == LATER and getattr(config, field.name) == field.default:
+            del settings[field.name]
+    masters = {} if backbone.computes_in is None else {"masters": "float32"}
+    return settings | {"model": backbone.name, "examples": f"{len(examples)}, {digest}"} | masters

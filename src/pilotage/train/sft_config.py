@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
-from pilotage.train.settings import check_lr, check_not_negative
+from pilotage.train.optimisers import AdamW
+from pilotage.train.settings import LATER, check_lr, check_not_negative
 from pilotage.views import PromptSet, shows_picture, view_names
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
@@ -51,10 +52,12 @@ class SftConfig:
     """Standard deviation of the noise on normalised pixels (black is -1 and white 1 for nano)."""
     freeze_vision: bool = False
     """Leaves the vision tower and its merger as they are."""
+    optimiser: AdamW = field(default=AdamW(), metadata=LATER)
+    """How gradients become updates, and in which precision the trained weights are kept."""
     lora: LoraSettings | None = None
     """Trains an adapter, which the saved model has merged in. None trains all parameters."""
     bf16: bool = False
-    """Matrix products in bfloat16; weights and optimiser stay in float32."""
+    """Matrix products in bfloat16 under autocast, as they are in any case where masters of weights in 16 bits train."""
     max_length: int | None = None
     """Prompt and answer may have so many tokens; a longer row is an error that names its example."""
     checkpoint_every: int = 100

@@ -21,6 +21,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
 from pilotage.train.movement import MovementWatch
+from pilotage.train.optimisers import trainer_optimiser
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
@@ -66,7 +67,7 @@ def make_trainer(
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip,
-        bf16=config.bf16,
+        bf16=config.bf16 or backbone.computes_in is not None,
         save_strategy="steps",
         save_steps=config.checkpoint_every,
         train_sampling_strategy="sequential",
@@ -75,7 +76,6 @@ def make_trainer(
         completion_only_loss=True,
         average_tokens_across_devices=True,
         seed=config.seed,
-        optim="adamw_torch_fused",
         logging_steps=1,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
@@ -119,6 +119,9 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
             data_collator=collator,
             train_dataset=Dataset.from_dict({"item": range(collator.num_items)}),
             processing_class=backbone.processor,
+            optimizer_cls_and_kwargs=trainer_optimiser(
+                config.optimiser, lr=config.peak_lr, betas=config.betas
+            ),
         )
         self.remove_callback(PrinterCallback)
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
@@ -131,7 +134,7 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         if found := self.checkpoint_to_go_on_from():
             done, resume = found[0], str(found[1])
             logger.info("going on from step %d", done)
-        self.add_callback(MovementWatch(self.model))
+        self.add_callback(MovementWatch(self.model, self.stage_config.optimiser))
         self._began_s = time.monotonic()
         if self.is_world_process_zero():
             rows = checkpoints.trim_rows(

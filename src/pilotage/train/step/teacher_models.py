@@ -173,6 +173,10 @@ def check_sharded(config: DistillConfig) -> None:
         raise PilotageError(
             f"the student is sharded, and {type(moving[0]).__name__} keeps its weights whole; use FrozenCopy()"
         )
+    if not config.optimiser.shards:
+        raise PilotageError(
+            f"the student is sharded, and {type(config.optimiser).__name__} updates whole parameters; use AdamW()"
+        )
     moves = config.moves
     if isinstance(moves, TeacherTurns) and isinstance(moves.teacher.weights, Live | AdapterOff):
         # Each rank would ask the two in an order of its own, and both are the same shards.
@@ -209,10 +213,12 @@ def _teacher_model(
 
 def _frozen_copy(weights: FrozenCopy, student: Backbone) -> Backbone:
     if weights.source is None:
-        return replace(student, model=copy.deepcopy(student.model))
+        return replace(
+            student, model=copy.deepcopy(student.model).to(student.computes_in or student.model.dtype)
+        )
     return load_backbone(
         weights.source,
-        dtype=student.model.dtype,
+        dtype=student.computes_in or student.model.dtype,
         attn_implementation=student.model.config._attn_implementation,
         device=student.device,
     )
