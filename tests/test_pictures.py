@@ -154,7 +154,7 @@ def test_no_processor_is_given_what_it_cannot_take() -> None:
     ):
         encode_images(backbone, [picture(2), thin])
     views = [image_view(saved(flag())), image_view(deep_grey(65536))]
-    with pytest.raises(PilotageError, match=r"level-7: the picture is grey with more than 8 bits"):
+    with pytest.raises(PilotageError, match=r"level-7, .*: the picture is grey with more than 8 bits"):
         encode_views(backbone, views, names=["level-3", "level-7"])
 
 
@@ -166,7 +166,7 @@ def test_a_picture_that_no_processor_takes_costs_its_own_row_alone() -> None:
     ]
     good, bad = answers(TransformersEngine(tiny_backbone()), requests, Decoding(max_new_tokens=2))
     assert good.error is None and bad.rollout is None
-    assert "thin: the picture has 1000x2 px" in str(bad.error)
+    assert "thin, view 'student': the picture has 1000x2 px" in str(bad.error)
 
 
 def test_a_data_set_s_picture_is_no_stand_in() -> None:

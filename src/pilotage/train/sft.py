@@ -107,7 +107,8 @@ def _train(
     if config.lora is not None:
         trained = trained.merge_and_unload()
     for parameter in trained.parameters():
-        parameter.requires_grad_(was_trainable.get(id(parameter), True))
+        if parameter.is_floating_point():  # in 4 bits none can be trained
+            parameter.requires_grad_(was_trainable.get(id(parameter), True))
     trained.eval()
     trainer.accelerator.wait_for_everyone()
     return directory
