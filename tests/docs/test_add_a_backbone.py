@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_newcomers import installed
 
 from family_models import PIXELS, SIDE_PX, VISION, Tiny, save_tiny
+from outside import ROOT, installed, run_in
 from pilotage.backbones.base import forget_family, model_types, register_family
 from pilotage.backbones.processed import ProcessorFamily
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add-a-backbone.md").read_text(encoding="utf-8")
 LLAVA = Tiny(
     model_type="llava",
@@ -59,17 +55,7 @@ def run(folder: Path, command: str) -> str:
     assert f"\n    {command}\n" in PAGE
     program, *arguments = shlex.split(command)
     module = ["-m", "pilotage.cli"] if program == "pilotage" else []
-    path = os.pathsep.join(map(str, (ROOT / "src", folder)))
-    done = subprocess.run(
-        [sys.executable, *module, *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    return run_in(folder, *module, *arguments)
 
 
 def test_its_command_measures_such_a_model(folder: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from outside import ROOT, installed, run_in
 from pilotage.backbones.base import forget_family, model_types, register_family
 from pilotage.backbones.encode import encode_views, encode_with_response, images_of_rows
 from pilotage.backbones.load import BackboneError, load_backbone
@@ -29,8 +27,6 @@ from pilotage.runs.runner import run_recipe
 from pilotage.train.distill_config import FrozenCopy
 from tiny import TEXTS, generate, image_view, mixed_views, picture, png, text_view
 from toy_family import FAMILY, save_toy
-
-ROOT = Path(__file__).parents[2]
 
 PARTS = '''
 """A divergence, an estimator and a token weight."""
@@ -108,29 +104,6 @@ run_recipe(recipe, Path("runs/own"))
 """
 
 
-def installed(folder: Path, name: str, text: str, group: str, value: str) -> None:
-    """A module, and what an installation of its package leaves beside it."""
-    (folder / f"{name}.py").write_text(text)
-    told = folder / f"{name}-1.0.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text(f"[{group}]\n{value}\n")
-
-
-def run(folder: Path, *arguments: str) -> str:
-    path = os.pathsep.join(map(str, (ROOT / "src", folder)))
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
 # -- a divergence, an estimator, a token weight ---------------------------------------------------------------------
 
 
@@ -138,7 +111,7 @@ def run(folder: Path, *arguments: str) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     installed(folder, "own_parts", PARTS, "pilotage.parts", "own_parts = own_parts")
-    run(folder, "-c", RUN)
+    run_in(folder, "-c", RUN)
     return folder
 
 
@@ -155,8 +128,8 @@ def test_a_run_with_parts_of_one_s_own_goes_on_and_is_measured_by_the_commands(t
     before = (run_dir / "config.json").read_text()
     again = ("-m", "pilotage.cli", "train", "runs/own")
     changed = ("--set", "stage2.router.routes.halved.estimator.divergence=own_parts.HalfForwardKL()")
-    assert "holds every stage" in run(trained, *again)
-    run(
+    assert "holds every stage" in run_in(trained, *again)
+    run_in(
         trained,
         "-m",
         "pilotage.cli",
@@ -170,7 +143,7 @@ def test_a_run_with_parts_of_one_s_own_goes_on_and_is_measured_by_the_commands(t
         "6",
     )
     assert (run_dir / "eval" / "stage2.text.jsonl").is_file()
-    assert "own_parts.HalfForwardKL" in run(trained, *again, *changed, "--stage", "stage2", "--dry-run")
+    assert "own_parts.HalfForwardKL" in run_in(trained, *again, *changed, "--stage", "stage2", "--dry-run")
     assert (run_dir / "config.json").read_text() == before
 
 
@@ -180,7 +153,7 @@ def test_a_half_finished_run_with_parts_of_one_s_own_goes_on_where_it_stood(trai
     shutil.rmtree(stage / "model")
     shutil.rmtree(stage / "checkpoint-2")
     assert (stage / "checkpoint-1").is_dir()
-    run(trained, "-m", "pilotage.cli", "train", "runs/own")
+    run_in(trained, "-m", "pilotage.cli", "train", "runs/own")
     again = load_file(stage / "model" / "model.safetensors")
     assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
     steps = [json.loads(line)["step"] for line in (stage.parent / "metrics.jsonl").read_text().splitlines()]
@@ -190,7 +163,7 @@ def test_a_half_finished_run_with_parts_of_one_s_own_goes_on_where_it_stood(trai
 def test_its_route_is_drawn_on_the_page(trained: Path) -> None:
     page = trained / "runs" / "own" / "report.html"
     page.unlink()
-    run(trained, "-m", "pilotage.cli", "report", "runs/own")
+    run_in(trained, "-m", "pilotage.cli", "report", "runs/own")
     text = page.read_text()
     assert "Divergence by route" in text and "halved" in text
 
@@ -208,10 +181,10 @@ def test_a_condition_is_a_line_of_its_world(tmp_path: Path) -> None:
     world = world.replace(before, before + LINE)
     installed(tmp_path, "lamps", world, "pilotage.worlds", "lamps = lamps:Lamps")
     measure = ["-m", "pilotage.cli", "eval", "nano", "--world", "lamps", "--num", "2"]
-    run(tmp_path, *measure, "--kinds", "whispered", "--max-new-tokens", "8", "--out", "runs/lamps")
+    run_in(tmp_path, *measure, "--kinds", "whispered", "--max-new-tokens", "8", "--out", "runs/lamps")
     rows = (tmp_path / "runs" / "lamps" / "eval" / "base.whispered.jsonl").read_text().splitlines()
     assert {json.loads(row)["kind"] for row in rows} == {"whispered"}
-    run(tmp_path, "-m", "pilotage.cli", "report", "runs/lamps")
+    run_in(tmp_path, "-m", "pilotage.cli", "report", "runs/lamps")
     assert "its plan whispered" in (tmp_path / "runs" / "lamps" / "report.html").read_text()
 
 
@@ -320,7 +293,7 @@ def test_a_family_is_known_to_the_commands_through_an_entry_point(toy: Path, tmp
     module = f"import sys\nsys.path.insert(0, {str(support)!r})\nfrom toy_family import FAMILY\n"
     installed(tmp_path, "own_family", module, "pilotage.backbones", "llava = own_family:FAMILY")
     measure = ["-m", "pilotage.cli", "eval", str(toy), "--recipe", "nano", "--num", "1", "--kinds", "image"]
-    run(tmp_path, *measure, "--max-new-tokens", "4", "--out", "runs/toy")
+    run_in(tmp_path, *measure, "--max-new-tokens", "4", "--out", "runs/toy")
     assert (tmp_path / "runs" / "toy" / "eval" / "base.image.jsonl").is_file()
 
 

@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings, QLoraSettings
 from pilotage.distill.credit import EpisodeReturn
@@ -22,6 +22,7 @@ from pilotage.recipes import RECIPES, Form
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
 from pilotage.runs.recipe import Recipe, Stage
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, TeacherWeights
+from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
 from pilotage.train.step.moves import TeacherTurns
 
@@ -79,27 +80,7 @@ def taught_by(stage: DistillConfig, weights: FrozenCopy | AdapterOff) -> Distill
     replaced = [each for each in own if isinstance(each, FrozenCopy) and each.source is not None] or own
     if not replaced:
         raise PilotageError(f"teacher {weights} has no effect here: the teachers are {stage.all_weights}")
-
-    def taught(teacher: Any) -> Any:
-        return replace(teacher, weights=weights) if teacher.weights in replaced else teacher
-
-    def of(router: Router) -> Router:
-        return replace(router, routes=tuple(map(taught, router.routes)))
-
-    new: dict[str, Any] = {"of_roles": tuple((role, of(router)) for role, router in stage.of_roles)}
-    if stage.router is None:
-        new["teacher_weights"] = weights
-    else:
-        new |= {"router": of(stage.router), "description": stage.description and taught(stage.description)}
-    if stage.sources is not None:
-        parts = [
-            (share, taught(each) if isinstance(each, FromTeacher) else each)
-            for share, each in stage.sources.parts
-        ]
-        new["sources"] = replace(stage.sources, parts=tuple(parts))
-    if isinstance(stage.moves, TeacherTurns):
-        new["moves"] = replace(stage.moves, teacher=taught(stage.moves.teacher))
-    return replace(stage, **new)
+    return with_weights(stage, lambda known: weights if known in replaced else known)
 
 
 def adapted(stage: Stage, rank: int, *, in_four_bits: bool = False) -> Stage:

@@ -384,6 +384,3 @@ class _Recorder:
         except Exception as failure:
             self._failure = failure
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)

@@ -18,13 +18,15 @@ from transformers import TrainingArguments
 from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.backbones.save import save_backbone
 from pilotage.backbones.weights import lost_in, whole_parameters
-from pilotage.distill.routes import Route
+from pilotage.distill.routes import Router
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
 from pilotage.records import Example
+from pilotage.rollouts.sources import FromTeacher
 from pilotage.train import checkpoints
 from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
 from pilotage.train.optimisers import AdamW
+from pilotage.train.step.moves import TeacherTurns
 
 logger = logging.getLogger(__name__)
 
@@ -121,18 +123,31 @@ def save_whole(
 
 
 def with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> DistillConfig:
-    """The configuration with its teachers' weights changed."""
+    """The configuration with the weights of all its teachers changed: those that read, and those that write."""
 
-    def changed(route: Route) -> Route:
-        return replace(route, weights=change(route.weights))
+    def changed(teacher: Any) -> Any:
+        return replace(teacher, weights=change(teacher.weights))
 
+    def of(router: Router) -> Router:
+        return replace(router, routes=tuple(map(changed, router.routes)))
+
+    new: dict[str, Any] = {"of_roles": tuple((role, of(router)) for role, router in config.of_roles)}
     if config.router is None:
-        return replace(config, teacher_weights=change(config.teacher_weights))
-    return replace(
-        config,
-        router=replace(config.router, routes=tuple(map(changed, config.router.routes))),
-        description=None if config.description is None else changed(config.description),
-    )
+        new["teacher_weights"] = change(config.teacher_weights)
+    else:
+        new |= {
+            "router": of(config.router),
+            "description": config.description and changed(config.description),
+        }
+    if config.sources is not None:
+        parts = [
+            (share, changed(each) if isinstance(each, FromTeacher) else each)
+            for share, each in config.sources.parts
+        ]
+        new["sources"] = replace(config.sources, parts=tuple(parts))
+    if isinstance(config.moves, TeacherTurns):
+        new["moves"] = replace(config.moves, teacher=changed(config.moves.teacher))
+    return replace(config, **new)
 
 
 def _shape_of(model: Any) -> Any:
