@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pilotage.backbones.load import load_backbone
+from pilotage.backbones.encode import encode_images
+from pilotage.backbones.load import load_backbone, make_backbone
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
+from pilotage.nano.pictures import sample_question
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.smolvl import model as smolvl
+from pilotage.smolvl.eyes import BARRED, COLUMNS, GROUPS, ROWS, EyesConfig, open_eyes, words_of_cells
 from pilotage.smolvl.model import VisionConfig, make_smolvl, package_file, read_llama, with_eyes
 from tiny import generate, image_view, picture, png, text_view
 
@@ -29,17 +34,19 @@ package = pytest.mark.skipif(
 )
 
 
-def tiny_llama() -> tuple[Any, PreTrainedTokenizerFast]:
+def tiny_llama(words: Sequence[str] = ()) -> tuple[Any, PreTrainedTokenizerFast]:
+    """A Llama whose tokens are bytes, and these words, each behind a space."""
     vocab = {token: place for place, token in enumerate((*SPECIAL, *pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    backend.add_tokens([AddedToken(f" {word}", normalized=False) for word in words])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=SPECIAL[1], eos_token=SPECIAL[2], pad_token=SPECIAL[2]
     )
     config = LlamaConfig(
-        vocab_size=len(vocab),
+        vocab_size=backend.get_vocab_size(),
         hidden_size=48,
         intermediate_size=64,
         num_hidden_layers=3,
@@ -96,7 +103,8 @@ def test_its_directory_loads_as_every_qwen_does_and_answers_to_pictures(
 ) -> None:
     llama, tokenizer = tiny_llama()
     monkeypatch.setattr(smolvl, "read_llama", lambda gguf: (llama, tokenizer))
-    out = make_smolvl(tmp_path / "made", gguf=Path("some.gguf"), vision=VISION)
+    eyes = EyesConfig(steps=0)
+    out = make_smolvl(tmp_path / "made", gguf=Path("some.gguf"), vision=VISION, eyes=eyes)
     assert (
         "Apache License 2.0" in (out / "NOTICE").read_text() and "some.gguf" in (out / "NOTICE").read_text()
     )
@@ -107,6 +115,60 @@ def test_its_directory_loads_as_every_qwen_does_and_answers_to_pictures(
     assert all(answer.token_ids for answer in answers)
     placeholders = backbone.processor.placeholder_ids
     assert not any(placeholders & {*answer.token_ids} for answer in answers)
+
+
+def test_a_new_tower_learns_to_name_what_stands_in_a_cell() -> None:
+    """Rows, columns and things; the language model is left as it was, and the same steps end in the same tower."""
+    words = [word for group in GROUPS for word in group]
+
+    def learnt(steps: int) -> tuple[Any, list[float]]:
+        model, processor = with_eyes(*tiny_llama(words), VISION, seed=0)
+        made: Any = model
+        kept = {name: value.clone() for name, value in model.model.language_model.state_dict().items()}
+        losses: list[float] = []
+        backbone = make_backbone(model, processor, name="tiny")
+        open_eyes(
+            backbone,
+            EyesConfig(steps=steps, batch_size=8, peak_lr=3e-3),
+            lambda done, total, figures: losses.append(figures["loss/naming"]),
+        )
+        after = model.model.language_model.state_dict()
+        rng = np.random.default_rng(9)
+        shown = encode_images(backbone, [sample_question(rng).pixels for _ in range(8)]).inputs
+        visual_CH = made.model.visual(shown["pixel_values"], grid_thw=shown["image_grid_thw"]).pooler_output
+        lengths = [float(x.norm(dim=-1).mean()) for x in (visual_CH, model.get_input_embeddings().weight)]
+        assert 0.5 < lengths[0] / lengths[1] < 2
+        assert all(torch.equal(value, after[name]) for name, value in kept.items())
+        return model.model.visual.state_dict(), losses
+
+    _, losses = learnt(60)
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    (one, first), (other, again) = learnt(2), learnt(2)
+    assert first == again and all(torch.equal(one[name], other[name]) for name in one)
+    untaught = with_eyes(*tiny_llama(words), VISION, seed=0)[0].model.visual.state_dict()
+    assert not any(torch.equal(one[name], untaught[name]) for name in one if name.endswith("weight"))
+
+
+def test_every_cell_of_a_picture_has_its_row_its_column_and_what_is_true_of_it() -> None:
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for _ in range(40):
+        picture = sample_question(rng)
+        level = picture.pixels.shape[0] // 32
+        named = words_of_cells(picture)
+        assert len(named) == level * level
+        assert [cell[:2] for cell in named] == [
+            (ROWS[row], COLUMNS[column]) for row in range(level) for column in range(level)
+        ]
+        for (_, *told), cell in zip(picture.cells, named, strict=True):
+            kinds.add(len(cell))
+            if len(cell) == 6:  # bars: one word a side
+                barred = {side for side, word in zip("LDRU", cell[2:], strict=True) if word in BARRED}
+                assert barred == set("" if told == ["none"] else told[0])
+            else:
+                assert tuple(told) == cell[2:]
+            assert all(any(word in group for group in GROUPS) for word in cell)
+    assert kinds == {3, 4, 6}  # empty, a thing of a colour, bars
 
 
 @package

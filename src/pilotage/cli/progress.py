@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-TELLING = ("loss", "loss/image", "loss/pictures", "kl/all", "rollout/success")
+TELLING = ("loss", "loss/image", "loss/pictures", "loss/naming", "kl/all", "rollout/success")
 """Figures shown beside a bar, as far as a step has them."""
 
 BEAT_S = 60.0

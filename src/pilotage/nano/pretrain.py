@@ -246,16 +246,23 @@ def _visual_tokens(backbone: Backbone) -> Iterator[list[torch.Tensor]]:
 
 
 def naming_loss(
-    backbone: Backbone, visual_CH: torch.Tensor, words_C: Sequence[Sequence[str]]
+    backbone: Backbone,
+    visual_CH: torch.Tensor,
+    words_C: Sequence[Sequence[str]],
+    *,
+    groups: Sequence[Sequence[str]] | None = None,
+    embedding_VH: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy, in nats per word, of naming cells from their visual tokens by the embeddings of words.
 
-    C cells with one visual token each. The embeddings are held fixed: the eyes learn the language, not the
-    reverse. It stands in for the pre-trained, aligned vision tower that a real model starts from.
+    C cells with one visual token each; words of a group exclude each other. The embeddings, by default those of the
+    output layer, are held fixed: the eyes learn the language, not the reverse. It stands in for the pre-trained,
+    aligned vision tower that a real model starts from.
     """
-    embedding_VH = backbone.model.get_output_embeddings().weight.detach()
+    if embedding_VH is None:
+        embedding_VH = backbone.model.get_output_embeddings().weight.detach()
     total, count = visual_CH.new_zeros(()), 0
-    for group in word_groups():
+    for group in groups or word_groups():
         ids = _word_ids(backbone, group)
         place = {word: i for i, word in enumerate(group)}
         named = [(cell, place[word]) for cell, words in enumerate(words_C) for word in words if word in place]
@@ -270,7 +277,7 @@ def naming_loss(
 
 def _word_ids(backbone: Backbone, words: Sequence[str]) -> list[int]:
     encoded: Any = backbone.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
-    assert all(len(ids) == 1 for ids in encoded), "every word of the pictures is one token of nano's"
+    assert all(len(ids) == 1 for ids in encoded), "every word of the pictures is one token"
     return [ids[0] for ids in encoded]
 
 

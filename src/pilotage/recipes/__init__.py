@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pilotage.runs.measurement import DRIVING, NANO, OPSD, PAPER, VIGOS, Measurement
+from pilotage.runs.measurement import DRIVING, NANO, OPSD, PAPER, SMOLVL, VIGOS, Measurement
 
 if TYPE_CHECKING:
     from pilotage.runs.recipe import Recipe
@@ -99,6 +99,7 @@ RECIPES = Catalogue(
         "nano_grpo": _nano("nano_grpo", questions="reward"),
         "nano_visual_sft": _nano("nano_visual_sft", questions="reference"),
         "nano_control_no_privilege": _nano("nano_control_no_privilege"),
+        "smolvl": Entry(module="smolvl", function="smolvl", measurement=SMOLVL),
         "mgsd": Entry(module="mgsd", function="mgsd"),
         "mgsd_full": Entry(module="mgsd", function="mgsd_full"),
         "vigos": _near("vigos", VIGOS, questions="paper"),

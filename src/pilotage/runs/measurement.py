@@ -56,6 +56,8 @@ NANO = Measurement(
     prompts="brief",
     seed=0,
 )
+SMOLVL = replace(NANO, levels=(("frozenlake", (3, 4)),), num_test=200)
+"""What a pretrained language model of 135 million parameters learns on two cores."""
 PAPER = Measurement(
     levels=PAPER_LEVELS,
     num_train=6000,

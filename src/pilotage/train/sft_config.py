@@ -35,7 +35,8 @@ class SftConfig:
     length_groups: int = 2
     """At least so many micro-batches of each modality, cut by length where padding is least."""
     retention_share: float = 1 / 3
-    """Share of the rows that are text only, so that planning from words is not forgotten. 0 for none."""
+    """Share of the rows that are text only, so that planning from words is not forgotten. 0 for none; with 1, all are,
+    and `image_view` asks nothing."""
     retention_views: tuple[tuple[str, float], ...] = (("symbolic", 0.7), ("teacher", 0.3))
     """Text views of the retention rows, with how often each is drawn."""
     peak_lr: float = 1e-3
@@ -64,9 +65,10 @@ class SftConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.retention_share < 1:
-            raise PilotageError(f"retention_share {self.retention_share} must be at least 0 and below 1")
-        for name in ("steps", "micro_batch_size", "num_image_rows", "length_groups", "checkpoint_every"):
+        if not 0 <= self.retention_share <= 1:
+            raise PilotageError(f"retention_share {self.retention_share} must be between 0 and 1")
+        rows = "num_text_rows" if self.retention_share == 1 else "num_image_rows"
+        for name in ("steps", "micro_batch_size", rows, "length_groups", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if self.image_view not in view_names() or not shows_picture(self.image_view):

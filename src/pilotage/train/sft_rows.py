@@ -67,7 +67,7 @@ class Mixture:
         """`micro_batches(step)`: the rows of a step, in micro-batches of one modality and like lengths."""
 
     def num_parts(self, num_rows: int) -> int:
-        """Micro-batches of one modality in a step."""
+        """Micro-batches of one modality in a step; none without rows."""
         least = min(self.config.length_groups, num_rows // self.num_ranks)
         return max(least, -(-num_rows // self.config.micro_batch_size))
 
