@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_a_new_tower_learns_to_name_what_stands_in_a_cell() -> None:
 
     def learnt(steps: int) -> tuple[Any, list[float]]:
         model, processor = with_eyes(*tiny_llama(words), VISION, seed=0)
-        made: Any = model
+        made = cast(Any, model)
         kept = {name: value.clone() for name, value in model.model.language_model.state_dict().items()}
         losses: list[float] = []
         backbone = make_backbone(model, processor, name="tiny")
@@ -136,7 +136,7 @@ def test_a_new_tower_learns_to_name_what_stands_in_a_cell() -> None:
         rng = np.random.default_rng(9)
         shown = encode_images(backbone, [sample_question(rng).pixels for _ in range(8)]).inputs
         visual_CH = made.model.visual(shown["pixel_values"], grid_thw=shown["image_grid_thw"]).pooler_output
-        lengths = [float(x.norm(dim=-1).mean()) for x in (visual_CH, model.get_input_embeddings().weight)]
+        lengths = [float(x.norm(dim=-1).mean()) for x in (visual_CH, made.get_input_embeddings().weight)]
         assert 0.5 < lengths[0] / lengths[1] < 2
         assert all(torch.equal(value, after[name]) for name, value in kept.items())
         return model.model.visual.state_dict(), losses
