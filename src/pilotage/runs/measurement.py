@@ -56,7 +56,7 @@ NANO = Measurement(
     prompts="brief",
     seed=0,
 )
-SMOLVL = replace(NANO, levels=(("frozenlake", (3, 4)),), num_test=200)
+SMOLVL = replace(NANO, levels=(("frozenlake", (3, 4)),), num_test=100)
 """What a pretrained language model of 135 million parameters learns on two cores."""
 PAPER = Measurement(
     levels=PAPER_LEVELS,
