@@ -149,6 +149,29 @@ def test_retention_share_zero_is_images_only(backbone: Backbone):
     assert views == {"perception"}
 
 
+def test_retention_share_one_is_words_alone(backbone: Backbone, tmp_path: Path):
+    """As for a base that has yet to learn to plan: nothing of the vision tower moves."""
+    config = replace(CONFIG, retention_share=1.0, steps=1)
+    rows = [row for batch in mixture_of(backbone, config).micro_batches(0) for row in batch]
+    assert len(rows) == config.batch_size and {row.view for row in rows} <= {"symbolic", "teacher"}
+    student = fresh()
+    kept = {name: value.clone() for name, value in student.model.state_dict().items()}
+    run_sft(config, student, EXAMPLES, tmp_path)
+    moved = {name for name, value in student.model.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved and not any("visual" in name for name in moved)
+
+
+def test_several_image_views_are_drawn_with_their_shares(backbone: Backbone):
+    config = replace(
+        CONFIG, image_view=(("student", 3.0), ("perception", 1.0)), retention_share=0.0, batch_size=40
+    )
+    rows = [row for batch in mixture_of(backbone, config).micro_batches(0) for row in batch]
+    shares = Counter(row.view for row in rows)
+    assert set(shares) == {"student", "perception"} and 20 <= shares["student"] <= 38
+    again = [row for batch in mixture_of(backbone, config).micro_batches(0) for row in batch]
+    assert [row.view for row in again] == [row.view for row in rows]
+
+
 def test_every_epoch_shows_every_example_once_in_an_order_of_its_own(backbone: Backbone):
     mixture = mixture_of(backbone)  # 6 image rows a step, 12 examples: an epoch is 2 steps
     orders = []
@@ -218,7 +241,10 @@ def test_learning_rates_follow_the_schedule():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"retention_share": 1.0}, "retention_share 1.0"),
+        ({"retention_share": 1.1}, "retention_share 1.1"),
+        ({"retention_share": 1.0, "batch_size": 0}, "num_text_rows 0"),
+        ({"image_view": (("student", 0.0),)}, "image_view 'student' has share 0.0"),
+        ({"image_view": (("student", 0.5), ("symbolic", 0.5))}, "image_view 'symbolic' is not"),
         ({"steps": 0}, "steps 0"),
         ({"batch_size": 0}, "num_image_rows 0"),
         ({"retention_views": (("student", 1.0),)}, "retention view 'student'"),

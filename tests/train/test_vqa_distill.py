@@ -21,11 +21,12 @@ from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import Mixture, encode_rows
 from pilotage.train.step.teacher_models import TeacherModels
+from pilotage.views import make_view
 from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
-from pilotage.worlds.questions.question import FOREIGN
-from pilotage.worlds.questions.views import vqa_reference_response
+from pilotage.worlds.questions.question import FOREIGN, question_of
+from pilotage.worlds.questions.views import described, vqa_reference_response
 from question_run import answers, questions
 from tiny import tiny_backbone
 
@@ -107,8 +108,28 @@ def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(t
     stage = on_questions("nano_vigos_released", config)
     assert isinstance(stage, DistillConfig)
     assert stage.student_view == "vqa_student" and stage.routes[0].weights == FrozenCopy()
-    with pytest.raises(PilotageError, match="mgsd is for levels"):
-        on_questions("mgsd", config)
+    with pytest.raises(PilotageError, match="gkd is for levels"):
+        on_questions("gkd", config)
+
+
+@pytest.mark.parametrize(("name", "view"), [("nano", "vqa_symbolic"), ("nano_opsd", "vqa_solution")])
+def test_one_teacher_of_questions_begins_as_the_student_does(name: str, view: str) -> None:
+    """OPSD's is shown the worked solution beside the picture, MGSD's reads the state in place of it."""
+    config = RECIPES[name](0, backbone="nano").stages[1]
+    stage = on_questions(name, config)
+    assert isinstance(stage, DistillConfig) and isinstance(config, DistillConfig)
+    (route,) = stage.routes
+    assert (route.view, route.prefill, route.spans) == (view, "<description>", "all")
+    assert stage.perception_share == 0.0 and stage.student_view == "vqa_student"
+    of_levels = config.routes[0]
+    assert route.estimator == of_levels.estimator and route.weights == of_levels.weights
+    (asked, *_) = questions()
+    seen = make_view(view, asked, "brief")
+    assert seen.prefill in ("<think>", "<description>")
+    assert bool(seen.images) == (view == "vqa_solution")
+    shown = str(seen.messages)
+    told = question_of(asked).solution if view == "vqa_solution" else described(asked)
+    assert told in shown and question_of(asked).text in shown
 
 
 def test_reference_answers_to_questions_are_fine_tuned_on_behind_what_the_prompt_begins(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from pilotage.distill.vigos_spans import VigosLayout, cut_turn
 from pilotage.errors import PilotageError
 from pilotage.records import Example, View
-from pilotage.views import PROMPT_SETS
+from pilotage.views import PROMPT_SETS, reference_of_view
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
 from pilotage.worlds.asked import KINDS
@@ -23,6 +23,7 @@ from pilotage.worlds.questions.views import (
     DESCRIPTION_PREFILL,
     THINK_PREFILL,
     VIEWS,
+    described,
     reference_of,
     vqa_reference_response,
 )
@@ -34,6 +35,7 @@ SEES = {
     "vqa_reasoning": {"question", "reference"},
     "vqa_solution": {"question", "reference"},
     "vqa_reference": {"question", "reference"},
+    "vqa_symbolic": {"question", "state", "reference"},
 }
 ANSWER, SOLUTION, ACCEPTED = "Zanzibar", "Look left, then see Zanzibar.", "Unguja"
 QUESTION = "Which $island is this? It costs $5."
@@ -58,6 +60,8 @@ STUDENT, PERCEPTION = VIEWS["vqa_student"], VIEWS["vqa_perception"]
 
 def texts(view: View) -> str:
     [message] = view.messages
+    if isinstance(message["content"], str):
+        return message["content"] + view.prefill
     return "\n".join(part["text"] for part in message["content"] if part["type"] == "text") + view.prefill
 
 
@@ -113,7 +117,7 @@ def test_the_perception_teacher_sees_the_picture_alone(prompts: Any) -> None:
 
 @every_set
 def test_teachers_see_what_they_are_given(prompts: Any) -> None:
-    views = {name: make(FOREIGN, prompts) for name, make in VIEWS.items()}
+    views = {name: make(FOREIGN, prompts) for name, make in VIEWS.items() if make.shows_picture}
     assert {name: view.prefill for name, view in views.items()} == {
         "vqa_student": DESCRIPTION_PREFILL,
         "vqa_perception": "",
@@ -133,6 +137,33 @@ def test_teachers_see_what_they_are_given(prompts: Any) -> None:
         )
     for name in ("vqa_reasoning", "vqa_reference"):
         assert "B. Zanzibar" in texts(VIEWS[name](CHOICE, prompts))
+
+
+@every_set
+def test_who_reads_the_state_sees_no_picture_and_all_else(prompts: Any) -> None:
+    [question] = iter_questions([(TASKS[0], 4)], ("length",), 1, "val", 0)
+    view = VIEWS["vqa_symbolic"](question, prompts)
+    assert view.images == () and view.prefill == DESCRIPTION_PREFILL
+    seen, content = texts(view), question_of(question)
+    assert content.text in seen and content.answer in seen and described(question) in seen
+    with pytest.raises(PilotageError, match="no reference description"):
+        VIEWS["vqa_symbolic"](FOREIGN, prompts)
+
+
+def test_every_view_is_answered_by_the_parts_that_it_asks_for() -> None:
+    """Behind its prefill: the description of the picture alone, thought and answer of who was told, else all of it."""
+    [question] = iter_questions([(TASKS[0], 4)], ("length",), 1, "val", 0)
+    whole = vqa_reference_response(question)
+    description, closing, thought = whole.partition("</description>")
+    for name, view in VIEWS.items():
+        answer = reference_of_view(question, name)
+        assert answer.startswith(view(question, "brief").prefill)
+        if name == "vqa_perception":
+            assert answer == description + closing
+        elif name in ("vqa_reasoning", "vqa_solution"):
+            assert answer == thought
+        else:
+            assert answer == whole
 
 
 @every_set

@@ -25,8 +25,9 @@ class RecipeMaker(Protocol):
 
 Form = Literal["paper", "released"]
 """Of ViGOS: what its paper says, or what its released code does."""
-QuestionForm = Form | Literal["reward", "reference"]
-"""How a recipe teaches on questions: ViGOS in one of its forms, by the grader's reward, or by reference answers."""
+QuestionForm = Form | Literal["solution", "symbolic", "reward", "reference"]
+"""How a recipe teaches on questions: ViGOS in one of its forms, by a teacher that sees the worked solution (OPSD) or
+reads the state in place of the picture (MGSD), by the grader's reward, or by reference answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,10 @@ def _near(function: str, measured: Measurement = PAPER, *, questions: QuestionFo
 
 RECIPES = Catalogue(
     {
-        "nano": _nano("nano_mgsd", module="nano"),
+        "nano": _nano("nano_mgsd", module="nano", questions="symbolic"),
         "nano_vigos": _nano("nano_vigos", questions="paper"),
         "nano_vigos_released": _nano("nano_vigos_released", questions="released"),
-        "nano_opsd": _nano("nano_opsd"),
+        "nano_opsd": _nano("nano_opsd", questions="solution"),
         "nano_opsd_v1": _nano("nano_opsd_v1"),
         "nano_gkd": _nano("nano_gkd"),
         "nano_dense_rl": _nano("nano_dense_rl"),
@@ -100,11 +101,11 @@ RECIPES = Catalogue(
         "nano_visual_sft": _nano("nano_visual_sft", questions="reference"),
         "nano_control_no_privilege": _nano("nano_control_no_privilege"),
         "smolvl": Entry(module="smolvl", function="smolvl", measurement=SMOLVL),
-        "mgsd": Entry(module="mgsd", function="mgsd"),
-        "mgsd_full": Entry(module="mgsd", function="mgsd_full"),
+        "mgsd": Entry(module="mgsd", function="mgsd", questions="symbolic"),
+        "mgsd_full": Entry(module="mgsd", function="mgsd_full", questions="symbolic"),
         "vigos": _near("vigos", VIGOS, questions="paper"),
         "vigos_released": _near("vigos_released", VIGOS, questions="released"),
-        "opsd": _near("opsd", OPSD),
+        "opsd": _near("opsd", OPSD, questions="solution"),
         "opsd_v1": _near("opsd_v1", OPSD),
         "gkd": _near("gkd", DRIVING),
         "dense_rl": _near("dense_rl", DRIVING),

@@ -186,7 +186,23 @@ def on_questions(name: str, stage: Stage) -> Stage:
     if form in get_args(Form):
         weights = stage.routes[0].weights
         return vigos_question_stage(stage, form=form, weights=weights)  # pyright: ignore[reportArgumentType]
-    return reward_question_stage(stage)
+    if form == "reward":
+        return reward_question_stage(stage)
+    return read_question_stage(stage, view="vqa_solution" if form == "solution" else "vqa_symbolic")
+
+
+def read_question_stage(stage: DistillConfig, *, view: str) -> DistillConfig:
+    """A stage with one teacher, on questions: it is shown `view` and begins as the student does, with `<description>`.
+
+    `vqa_solution` for OPSD; `vqa_symbolic` for MGSD, whose teacher reads the state in place of the picture.
+    """
+    if stage.router is None:
+        assert stage.estimator is not None and stage.teacher_weights is not None
+        route = Route(name="teacher", view=view, weights=stage.teacher_weights, estimator=stage.estimator)
+    else:
+        (route,) = stage.router.routes
+    stage = replace(stage, perception_share=0.0, description=None, student_view=ASKED)
+    return routed_stage(stage, replace(route, view=view, prefill="<description>"))
 
 
 def reward_question_stage(stage: DistillConfig) -> DistillConfig:

@@ -42,10 +42,10 @@ def smolvl_stage1(seed: int) -> SftConfig:
     return replace(
         smolvl_text(seed),
         stage="stage1",
-        steps=150,
+        steps=120,
         batch_size=24,
         micro_batch_size=16,
-        retention_share=1 / 6,
+        retention_share=1 / 3,
     )
 
 

@@ -222,12 +222,14 @@ ESTIMATORS = Study(
 def _with_routes(whole: Method, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> Method:
     """A nano method with other routes."""
 
-    def rerouted(stage: DistillConfig) -> DistillConfig:
-        assert stage.router is not None
-        router = replace(stage.router, routes=change(stage.router.routes))
-        return replace(routed_stage(stage, router=router), means=stage.means)
+    return _with_stage2(whole, lambda stage: rerouted(stage, change))
 
-    return _with_stage2(whole, rerouted)
+
+def rerouted(stage: DistillConfig, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> DistillConfig:
+    """A stage of several routes with others in their place."""
+    assert stage.router is not None
+    router = replace(stage.router, routes=change(stage.router.routes))
+    return replace(routed_stage(stage, router=router), means=stage.means)
 
 
 def _without(name: str) -> Method:
@@ -235,11 +237,12 @@ def _without(name: str) -> Method:
 
 
 def _with_cap(whole: Method, cap: Cap) -> Method:
-    """Every route's estimator with another cap."""
-    return _with_routes(
-        whole,
-        lambda routes: tuple(_estimated(route, cap=cap) for route in routes),
-    )
+    return _with_routes(whole, partial(capped, cap=cap))
+
+
+def capped(routes: tuple[Route, ...], *, cap: Cap) -> tuple[Route, ...]:
+    """The routes with another cap on their estimators."""
+    return tuple(_estimated(route, cap=cap) for route in routes)
 
 
 def _forward_reference(routes: tuple[Route, ...]) -> tuple[Route, ...]:

@@ -72,7 +72,7 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 _told([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
                 _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
                 _told([_teacher(out, seed, variant) for seed in seeds], "{:.1f}"),
-                _told([_leak(out, seed, variant) for seed in seeds], "{:.1f}"),
+                _told([leak_of(out, seed, variant) for seed in seeds], "{:.1f}"),
             ]
         )
     kept = [
@@ -135,7 +135,8 @@ def _teacher(out: Path, seed: int, variant: Variant) -> float | None:
     return 100 * read_json(path, remedy=_REMEDY)["macro"] if path.exists() else None
 
 
-def _leak(out: Path, seed: int, variant: Variant) -> float | None:
+def leak_of(out: Path, seed: int, variant: Variant) -> float | None:
+    """PALR of all taught tokens, in per cent; None where it was not measured."""
     path = run_folder(out, seed, variant.folder) / LEAK_FILE
     figures = read_json(path, remedy=_REMEDY) if path.exists() else {}
     return 100 * figures["palr/all"] if "palr/all" in figures else None

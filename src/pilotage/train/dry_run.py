@@ -94,7 +94,11 @@ def _of_sft(
         optimiser=config.optimiser,
         others={},
     )
-    names = [config.image_view, *(name for name, _ in config.retention_views if config.num_text_rows)]
+    views = (
+        *(config.image_views if config.num_image_rows else ()),
+        *(config.retention_views if config.num_text_rows else ()),
+    )
+    names = [name for name, _ in views]
     note = f"a step has {config.num_image_rows} rows with a picture and {config.num_text_rows} of text alone"
     shown = []
     for name in names:

@@ -22,9 +22,10 @@ class SftConfig:
 
     stage: str = "stage1"
     """Name in `metrics.jsonl`, and of the folder in the run that holds checkpoints and the model."""
-    image_view: str = "perception"
+    image_view: str | tuple[tuple[str, float], ...] = "perception"
     """What image rows ask for, answered by the view's reference: `perception` (stage 1), `student` (the whole response
-    to the picture alone), `student_with_plan`, `vqa_student` (questions), or another view with a picture."""
+    to the picture alone), `student_with_plan`, `vqa_student` (questions), or another view with a picture; or several,
+    with how often each is drawn."""
     prompts: PromptSet
     steps: int
     """Optimiser steps."""
@@ -71,9 +72,12 @@ class SftConfig:
         for name in ("steps", "micro_batch_size", rows, "length_groups", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
-        if self.image_view not in view_names() or not shows_picture(self.image_view):
-            known = ", ".join(filter(shows_picture, view_names()))
-            raise PilotageError(f"image_view {self.image_view!r} is not a view with a picture: {known}")
+        for name, share in self.image_views:
+            if name not in view_names() or not shows_picture(name):
+                known = ", ".join(filter(shows_picture, view_names()))
+                raise PilotageError(f"image_view {name!r} is not a view with a picture: {known}")
+            if not share > 0:
+                raise PilotageError(f"image_view {name!r} has share {share}; it must be above 0")
         if self.num_text_rows and not self.retention_views:
             raise PilotageError(
                 "retention_views names no view for the retention rows; give one, or retention_share 0"
@@ -87,6 +91,11 @@ class SftConfig:
         check_not_negative(self, "weight_decay", "clip", "pixel_noise")
         if not 0 <= self.warmup_share <= 1:
             raise PilotageError(f"warmup_share {self.warmup_share} must be between 0 and 1")
+
+    @property
+    def image_views(self) -> tuple[tuple[str, float], ...]:
+        """Views of the image rows, with how often each is drawn."""
+        return ((self.image_view, 1.0),) if isinstance(self.image_view, str) else self.image_view
 
     @property
     def num_text_rows(self) -> int:

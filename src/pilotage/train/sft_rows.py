@@ -27,8 +27,8 @@ IGNORED = -100
 PAD_TO = 16
 """Lengths are padded to multiples of this: every new shape costs a CPU a compilation."""
 
-IMAGE, TEXT = 1, 2
-"""The streams that rows are drawn from."""
+IMAGE, TEXT, TEXT_VIEW, NOISE, IMAGE_VIEW = 1, 2, 3, 4, 5
+"""Streams of chance: rows of either modality, the views of text rows, noise on pixels, the views of image rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,8 @@ class Mixture:
         if self.config.max_length is None:
             return
         text_views = [name for name, _ in self.config.retention_views] if self.config.num_text_rows else []
-        for stream, names in ((IMAGE, [self.config.image_view]), (TEXT, text_views)):
+        image_views = [name for name, _ in self.config.image_views] if self.config.num_image_rows else []
+        for stream, names in ((IMAGE, image_views), (TEXT, text_views)):
             for name in names:
                 rows = [
                     Row(example=example, view=name, answer=self._answer(example, name), place=0)
@@ -120,15 +121,17 @@ class Mixture:
         examples = self.examples[stream]
         epoch, within = divmod(place, len(examples))
         example = examples[self._order(stream, epoch, len(examples))[within]]
-        view = self.config.image_view if stream == IMAGE else self._text_view(place)
+        view = self._view(stream, place)
         return Row(example=example, view=view, answer=self._answer(example, view), place=place)
 
     def _shuffled(self, stream: int, epoch: int, count: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, stream, epoch]).permutation(count)
 
-    def _text_view(self, place: int) -> str:
-        names, shares = zip(*self.config.retention_views, strict=True)
-        draw = np.random.default_rng([self.config.seed, TEXT + 1, place]).random() * sum(shares)
+    def _view(self, stream: int, place: int) -> str:
+        views = self.config.image_views if stream == IMAGE else self.config.retention_views
+        names, shares = zip(*views, strict=True)
+        drawn_from = IMAGE_VIEW if stream == IMAGE else TEXT_VIEW
+        draw = np.random.default_rng([self.config.seed, drawn_from, place]).random() * sum(shares)
         return names[min(int(np.searchsorted(np.cumsum(shares), draw, side="right")), len(names) - 1)]
 
     def _answer(self, example: Example, view: str) -> str:
@@ -192,7 +195,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
 def _add_noise(patches_of_row: Sequence[torch.Tensor], rows: Sequence[Row], config: SftConfig) -> None:
     """Adds each row's own noise, which depends on its place alone: neither on ranks nor on micro-batches."""
     for row, patches_PF in zip(rows, patches_of_row, strict=True):
-        seed = int(np.random.SeedSequence([config.seed, TEXT + 2, row.place]).generate_state(1, np.uint64)[0])
+        seed = int(np.random.SeedSequence([config.seed, NOISE, row.place]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(seed % 2**63)
         noise = torch.randn(patches_PF.shape, generator=generator)
         patches_PF.add_(noise.to(patches_PF.device), alpha=config.pixel_noise)

@@ -7,7 +7,7 @@ strangers: they stand in the prompt as they are, and no placeholder in them is f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pilotage.errors import PilotageError
@@ -49,6 +49,20 @@ def _solution(moment: Moment, prompts: PromptSet) -> View:
     return _view("vqa_solution", moment, prompts, prefill=THINK_PREFILL, reference=question.solution)
 
 
+def _symbolic(moment: Moment, prompts: PromptSet) -> View:
+    """The state in words in place of the picture, the question, the answer and the form: MGSD's teacher."""
+    state, reference = described(moment.example), reference_of(question_of(moment.example))
+    return _view(
+        "vqa_symbolic",
+        moment,
+        prompts,
+        sees_picture=False,
+        prefill=DESCRIPTION_PREFILL,
+        state=state,
+        reference=reference,
+    )
+
+
 def _reference(moment: Moment, prompts: PromptSet) -> View:
     """The picture, the question, the answer and the form: the teacher of rows that do not keep to the form."""
     reference = reference_of(question_of(moment.example))
@@ -61,25 +75,42 @@ def vqa_reference_response(example: Example) -> str:
     `<description> the state </description> <think> the solution </think> \boxed{answer}`. Raises PilotageError for
     questions from elsewhere: nobody knows what their pictures show.
     """
+    return _reference_description(example) + _reference_thought(example)
+
+
+def described(example: Example) -> str:
+    """What the picture of a question shows, in words. Raises PilotageError for questions from elsewhere."""
     if not example.state:
         raise PilotageError(
             f"question {example.id} is of no world of ours: there is no reference description of it"
         )
-    question, task = question_of(example), get_task(example.task)
-    described = state_text(task.recital(task.parse_state(example.state)))
-    return (
-        f"{DESCRIPTION_PREFILL}{described}</description>{THINK_PREFILL}{question.solution}</think>"
-        rf"\boxed{{{question.answer}}}"
-    )
+    task = get_task(example.task)
+    return state_text(task.recital(task.parse_state(example.state)))
 
 
-def _spec(name: str, make: Any, *, privileged: bool = False) -> ViewSpec:
+def _reference_description(example: Example) -> str:
+    return f"{DESCRIPTION_PREFILL}{described(example)}</description>"
+
+
+def _reference_thought(example: Example) -> str:
+    question = question_of(example)
+    return rf"{THINK_PREFILL}{question.solution}</think>\boxed{{{question.answer}}}"
+
+
+def _spec(
+    name: str,
+    make: Any,
+    reference: Callable[[Example], str] = vqa_reference_response,
+    *,
+    privileged: bool = False,
+    shows_picture: bool = True,
+) -> ViewSpec:
     return ViewSpec(
         name=name,
         make=make,
         privileged=privileged,
-        shows_picture=True,
-        reference=lambda moment: vqa_reference_response(moment.example),
+        shows_picture=shows_picture,
+        reference=lambda moment: reference(moment.example),
     )
 
 
@@ -87,10 +118,11 @@ VIEWS: Mapping[str, ViewSpec] = {
     spec.name: spec
     for spec in (
         _spec("vqa_student", _student),
-        _spec("vqa_perception", _perception),
-        _spec("vqa_reasoning", _reasoning, privileged=True),
-        _spec("vqa_solution", _solution, privileged=True),
+        _spec("vqa_perception", _perception, _reference_description),
+        _spec("vqa_reasoning", _reasoning, _reference_thought, privileged=True),
+        _spec("vqa_solution", _solution, _reference_thought, privileged=True),
         _spec("vqa_reference", _reference, privileged=True),
+        _spec("vqa_symbolic", _symbolic, privileged=True, shows_picture=False),
     )
 }
 
@@ -118,16 +150,18 @@ def _view(
     moment: Moment,
     prompts: PromptSet,
     *,
+    sees_picture: bool = True,
     sees_question: bool = True,
     prefill: str = "",
-    reference: str | None = None,
+    **told: str,
 ) -> View:
-    pictures = moment.seen.images
-    if not pictures:
+    """A view of the template of its name; `told` fills what it has besides the question."""
+    pictures = moment.seen.images if sees_picture else ()
+    if sees_picture and not pictures:
         raise PilotageError(f"question {moment.example.id} has no picture for the {name} view to show")
     shown = {"question": question_text(moment.example, prompts)} if sees_question else {}
-    if reference is not None:
-        shown["reference"] = reference
+    shown |= told
     text = prompt_template("pilotage.worlds.questions", prompts, name).substitute(shown)
     content: list[dict[str, Any]] = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
-    return View(name=name, messages=[{"role": "user", "content": content}], images=pictures, prefill=prefill)
+    message: dict[str, Any] = {"role": "user", "content": content if pictures else text}
+    return View(name=name, messages=[message], images=pictures, prefill=prefill)

@@ -7,7 +7,7 @@ turn, and the answers `yes` and `no` of the `safe` ones alternate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -20,8 +20,8 @@ from pilotage.data.exclude import load_exclusions
 from pilotage.data.sampling import Candidate, sample
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
-from pilotage.worlds import get_task
-from pilotage.worlds.asked import KINDS, Kind, ask
+from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.asked import KINDS, Asked, Kind, ask
 from pilotage.worlds.questions.data.store import write_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.task import Task, state_hash, worked_state
@@ -91,6 +91,37 @@ def build_questions(config: QuestionsConfig, progress: Progress | None = None) -
     return write_questions(config.out, questions(), arguments, overwrite=config.overwrite)
 
 
+def examples(
+    name: str,
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    cell_px: int,
+    options: Mapping[str, Any],
+) -> list[Example]:
+    """`count` questions in all, about states of these levels, kinds in turn.
+
+    Options: `tasks`, names with spaces between (by default every planning task that has all the levels). Raises
+    PilotageError for an option that is another, and for a task without one of the levels.
+    """
+    if unknown := sorted({*options} - {"tasks"}):
+        raise PilotageError(
+            f"questions have no option {unknown[0]!r}; there is tasks, as in tasks=frozenlake"
+        )
+    named = str(options["tasks"]).split() if "tasks" in options else None
+    tasks = [get_task(task) for task in named] if named is not None else TASKS
+    chosen = [task for task in tasks if named is not None or {*levels} <= {*task.levels}]
+    for task in chosen:
+        if missing := [level for level in levels if level not in task.levels]:
+            raise PilotageError(f"{task.name} has no level {missing[0]}; its levels are {[*task.levels]}")
+    if not chosen:
+        raise PilotageError(f"no planning task has the levels {[*levels]}")
+    worlds = [(task, level) for level in levels for task in chosen]
+    return list(iter_questions(worlds, KINDS, count, split, seed, cell_px=cell_px))
+
+
 def iter_questions(
     worlds: Collection[tuple[Task[Any], int]],
     kinds: Collection[Kind],
@@ -137,22 +168,27 @@ def _stream(
         num_refused = 0
         example = candidate.example(task, cell_px=cell_px, side_px=side_px)
         num_given += 1
-        yield make_question(
-            id=f"{example.id}-{kind}",
-            task=task.name,
-            level=level,
-            split=split,
-            kind=kind,
-            question=asked.question,
-            answer=asked.answer,
-            accepted=asked.accepted,
-            solution=asked.solution,
-            state=example.state,
-            image=example.image,
-        )
+        yield asked_about(example, asked)
     raise ImpossibleRequestError(
         f"{task.name} level {level} {split} has states for {num_given} {kind} questions: ask for fewer, for more "
         "levels, or for other kinds"
+    )
+
+
+def asked_about(example: Example, asked: Asked) -> Example:
+    """The question about a level of a planning task, with the level's picture."""
+    return make_question(
+        id=f"{example.id}-{asked.kind}",
+        task=example.task,
+        level=example.level,
+        split=example.split,
+        kind=asked.kind,
+        question=asked.question,
+        answer=asked.answer,
+        accepted=asked.accepted,
+        solution=asked.solution,
+        state=example.state,
+        image=example.image,
     )
 
 
