@@ -259,8 +259,9 @@ def naming_loss(
     output layer, are held fixed: the eyes learn the language, not the reverse. It stands in for the pre-trained,
     aligned vision tower that a real model starts from.
     """
-    if embedding_VH is None:
-        embedding_VH = backbone.model.get_output_embeddings().weight.detach()
+    words_VH = embedding_VH
+    if words_VH is None:
+        words_VH = backbone.model.get_output_embeddings().weight.detach()
     total, count = visual_CH.new_zeros(()), 0
     for group in groups or word_groups():
         ids = _word_ids(backbone, group)
@@ -269,7 +270,7 @@ def naming_loss(
         if not named:
             continue
         cells, targets = torch.tensor(named).T
-        logits = visual_CH[cells].float() @ embedding_VH[ids].float().T
+        logits = visual_CH[cells].float() @ words_VH[ids].float().T
         total = total + F.cross_entropy(logits, targets, reduction="sum")
         count += len(named)
     return total / count
