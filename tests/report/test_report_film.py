@@ -124,6 +124,14 @@ def test_a_frame_shows_the_moves_that_were_made_of_an_answer(tmp_path: Path) -> 
     assert marks(row) == [[], []]
 
 
+def test_a_film_tells_how_far_the_model_saw(tmp_path: Path) -> None:
+    """In fog cells are shaded that the pictures did not show; a number that is none shades nothing."""
+    row = played(tmp_path, *map(answer, "RRDD"))
+    assert film_of(row)["fog"] == 0
+    for fog, shown in ((2, 2), (0, 0), (-1, 0), ("2", 0), (None, 0), (True, 0)):
+        assert film_of(row | {"asked": {**row["asked"], "fog": fog}})["fog"] == shown
+
+
 def test_a_move_that_fails_has_no_cell_behind_it_and_is_told(tmp_path: Path) -> None:
     film = film_of(played(tmp_path, *map(answer, "RD")))
     assert film["failed"] == 1 and film["frames"][-1][2:] == [["hole"], ["D"], [1, 4]]

@@ -51,7 +51,8 @@ def has_film(row: Row) -> bool:
 def pack_film(row: Row) -> dict[str, Any] | None:
     """`frames`: [the cells' kinds or None, what was said, marks, moves made, cells that they visit] for each turn;
     `left` the turns that are not shown, `first` the frame of the first mistake (-1: none was found), `failed` whether
-    the last move of the episode could not be made.
+    the last move of the episode could not be made, `fog` how many cells the model saw around the first cell that a
+    frame visits (0: all of them).
 
     None for a row of a world that is answered once.
     """
@@ -74,7 +75,13 @@ def pack_film(row: Row) -> dict[str, Any] | None:
     _mark_seen(turns, marks)
     frames = [_frame(task, shot, told) for shot, told in zip(shots, marks, strict=True)]
     left = max(0, len(frames) - MAX_FRAMES)
-    return {"frames": frames[:MAX_FRAMES], "left": left, "first": first, "failed": int(failed and not left)}
+    return {
+        "frames": frames[:MAX_FRAMES],
+        "left": left,
+        "first": first,
+        "failed": int(failed and not left),
+        "fog": _asked(row, "fog", 0),
+    }
 
 
 def _shot(task: Task[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
@@ -91,9 +98,14 @@ def _shot(task: Task[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
 
 def _burst(row: Row) -> int:
     """How many moves of an answer are made."""
+    return min(_asked(row, "burst", 1) or 1, MAX_MOVES)
+
+
+def _asked(row: Row, name: str, default: int) -> int:
+    """What the episode was begun with, as far as it is a whole number from 0 on."""
     asked = row.get("asked")
-    burst = asked.get("burst", 1) if isinstance(asked, dict) else 1
-    return min(burst, MAX_MOVES) if isinstance(burst, int) and burst > 0 else 1
+    value = asked.get(name, default) if isinstance(asked, dict) else default
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
 def _end(task: Task[Any] | None, last: _Shot, row: Row) -> tuple[Any, int | None]:

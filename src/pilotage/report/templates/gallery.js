@@ -82,10 +82,11 @@
   };
 
   // An episode of several turns: a picture a turn with the move made on it, below it the move and what went wrong.
-  const film = (strip, n, { frames, left, first, failed }) => {
+  const film = (strip, n, { frames, left, first, failed, fog }) => {
     const shown = frames.map(([kinds, said, marks, moves, way], k) => {
       const cells = kinds === null ? null : Level.kindsOf(kinds, index.alphabet);
       const drawn = strip && cells ? Level.picture(strip, n, cells, `turn ${k + 1}: ${moves.join(" ") || "no move"}`, [], 84) : null;
+      if (drawn && fog && way.length) Level.veil(drawn.over, n, way[0], fog);
       if (drawn && moves.length) Level.walk(drawn.over, n, { p: moves, c: way, t: moves.length, all: 1 }, Boolean(failed) && k === frames.length - 1);
       const told = moves.length ? moves.map(Level.sign).join(" ") : said || "–";
       const is = k === first ? "first" : marks.length ? "marked" : "";
@@ -93,6 +94,7 @@
         h("code", { title: said }, told), k === first ? h("small", {}, "first mistake") : null, marks.map((mark) => h("span", { class: "mark" }, mark)));
     });
     if (left) shown.push(h("li", { class: "left" }, `and ${left} more` + (first >= frames.length ? `, the first mistake in turn ${first + 1}` : "")));
+    if (fog) shown.push(h("li", { class: "left" }, `shaded: not seen, farther than ${fog} cells`));
     return { parts: [h("ol", { class: "film", tabindex: 0, "aria-label": "turn by turn" }, shown)] };
   };
 

@@ -47,6 +47,15 @@ const Level = (() => {
     return { root, over };
   };
 
+  // Shades the cells farther than `reach` king's moves from one: people see them, the model did not.
+  const veil = (over, n, from, reach) => {
+    const [r0, c0] = [Math.floor(from / n), from % n];
+    for (let cell = 0; cell < n * n; cell++) {
+      const [r, c] = [Math.floor(cell / n), cell % n];
+      if (Math.max(Math.abs(r - r0), Math.abs(c - c0)) > reach) over.append(svg("rect", { class: "unseen", x: c, y: r, width: 1, height: 1 }));
+    }
+  };
+
   // The way of a plan on a picture: `show(k)` draws it after its first k actions.
   const walk = (over, n, plan, failed) => {
     const group = svg("g", { class: "plan" });
@@ -166,5 +175,5 @@ const Level = (() => {
     return { parts: [h("div", { class: answer.q ? "look two" : "look" }, pictures, recital(answer.f, task.fields)), steps ? steps.root : null], steps };
   };
 
-  return { kindsOf, loadStrip, picture, walk, stepper, recital, look, sign, MOVES };
+  return { kindsOf, loadStrip, picture, veil, walk, stepper, recital, look, sign, MOVES };
 })();
