@@ -251,11 +251,13 @@ def naming_loss(
     words_C: Sequence[Sequence[str]],
     *,
     groups: Sequence[Sequence[str]] | None = None,
+    before: str = " ",
     embedding_VH: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy, in nats per word, of naming cells from their visual tokens by the embeddings of words.
 
-    C cells with one visual token each; words of a group exclude each other. The embeddings, by default those of the
+    C cells with one visual token each; words of a group exclude each other, and each is one token with the text
+    `before` it. The embeddings, by default those of the
     output layer, are held fixed: the eyes learn the language, not the reverse. It stands in for the pre-trained,
     aligned vision tower that a real model starts from.
     """
@@ -264,7 +266,7 @@ def naming_loss(
         words_VH = backbone.model.get_output_embeddings().weight.detach()
     total, count = visual_CH.new_zeros(()), 0
     for group in groups or word_groups():
-        ids = _word_ids(backbone, group)
+        ids = _word_ids(backbone, [f"{before}{word}" for word in group])
         place = {word: i for i, word in enumerate(group)}
         named = [(cell, place[word]) for cell, words in enumerate(words_C) for word in words if word in place]
         if not named:
@@ -277,7 +279,7 @@ def naming_loss(
 
 
 def _word_ids(backbone: Backbone, words: Sequence[str]) -> list[int]:
-    encoded: Any = backbone.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    encoded: Any = backbone.tokenizer([*words], add_special_tokens=False)["input_ids"]
     assert all(len(ids) == 1 for ids in encoded), "every word of the pictures is one token"
     return [ids[0] for ids in encoded]
 

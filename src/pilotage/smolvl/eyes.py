@@ -1,8 +1,9 @@
 """Eyes that learn words: a new vision tower names the cells of pictures by the embeddings of a frozen language model.
 
 The pictures are nano's, of other colours, shapes and words than any task's. A visual token comes to mean its cell's row
-(by number words), its column (by letters) and what stands there, which the language model can then learn to read in
-thousands of pictures, not in millions. It stands in for the aligned vision tower that a real model starts from.
+(by the digit that an answer has for it, so that who looks at the cell can copy it), its column (by a letter) and what
+stands there, which the language model can then learn to read in thousands of pictures, not in millions. It stands in
+for the aligned vision tower that a real model starts from.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ from pilotage.nano.pretrain import naming_loss
 from pilotage.train.settings import check_finite
 from pilotage.worlds.drawing import encode_png
 
-ROWS = ("zero", "one", "two", "three", "four", "five")
-COLUMNS = ("A", "B", "C", "D", "E", "F")
-BARRED = ("left", "down", "right", "up")
-FREE = ("west", "south", "east", "north")
-GROUPS = (ROWS, COLUMNS, (*COLOURS, "empty"), SHAPES, *zip(BARRED, FREE, strict=True))
-"""Words that exclude each other in a cell. Each is one token."""
+ROWS = ("0", "1", "2", "3", "4", "5")
+COLUMNS = (" A", " B", " C", " D", " E", " F")
+BARRED = (" left", " down", " right", " up")
+FREE = (" west", " south", " east", " north")
+GROUPS = (
+    ROWS,
+    COLUMNS,
+    tuple(f" {word}" for word in (*COLOURS, "empty")),
+    tuple(f" {word}" for word in SHAPES),
+    *zip(BARRED, FREE, strict=True),
+)
+"""Texts that exclude each other in a cell. Each is one token."""
 STRENGTH = 8.0
 """Logit of a visual token that is as long as a word's embedding and points where the word does."""
 
@@ -70,7 +77,7 @@ def open_eyes(
             group["lr"] = config.peak_lr * _share(step, config.steps)
         pictures, visual_CH = _seen(backbone, config, step)
         named = [words for picture in pictures for words in words_of_cells(picture)]
-        loss = naming_loss(backbone, visual_CH, named, groups=GROUPS, embedding_VH=words_VH)
+        loss = naming_loss(backbone, visual_CH, named, groups=GROUPS, before="", embedding_VH=words_VH)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -111,8 +118,10 @@ def words_of_cells(picture: PictureQuestion) -> list[tuple[str, ...]]:
     for at, (_, *words) in enumerate(picture.cells):
         if len(words) == 1 and words != ["empty"]:
             barred = words[0] if words[0] != "none" else ""
-            words = [BARRED[i] if side in barred else FREE[i] for i, side in enumerate(SIDES)]
-        found.append((ROWS[at // level], COLUMNS[at % level], *words))
+            told = [BARRED[i] if side in barred else FREE[i] for i, side in enumerate(SIDES)]
+        else:
+            told = [f" {word}" for word in words]
+        found.append((ROWS[at // level], COLUMNS[at % level], *told))
     return found
 
 
