@@ -64,6 +64,7 @@ def _base_run(seed: int) -> Recipe:
         retention_views=(("vqa_symbolic", 1.0),),
         retention_share=1 / 4,
         steps=FORM_STEPS,
+        bf16=False,
     )
     return replace(
         whole,
@@ -81,7 +82,7 @@ def _arm(
     name: str, whole: Callable[[int], Recipe], seed: int, base_run: Path, *, cap: Cap | None = None
 ) -> Recipe:
     """The second stage of a recipe for levels in its form for questions, taught by the base that knows their form."""
-    stage = replace(on_questions(name, whole(seed).stages[1]), steps=STEPS)
+    stage = replace(on_questions(name, whole(seed).stages[1]), steps=STEPS, bf16=False)
     if isinstance(stage, DistillConfig):
         if cap is not None:
             stage = rerouted(stage, partial(capped, cap=cap))
