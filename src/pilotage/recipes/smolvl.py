@@ -5,7 +5,7 @@
 
 Departures from the paper, all for the model's size. SmolLM2 cannot plan yet, so that a stage of planning from words
 comes first, and what it leaves is the base that teaches. The vision tower is small and new, so that stage 1 trains
-everything, a third of it planning from words. Stage 2 trains an adapter, and its teacher is the same model with the
+everything, a sixth of it planning from words. Stage 2 trains an adapter, and its teacher is the same model with the
 adapter switched off. Weights and products are in float32: not every processor has units for less.
 """
 
@@ -42,10 +42,11 @@ def smolvl_stage1(seed: int) -> SftConfig:
     return replace(
         smolvl_text(seed),
         stage="stage1",
-        steps=120,
-        batch_size=24,
-        micro_batch_size=16,
-        retention_share=1 / 3,
+        steps=300,
+        batch_size=12,
+        length_groups=1,
+        retention_share=1 / 6,
+        checkpoint_every=50,
     )
 
 
