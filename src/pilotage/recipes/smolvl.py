@@ -42,9 +42,10 @@ def smolvl_stage1(seed: int) -> SftConfig:
     return replace(
         smolvl_text(seed),
         stage="stage1",
-        steps=300,
+        steps=220,
         batch_size=12,
         length_groups=1,
+        peak_lr=1e-4,
         retention_share=1 / 6,
         checkpoint_every=50,
     )
