@@ -2,8 +2,8 @@
 
     python benchmarks/memory_estimate.py --model DIR
 
-Each case is a process of its own on one CPU thread: two optimiser steps of nano, in both stages, and, where a model
-directory is named, of that model at a small batch. Measured is the largest sum of all tensors alive at one moment, of
+Two optimiser steps of nano on one CPU thread, in both stages, and, where a model directory is named, of that model at a
+small batch; a process for each model. Measured is the largest sum of all tensors alive at one moment, of
 weights too, counted storage by storage as operations make them (`pilotage.train.live_memory`): what a process takes
 besides, for code and for an allocator's leftovers, is no part of it. The estimate is told by the same function as
 `pilotage train --dry-run`, for a CPU.
@@ -41,17 +41,18 @@ def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
     sampled = Sampled(as_="advantage")
     lora = LoraSettings(rank=8, alpha=16.0)
     again = {"gradient_checkpointing": True}
+    short = {"max_new_tokens": 48}
     if model == NANO:
         return {
             "stage 1, float32": ("stage1", {"bf16": False}),
             "stage 1": ("stage1", {}),
             "stage 1, activations made again": ("stage1", again),
             "stage 1, adapter": ("stage1", {"bf16": False, "lora": lora}),
-            "stage 2, float32": ("stage2", {"bf16": False}),
-            "stage 2": ("stage2", {}),
-            "stage 2, activations made again": ("stage2", again),
-            "stage 2, one batch": ("stage2", {"micro_batch_size": 48}),
-            "stage 2, adapter": ("stage2", {"bf16": False, "lora": lora}),
+            "stage 2, float32": ("stage2", {**short, "bf16": False}),
+            "stage 2": ("stage2", short),
+            "stage 2, activations made again": ("stage2", {**short, **again}),
+            "stage 2, one batch": ("stage2", {**short, "micro_batch_size": 48}),
+            "stage 2, adapter": ("stage2", {**short, "bf16": False, "lora": lora}),
         }
     small = {"batch_size": 6, "micro_batch_size": 2}
     few = {"prompts_per_step": 4, "micro_batch_size": 2, "max_new_tokens": 96}
@@ -119,12 +120,42 @@ def measure(model: str, case: str) -> dict[str, Any]:
     }
 
 
-def measured_apart(model: str, case: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--model", model, "--case", case]
+def measured_apart(model: str) -> dict[str, dict[str, Any]]:
+    """All cases of a model, in a process of their own."""
+    command = [sys.executable, __file__, "--model", model, "--case", "all"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    pairs = (line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    return {case: json.loads(found) for case, found in pairs}
+
+
+def report(model: str | None, found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    import torch
+
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    told = "" if model is None else f" --model {model}"
+    lines = [
+        "# Memory: the estimate beside what was alive",
+        "",
+        f"`python benchmarks/memory_estimate.py{told}` at commit {commit}, {date.today()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, one thread. MiB at the largest moment of two "
+        "optimiser steps, weights among them. In stage 2 answers are cut so short that most reach the limit, which is "
+        "what the estimate is told for.",
+        "",
+        "| model | case | measured | estimated | estimated / measured | largest part |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, rows in found.items():
+        for case, row in rows.items():
+            ratio = row["estimated"] / row["measured"]
+            shown = f"{ratio:.2f}" if abs(ratio - 1) <= CLOSE else f"**{ratio:.2f}**"
+            lines.append(
+                f"| {Path(name).name} | {case} | {row['measured'] / 2**20:,.1f} | "
+                f"{row['estimated'] / 2**20:,.1f} | {shown} | {next(iter(row['parts']))} |"
+            )
+    return "\n".join([*lines, "", f"Bold: more than {CLOSE:.0%} apart.", ""])
 
 
 def main() -> None:
@@ -133,11 +164,17 @@ def main() -> None:
     )
     parser.add_argument("--model", help="a model directory besides nano")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     if options.case:
         for case in cases(options.model) if options.case == "all" else options.case.split("; "):
             print(case + "\t" + json.dumps(measure(options.model, case)), flush=True)
         return
+    models = [NANO] if options.model is None else [NANO, options.model]
+    text = report(options.model, {model: measured_apart(model) for model in models})
+    print(text)
+    if options.out:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pilotage.backbones.load import Backbone
+from pilotage.backbones.prefix import shared_prefix
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.train.distill_config import DistillConfig
@@ -40,6 +43,8 @@ class Batch:
     """Tokens of all rows that reach the head."""
     most_patches: int = 0
     """Of one picture."""
+    num_shared: int = 0
+    """Tokens that are not read, as others' beginnings stand for them."""
 
     @property
     def num_columns(self) -> int:
@@ -57,6 +62,8 @@ class _Length:
     prompt: int
     answer: int
     patches: int
+    beginning: tuple[int, ...] = ()
+    """Ids in front of the first picture; none where the model has no tokenizer."""
 
 
 def sft_batches(config: SftConfig, backbone: Backbone, examples: Sequence[Example]) -> list[list[Batch]]:
@@ -119,6 +126,9 @@ def distill_batches(
         _length(backbone, varied(_view(config.student_view, example, config), prefill=config.student_prefill))
         for example in drawn
     ]
+    # As `can_share_prefix` has it.
+    shares = backbone.shares_prefixes and not config.gradient_checkpointing
+    shares = shares and not (config.lora is not None and config.lora.dropout)
     views = dict.fromkeys(
         (route.weights, route.view, route.images)
         for route in config.plans.routes
@@ -133,7 +143,7 @@ def distill_batches(
         )
     return StepBatches(
         rollouts=_batches(config, own, engine_rows, num_answer),
-        student=_batches(config, own, config.micro_batch_size, num_answer),
+        student=_batches(config, own, config.micro_batch_size, num_answer, shares=shares),
         teachers=teachers,
     )
 
@@ -141,7 +151,7 @@ def distill_batches(
 def reference_length(config: DistillConfig, backbone: Backbone, examples: Sequence[Example]) -> int:
     """Mean number of tokens of the reference answers of a step, as far as the limit allows."""
     lengths = []
-    for example in dict.fromkeys(_drawn(config, examples)):
+    for example in {example.id: example for example in _drawn(config, examples)}.values():
         answer = reference_of_view(example, config.student_view)
         lengths.append(_length(backbone, _view(config.student_view, example, config), answer).answer)
     return min(sum(lengths) // len(lengths), config.max_new_tokens)
@@ -162,7 +172,9 @@ def _pictures(images: Any) -> Any:
     return "none" if images == "none" else "same"
 
 
-def _batches(config: DistillConfig, lengths: Sequence[_Length], size: int, num_answer: int) -> list[Batch]:
+def _batches(
+    config: DistillConfig, lengths: Sequence[_Length], size: int, num_answer: int, *, shares: bool = False
+) -> list[Batch]:
     ordered = sorted(lengths, key=lambda length: -length.prompt)
     found = []
     for start in range(0, len(ordered), size):
@@ -177,9 +189,23 @@ def _batches(config: DistillConfig, lengths: Sequence[_Length], size: int, num_a
                 num_patches=sum(row.patches for row in rows),
                 num_active=len(rows) * num_answer,
                 most_patches=max(row.patches for row in rows),
+                num_shared=_num_shared(rows, prompt + num_answer) if shares else 0,
             )
         )
     return found
+
+
+def _num_shared(rows: Sequence[_Length], width: int) -> int:
+    """Tokens of these rows, of so many columns, that training does not read."""
+    shortest = min(len(row.beginning) for row in rows)
+    if not shortest:
+        return 0
+    # What follows a beginning differs from row to row.
+    ids_BS = torch.arange(len(rows) * width).view(len(rows), width) + 10**9
+    for row, ids_S in zip(rows, ids_BS, strict=True):
+        ids_S[:shortest] = torch.tensor(row.beginning[:shortest])
+    prefix = shared_prefix(ids_BS, limit=shortest)
+    return 0 if prefix is None else (len(rows) - len(prefix.rows_K)) * prefix.length
 
 
 def _padded(length: int, multiple: int = 16) -> int:
@@ -188,9 +214,12 @@ def _padded(length: int, multiple: int = 16) -> int:
 
 def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
     answer = answer.removeprefix(view.prefill or "")
-    pixels = [(int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")) for image in view.images]
+    pixels = [
+        (int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")) for image in view.images
+    ]
     vision = getattr(backbone.model.config, "vision_config", None)
     patch, merge = (_side(getattr(vision, "patch_size", 14)), getattr(vision, "spatial_merge_size", 1))
+    beginning: tuple[int, ...] = ()
     if backbone.processor is None:
         text = "".join(part for message in view.messages for part in _texts(message))
         prompt = round(len(text) / USUAL_PROMPT_CHARACTERS)
@@ -198,7 +227,10 @@ def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
         tokens = [width * height // (patch * merge) ** 2 for width, height in pixels]
     else:
         tokenizer: Any = backbone.tokenizer
-        prompt = len(tokenizer(render(backbone, view), add_special_tokens=False)["input_ids"]) - len(pixels)
+        ids = tokenizer(render(backbone, view), add_special_tokens=False)["input_ids"]
+        prompt = len(ids) - len(pixels)
+        first = ids.index(backbone.image_token_id) if backbone.image_token_id in ids else len(ids)
+        beginning = tuple(ids[:first])
         told = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
         tokens = [backbone.family.num_image_tokens(backbone.processor, *size) for size in pixels]
     # A tower that merges no patches has one for each patch of its picture, whatever becomes of them behind it.
@@ -207,7 +239,7 @@ def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
         max(num * of_picture, 1 if merge > 1 else width * height // patch**2)
         for num, (width, height) in zip(tokens, pixels, strict=True)
     )
-    return _Length(prompt=prompt + sum(tokens), answer=told + 1, patches=patches)
+    return _Length(prompt=prompt + sum(tokens), answer=told + 1, patches=patches, beginning=beginning)
 
 
 def _side(size: Any) -> int:

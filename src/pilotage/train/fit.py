@@ -64,7 +64,10 @@ class Plan:
         return found
 
     def memory(self, *, gpu_bytes: int | None = None, on_gpu: bool = True) -> Memory:
-        """On a GPU, or on a CPU. Where rollouts have an engine of their own beside the student, it takes its share of `gpu_bytes`."""
+        """On a GPU, or on a CPU.
+
+        Where rollouts have an engine of their own beside the student, it takes its share of `gpu_bytes`.
+        """
         found = stage_memory(
             self.config,
             self.student,
@@ -121,7 +124,9 @@ def check_fits(plan: Plan, gpu_gib: float) -> str:
     if then.on_gpu <= gpu_bytes:
         raise PilotageError(f"{told}; with {options} it takes {gib(then.on_gpu):.1f} and fits")
     least = f"{gib(then.on_gpu):.1f} with {options}" if changes else f"{gib(then.on_gpu):.1f}"
-    raise PilotageError(f"{told}; the least that is known of is {least}: take a larger GPU or a smaller model")
+    raise PilotageError(
+        f"{told}; the least that is known of is {least}: take a larger GPU or a smaller model"
+    )
 
 
 def remedy(plan: Plan, gpu_bytes: int) -> tuple[list[_Change], Memory]:

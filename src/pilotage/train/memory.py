@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from pilotage.backbones.load import Backbone
@@ -243,8 +242,7 @@ def _block(
         fast_norms=fast,
         trains=any(parameter.requires_grad for parameter in own),
         adapted=sum(module.in_features for module in linears.values() if hasattr(module, "lora_A")),
-        windows=tuple(window if "sliding" in str(kind) else None for kind in kinds)
-        or (None,) * len(blocks),
+        windows=tuple(window if "sliding" in str(kind) else None for kind in kinds) or (None,) * len(blocks),
     )
 
 
@@ -310,10 +308,13 @@ def backward_parts(shape: Shape, batch: Batch, *, recompute: bool, logits: int) 
     per_token = kept_bytes(text, shape, num_seen=batch.num_columns)
     edge = text.hidden * shape.residual
     # Behind the layers: embeddings, the last norm and its output.
-    kept = batch.num_tokens * (text.number * (edge if recompute else per_token) + 5 * edge)
-    once = [batch.num_tokens * passing_bytes(text, shape, num_seen=batch.num_columns, training=True)]
+    read = batch.num_tokens - batch.num_shared
+    kept = read * (text.number * (edge if recompute else per_token) + 5 * edge)
+    # Keys and values of a shared beginning are copied to its rows.
+    kept += batch.num_shared * text.number * text.keys * (shape.residual + shape.computes)
+    once = [read * passing_bytes(text, shape, num_seen=batch.num_columns, training=True)]
     if recompute:
-        once[0] += batch.num_tokens * per_token
+        once[0] += read * per_token
     pictures = batch.num_patches * shape.patch_numbers * 4
     of_patch = 0
     if vision is not None and batch.num_patches:
@@ -465,4 +466,3 @@ def _student_part(config: DistillConfig, shape: Shape, step: StepBatches, *, on_
 
 def gib(size: float) -> float:
     return size / 2**30
-

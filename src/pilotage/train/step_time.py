@@ -28,8 +28,9 @@ READING = 0.6
 """Share of the bandwidth that decoding is taken to reach."""
 
 ASSUMPTIONS = (
-    "products in bfloat16 at {tflops:g} TFLOPS, of which training reaches {share:.0%}; decoding reads weights and cache "
-    "at {reading:.0%} of the bandwidth that goes with them; one turn an episode; launches, worlds and files are left out"
+    "products in bfloat16 at {tflops:g} TFLOPS, of which training reaches {share:.0%}; decoding reads weights and "
+    "cache at {reading:.0%} of the bandwidth that goes with them; one turn an episode; launches, worlds and files are "
+    "left out"
 )
 
 
