@@ -21,7 +21,6 @@ from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, lr_share
-from pilotage.train.distill_setup import memory_estimate
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.scoring import encode_rollouts, head_of, score_rows
 from pilotage.views import reference_of_view
@@ -439,15 +438,6 @@ def test_settings_are_json_with_class_names():
     settings = json.loads(json.dumps(as_settings(tiny_config(teacher_weights=FrozenCopy(source="nano")))))
     assert settings["teacher_weights"] == {"class": "FrozenCopy", "source": "nano"}
     assert settings["estimator"]["divergence"] == {"class": "ReverseKL"}
-
-
-def test_memory_is_estimated_by_part():
-    student, teacher = tiny_backbone(), tiny_backbone()
-    config = tiny_config(max_prompt_tokens=100, max_new_tokens=28)
-    parts = memory_estimate(config, student, teacher)
-    assert parts["optimiser"] == 2 * parts["student"] == 2 * parts["teacher"]
-    assert parts["together"] == sum(size for name, size in parts.items() if name != "together")
-    assert "teacher" not in memory_estimate(config, student, student)
 
 
 def test_noise_on_pictures_changes_no_step_on_words_alone(tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def holds_model(directory: Path) -> bool:
     return any(any(directory.glob(pattern)) for pattern in _MODEL_FILES)
 
 
+def holds_no_weights(directory: Path) -> bool:
+    """Whether a folder has a model's configuration and no weights in any form, nor a list of them."""
+    if not (directory / "config.json").is_file():
+        return False
+    names = [entry.name for entry in directory.iterdir()]
+    weights = (*_PICKLE_SUFFIXES, ".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf")
+    return not any(name.endswith(weights) or name == "adapter_config.json" for name in names)
+
+
 def look_at(directory: Path, name: str) -> None:
     """Raises BackboneError unless there are a configuration and safetensors in a folder of the user's own."""
     _refuse_adapter(directory, name)

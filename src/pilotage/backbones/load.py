@@ -175,20 +175,51 @@ def load_without_weights(path_or_id: str | Path) -> Backbone:
     return _stand_in(directory, family, processor)
 
 
-def load_shape(path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32) -> Backbone:
+def load_shape(
+    path_or_id: str | Path, *, dtype: torch.dtype | str = torch.float32, from_config: bool = False
+) -> Backbone:
     """A backbone whose parameters have shapes and no numbers: to count and to render with.
 
-    Raises BackboneError as `load_backbone` does, but for the weights of a hub model, which are not fetched.
+    With `from_config` a directory need not hold more than config.json: without a tokenizer `processor` and `tokenizer`
+    are None. Raises BackboneError as `load_backbone` does, but for the weights of a hub model, which are not fetched.
     """
+    if from_config and checkpoint.holds_no_weights(place := Path(path_or_id).expanduser()):
+        return _from_config(place, dtype)
     name = resolve(path_or_id)
     directory = checkpoint.fetch(name)
     config = _config_of(directory)
     if directory == Path(name):
         refuse_misfits(config, checkpoint.read_weights(directory), directory)
     family = _family(config.model_type)
-    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
-        model = opener(family).from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model = _on_meta(config, directory, dtype)
     return replace(_stand_in(directory, family, _processor_of(directory, config)), model=model)
+
+
+def _on_meta(config: PreTrainedConfig, directory: Path, dtype: torch.dtype | str) -> Any:
+    opened = opener(_family(config.model_type))
+    with torch.device("meta"), refusing(directory / "config.json", remedy=checkpoint.AGAIN):
+        return opened.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _from_config(directory: Path, dtype: torch.dtype | str) -> Backbone:
+    config = _config_of(directory)
+    family, model = _family(config.model_type), _on_meta(config, directory, dtype)
+    if (directory / "tokenizer_config.json").exists() or (directory / "tokenizer.json").exists():
+        return replace(_stand_in(directory, family, _processor_of(directory, config)), model=model)
+    nothing: Any = None
+    image_token_id = getattr(config, "image_token_id", None)
+    return Backbone(
+        name=str(directory),
+        model=model,
+        family=family,
+        processor=nothing,
+        tokenizer=nothing,
+        eos_ids=(),
+        pad_id=0,
+        image_token_id=image_token_id,
+        vision_token_ids=(),
+        placeholder_ids=frozenset(() if image_token_id is None else (image_token_id,)),
+    )
 
 
 def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:

@@ -18,7 +18,7 @@ from pilotage.cli.choose import (
     own_recipe,
     use_threads,
 )
-from pilotage.cli.options import RecipeCount, takes
+from pilotage.cli.options import AtLeast, RecipeCount, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.stages import (
     check_begun,
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from pilotage.runs import Recipe
     from pilotage.runs.recipe import Stage
     from pilotage.runs.record import RunRecord
+    from pilotage.train.fit import Plan
 
 ADAPTER_OFF = "adapter-off"
 NEW_RUN = "nano"
 """Recipe of a new run, where nothing says another."""
+NUM_LOOKED_AT = 24
+"""Examples of each task whose lengths an estimate goes by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,12 @@ class Train(RecipeOptions):
     ] = ()
     """A setting in place of the recipe's: STAGE.FIELD=VALUE, or FIELD=VALUE of the recipe itself."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the settings, an estimate of memory and the prompts of one example, and train nothing. RUN may then be the
-    name of a recipe."""
+    """Print the settings, estimates of memory and time on a GPU and the prompts of one example, and train nothing. RUN
+    may then be the name of a recipe, and --backbone a directory that holds no more than config.json."""
+    gpu_memory: Annotated[float | None, takes("GIB", "nothing is checked"), AtLeast(1)] = None
+    """Refuse a stage that does not fit on a GPU of so many GiB, and say which setting would make it fit."""
+    gpu_tflops: Annotated[float | None, takes("N", "an H100's, 989"), AtLeast(1)] = None
+    """What the GPU is sold as doing in dense bfloat16, for the seconds that --dry-run tells."""
 
     def run(self) -> int:
         if self.dry_run:
@@ -105,6 +112,7 @@ class Train(RecipeOptions):
             )
             return 0
         use_threads(recipe)
+        self._check_fits(recipe, record, [config])
         directory = self._train(recipe, config, first_weights(recipe, record, run, config.stage, self.start))
         print(f"{directory} holds the model; next: {self._next_command(recipe, config)}")
         return 0
@@ -243,6 +251,7 @@ class Train(RecipeOptions):
         recipe, record = self._recipe_in(self.run_folder)
         for stage in stages_left(recipe, record, self.run_folder):
             recipe = with_stage(recipe, with_steps(stage, self.steps))
+        self._check_fits(recipe, record, stages_left(recipe, record, self.run_folder))
         with LiveTable([name for name, _ in recipe.levels]) as table:
             run_recipe(recipe, self.run_folder, table)
         print(f"page     {self.run_folder / 'report.html'}")
@@ -250,10 +259,10 @@ class Train(RecipeOptions):
         return 0
 
     def _tell(self) -> int:
-        """Prints what the command would train."""
-        from pilotage.backbones.load import load_shape
+        """Prints what the command would train. Raises PilotageError for what does not fit on the GPU that is named."""
         from pilotage.recipes import RECIPES
         from pilotage.train.dry_run import dry_run
+        from pilotage.train.step_time import H100_TFLOPS
 
         options, name = self, str(self.run_folder)
         if name in RECIPES and self.recipe is None and not self.run_folder.exists():
@@ -267,15 +276,54 @@ class Train(RecipeOptions):
         told = [config]
         if self.all:
             told = [with_steps(stage, self.steps) for stage in stages_left(recipe, record, self.run_folder)]
-        examples = options.load_examples(replace(recipe, num_train=2), "train")
+        refused = []
+        for plan in options._plans(recipe, record, told):
+            gpu_bytes = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
+            print(dry_run(plan, gpu_bytes=gpu_bytes, tflops=self.gpu_tflops or H100_TFLOPS))
+            try:
+                if verdict := self._fits(plan):
+                    print(f"\n{verdict}")
+            except PilotageError as error:
+                refused.append(str(error))
+        if refused:
+            raise PilotageError("; ".join(refused))
+        return 0
+
+    def _plans(self, recipe: Recipe, record: RunRecord | None, stages: Sequence[Stage]) -> list[Plan]:
+        """What would be trained, in shapes alone; stages that are not begun have the base's."""
+        from pilotage.backbones.load import load_shape
+        from pilotage.train.fit import Plan
+
+        # A few of every level: the longest rows are what memory goes by.
+        few = replace(recipe, num_train=min(recipe.num_train, NUM_LOOKED_AT))
+        examples = self.load_examples(few, "train")[: 8 * NUM_LOOKED_AT]
 
         def shape(path: str) -> Backbone:
-            return load_shape(path, dtype=recipe.dtype)
+            return load_shape(path, dtype=recipe.dtype, from_config=True)
 
-        for each in told:
-            start = first_weights(recipe, record, self.run_folder, each.stage, self.start, is_trial=True)
-            print(dry_run(each, student=shape(start), load_shape=shape, examples=examples))
-        return 0
+        return [
+            Plan(
+                config=stage,
+                engine=recipe.engine,
+                start=first_weights(recipe, record, self.run_folder, stage.stage, self.start, is_trial=True),
+                load=shape,
+                attention=recipe.attention,
+                examples=examples,
+            )
+            for stage in stages
+        ]
+
+    def _fits(self, plan: Plan) -> str | None:
+        """A line that says how a stage fits; None where no GPU is named. Raises PilotageError where it does not."""
+        from pilotage.train.fit import check_fits
+
+        return None if self.gpu_memory is None else check_fits(plan, self.gpu_memory)
+
+    def _check_fits(self, recipe: Recipe, record: RunRecord | None, stages: Sequence[Stage]) -> None:
+        """Prints how stages fit on the GPU that is named, before anything of them begins."""
+        if self.gpu_memory is not None:
+            for plan in self._plans(recipe, record, stages):
+                print(self._fits(plan))
 
 
 def _check_adapters(recipe: Recipe) -> None:

@@ -32,6 +32,11 @@ _CPU_BUFFER_BYTES = 80 * 2**20
 _ACCELERATOR_BUFFER_BYTES = 2**30
 
 
+def buffer_bytes(*, on_gpu: bool) -> int:
+    """Most bytes of both logit buffers, where nobody says how many tokens to project at once."""
+    return _ACCELERATOR_BUFFER_BYTES if on_gpu else _CPU_BUFFER_BYTES
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """Final hidden states and the language-model head that turns them into logits."""

@@ -46,10 +46,10 @@ from pilotage.train.distill_setup import (
     example_digest,
     fingerprint,
     gathered_weights,
-    memory_estimate,
     save_whole,
     training_arguments,
 )
+from pilotage.train.memory import gib, stage_memory
 from pilotage.train.movement import MovementWatch, expects_rounding
 from pilotage.train.optimisers import prepared, settle, trainer_optimiser
 from pilotage.train.seeds import mixed
@@ -75,6 +75,9 @@ logger = logging.getLogger(__name__)
 
 WATCH = "collapse.json"
 """File of a checkpoint: the figures that a collapse is judged by."""
+
+NUM_LOOKED_AT = 24
+"""Examples of each task whose lengths the log's figures of memory are told by."""
 
 OnStep = Callable[[dict[str, Any]], None]
 """Called with each step's row of `metrics.jsonl`, on the first rank."""
@@ -235,9 +238,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
             self._time_before_s = rows[-1].get("time_s", 0.0) if rows else 0.0
-            parts = memory_estimate(self.config, self.student, *self.teachers.backbones)
-            told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-            logger.info("memory on each rank, about, in GiB: %s", told)
+            self._tell_memory()
         if resume is not None:
             self.teachers.load(Path(resume))
             if (watch := Path(resume) / WATCH).exists():
@@ -249,6 +250,19 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self.student.model.eval()
         self._save_student(model_dir)
         return model_dir
+
+    def _tell_memory(self) -> None:
+        memory = stage_memory(
+            self.config,
+            self.student,
+            self.teachers.backbones,
+            [example for of_task in self.order.examples_of.values() for example in of_task[:NUM_LOOKED_AT]],
+            on_gpu=self.student.device.type != "cpu",
+            engine_rows=getattr(self.engine, "batch_size", 1),
+            engine_weights=not hasattr(self.engine, "backbone"),
+        )
+        told = ", ".join(f"{name} {gib(size):.2f}" for name, size in memory.parts.items())
+        logger.info("memory on each rank, about, in GiB: %s, together %.2f", told, gib(memory.together))
 
     def _save_student(self, directory: Path) -> None:
         weights = gathered_weights(self.student.model)

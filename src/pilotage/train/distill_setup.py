@@ -1,4 +1,4 @@
-"""What a distillation run needs around its steps: the Trainer's arguments, an estimate of memory, the saved model."""
+"""What a distillation run needs around its steps: the Trainer's arguments, the saved model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,64 +24,13 @@ from pilotage.files import PARTIAL
 from pilotage.records import Example
 from pilotage.rollouts.sources import FromTeacher
 from pilotage.train import checkpoints
-from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
-from pilotage.train.optimisers import AdamW
+from pilotage.train.distill_config import DistillConfig
 from pilotage.train.step.moves import TeacherTurns
 
 logger = logging.getLogger(__name__)
 
 MUCH_LOST = 0.1
 """Share of an adapter's change: where rounding the merged model to bfloat16 takes more, the log says so."""
-
-
-def memory_estimate(config: DistillConfig, student: Backbone, *teachers: Backbone) -> dict[str, int]:
-    """About how many bytes one rank holds, by part; activations are for rows of the longest allowed length."""
-    others = sum(weight_bytes(teacher) for teacher in teachers if teacher is not student)
-    num_moving = sum(isinstance(weights, EMA | GatedRefresh) for weights in config.all_weights)
-    parameters = [p for p in student.model.parameters() if p.requires_grad]
-    others += num_moving * sum(max(4, p.element_size()) * p.numel() for p in parameters)
-    return training_memory(
-        student,
-        num_tokens=config.micro_batch_size * ((config.max_prompt_tokens or 512) + config.max_new_tokens),
-        recompute=config.gradient_checkpointing,
-        bf16=config.bf16 or student.computes_in is not None,
-        optimiser=config.optimiser,
-        others={"teacher": others},
-    )
-
-
-def training_memory(
-    student: Backbone,
-    *,
-    num_tokens: int,
-    recompute: bool,
-    bf16: bool,
-    optimiser: AdamW,
-    others: Mapping[str, int],
-) -> dict[str, int]:
-    """About how many bytes one rank holds with `num_tokens` in a micro-batch; `others` are what stands beside."""
-    parameters = list(student.model.parameters())
-    training = [p for p in parameters if p.requires_grad]
-    trained = sum(p.numel() * p.element_size() for p in training)
-    is_small = bf16 or student.model.dtype in (torch.bfloat16, torch.float16)
-    text = student.model.config.get_text_config()
-    # About 16 hidden-sized and 4 MLP-sized numbers per token and layer are kept for the backward.
-    layers = 1 if recompute else text.num_hidden_layers
-    numbers = layers * (16 * text.hidden_size + 4 * text.intermediate_size)
-    numbers += text.num_hidden_layers * text.hidden_size
-    parts = {
-        "student": weight_bytes(student),
-        "gradients": trained,
-        "optimiser": sum(p.numel() * optimiser.state_bytes(p.element_size()) for p in training),
-        "activations": num_tokens * numbers * (2 if is_small else 4),
-    }
-    parts |= {name: size for name, size in others.items() if size}
-    return parts | {"together": sum(parts.values())}
-
-
-def weight_bytes(backbone: Backbone) -> int:
-    """What the weights take."""
-    return sum(p.numel() * p.element_size() for p in backbone.model.parameters())
 
 
 def gathered_weights(model: Any) -> dict[str, torch.Tensor] | None:

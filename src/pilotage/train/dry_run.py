@@ -1,53 +1,48 @@
-"""A stage of training told instead of made: its settings, the memory it would hold, the prompts of one example."""
+"""A stage of training told instead of made: its settings, its memory and time on a GPU, the prompts of one example."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
-
-from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
 from pilotage.records import Example, View
 from pilotage.rollouts.sources import FromTeacher
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
-from pilotage.train.distill_setup import memory_estimate, training_memory
+from pilotage.train.distill_config import DistillConfig
+from pilotage.train.fit import Plan
+from pilotage.train.memory import ROUNDING, gib
 from pilotage.train.movement import expects_rounding
-from pilotage.train.optimisers import prepared
 from pilotage.train.settings import as_settings
 from pilotage.train.sft_config import SftConfig
+from pilotage.train.step_time import ASSUMPTIONS, H100_TFLOPS, READING, UTILISATION
 from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import OtherImages, varied
 
-USUAL_PROMPT_TOKENS, USUAL_ROW_TOKENS = 512, 1024
-"""Of a prompt, and of prompt and answer, where the settings have no limit."""
+NO_TOKENIZER = (
+    "the model comes without a tokenizer: prompts cannot be shown, and texts count as many tokens as such texts "
+    "usually have"
+)
 
 Shown = tuple[str, View]
 """Who is shown a view, in words."""
 
 
-def dry_run(
-    config: DistillConfig | SftConfig,
-    *,
-    student: Backbone,
-    load_shape: Callable[[str], Backbone],
-    examples: Sequence[Example],
-) -> str:
-    """The text of a dry run, for the first example. `student` and what `load_shape` gives need no weights in memory."""
-    student = prepared(student, config.optimiser, config.lora, seed=config.seed)
+def dry_run(plan: Plan, *, gpu_bytes: int | None = None, tflops: float = H100_TFLOPS) -> str:
+    """The text of a dry run; prompts are those of the first example."""
+    config, student, examples = plan.config, plan.student, plan.examples
     if isinstance(config, DistillConfig):
-        parts, notes, shown = _of_distillation(config, student, load_shape, examples)
+        notes, shown = [*_rewards(config), *config.notes()], _teachers(config, examples)
     else:
-        parts, notes, shown = _of_sft(config, student, examples[0])
+        notes, shown = _of_sft(config, examples[0])
     lr = config.peak_lr if isinstance(config, SftConfig) else config.lr
     if told := expects_rounding(student.model, lr, config.optimiser):
         notes = [*notes, told]
+    if student.processor is None:
+        notes, shown = [*notes, NO_TOKENIZER], []
     sections = [
         "configuration\n" + json.dumps(as_settings(config), indent=1),
-        "memory on each rank, about\n"
-        + "\n".join(f"  {name:<12} {size / 2**30:9.3f} GiB" for name, size in parts.items()),
+        _memory(plan, gpu_bytes),
+        _time(plan, tflops),
         *(f"note: {note}" for note in notes),
         *(
             f"--- {title} ({'with' if seen.images else 'without'} the picture)\n{render(student, seen)}"
@@ -57,22 +52,32 @@ def dry_run(
     return "\n\n".join(sections)
 
 
-def _of_distillation(
-    config: DistillConfig,
-    student: Backbone,
-    load_shape: Callable[[str], Backbone],
-    examples: Sequence[Example],
-) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
-    teachers = [
-        replace(student) if weights.source is None else load_shape(weights.source)
-        for weights in config.all_weights
-        if isinstance(weights, FrozenCopy)
-    ]
-    return (
-        memory_estimate(config, student, *teachers),
-        [*_rewards(config), *config.notes()],
-        _teachers(config, examples),
+def _memory(plan: Plan, gpu_bytes: int | None) -> str:
+    memory = plan.memory(gpu_bytes=gpu_bytes)
+    lines = [f"  {name:<16} {gib(size):9.3f} GiB" for name, size in memory.parts.items()]
+    lines.append(f"  {'together':<16} {gib(memory.together):9.3f} GiB")
+    lines.append(
+        f"  {'on the GPU':<16} {gib(memory.on_gpu):9.3f} GiB, {ROUNDING:.0%} and half a GiB more: allocator and driver"
     )
+    others = [
+        f"{name} {gib(sum(memory.lasting.values()) + sum(parts.values())):.3f}"
+        for name, parts in memory.phases.items()
+        if name != memory.phase
+    ]
+    beside = f"; the others come to: {', '.join(others)}" if others else ""
+    return (
+        f"memory on a GPU that shares nothing out, about, at the largest moment ({memory.phase}{beside})\n"
+        + "\n".join(lines)
+    )
+
+
+def _time(plan: Plan, tflops: float) -> str:
+    lines = []
+    for length, parts in plan.seconds(tflops).items():
+        told = ", ".join(f"{name} {seconds:.3g}" for name, seconds in parts.items())
+        lines.append(f"  {length}: {sum(parts.values()):.3g} s ({told})")
+    assumed = ASSUMPTIONS.format(tflops=tflops, share=UTILISATION, reading=READING)
+    return f"an optimiser step, about, if all goes as assumed: {assumed}\n" + "\n".join(lines)
 
 
 def _rewards(config: DistillConfig) -> list[str]:
@@ -83,17 +88,7 @@ def _rewards(config: DistillConfig) -> list[str]:
     return [f"{number} answers to each prompt, rewarded by the judge: {config.credit}"]
 
 
-def _of_sft(
-    config: SftConfig, student: Backbone, example: Example
-) -> tuple[dict[str, int], Sequence[str], list[Shown]]:
-    parts = training_memory(
-        student,
-        num_tokens=config.micro_batch_size * (config.max_length or USUAL_ROW_TOKENS),
-        recompute=torch.cuda.is_available(),
-        bf16=config.bf16 or student.computes_in is not None,
-        optimiser=config.optimiser,
-        others={},
-    )
+def _of_sft(config: SftConfig, example: Example) -> tuple[list[str], list[Shown]]:
     views = (
         *(config.image_views if config.num_image_rows else ()),
         *(config.retention_views if config.num_text_rows else ()),
@@ -105,7 +100,7 @@ def _of_sft(
         view = make_view(name, example, config.prompts)
         answer = reference_of_view(example, name).removeprefix(view.prefill or "")
         shown.append((f"{example.id}, view {name}, is taught to answer {answer!r}", view))
-    return parts, [note], shown
+    return [note], shown
 
 
 def _teachers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]:

@@ -60,6 +60,8 @@ class SftConfig:
     """Trains an adapter, which the saved model has merged in. None trains all parameters."""
     bf16: bool = False
     """Matrix products in bfloat16 under autocast, as they are in any case where masters of weights in 16 bits train."""
+    gradient_checkpointing: bool | None = field(default=None, metadata=LATER)
+    """Computes activations again in the backward in place of keeping them; None does so on accelerators alone."""
     max_length: int | None = None
     """Prompt and answer may have so many tokens; a longer row is an error that names its example."""
     checkpoint_every: int = 100
@@ -91,6 +93,10 @@ class SftConfig:
         check_not_negative(self, "weight_decay", "clip", "pixel_noise")
         if not 0 <= self.warmup_share <= 1:
             raise PilotageError(f"warmup_share {self.warmup_share} must be between 0 and 1")
+
+    def recomputes(self, *, on_gpu: bool) -> bool:
+        """Whether activations are computed again in the backward."""
+        return on_gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
 
     @property
     def image_views(self) -> tuple[tuple[str, float], ...]:

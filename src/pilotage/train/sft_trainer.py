@@ -56,7 +56,7 @@ def make_trainer(
                 f"micro-batch; raise batch_size {config.batch_size} or micro_batch_size {config.micro_batch_size}"
             )
     on_cpu = backbone.device.type == "cpu"
-    recompute: Any = {RECOMPUTE: not on_cpu}
+    recompute: Any = {RECOMPUTE: config.recomputes(on_gpu=not on_cpu)}
     args = SFTConfig(
         output_dir=str(run_dir / config.stage),
         max_steps=config.steps,
