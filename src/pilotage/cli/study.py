@@ -34,6 +34,9 @@ class StudyCommand:
     episodes: whose episodes teach to play move by move. circles: what helps a model that goes in
     circles there; in the same folder OUT it measures the models of episodes.
 
+    questions: ViGOS where it was proposed, on questions with boxed answers. smolvl: a pretrained
+    language model with new eyes instead of nano; `pilotage models make smolvl runs/smolvl-base` first.
+
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """
 
