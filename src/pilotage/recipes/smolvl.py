@@ -53,7 +53,7 @@ def smolvl_stage1(seed: int) -> SftConfig:
 
 def smolvl_stage2(seed: int) -> DistillConfig:
     return DistillConfig(
-        steps=40,
+        steps=30,
         prompts_per_step=24,
         micro_batch_size=8,
         max_new_tokens=SMOLVL.max_new_tokens,
