@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -29,9 +30,12 @@ def test_every_training_command_of_a_page_is_accepted(
 ) -> None:
     """In their order; a RUN with a recipe is a new one. Data sets are left out, nothing is loaded or trained."""
     monkeypatch.chdir(tmp_path)
-    run = ""
-    for number, match in enumerate(COMMAND.finditer(page.read_text(encoding="utf-8"))):
-        _, command, name, *options = shlex.split(match[1] or match[2], comments=True)
+    run, text = "", page.read_text(encoding="utf-8")
+    exported = re.search(r"^export (.+)$", text, re.MULTILINE)
+    values = dict(part.split("=", 1) for part in shlex.split(exported[1])) if exported else {}
+    for number, match in enumerate(COMMAND.finditer(text)):
+        written = Template(match[1] or match[2]).safe_substitute(values)
+        _, command, name, *options = shlex.split(written, comments=True)
         if "--dry-run" in options:
             continue
         if name == "RUN":
