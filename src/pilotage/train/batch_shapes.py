@@ -14,6 +14,7 @@ import torch
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.prefix import shared_prefix
 from pilotage.backbones.render import render
+from pilotage.errors import PilotageError
 from pilotage.records import Example, View
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.sft_config import SftConfig
@@ -149,12 +150,15 @@ def distill_batches(
 
 
 def reference_length(config: DistillConfig, backbone: Backbone, examples: Sequence[Example]) -> int:
-    """Mean number of tokens of the reference answers of a step, as far as the limit allows."""
+    """Mean number of tokens of the reference answers of a step, as far as the limit allows; the limit without any."""
     lengths = []
     for example in {example.id: example for example in _drawn(config, examples)}.values():
-        answer = reference_of_view(example, config.student_view)
+        try:
+            answer = reference_of_view(example, config.student_view)
+        except PilotageError:  # nobody knows one
+            continue
         lengths.append(_length(backbone, _view(config.student_view, example, config), answer).answer)
-    return min(sum(lengths) // len(lengths), config.max_new_tokens)
+    return min(sum(lengths) // len(lengths), config.max_new_tokens) if lengths else config.max_new_tokens
 
 
 def _drawn(config: DistillConfig, examples: Sequence[Example]) -> list[Example]:

@@ -252,15 +252,20 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         return model_dir
 
     def _tell_memory(self) -> None:
-        memory = stage_memory(
-            self.config,
-            self.student,
-            self.teachers.backbones,
-            [example for of_task in self.order.examples_of.values() for example in of_task[:NUM_LOOKED_AT]],
-            on_gpu=self.student.device.type != "cpu",
-            engine_rows=getattr(self.engine, "batch_size", 1),
-            engine_weights=not hasattr(self.engine, "backbone"),
-        )
+        examples = [one for of_task in self.order.examples_of.values() for one in of_task[:NUM_LOOKED_AT]]
+        try:
+            memory = stage_memory(
+                self.config,
+                self.student,
+                self.teachers.backbones,
+                examples,
+                on_gpu=self.student.device.type != "cpu",
+                engine_rows=getattr(self.engine, "batch_size", 1),
+                engine_weights=not hasattr(self.engine, "backbone"),
+            )
+        except PilotageError as error:  # a view that the examples' beginnings do not have
+            logger.info("memory is not estimated: %s", error)
+            return
         told = ", ".join(f"{name} {gib(size):.2f}" for name, size in memory.parts.items())
         logger.info("memory on each rank, about, in GiB: %s, together %.2f", told, gib(memory.together))
 

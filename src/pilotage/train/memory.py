@@ -203,7 +203,7 @@ def _block(
 ) -> Block:
     # Where layers differ (a state in place of attention in some), the last is one with attention.
     block = blocks[len(blocks) - 1]
-    linears = {
+    linears: dict[str, Any] = {
         name: module
         for name, module in block.named_modules()
         if hasattr(module, "in_features") and "lora_" not in name and not name.endswith("base_layer")
