@@ -42,7 +42,7 @@ def smolvl_stage1(seed: int) -> SftConfig:
     return replace(
         smolvl_text(seed),
         stage="stage1",
-        steps=220,
+        steps=600,
         batch_size=12,
         length_groups=1,
         peak_lr=1e-4,
@@ -53,7 +53,7 @@ def smolvl_stage1(seed: int) -> SftConfig:
 
 def smolvl_stage2(seed: int) -> DistillConfig:
     return DistillConfig(
-        steps=30,
+        steps=40,
         prompts_per_step=24,
         micro_batch_size=8,
         max_new_tokens=SMOLVL.max_new_tokens,
