@@ -35,7 +35,8 @@ class StudyCommand:
     circles there; in the same folder OUT it measures the models of episodes.
 
     questions: ViGOS where it was proposed, on questions with boxed answers. smolvl: a pretrained
-    language model with new eyes instead of nano; `pilotage models make smolvl runs/smolvl-base` first.
+    language model with new eyes in nano's place; `pilotage models make smolvl runs/smolvl-base`
+    makes it.
 
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """

@@ -260,6 +260,7 @@ class Train(RecipeOptions):
 
     def _tell(self) -> int:
         """Prints what the command would train. Raises PilotageError for what does not fit on the GPU that is named."""
+        require("torch")  # what is imported first needs more, and would name that
         from pilotage.recipes import RECIPES
         from pilotage.train.dry_run import dry_run
         from pilotage.train.step_time import H100_TFLOPS
