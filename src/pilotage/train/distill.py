@@ -263,8 +263,10 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 engine_rows=getattr(self.engine, "batch_size", 1),
                 engine_weights=not hasattr(self.engine, "backbone"),
             )
-        except PilotageError as error:  # a view that the examples' beginnings do not have
-            logger.info("memory is not estimated: %s", error)
+        except (PilotageError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            # A view that the examples' beginnings do not have, or a family whose layers say nothing that is known: what
+            # is told beside a run must not end it.
+            logger.info("memory is not estimated: %s: %s", type(error).__name__, error)
             return
         told = ", ".join(f"{name} {gib(size):.2f}" for name, size in memory.parts.items())
         logger.info("memory on each rank, about, in GiB: %s, together %.2f", told, gib(memory.together))
