@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from pilotage.backbones.load import load_backbone
+from pilotage.errors import PilotageError
 from pilotage.pictures import read_rgb
 from pilotage.runs.measurement import examples_of
 from pilotage.runs.recipe import Recipe
 from pilotage.studies import smolvl as study_smolvl
 from pilotage.studies.retention import QUESTIONS, SENTENCES, retention
-from pilotage.studies.runs import run_part, write_tables
+from pilotage.studies.runs import run_part, run_study, write_tables
 from pilotage.studies.smolvl import (
     LARGER,
     RETENTION,
@@ -51,6 +52,15 @@ def test_the_teacher_and_the_reference_answers_have_one_budget_adapter_and_rate(
     assert (copied.lora, copied.peak_lr, copied.betas) == (distilled.lora, distilled.lr, distilled.betas)
     assert copied.lora is not None and distilled.teacher_weights == AdapterOff()
     assert copied.image_view == "student" and copied.retention_share == 0
+
+
+def test_without_its_base_the_study_tells_what_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PilotageError, match="pilotage models make smolvl runs/smolvl-base"):
+        run_study(SMOLVL, tmp_path / "out", (0,), jobs=1, tell=print)
+    assert not (tmp_path / "out").exists()
 
 
 @gymnasium

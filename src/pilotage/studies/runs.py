@@ -36,6 +36,11 @@ def run_study(
     """
     if not seeds or jobs < 1:
         raise PilotageError(f"seeds {list(seeds)} and jobs {jobs}: give at least one of each")
+    base = study.base_run(seeds[0]).backbone
+    if study.base_made_by and not Path(base).is_dir():
+        raise PilotageError(
+            f"the study {study.name} begins with {base}, which is not here: {study.base_made_by}"
+        )
     busy = f"another command is running this study in {out}: wait for it to end, or name another folder"
     with locked(out / f".{study.name}.lock", busy=busy):
         return _run(study, out, seeds, jobs=jobs, tell=tell)

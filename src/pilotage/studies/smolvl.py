@@ -238,6 +238,7 @@ SMOLVL = Study(
     title="a pretrained language model learns to plan from pixels, and what it forgets",
     base_run=partial(smolvl, backbone=BASE),
     base_run_folder=TRUNK,
+    base_made_by=f"pilotage models make smolvl {BASE}",
     variants=VARIANTS,
     reference=STAGE2,
     extras=(measure_beyond,),

@@ -47,6 +47,8 @@ class Study:
     main_table: Callable[[Study, Path, Sequence[int]], StudyTable] | None = None
     """In place of success by task and kind, for a study of other worlds than the planning tasks."""
 
+    base_made_by: str = ""
+    """The command that makes the folder of the base run's backbone, where it is none that ships."""
     one_base_run: bool = False
     """Whether all seeds branch off one base run, that of the first seed: then it is trained once."""
     shared: tuple[Variant, ...] = ()

@@ -201,7 +201,8 @@ def _batches(
 
 def _num_shared(rows: Sequence[_Length], width: int) -> int:
     """Tokens of these rows, of so many columns, that training does not read."""
-    shortest = min(len(row.beginning) for row in rows)
+    # A limit may be shorter than the beginnings: the row that is too long is refused when it is asked.
+    shortest = min(width, *(len(row.beginning) for row in rows))
     if not shortest:
         return 0
     # What follows a beginning differs from row to row.

@@ -263,7 +263,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                 engine_rows=getattr(self.engine, "batch_size", 1),
                 engine_weights=not hasattr(self.engine, "backbone"),
             )
-        except (PilotageError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        except (PilotageError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # A view that the examples' beginnings do not have, or a family whose layers say nothing that is known: what
             # is told beside a run must not end it.
             logger.info("memory is not estimated: %s: %s", type(error).__name__, error)
