@@ -39,6 +39,18 @@ def two_stages(whole: Recipe) -> tuple[SftConfig, DistillConfig]:
     return first, second
 
 
+def answers_stage(first: SftConfig, second: DistillConfig) -> SftConfig:
+    """Supervised fine-tuning on the reference answers to pictures, on as many rows as the second stage has rollouts."""
+    return replace(
+        first,
+        stage="sft_answers",
+        image_view="student",
+        retention_share=0.0,
+        steps=second.steps,
+        batch_size=second.prompts_per_step,
+    )
+
+
 def routed_stage(
     stage: DistillConfig, *routes: Route, router: Router | None = None, mix: AdvantageMix | None = None
 ) -> DistillConfig:

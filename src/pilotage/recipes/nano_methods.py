@@ -15,6 +15,7 @@ from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.recipes.methods import (
     Form,
+    answers_stage,
     dense_rl_stage,
     gkd_stage,
     grpo_stage,
@@ -97,15 +98,7 @@ def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts."""
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    answers = replace(
-        stage1,
-        stage="sft_answers",
-        image_view="student",
-        retention_share=0.0,
-        steps=stage2.steps,
-        batch_size=stage2.prompts_per_step,
-        peak_lr=stage2.lr,
-    )
+    answers = replace(answers_stage(stage1, stage2), peak_lr=stage2.lr)
     return replace(whole, name="nano_visual_sft", stages=(stage1, answers))
 
 

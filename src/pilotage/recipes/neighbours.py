@@ -13,6 +13,7 @@ from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.recipes.methods import (
     Form,
+    answers_stage,
     dense_rl_stage,
     gkd_stage,
     grpo_stage,
@@ -113,14 +114,7 @@ def visual_sft(seed: int = 0, *, backbone: str) -> Recipe:
     """
     whole = mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    answers = replace(
-        stage1,
-        stage="sft_answers",
-        image_view="student",
-        steps=stage2.steps,
-        batch_size=stage2.prompts_per_step,
-    )
-    return replace(whole, name="visual_sft", stages=(stage1, answers))
+    return replace(whole, name="visual_sft", stages=(stage1, answers_stage(stage1, stage2)))
 
 
 def grpo(seed: int = 0, *, backbone: str) -> Recipe:

@@ -21,7 +21,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.nano.pictures import COLOURS, MAX_LEVEL, SHAPES, SIDES, PictureQuestion, sample_question
 from pilotage.nano.pretrain import naming_loss
-from pilotage.train.settings import check_finite
+from pilotage.train.settings import check_finite, warmed_cosine
 from pilotage.worlds.drawing import encode_png
 
 ROWS = ("0", "1", "2", "3", "4", "5")
@@ -74,7 +74,8 @@ def open_eyes(
     tower.train()
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.peak_lr * _share(step, config.steps)
+            rising = max(1, config.steps // 20)
+            group["lr"] = config.peak_lr * warmed_cosine(step, rising=rising, steps=config.steps)
         pictures, visual_CH = _seen(backbone, config, step)
         named = [words for picture in pictures for words in words_of_cells(picture)]
         loss = naming_loss(backbone, visual_CH, named, groups=GROUPS, before="", embedding_VH=words_VH)
@@ -130,11 +131,3 @@ def _directions(embedding_VH: torch.Tensor) -> torch.Tensor:
     centred_VH = (embedding_VH - embedding_VH.mean(0)).float()
     lengths_V1 = centred_VH.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     return centred_VH / lengths_V1 * (STRENGTH / lengths_V1.median())
-
-
-def _share(step: int, steps: int) -> float:
-    """Linear up over a twentieth of the steps, then half a cosine down."""
-    rising = max(1, steps // 20)
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

@@ -155,8 +155,10 @@ def questions_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
         leaks = [leak_of(out, seed, variant) for seed in seeds]
         known = [leak for leak in leaks if leak is not None]
         cells.append(f"{np.mean(known):.1f} ({min(known):.1f} to {max(known):.1f})" if known else "-")
-        is_reference = theirs is None or variant.title == study.reference
-        cells.append("" if is_reference or theirs is None else difference_cell(less(ours, theirs)))
+        if theirs is None or variant.title == study.reference:
+            cells.append("")
+        else:
+            cells.append(difference_cell(less(ours, theirs)))
         lines.append([variant.title, *cells])
     return StudyTable(
         title="Questions about unseen pictures, per cent",

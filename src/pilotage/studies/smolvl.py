@@ -23,6 +23,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.data.made import made_examples
 from pilotage.errors import require
 from pilotage.files import read_json, write_json
+from pilotage.recipes.methods import answers_stage
 from pilotage.recipes.smolvl import smolvl
 from pilotage.records import Example
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -105,12 +106,7 @@ def _answers(seed: int, base_run: Path) -> Recipe:
     first, second = whole.stages[0], whole.stages[-1]
     assert isinstance(first, SftConfig) and isinstance(second, DistillConfig)
     stage = replace(
-        first,
-        stage="sft_answers",
-        image_view="student",
-        retention_share=0.0,
-        steps=second.steps,
-        batch_size=second.prompts_per_step,
+        answers_stage(first, second),
         peak_lr=second.lr,
         warmup_share=second.warmup_steps / second.steps,
         betas=second.betas,

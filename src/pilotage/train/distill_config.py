@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -20,7 +19,14 @@ from pilotage.train.collapse import CollapseGuard
 from pilotage.train.optimisers import AdamW
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
-from pilotage.train.settings import LATER, as_settings, check_lr, check_not_negative, from_settings
+from pilotage.train.settings import (
+    LATER,
+    as_settings,
+    check_lr,
+    check_not_negative,
+    from_settings,
+    warmed_cosine,
+)
 from pilotage.train.step.moves import Moves, OwnMoves, TeacherTurns
 from pilotage.train.step.turns import EveryTurn, TurnChoice
 from pilotage.train.teachers import EMA, Live, Remote
@@ -374,10 +380,9 @@ def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) ->
 
 def lr_share(config: DistillConfig, step: int) -> float:
     """Share of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    if step < config.warmup_steps or config.schedule == "cosine":
+        return warmed_cosine(step, rising=config.warmup_steps, steps=config.steps)
     if config.schedule == "constant":
         return 1.0
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    done = min(done, 1.0)
-    return 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - min(done, 1.0)

@@ -10,7 +10,7 @@ from typing import Literal
 from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
 from pilotage.train.optimisers import AdamW
-from pilotage.train.settings import LATER, check_lr, check_not_negative
+from pilotage.train.settings import LATER, check_lr, check_not_negative, warmed_cosine
 from pilotage.views import PromptSet, shows_picture, view_names
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
@@ -117,15 +117,11 @@ class SftConfig:
 def lr_factor(config: SftConfig, step: int) -> float:
     """The learning rate of a step (counted from 0) as a share of the peak."""
     rising = max(1, round(config.steps * config.warmup_share))
-    if config.schedule == "one_cycle":
-        if step < rising:
-            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rising)) / 2
-    elif step < rising:
-        return (step + 1) / rising
-    if config.schedule == "constant":
+    if config.schedule == "one_cycle" and step < rising:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rising)) / 2
+    if config.schedule == "constant" and step >= rising:
         return 1.0
-    done = (step - rising) / max(1, config.steps - rising)
-    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return warmed_cosine(step, rising=rising, steps=config.steps)
 
 
 OnBegin = Callable[[], None]
