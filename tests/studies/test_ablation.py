@@ -111,7 +111,8 @@ def test_mistakes_are_named(tmp_path):
 def test_a_branch_waits_for_its_base_run_and_a_failure_stops_nothing_else(tmp_path, monkeypatch):
     begun, done = [], []
 
-    def spawn(study: Any, out: Path, seed: int, folder: str) -> int:
+    def spawn(study: Any, out: Path, seed: int, folder: str, *, threads: int) -> int:
+        assert threads == 3
         begun.append((seed, folder))
         assert folder == "mgsd" or (seed, "mgsd") in done, "the base run is there first"
         done.append((seed, folder))
@@ -120,7 +121,7 @@ def test_a_branch_waits_for_its_base_run_and_a_failure_stops_nothing_else(tmp_pa
     monkeypatch.setattr("pilotage.studies.runs._spawn", spawn)
     told: list[str] = []
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
-        run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append)
+        run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append, threads=3)
     assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, (
         "branches of a failed base run are not begun"
     )

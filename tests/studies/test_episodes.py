@@ -159,7 +159,7 @@ def test_a_study_of_one_base_run_trains_it_once_and_what_all_share_before_any_va
 ) -> None:
     began: list[tuple[int, str]] = []
 
-    def spawn(study: Any, out: Path, seed: int, folder: str) -> int:
+    def spawn(study: Any, out: Path, seed: int, folder: str, *, threads: int) -> int:
         began.append((seed, folder))
         return 0
 

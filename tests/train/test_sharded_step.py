@@ -8,19 +8,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from distill_run import tiny_config, tiny_examples
-from pilotage.backbones.load import load_backbone
+from pilotage.backbones.load import LoraSettings, QLoraSettings, load_backbone
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.errors import PilotageError
 from pilotage.train.distill import DistillTrainer
+from pilotage.train.optimisers import AdamW, AdamW8bit, AdamWKahan, beside, check_shards, trainer_optimiser
 from ranks import NUM_RANKS, on_ranks
 from tiny import tiny_backbone
 
+SHARDING = (AdamW(), AdamWKahan())
 ESTIMATORS = {"full": FullVocabulary(divergence=ReverseKL()), "sampled": Sampled(as_="advantage")}
 
 
@@ -43,13 +48,53 @@ def step_of(trainer: DistillTrainer) -> dict[str, float]:
     return {name: value for name, value in trainer._metrics.items() if "time" not in name}
 
 
+def updated(optimiser: AdamW, *, rank: int | None) -> dict[str, torch.Tensor]:
+    """Weights in bfloat16 after three updates by drawn gradients, with what the optimiser keeps of each in float64.
+
+    Shared out by `fully_shard` where there is a rank, whole without one.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+    model.to(torch.float32 if optimiser.has_masters else torch.bfloat16)
+    if rank is not None:
+        mesh = init_device_mesh("cpu", (NUM_RANKS,))
+        for layer in model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    kind, arguments = trainer_optimiser(optimiser, lr=1e-4, betas=(0.9, 0.98))
+    made = kind(model.parameters(), weight_decay=0.0, **arguments)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(3):
+        for parameter in model.parameters():
+            gradient = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            if isinstance(parameter, DTensor):
+                gradient = distribute_tensor(gradient, parameter.device_mesh, parameter.placements)
+            parameter.grad = gradient
+        made.step()
+
+    def whole(value: torch.Tensor) -> torch.Tensor:
+        return (value.full_tensor() if isinstance(value, DTensor) else value).detach().double()
+
+    weights = {}
+    for name, parameter in model.named_parameters():
+        held = beside(parameter, optimiser, made.state)
+        weights[name] = whole(parameter) + (0 if held is None else whole(held))
+    return weights
+
+
 def run_rank(rank: int, folder: str) -> None:
     """One rank: shards every layer and the rest, makes a step, and writes the gathered gradients."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    results = {}
+    results: dict[str, Any] = {
+        "updates": {type(kind).__name__: updated(kind, rank=rank) for kind in SHARDING}
+    }
     for name in ESTIMATORS:
         trainer = trainer_of(name, Path(folder))
         assert trainer.args.world_size == NUM_RANKS
@@ -93,6 +138,35 @@ def test_a_sharded_step_has_the_loss_and_the_gradients_of_one_rank(sharded, name
         torch.testing.assert_close(
             gradients[key], gradient, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SHARDING, ids=lambda kind: type(kind).__name__)
+def test_shared_out_weights_are_updated_as_whole_ones_are(sharded, kind):
+    whole = updated(kind, rank=None)
+    assert len(whole) == 4
+    for name, weights in sharded["updates"][type(kind).__name__].items():
+        assert torch.equal(weights, whole[name]), name
+        assert weights.unique().numel() > 2
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "lora", "remedy"),
+    [
+        (AdamW8bit(), None, "AdamW8bit keeps its moments in blocks .* take AdamW or AdamWKahan"),
+        (AdamW(), QLoraSettings(rank=4, alpha=8), "4 bits .* take lora without 4 bits"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_where_ranks_share(optimiser, lora, remedy):
+    plugin = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    for sharing in (
+        SimpleNamespace(distributed_type=DistributedType.FSDP),
+        SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=plugin),
+    ):
+        with pytest.raises(PilotageError, match=remedy):
+            check_shards(sharing, optimiser, lora)
+        check_shards(sharing, AdamWKahan(), LoraSettings(rank=4, alpha=8))
+    check_shards(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU), optimiser, lora)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ _RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def run_study(
-    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None]
+    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None], threads: int = 1
 ) -> str:
-    """Runs what is missing in `out`, `jobs` processes at a time of one thread each; returns the tables in Markdown.
+    """Runs what is missing in `out`, `jobs` processes at a time of `threads` each; returns the tables in Markdown.
 
     Every run resumes by itself: a study that was killed trains only what is missing.
     """
-    if not seeds or jobs < 1:
-        raise PilotageError(f"seeds {list(seeds)} and jobs {jobs}: give at least one of each")
+    if not seeds or jobs < 1 or threads < 1:
+        raise PilotageError(
+            f"seeds {list(seeds)}, jobs {jobs} and threads {threads}: give at least one of each"
+        )
     base = study.base_run(seeds[0]).backbone
     if study.base_made_by and not Path(base).is_dir():
         raise PilotageError(
@@ -43,10 +46,13 @@ def run_study(
         )
     busy = f"another command is running this study in {out}: wait for it to end, or name another folder"
     with locked(out / f".{study.name}.lock", busy=busy):
-        return _run(study, out, seeds, jobs=jobs, tell=tell)
+        return _run(study, out, seeds, jobs=jobs, tell=tell, threads=threads)
 
 
-def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None]) -> str:
+def _run(
+    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None], threads: int
+) -> str:
+    spawn = partial(_spawn, threads=threads)
     branches = dict.fromkeys(variant.folder for variant in study.variants if variant.make is not None)
     parts: dict[tuple[int, str], Future[int]] = {}
     failed = []
@@ -54,18 +60,19 @@ def _run(study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Call
         try:
             # First come, first served: when a branch's turn comes, its base run runs already, or is there.
             own = seeds[:1] if study.one_base_run else seeds
-            base_runs = {seed: [pool.submit(_spawn, study, out, seed, study.base_run_folder)] for seed in own}
+            base_runs = {seed: [pool.submit(spawn, study, out, seed, study.base_run_folder)] for seed in own}
             parts |= {(seed, study.base_run_folder): base_run for seed, (base_run,) in base_runs.items()}
             for seed in seeds:
                 base_runs.setdefault(seed, base_runs[own[0]])
             for one in study.shared:
-                shared = pool.submit(_spawn_branch, study, out, own[0], one.folder, [*base_runs[own[0]]])
+                needed = [*base_runs[own[0]]]
+                shared = pool.submit(_after, needed, spawn, study, out, own[0], one.folder)
                 parts[own[0], one.folder] = shared
                 base_runs[own[0]].append(shared)
             for folder in branches:
                 for seed in seeds:
                     parts[seed, folder] = pool.submit(
-                        _spawn_branch, study, out, seed, folder, base_runs[seed]
+                        _after, base_runs[seed], spawn, study, out, seed, folder
                     )
             for (seed, folder), part in parts.items():
                 if part.result():
@@ -93,7 +100,7 @@ def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
     return told
 
 
-def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
+def run_part(study: Study, out: Path, seed: int, folder: str, *, threads: int = 1) -> None:
     """One run of the study, in this process."""
     base_run = study.folder(out, seed, study.base_run_folder)
     branches = (*study.shared, *study.variants)
@@ -104,36 +111,35 @@ def run_part(study: Study, out: Path, seed: int, folder: str) -> None:
         recipe = makers[folder](seed, base_run)
     else:
         raise PilotageError(f"no part {folder!r}; there are {', '.join((study.base_run_folder, *makers))}")
-    recipe = replace(recipe, num_threads=1)
+    recipe = replace(recipe, num_threads=threads)
     home = study.folder(out, seed, folder)
     run_recipe(recipe, home)
     for extra in study.extras:
         extra(recipe, home)
 
 
-def _spawn_branch(study: Study, out: Path, seed: int, folder: str, needed: Sequence[Future[int]]) -> int:
-    """Runs a branch once its base run, and what all share, is there; without them it has failed too."""
-    return next((status for part in needed if (status := part.result())), 0) or _spawn(
-        study, out, seed, folder
-    )
+def _after(needed: Sequence[Future[int]], spawn: Callable[..., int], *part: object) -> int:
+    """Runs a part once what it needs is there; without that it has failed too."""
+    return next((status for one in needed if (status := one.result())), 0) or spawn(*part)
 
 
-def _spawn(study: Study, out: Path, seed: int, folder: str) -> int:
+def _spawn(study: Study, out: Path, seed: int, folder: str, *, threads: int) -> int:
     """Runs one part in a process of its own, which ends when this one does; its exit status."""
     target = study.folder(out, seed, folder)
     target.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pilotage.studies.runs", study.name, str(out), str(seed), folder]
+    part = [study.name, str(out), str(seed), folder, str(threads)]
+    command = [sys.executable, "-m", "pilotage.studies.runs", *part]
     with (target / "log.txt").open("a") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         # Nothing is ever written to this pipe. It closes when this process ends, whatever ends it.
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
-        ) as part:
-            _RUNNING.add(part)
+        ) as process:
+            _RUNNING.add(process)
             try:
-                return part.wait()
+                return process.wait()
             finally:
-                _RUNNING.discard(part)
+                _RUNNING.discard(process)
 
 
 def _end_with_parent() -> None:
@@ -150,4 +156,5 @@ if __name__ == "__main__":
     _end_with_parent()
     logging.basicConfig(level=logging.INFO)
     studies: Any = importlib.import_module("pilotage.studies.catalogue")
-    run_part(studies.STUDIES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    name, out, seed, folder, threads = sys.argv[1:]
+    run_part(studies.STUDIES[name], Path(out), int(seed), folder, threads=int(threads))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pilotage.backbones.load import Backbone, LoraSettings, with_lora
-from pilotage.errors import require
+from pilotage.backbones.load import Backbone, LoraSettings, QLoraSettings, with_lora
+from pilotage.errors import PilotageError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,26 @@ class AdamW8bit(AdamW):
         from bitsandbytes.optim import AdamW8bit as Blockwise
 
         return Blockwise, {}
+
+
+def check_shards(accelerator: Any, optimiser: AdamW, lora: LoraSettings | None) -> None:
+    """Raises PilotageError for a stage that ranks which share out its parameters could not train."""
+    from accelerate.utils import DistributedType  # a list of the recipes needs none of it
+
+    kind = accelerator.distributed_type
+    shared = kind == DistributedType.FSDP or (
+        kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3
+    )
+    if shared and not optimiser.shards:
+        raise PilotageError(
+            f"optimiser {type(optimiser).__name__} keeps its moments in blocks that ranks cannot share out: take "
+            "AdamW or AdamWKahan, or let each rank hold the whole model"
+        )
+    if shared and isinstance(lora, QLoraSettings):
+        raise PilotageError(
+            "weights in 4 bits (QLoRA) are packed in a way that ranks cannot share out: take lora without 4 bits, "
+            "or let each rank hold the whole model"
+        )
 
 
 def trainer_optimiser(
