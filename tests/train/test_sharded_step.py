@@ -65,6 +65,7 @@ def updated(optimiser: AdamW, *, rank: int | None) -> dict[str, torch.Tensor]:
         for layer in model:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
+    kind: Any
     kind, arguments = trainer_optimiser(optimiser, lr=1e-4, betas=(0.9, 0.98))
     made = kind(model.parameters(), weight_decay=0.0, **arguments)
     generator = torch.Generator().manual_seed(6)
