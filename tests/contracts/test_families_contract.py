@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, Idefics3Processor
 
 from distill_run import tiny_config, tiny_examples
@@ -320,6 +321,26 @@ def test_stage_1_trains_all_but_a_frozen_vision(
     assert line.startswith("vision is frozen: ") and all(
         f"model.{name}" in line for name in vision_of(backbone)
     )
+
+
+@every
+def test_a_stage_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_stopped(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Directories as the hub has them name their weights otherwise than the model that is made of them."""
+    text = {} if load_backbone(directory).supports_images else {"retention_share": 1.0}
+    stage = replace(STAGE1, steps=4, checkpoint_every=2, **text)
+    models = []
+    for name in ("whole", "stopped"):
+        saved = run_sft(stage, load_backbone(directory), tiny_examples()[:3], tmp_path / name)
+        if name == "stopped":
+            shutil.rmtree(saved)
+            shutil.rmtree(saved.parent / "checkpoint-4")
+            run_sft(stage, load_backbone(directory), tiny_examples()[:3], tmp_path / name)
+        models.append(load_file(saved / "model.safetensors"))
+    assert models[0].keys() == models[1].keys()
+    assert [name for name in models[0] if not torch.equal(models[0][name], models[1][name])] == []
+    assert moved(load_backbone(directory), load_backbone(tmp_path / "whole" / STAGE1.stage / "model"))
 
 
 def vision_of(backbone: Backbone) -> list[str]:

@@ -115,6 +115,23 @@ def prune(folder: Path, num_kept: int) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
+@contextmanager
+def own_names(model: Any) -> Iterator[None]:
+    """`save_pretrained` writes the parameters' own names within the block.
+
+    A model that was read from a directory with other names, or other shapes, is written with those again, which is
+    what its users expect; `load_state_dict`, by which a Trainer goes on, finds none of them.
+    """
+    before = vars(model).get("_weight_conversions")
+    model._weight_conversions = []
+    try:
+        yield
+    finally:
+        del model._weight_conversions
+        if before is not None:
+            model._weight_conversions = before
+
+
 class WholeCheckpoints:
     """A `transformers.Trainer`, named after this class among the bases, whose checkpoints are in `stage_dir`.
 
@@ -144,7 +161,8 @@ class WholeCheckpoints:
         if self.is_world_process_zero():
             shutil.rmtree(self._staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
+        with own_names(self.accelerator.unwrap_model(self.model)):
+            super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             name = f"checkpoint-{self.state.global_step}"
@@ -156,6 +174,26 @@ class WholeCheckpoints:
             prune(self.stage_dir, self.num_checkpoints)
         self._staging = None
         self.accelerator.wait_for_everyone()
+
+    def _issue_warnings_after_load(self: Any, load_result: Any) -> None:
+        """Raises PilotageError where a checkpoint's names are not the model's: the Trainer goes on with a warning."""
+        given = set(load_result.missing_keys)
+        values = self.model.state_dict()
+        # What is tied to a parameter that was read is not written beside it.
+        read = {_place(values[name]) for name in values.keys() - given}
+        missing = [name for name in sorted(given) if _place(values[name]) not in read]
+        if missing or load_result.unexpected_keys:
+            told = [f"no {missing[0]}"] if missing else []
+            told += [f"{name} that the model has not" for name in load_result.unexpected_keys[:1]]
+            raise PilotageError(
+                f"a checkpoint in {self.stage_dir} has {' and '.join(told)}: remove the folder to train the stage again"
+            )
+        self.model.tie_weights()
+
+
+def _place(value: Any) -> tuple[int, int]:
+    """Where a tensor lies: equal for tied ones alone."""
+    return value.untyped_storage().data_ptr(), value.storage_offset()
 
 
 def check_name(folder: Path) -> None:
