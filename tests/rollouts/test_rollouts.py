@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import sys
 from collections import Counter
 from types import ModuleType, SimpleNamespace
@@ -21,6 +22,7 @@ from pilotage.records import Rollout
 from pilotage.rollouts import Decoding, ReplayEngine, samples_of
 from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
+from pilotage.rollouts.engines import InVllm
 from pilotage.rollouts.engine import sampling_noise
 from pilotage.rollouts.transformers_engine import TransformersEngine, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
@@ -392,3 +394,36 @@ def test_vllm_requests_and_answers_are_translated(backbone, monkeypatch):
     assert set(asked["settings"][0].logit_bias) == set(backbone.vision_token_ids)
     assert [rollout.example_id for rollout in rollouts] == ["a", "b"]
     assert rollouts[0].token_ids == (20, 2) and rollouts[0].logprobs == (-0.5, -0.5) and rollouts[0].finished
+
+
+def test_vllm_takes_the_trainer_s_weights_and_forgets_what_earlier_ones_made(backbone, monkeypatch):
+    """Against a stand-in with the attributes that vLLM has where it runs in this process."""
+    calls: list[Any] = []
+
+    class LLM:
+        def __init__(self, **options):
+            assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0", "elsewhere its model is out of reach"
+            calls.append(options["max_model_len"])
+            model = SimpleNamespace(load_weights=lambda weights: calls.append(dict(weights)))
+            worker = SimpleNamespace(model_runner=SimpleNamespace(model=model))
+            self.llm_engine = SimpleNamespace(
+                model_executor=SimpleNamespace(driver_worker=worker),
+                reset_encoder_cache=lambda: calls.append("pictures"),
+            )
+
+        def reset_prefix_cache(self):
+            calls.append("prompts")
+
+    fake = ModuleType("vllm")
+    fake.LLM = LLM  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    engine: Any = InVllm(max_model_len=2048).open(backbone)
+    engine.sync(backbone.model)
+    length, weights, *forgotten = calls
+    assert length == 2048 and set(forgotten) == {"prompts", "pictures"}
+    assert weights.keys() == dict(backbone.model.named_parameters()).keys()
+    assert all(torch.equal(value, weights[name]) for name, value in backbone.model.named_parameters())
+    assert VllmEngine(backbone) and calls[-1] == -1, "as long as its memory holds"
+    with pytest.raises(PilotageError, match="max_model_len 0 must be at least 1"):
+        InVllm(max_model_len=0)

@@ -83,6 +83,8 @@ class InVllm:
     """Pictures that a prompt may show; memory is set aside for so many."""
     gpu_memory_utilization: float = 0.9
     """Share of the accelerator's memory that it takes; leave room for a model that is trained beside it."""
+    max_model_len: int | None = None
+    """Tokens of prompt and answer together; None: as many as its memory holds."""
     batch_size: int = 512
     """It makes batches of its own out of what it is given."""
 
@@ -91,6 +93,8 @@ class InVllm:
             raise PilotageError(
                 f"max_images {self.max_images} and batch_size {self.batch_size} must be at least 1"
             )
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise PilotageError(f"max_model_len {self.max_model_len} must be at least 1")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise PilotageError(
                 f"gpu_memory_utilization {self.gpu_memory_utilization} must be above 0 and at most 1"
@@ -113,6 +117,7 @@ class InVllm:
             backbone,
             max_images=self.max_images,
             max_prompt_tokens=max_prompt_tokens,
+            max_model_len=self.max_model_len,
             gpu_memory_utilization=self.gpu_memory_utilization,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,14 +32,18 @@ class VllmEngine:
         origin: str = "student",
         max_images: int = 1,
         max_prompt_tokens: int | None = None,
+        max_model_len: int | None = None,
         **llm_options: Any,
     ) -> None:
         """`backbone` gives tokenizer and chat template; `llm_options` go to `vllm.LLM` as they are.
 
-        vLLM sets memory aside for `max_images` images in a prompt, and refuses more.
+        vLLM sets memory aside for `max_images` images in a prompt, and refuses more. Prompt and answer have at most
+        `max_model_len` tokens together; None: as many as its memory holds.
 
         Raises PilotageError when vLLM is not installed.
         """
+        # In a process of its own its weights are out of reach of `sync`.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         try:
             import vllm  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -52,6 +57,9 @@ class VllmEngine:
         self._vllm = vllm
         # Its own choice would be pickle files where there are no safetensors.
         options = {"limit_mm_per_prompt": {"image": max_images}, "load_format": "safetensors"} | llm_options
+        # Left to itself it insists on memory for one answer of all the positions that the model has: at 262,144, 36 GiB
+        # for a model of 4B.
+        options["max_model_len"] = -1 if max_model_len is None else max_model_len
         self._llm = vllm.LLM(model=backbone.name, **options)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Rollout]:
@@ -113,6 +121,8 @@ class VllmEngine:
 
     def sync(self, model: Any) -> None:
         """Copies the weights of `model` into the engine, an adapter added to what it adapts."""
-        worker = self._llm.llm_engine.model_executor.driver_worker.model_runner.model
-        worker.load_weights(whole_parameters(model))
+        engine = self._llm.llm_engine
+        engine.model_executor.driver_worker.model_runner.model.load_weights(whole_parameters(model))
+        # What earlier weights made of prompts and of pictures must not be used again.
         self._llm.reset_prefix_cache()
+        engine.reset_encoder_cache()
