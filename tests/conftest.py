@@ -118,6 +118,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
         asked["recipe"] = recipe
         return f"{split} levels"
 
+    monkeypatch.setattr("pilotage.backbones.load.load_shape", lambda path, **_: path)
     monkeypatch.setattr(sft, "run_sft", run_trl)
     monkeypatch.setattr(distill, "distill", run_distill)
     monkeypatch.setattr(runner, "examples_of", examples_of)

@@ -314,6 +314,42 @@ def test_an_adapter_of_any_rank_can_be_trained_in_every_stage(tmp_path, trained,
     assert main(["train", str(tmp_path / "two"), "--lora", "4", "--qlora", "4"]) == 2
 
 
+def test_a_teacher_that_is_no_model_is_refused_before_anything_is_trained(tmp_path, capsys):
+    run = tmp_path / "run"
+    for options in ([], ["--all"], ["--dry-run"], ["--dry-run", "--all"]):
+        words = [
+            "train",
+            str(run),
+            "--recipe",
+            "nano",
+            "--backbone",
+            "nano",
+            "--teacher",
+            str(tmp_path / "none"),
+        ]
+        assert main([*words, *options]) == 2 and not run.exists()
+        assert "none is not a model directory (no such directory)" in capsys.readouterr().err
+
+
+def test_a_teacher_on_the_line_and_another_in_a_setting_are_refused(tmp_path, trained, capsys):
+    words = [
+        "train",
+        str(tmp_path),
+        "--recipe",
+        "nano",
+        "--backbone",
+        "base",
+        "--stage",
+        "stage2",
+        "--from",
+        "base",
+    ]
+    assert main([*words, "--teacher", "large", "--set", "stage2.teacher_weights=Live()"]) == 2
+    assert "--teacher large and --set name two teachers" in capsys.readouterr().err
+    assert main([*words, "--qlora", "0"]) == 2
+    assert "--qlora 0 is no adapter: --lora 0 trains all weights" in capsys.readouterr().err
+
+
 def test_a_teacher_is_refused_where_no_stage_has_one(tmp_path, trained, capsys):
     assert main(["train", str(tmp_path), "--recipe", "nano_grpo", "--teacher", "large"]) == 2
     assert (

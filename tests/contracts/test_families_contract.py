@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Idefics3Processor
 
@@ -277,7 +279,9 @@ def test_a_model_of_words_is_shown_no_picture_and_has_no_vision_to_freeze(direct
     backbone = load_backbone(directory)
     with pytest.raises(PilotageError, match="row 1: .* reads text only, but a view has an image; take"):
         encode_views(backbone, mixed_views())
-    with pytest.raises(BackboneError, match="freeze_vision matches no parameter of .* 'qwen3|llama' model"):
+    with pytest.raises(
+        BackboneError, match="freeze_vision matches no parameter of .* '(qwen[23]|llama)' model"
+    ):
         freeze_vision(backbone)
 
 
@@ -370,12 +374,13 @@ def test_stage_2_trains_all_of_it_and_what_it_saves_is_what_was_trained(
         assert gap(was_T, is_T) < NATS
 
 
-@seeing
+@every
 def test_an_adapter_sits_on_language_alone_and_is_merged(
     directory: Path, tmp_path: Path, told: pytest.LogCaptureFixture
 ) -> None:
     backbone = load_backbone(directory)
-    config = replace(STAGE1, lora=LoraSettings(rank=2, alpha=4))
+    shows = {} if backbone.supports_images else {"retention_share": 1.0}
+    config = replace(STAGE1, lora=LoraSettings(rank=2, alpha=4), **shows)
     saved = load_backbone(run_sft(config, backbone, tiny_examples()[:3], tmp_path))
     adapted = {name.removesuffix(".weight") for name in moved(load_backbone(directory), saved)}
     assert adapted and not any(map(backbone.family.is_vision, adapted))
@@ -386,6 +391,24 @@ def test_an_adapter_sits_on_language_alone_and_is_merged(
         name for name in inside if "moe" not in backbone.model.config.model_type or "attn" in name
     }
     assert f"LoRA of rank 2 on {len(adapted)} linear layers" in told.text
+
+
+@seeing
+def test_a_picture_s_patches_and_tokens_are_those_that_the_forward_is_given(directory: Path) -> None:
+    """The estimate of memory goes by them."""
+    backbone = load_backbone(directory)
+    view = image_view(png(picture(3, 2)))
+    inputs = encode_views(backbone, [view])
+    width, height = Image.open(io.BytesIO(view.images[0])).size
+    tokens = int((inputs["input_ids"] == backbone.image_token_id).sum())
+    # Some have separators between the tiles of a picture.
+    assert tokens <= backbone.family.num_image_tokens(backbone.processor, width, height) <= 2 * tokens
+    patches, together = backbone.family.num_patches(backbone, width, height)
+    pixels = inputs["pixel_values"]
+    side = backbone.model.config.vision_config.patch_size
+    side = side if isinstance(side, int) else side[0]
+    per_patch = pixels.shape[-1] if pixels.ndim == 2 else 3 * side**2
+    assert patches == pixels.numel() // per_patch and patches % together == 0
 
 
 @every

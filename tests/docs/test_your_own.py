@@ -46,7 +46,7 @@ def test_the_rehearsal_runs_as_written(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "fits" in done.stdout and "difference" in done.stdout
+    assert "stage1 fits" in done.stdout and "stage2 fits" in done.stdout and "difference" in done.stdout
     assert (tmp_path / "runs/mine/stage2/model/model.safetensors").exists()
     for run, stage in (("before", "base"), ("after", "stage2")):
         summary = read_json(tmp_path / "runs" / run / "eval" / f"{stage}.summary.json", remedy="")

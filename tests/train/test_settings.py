@@ -178,3 +178,20 @@ def test_changes_of_one_part_are_made_at_once_whatever_their_order() -> None:
 def test_what_is_no_configuration_is_refused(settings: dict[str, object], says: str) -> None:
     with pytest.raises(PilotageError, match=says):
         from_settings(settings, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("stage1.optimiser=AdamW(eps=-1.0)", "eps -1.0 of AdamW must be above 0"),
+        ("stage2.lora=LoraSettings(rank=4, alpha=-1)", "alpha -1 and dropout 0.0: alpha must be above 0"),
+        ("stage2.lora=LoraSettings(rank=4, alpha=8, dropout=2.0)", "dropout 2.0: .* below 1"),
+        (
+            "stage2.lora=LoraSettings(rank=4, alpha=8, target_modules='(')",
+            r"target_modules '\(' are no regular expression",
+        ),
+    ],
+)
+def test_settings_that_no_training_could_take_are_refused_at_once(change: str, told: str) -> None:
+    with pytest.raises(PilotageError, match=told):
+        changed(RECIPES["nano"](0, backbone="nano"), [change])

@@ -21,7 +21,15 @@ from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.errors import PilotageError
 from pilotage.train.distill import DistillTrainer
-from pilotage.train.optimisers import AdamW, AdamW8bit, AdamWKahan, beside, check_shards, trainer_optimiser
+from pilotage.train.optimisers import (
+    AdamW,
+    AdamW8bit,
+    AdamWKahan,
+    beside,
+    refuse_sharing,
+    shares_weights,
+    trainer_optimiser,
+)
 from ranks import NUM_RANKS, on_ranks
 from tiny import tiny_backbone
 
@@ -159,15 +167,21 @@ def test_shared_out_weights_are_updated_as_whole_ones_are(sharded, kind):
     ],
 )
 def test_what_cannot_be_shared_out_is_refused_where_ranks_share(optimiser, lora, remedy):
-    plugin = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
-    for sharing in (
-        SimpleNamespace(distributed_type=DistributedType.FSDP),
-        SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=plugin),
-    ):
-        with pytest.raises(PilotageError, match=remedy):
-            check_shards(sharing, optimiser, lora)
-        check_shards(sharing, AdamWKahan(), LoraSettings(rank=4, alpha=8))
-    check_shards(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU), optimiser, lora)
+    with pytest.raises(PilotageError, match=remedy):
+        refuse_sharing(optimiser, lora)
+    refuse_sharing(AdamWKahan(), LoraSettings(rank=4, alpha=8))
+
+
+def test_ranks_share_weights_with_fsdp_and_with_the_third_stage_of_zero():
+    def deepspeed(stage: int) -> SimpleNamespace:
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+        return SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)
+
+    assert shares_weights(SimpleNamespace(distributed_type=DistributedType.FSDP)) and shares_weights(
+        deepspeed(3)
+    )
+    assert not shares_weights(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU))
+    assert not shares_weights(deepspeed(2))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from pilotage.errors import PilotageError
 from pilotage.nano.pretrain import PretrainConfig, pretrain
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
-from pilotage.train.movement import expects_rounding
+from pilotage.train.movement import MovementWatch, expects_rounding
 from pilotage.train.optimisers import AdamW, AdamWKahan
 from pilotage.train.sft import run_sft
 from tiny import tiny_backbone
@@ -276,6 +277,23 @@ def test_an_adapter_that_does_not_move_is_told_too(tmp_path: Path, caplog: pytes
     distill(replace(config, weight_decay=0.0), student=adapted, examples=tiny_examples(), run_dir=tmp_path)
     (told,) = warnings_of(caplog)
     assert "after 2 steps 0.0 % of the trained weights have changed" in told
+
+
+@pytest.mark.parametrize(("begun", "to_come", "told_at"), [(0, 2, 2), (15, 15, 30), (6, 6, 12), (0, 40, 20)])
+def test_weights_that_stand_still_are_told_of_in_runs_that_go_on_too(
+    begun: int, to_come: int, told_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.Linear(4, 1)
+    watch = MovementWatch(model, AdamW())
+    state = SimpleNamespace(global_step=begun, max_steps=begun + to_come)
+    watch.on_train_begin(None, state, None)
+    told = []
+    for _ in range(to_come):
+        state.global_step += 1
+        watch.on_step_end(None, state, None, optimizer=SimpleNamespace(state={}))
+        told += [state.global_step] * len(warnings_of(caplog))
+        caplog.clear()
+    assert told == [told_at]
 
 
 def test_what_is_rounded_away_is_counted_by_the_weights_own_sizes() -> None:

@@ -198,6 +198,14 @@ class Family(Protocol):
         """How many tokens stand for a picture of so many pixels, before any resizing: rows are sorted by it."""
         ...
 
+    def num_patches(self, backbone: Any, width: int, height: int) -> tuple[int, int]:
+        """(patches that the vision tower is given for such a picture, those of them that see each other).
+
+        The estimate of memory goes by it. As many as tokens, where a family does not say.
+        """
+        tokens = self.num_image_tokens(backbone.processor, width, height)
+        return tokens, tokens
+
     def positions(self, length: int, images: Sequence[tuple[int, int, int]]) -> np.ndarray:
         """`position_ids` of a sequence with pictures at (start, rows, columns): [length], or [axes, length].
 

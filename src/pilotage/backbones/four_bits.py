@@ -11,10 +11,11 @@ from torch import nn
 from pilotage.errors import require
 
 
-def quantise(model: Any, names: str, *, form: str) -> None:
+def quantise(model: Any, names: str, *, form: str, device: torch.device | str | None = None) -> None:
     """Puts the linear layers whose whole names match into 4 bits, in place; they compute in the precision they had.
 
-    On the meta device only the size changes. Raises PilotageError where bitsandbytes is not installed.
+    With a `device` the model ends there, each layer on its way: in 16 bits it need never fit. On the meta device only
+    the size changes. Raises PilotageError where bitsandbytes is not installed.
     """
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and re.fullmatch(names, name):
@@ -22,12 +23,14 @@ def quantise(model: Any, names: str, *, form: str) -> None:
                 packed = layer.weight.new_empty((layer.weight.numel() + 1) // 2, 1, dtype=torch.uint8)
                 layer.weight = nn.Parameter(packed, requires_grad=False)
             else:
-                model.set_submodule(name, _in_four_bits(layer, form))
+                model.set_submodule(name, _in_four_bits(layer, form, device or layer.weight.device))
                 # peft asks for this before it adapts such a layer.
                 model.is_loaded_in_4bit = True
+    if device is not None:
+        model.to(device)
 
 
-def _in_four_bits(layer: nn.Linear, form: str) -> nn.Module:
+def _in_four_bits(layer: nn.Linear, form: str, device: torch.device | str) -> nn.Module:
     require("bitsandbytes")
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -40,12 +43,14 @@ def _in_four_bits(layer: nn.Linear, form: str) -> nn.Module:
         quant_type=form,
         device="meta",
     )
+    # Else the first answer on a CPU packs the weight anew, for good: it could be neither merged nor read.
+    new.support_avx512bf16_for_cpu = False
     new.bias = layer.bias
     new.weight = kind(
         layer.weight.data, requires_grad=False, compress_statistics=True, quant_type=form, module=new
     )
     # Moving it to where it is quantises it.
-    return new.to(layer.weight.device)
+    return new.to(device)
 
 
 def dequantised(weight: torch.Tensor) -> torch.Tensor:

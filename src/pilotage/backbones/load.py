@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
 from pilotage.backbones.four_bits import quantise
 from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, require
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,20 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise PilotageError(f"the rank {self.rank} of a LoRA adapter must be at least 1")
+        if not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
+            raise PilotageError(
+                f"a LoRA adapter has alpha {self.alpha} and dropout {self.dropout}: alpha must be above 0, dropout at "
+                "least 0 and below 1"
+            )
+        try:
+            re.compile(self.target_modules)
+        except re.error as error:
+            raise PilotageError(
+                f"LoRA target_modules {self.target_modules!r} are no regular expression ({error})"
+            ) from None
+
+    def check(self) -> None:
+        """Raises PilotageError where what it takes is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +77,9 @@ class QLoraSettings(LoraSettings):
     """The same with the layers that it adapts in 4 bits (QLoRA, arXiv 2305.14314), which takes the extra `bnb`."""
 
     form: Literal["nf4", "fp4"] = "nf4"
+
+    def check(self) -> None:
+        require("bitsandbytes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,6 +201,7 @@ def load_shape(
     With `from_config` a directory need not hold more than config.json: without a tokenizer `processor` and `tokenizer`
     are None. Raises BackboneError as `load_backbone` does, but for the weights of a hub model, which are not fetched.
     """
+    _check_request(dtype, "sdpa")
     if from_config and checkpoint.holds_no_weights(place := Path(path_or_id).expanduser()):
         return _from_config(place, dtype)
     name = resolve(path_or_id)
@@ -222,11 +241,11 @@ def _from_config(directory: Path, dtype: torch.dtype | str) -> Backbone:
     )
 
 
-def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
+def with_lora(backbone: Backbone, lora: LoraSettings, *, device: str | None = None) -> Backbone:
     """The same backbone with a fresh LoRA adapter, in float32; only the adapter's parameters train.
 
-    Says which layers have one. Raises BackboneError where none would, PilotageError for an adapter on 4 bits where
-    bitsandbytes is not installed.
+    With a `device` the model ends there, what is to be in 4 bits layer by layer. Says which layers have one. Raises
+    BackboneError where none would, PilotageError for an adapter on 4 bits where bitsandbytes is not installed.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -239,7 +258,7 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
             f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
         )
     if isinstance(lora, QLoraSettings):
-        quantise(backbone.model, pattern, form=lora.form)
+        quantise(backbone.model, pattern, form=lora.form, device=device)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -248,7 +267,7 @@ def with_lora(backbone: Backbone, lora: LoraSettings) -> Backbone:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(backbone.model, config)
+    model = get_peft_model(backbone.model if device is None else backbone.model.to(device), config)
     # Asked of the model: in some with experts, peft takes others than those that match.
     adapted = [name for name, module in model.get_base_model().named_modules() if hasattr(module, "lora_A")]
     logger.info("LoRA of rank %d on %d linear layers: %s", lora.rank, len(adapted), kinds_of(adapted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,17 @@ class ProcessorFamily(Family):
     def num_image_tokens(self, processor: Any, width: int, height: int) -> int:
         # What vLLM asks it too.
         return processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+
+    def num_patches(self, backbone: Any, width: int, height: int) -> tuple[int, int]:
+        blank, processor = Image.new("RGB", (width, height)), backbone.processor
+        pixels = processor(text=[processor.image_token], images=[blank], return_tensors="pt")["pixel_values"]
+        if pixels.ndim == 2:  # [patches, numbers]
+            return len(pixels), len(pixels)
+        # [..., channels, height, width] of tiles that do not see each other
+        sides = backbone.model.config.vision_config.patch_size
+        sides = (sides, sides) if isinstance(sides, int) else sides
+        of_tile = math.prod(size // side for size, side in zip(pixels.shape[-2:], sides, strict=True))
+        return pixels.shape[:-3].numel() * of_tile, of_tile
 
     def encode_prompts(self, backbone: Any, prompts: Sequence[Prompt]) -> EncodedPrompts:
         rows = [self._encoded(backbone, prompt) for prompt in prompts]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pilotage.runs import Recipe
     from pilotage.runs.recipe import Stage
     from pilotage.runs.record import RunRecord
+    from pilotage.train.distill_config import AdapterOff, FrozenCopy
     from pilotage.train.fit import Plan
 
 ADAPTER_OFF = "adapter-off"
@@ -112,7 +113,8 @@ class Train(RecipeOptions):
             )
             return 0
         use_threads(recipe)
-        self._check_fits(recipe, record, [config])
+        ahead = [config] if self.stage is not None else stages_left(recipe, record, self.run_folder)
+        self._check_fits(recipe, record, ahead)
         directory = self._train(recipe, config, first_weights(recipe, record, run, config.stage, self.start))
         print(f"{directory} holds the model; next: {self._next_command(recipe, config)}")
         return 0
@@ -139,7 +141,10 @@ class Train(RecipeOptions):
                     f"{REAL_RECIPE} (pilotage recipes lists them)"
                 )
             kept = self._with_threads(make_recipe(self.recipe or NEW_RUN, self.seed, base))
-        recipe = changed(self._suited(kept, record), self.changes)
+        suited = self._suited(kept, record)
+        recipe = changed(suited, self.changes)
+        if self.teacher is not None and _teachers(suited) != _teachers(recipe):
+            raise PilotageError(f"--teacher {self.teacher} and --set name two teachers: give one of them")
         _check_adapters(recipe)
         if record is not None:
             config = self._next(recipe, record)
@@ -149,11 +154,12 @@ class Train(RecipeOptions):
     def _suited(self, recipe: Recipe, record: RunRecord | None) -> Recipe:
         """The recipe on the kind of data and with the teacher that the options name, in the stages to be trained."""
         from pilotage.recipes.methods import adapted, on_questions, taught_by, teaches_answers
-        from pilotage.runs.record import lasting_name
-        from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
+        from pilotage.train.distill_config import DistillConfig
 
         if self.lora is not None and self.qlora is not None:
             raise PilotageError(f"--lora {self.lora} and --qlora {self.qlora}: give one of them")
+        if self.qlora == 0:
+            raise PilotageError("--qlora 0 is no adapter: --lora 0 trains all weights")
         rank = self.lora if self.qlora is None else self.qlora
         if self.data is None and self.teacher is None and rank is None:
             return recipe
@@ -181,9 +187,7 @@ class Train(RecipeOptions):
                 raise PilotageError(
                     f"--teacher {self.teacher}: no stage of {command_name(recipe)} that is to be trained has a teacher"
                 )
-            by = (
-                AdapterOff() if self.teacher == ADAPTER_OFF else FrozenCopy(source=lasting_name(self.teacher))
-            )
+            by = self._teacher_named(recipe, self.teacher)
             for stage in taught:
                 recipe = with_stage(recipe, taught_by(stage, by))
         if rank is not None:
@@ -192,6 +196,18 @@ class Train(RecipeOptions):
                     in_four_bits = self.qlora is not None
                     recipe = with_stage(recipe, adapted(stage, rank, in_four_bits=in_four_bits))
         return recipe
+
+    def _teacher_named(self, recipe: Recipe, name: str) -> FrozenCopy | AdapterOff:
+        """What `--teacher` says. Raises PilotageError for what is no model: now, and not stages later."""
+        from pilotage.backbones.load import load_shape
+        from pilotage.runs.record import lasting_name
+        from pilotage.train.distill_config import AdapterOff, FrozenCopy
+
+        if name == ADAPTER_OFF:
+            return AdapterOff()
+        source = lasting_name(name)
+        load_shape(source, dtype=recipe.dtype, from_config=self.dry_run)
+        return FrozenCopy(source=source)
 
     def _names_ahead(self, recipe: Recipe, record: RunRecord | None) -> list[str]:
         """The stages that this command and, where none is named, those after it train."""
@@ -325,6 +341,10 @@ class Train(RecipeOptions):
         if self.gpu_memory is not None:
             for plan in self._plans(recipe, record, stages):
                 print(self._fits(plan))
+
+
+def _teachers(recipe: Recipe) -> list[object]:
+    return [getattr(stage, "all_weights", ()) for stage in recipe.stages]
 
 
 def _check_adapters(recipe: Recipe) -> None:

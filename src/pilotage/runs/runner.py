@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pilotage.backbones.load import Backbone, load_backbone, load_without_weights
+from pilotage.backbones.load import Backbone, QLoraSettings, load_backbone, load_without_weights
 from pilotage.errors import PilotageError
 from pilotage.evaluate import Progress, Summary, evaluate
 from pilotage.files import locked, read_json, write_json
@@ -27,7 +27,9 @@ from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
+from pilotage.train.optimisers import prepared
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
+from pilotage.train.step.teacher_models import check_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +61,16 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
             f"of {num_ranks} (WORLD_SIZE): train its stages one by one (pilotage train RUN without --all)"
         )
     for stage in recipe.stages:
-        stage.optimiser.check()
+        _check_parts(stage)
     torch.set_num_threads(recipe.num_threads)
     check_whole_run(recipe, run_dir)
     train, test = examples_of(recipe, "train"), examples_of(recipe, "test")
-    load_without_weights(recipe.backbone)  # a base that is none is refused before the folder is the run's
+    # A base or a teacher that is none is refused before the folder is the run's, and not hours later.
+    base = load_without_weights(recipe.backbone)
+    for stage in recipe.stages:
+        if not (run_dir / stage.stage / "model").is_dir():
+            for source in getattr(stage, "teacher_sources", ()):
+                check_tokenizer(load_without_weights(source), base)
     busy = f"another command is running the recipe in {run_dir}: wait for it to end, or name another folder"
     with locked(run_dir / LOCK, busy=busy):
         return _run(recipe, run_dir, train, test, watcher)
@@ -107,21 +114,36 @@ def _run(
     return summary
 
 
-def load(recipe: Recipe, weights: str, *, masters: bool = False) -> Backbone:
-    """A model as the recipe has it answer; with `masters`, its weights in float32."""
+def load(recipe: Recipe, weights: str, *, masters: bool = False, device: str | None = None) -> Backbone:
+    """A model as the recipe has it answer, on the accelerator if there is one; with `masters`, in float32."""
     return load_backbone(
         weights,
         dtype=recipe.dtype,
         attn_implementation=recipe.attention,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device or _device(),
         masters=masters,
     )
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_student(recipe: Recipe, stage: Stage, weights: str) -> Backbone:
     """A model as a stage begins to train it. Masters are read as they are stored: stages after stages lose nothing."""
-    stage.optimiser.check()
+    _check_parts(stage)
+    if isinstance(stage.lora, QLoraSettings):
+        # In 16 bits it may not fit where it is to be in 4.
+        whole = load(recipe, weights, device="cpu")
+        return prepared(whole, stage.optimiser, stage.lora, seed=stage.seed, device=_device())
     return load(recipe, weights, masters=stage.optimiser.has_masters and stage.lora is None)
+
+
+def _check_parts(stage: Stage) -> None:
+    """Raises PilotageError where something that the stage takes is not installed."""
+    stage.optimiser.check()
+    if stage.lora is not None:
+        stage.lora.check()
 
 
 def engine_of(recipe: Recipe, weights: str, *, batch_size: int | None = None) -> Engine:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pilotage.data.prior import prior_of, prior_pairs
 from pilotage.distill.routes import Route
+from pilotage.errors import ImpossibleRequestError
 from pilotage.evaluate import rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
@@ -50,7 +51,10 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
 
 
 def measure_leak(recipe: Recipe, run_dir: Path) -> None:
-    """PALR and the privilege gap of the last stage's teachers, in `palr.json`; of stages without one, nothing."""
+    """PALR and the privilege gap of the last stage's teachers, in `palr.json`; of stages without one, nothing.
+
+    Where a teacher cannot be told a wrong answer, the file says so in their place.
+    """
     stage = recipe.stages[-1]
     path = run_dir / LEAK_FILE
     if path.exists() or not isinstance(stage, DistillConfig):
@@ -59,15 +63,18 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
         return
     if any(isinstance(weights, Live | EMA | GatedRefresh) for weights in stage.all_weights):
         return
-    leak = leak_of_trained(
-        stage,
-        start=load(recipe, recipe.backbone),
-        trained=load(recipe, str(run_dir / stage.stage / "model")),
-        examples=examples_of(replace(recipe, num_val=NUM_PROBED), "val"),
-        num_examples=NUM_PROBED,
-        num_wrong=NUM_WRONG,
-    )
-    write_json(path, leak.as_dict())
+    try:
+        leak = leak_of_trained(
+            stage,
+            start=load(recipe, recipe.backbone),
+            trained=load(recipe, str(run_dir / stage.stage / "model")),
+            examples=examples_of(replace(recipe, num_val=NUM_PROBED), "val"),
+            num_examples=NUM_PROBED,
+            num_wrong=NUM_WRONG,
+        ).as_dict()
+    except ImpossibleRequestError as impossible:
+        leak = {"not measured": str(impossible)}
+    write_json(path, leak)
 
 
 def measure_teacher(recipe: Recipe, run_dir: Path) -> None:

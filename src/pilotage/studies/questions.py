@@ -41,7 +41,7 @@ from pilotage.worlds.registry import get_task
 TASK, LEVELS = "frozenlake", (3, 4, 5)
 FORM = "form"
 """Folder, and stage, of the base that has learnt the form."""
-FORM_STEPS, STEPS = 240, 40
+FORM_STEPS, STEPS = 600, 40
 FORM_VIEWS = (
     ("vqa_student", 0.5),
     ("vqa_perception", 0.1),
@@ -64,7 +64,6 @@ def _base_run(seed: int) -> Recipe:
         retention_views=(("vqa_symbolic", 1.0),),
         retention_share=1 / 4,
         steps=FORM_STEPS,
-        bf16=False,
     )
     return replace(
         whole,
@@ -82,7 +81,7 @@ def _arm(
     name: str, whole: Callable[[int], Recipe], seed: int, base_run: Path, *, cap: Cap | None = None
 ) -> Recipe:
     """The second stage of a recipe for levels in its form for questions, taught by the base that knows their form."""
-    stage = replace(on_questions(name, whole(seed).stages[1]), steps=STEPS, bf16=False)
+    stage = replace(on_questions(name, whole(seed).stages[1]), steps=STEPS)
     if isinstance(stage, DistillConfig):
         if cap is not None:
             stage = rerouted(stage, partial(capped, cap=cap))

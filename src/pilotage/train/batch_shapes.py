@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -43,7 +44,7 @@ class Batch:
     num_active: int = 0
     """Tokens of all rows that reach the head."""
     most_patches: int = 0
-    """Of one picture."""
+    """Those that see each other, of one picture or of one of its tiles."""
     num_shared: int = 0
     """Tokens that are not read, as others' beginnings stand for them."""
 
@@ -63,6 +64,8 @@ class _Length:
     prompt: int
     answer: int
     patches: int
+    together: int = 0
+    """The most patches that see each other."""
     beginning: tuple[int, ...] = ()
     """Ids in front of the first picture; none where the model has no tokenizer."""
 
@@ -83,7 +86,7 @@ def sft_batches(config: SftConfig, backbone: Backbone, examples: Sequence[Exampl
                     num_answer=max(length.answer for length in lengths),
                     num_patches=sum(length.patches for length in lengths),
                     num_active=sum(length.answer for length in lengths),
-                    most_patches=max(length.patches for length in lengths),
+                    most_patches=max(length.together for length in lengths),
                 )
             )
         found.append(batches)
@@ -192,7 +195,7 @@ def _batches(
                 num_answer=num_answer,
                 num_patches=sum(row.patches for row in rows),
                 num_active=len(rows) * num_answer,
-                most_patches=max(row.patches for row in rows),
+                most_patches=max(row.together for row in rows),
                 num_shared=_num_shared(rows, prompt + num_answer) if shares else 0,
             )
         )
@@ -222,14 +225,12 @@ def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
     pixels = [
         (int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")) for image in view.images
     ]
-    vision = getattr(backbone.model.config, "vision_config", None)
-    patch, merge = (_side(getattr(vision, "patch_size", 14)), getattr(vision, "spatial_merge_size", 1))
     beginning: tuple[int, ...] = ()
     if backbone.processor is None:
         text = "".join(part for message in view.messages for part in _texts(message))
         prompt = round(len(text) / USUAL_PROMPT_CHARACTERS)
         told = round(len(answer) / USUAL_ANSWER_CHARACTERS)
-        tokens = [width * height // (patch * merge) ** 2 for width, height in pixels]
+        seen = [_told_by_config(backbone.model.config, *size) for size in pixels]
     else:
         tokenizer: Any = backbone.tokenizer
         ids = tokenizer(render(backbone, view), add_special_tokens=False)["input_ids"]
@@ -237,14 +238,43 @@ def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
         first = ids.index(backbone.image_token_id) if backbone.image_token_id in ids else len(ids)
         beginning = tuple(ids[:first])
         told = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-        tokens = [backbone.family.num_image_tokens(backbone.processor, *size) for size in pixels]
-    # A tower that merges no patches has one for each patch of its picture, whatever becomes of them behind it.
-    of_picture = merge**2 if merge > 1 else 1
-    patches = sum(
-        max(num * of_picture, 1 if merge > 1 else width * height // patch**2)
-        for num, (width, height) in zip(tokens, pixels, strict=True)
+        family, processor = backbone.family, backbone.processor
+        seen = [(family.num_image_tokens(processor, *size), *_patches(backbone, size)) for size in pixels]
+    return _Length(
+        prompt=prompt + sum(tokens for tokens, *_ in seen),
+        answer=told + 1,
+        patches=sum(patches for _, patches, _ in seen),
+        together=max((together for *_, together in seen), default=0),
+        beginning=beginning,
     )
-    return _Length(prompt=prompt + sum(tokens), answer=told + 1, patches=patches, beginning=beginning)
+
+
+_PATCHES: WeakKeyDictionary[Backbone, dict[tuple[int, int], tuple[int, int]]] = WeakKeyDictionary()
+
+
+def _patches(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
+    # Some processors have to be shown a picture before it is known.
+    known = _PATCHES.setdefault(backbone, {})
+    if size not in known:
+        known[size] = backbone.family.num_patches(backbone, *size)
+    return known[size]
+
+
+def _told_by_config(config: Any, width: int, height: int) -> tuple[int, int, int]:
+    """(tokens, patches, patches that see each other) of a picture, where there is no processor to ask.
+
+    A tower of a fixed size is taken to be shown the picture whole: how many tiles there would be besides is not said.
+    """
+    vision = getattr(config, "vision_config", None)
+    patch, merge = _side(getattr(vision, "patch_size", 14)), getattr(vision, "spatial_merge_size", None)
+    if merge is not None:
+        tokens = width * height // (patch * merge) ** 2
+        return tokens, tokens * merge**2, tokens * merge**2
+    side = _side(getattr(vision, "image_size", None) or (width, height))
+    patches = (side // patch) ** 2
+    scale = getattr(config, "scale_factor", None) or 1 / getattr(config, "downsample_ratio", 1)
+    told = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None)
+    return told or round(patches / scale**2), patches, patches
 
 
 def _side(size: Any) -> int:

@@ -51,7 +51,7 @@ from pilotage.train.distill_setup import (
 )
 from pilotage.train.memory import gib, stage_memory
 from pilotage.train.movement import MovementWatch, expects_rounding
-from pilotage.train.optimisers import check_shards, prepared, settle, trainer_optimiser
+from pilotage.train.optimisers import prepared, refuse_sharing, settle, shares_weights, trainer_optimiser
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnBegin
@@ -158,7 +158,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         )
         self.remove_callback(PrinterCallback)
         check_sharing(self.accelerator)
-        check_shards(self.accelerator, config.optimiser, config.lora)
+        if shares_weights(self.accelerator):
+            refuse_sharing(config.optimiser, config.lora)
         if self.order.prompts_per_step % self.args.world_size:
             self.order.slots(0, num_ranks=self.args.world_size)
         self._check_deepspeed(self._rows_per_rank())

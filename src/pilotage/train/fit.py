@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pilotage.backbones.load import Backbone, LoraSettings, QLoraSettings, freeze_vision
 from pilotage.errors import PilotageError
 from pilotage.records import Example
-from pilotage.rollouts.engines import EngineSettings
+from pilotage.rollouts.engines import EngineSettings, InVllm
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import with_weights
 from pilotage.train.memory import Memory, gib, stage_memory
 from pilotage.train.optimisers import AdamW, AdamW8bit, AdamWKahan, prepared
 from pilotage.train.sft_config import SftConfig
+from pilotage.train.step.teacher_models import check_tokenizer
 from pilotage.train.step_time import H100_TFLOPS, step_seconds
 
 RANK = 16
 """Of the adapter that is proposed."""
+VLLM_ROOM = 4 * 2**30
+"""Bytes that vLLM is left beside a model's weights: for keys and values of answers, and for its graphs."""
+_ADAPTER, _OFF = "adapter", {"teacher": "--teacher adapter-off"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class Plan:
                 source = weights.source or self.start
                 if source not in self.known:
                     self.known[source] = self.load(source)
+                    if self.known[source].tokenizer is not None and self.student.tokenizer is not None:
+                        check_tokenizer(self.known[source], self.student)
                 found.append(self.known[source])
         return found
 
@@ -99,8 +105,8 @@ class Plan:
 class _Change:
     """One setting in place of another."""
 
-    options: str
-    """As it is given to `pilotage train`."""
+    options: Mapping[str, str]
+    """What is set -> as it is given to `pilotage train`."""
     make: Callable[[Plan], Plan]
 
 
@@ -119,18 +125,17 @@ def check_fits(plan: Plan, gpu_gib: float) -> str:
         f"{name} does not fit on a GPU of {gpu_gib:g} GiB: about {gib(memory.on_gpu):.1f} would be taken, "
         f"{gib(memory.on_gpu - gpu_bytes):.1f} too many; the largest part is {part} ({gib(size):.1f})"
     )
-    changes, then = remedy(plan, gpu_bytes)
-    options = " ".join(change.options for change in changes)
+    options, then = remedy(plan, gpu_bytes)
     if then.on_gpu <= gpu_bytes:
         raise PilotageError(f"{told}; with {options} it takes {gib(then.on_gpu):.1f} and fits")
-    least = f"{gib(then.on_gpu):.1f} with {options}" if changes else f"{gib(then.on_gpu):.1f}"
+    least = f"{gib(then.on_gpu):.1f} with {options}" if options else f"{gib(then.on_gpu):.1f}"
     raise PilotageError(
         f"{told}; the least that is known of is {least}: take a larger GPU or a smaller model"
     )
 
 
-def remedy(plan: Plan, gpu_bytes: int) -> tuple[list[_Change], Memory]:
-    """The changes that make a stage fit, none of which can be left out, and its memory then; else those that help."""
+def remedy(plan: Plan, gpu_bytes: int) -> tuple[str, Memory]:
+    """The options that make a stage fit, none of which can be left out, and its memory then; else those that help."""
     taken: list[_Change] = []
     now = plan.memory(gpu_bytes=gpu_bytes)
 
@@ -146,7 +151,7 @@ def remedy(plan: Plan, gpu_bytes: int) -> tuple[list[_Change], Memory]:
         changed = plan
         for change in taken:
             changed = change.make(changed)
-        for levels in _families(changed):
+        for levels in _families(changed, gpu_bytes):
             # The first that is enough, else the one that helps most.
             tried = [(change, after([*taken, change])) for change in levels]
             if not tried:
@@ -160,19 +165,26 @@ def remedy(plan: Plan, gpu_bytes: int) -> tuple[list[_Change], Memory]:
         left = [other for other in taken if other is not change]
         if now.on_gpu <= gpu_bytes and (then := after(left)).on_gpu <= gpu_bytes:
             taken, now = left, then
-    # A setting that was lowered twice is told once.
-    last = {change.options.partition("=")[0]: change for change in taken}
-    return list(last.values()), now
+    # What was set twice is told once.
+    last: dict[str, str] = {}
+    for change in taken:
+        last |= change.options
+    return " ".join(last.values()), now
 
 
-def _families(plan: Plan) -> Iterator[list[_Change]]:
+def _families(plan: Plan, gpu_bytes: int) -> Iterator[list[_Change]]:
     """What could be changed, what costs least first: time alone, then precision, then what is trained."""
     config, stage = plan.config, plan.config.stage
     is_sft = isinstance(config, SftConfig)
     if not (config.recomputes(on_gpu=True) if is_sft else config.gradient_checkpointing):
         yield [_setting(stage, "gradient_checkpointing", True)]
+    if not is_sft and isinstance(plan.engine, InVllm):
+        yield list(_vllm_shares(plan, gpu_bytes))
     if not is_sft and not plan.engine.has_own_weights:
-        yield [_engine_rows(rows) for rows in _halves(plan.engine.batch_size, config.prompts_per_step)]
+        yield [
+            _of_engine("batch_size", rows)
+            for rows in _halves(plan.engine.batch_size, config.prompts_per_step)
+        ]
     yield [_setting(stage, "micro_batch_size", size) for size in _halves(config.micro_batch_size)]
     if not is_sft and config.teacher_batch_size is not None:
         yield [_setting(stage, "teacher_batch_size", size) for size in _halves(config.teacher_batch_size)]
@@ -180,18 +192,20 @@ def _families(plan: Plan) -> Iterator[list[_Change]]:
         if type(config.optimiser) is AdamW:
             in_bf16 = plan.student.computes_in is not None
             yield [_setting(stage, "optimiser", AdamWKahan() if in_bf16 else AdamW8bit())]
-        yield [_Change(options=f"--lora {RANK}", make=lambda plan: _adapted(plan, LoraSettings))]
+        lora = {_ADAPTER: f"--lora {RANK}"}
+        yield [_Change(options=lora, make=lambda plan: _adapted(plan, LoraSettings))]
         if _has_copies(config):
             yield [
                 _Change(
-                    options=f"--lora {RANK} --teacher adapter-off",
+                    options=lora | _OFF,
                     make=lambda plan: _adapter_off(_adapted(plan, LoraSettings)),
                 )
             ]
     elif _has_copies(config):
-        yield [_Change(options="--teacher adapter-off", make=_adapter_off)]
+        yield [_Change(options=_OFF, make=_adapter_off)]
     if not isinstance(config.lora, QLoraSettings):
-        yield [_Change(options=f"--qlora {RANK}", make=lambda plan: _adapted(plan, QLoraSettings))]
+        qlora = {_ADAPTER: f"--qlora {RANK}"}
+        yield [_Change(options=qlora, make=lambda plan: _adapted(plan, QLoraSettings))]
 
 
 def _halves(number: int, most: int | None = None) -> list[int]:
@@ -208,16 +222,26 @@ def _setting(stage: str, field: str, value: Any) -> _Change:
     if isinstance(value, AdamW):
         told = f"{type(value).__name__}()"
     return _Change(
-        options=f"--set {shlex.quote(f'{stage}.{field}={told}')}",
+        options={field: f"--set {shlex.quote(f'{stage}.{field}={told}')}"},
         make=lambda plan: replace(plan, config=replace(plan.config, **{field: value})),
     )
 
 
-def _engine_rows(rows: int) -> _Change:
+def _of_engine(field: str, value: Any) -> _Change:
     return _Change(
-        options=f"--set engine.batch_size={rows}",
-        make=lambda plan: replace(plan, engine=replace(plan.engine, batch_size=rows)),  # pyright: ignore
+        options={f"engine.{field}": f"--set engine.{field}={value}"},
+        make=lambda plan: replace(plan, engine=replace(plan.engine, **{field: value})),  # pyright: ignore
     )
+
+
+def _vllm_shares(plan: Plan, gpu_bytes: int) -> Iterator[_Change]:
+    """Smaller shares of the GPU for vLLM, as long as they hold the model and some room for answers beside it."""
+    model = plan.load(plan.start).model
+    least = sum(p.numel() for p in model.parameters()) * 2 + VLLM_ROOM
+    share = round(getattr(plan.engine, "gpu_memory_utilization", 0.0) - 0.1, 2)
+    while share > 0 and share * gpu_bytes >= least:
+        yield _of_engine("gpu_memory_utilization", share)
+        share = round(share - 0.05, 2)
 
 
 def _adapted(plan: Plan, kind: type[LoraSettings]) -> Plan:

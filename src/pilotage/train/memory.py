@@ -423,8 +423,13 @@ def stage_memory(
         phases["rollouts"] = copied | _rollout_part(shape, step.rollouts[0])
     if step.teachers:
         batch = max((batches[0] for batches in step.teachers), key=lambda one: one.num_tokens)
-        reading = reading_bytes(shape, batch, num_columns=batch.num_columns)
-        phases["teachers"] = {"teachers' states": _states(shape, step), "reading": reading}
+        # A teacher that is larger than the student reads, and is kept, in its own width.
+        shapes = [shape, *(shape_of(teacher, bf16=bf16, attention=attention) for teacher in teachers)]
+        reading = max(reading_bytes(one, batch, num_columns=batch.num_columns) for one in shapes)
+        phases["teachers"] = {
+            "teachers' states": max(_states(one, step) for one in shapes),
+            "reading": reading,
+        }
     return Memory(lasting=lasting, phases=phases)
 
 

@@ -66,10 +66,11 @@ class MovementWatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._num_steps += 1
-        if (
-            self._num_steps == min(NUM_STEPS, state.max_steps)
-            and (share := self.share(kwargs["optimizer"].state)) < LEAST_SHARE
-        ):
+        # A run that goes on near its end has fewer steps to go by.
+        is_time = self._num_steps == NUM_STEPS or (
+            state.global_step == state.max_steps and self._num_steps < NUM_STEPS
+        )
+        if is_time and (share := self.share(kwargs["optimizer"].state)) < LEAST_SHARE:
             logger.warning(
                 "after %d steps %.1f %% of the trained weights have changed: their updates are rounded away, or "
                 "nothing is learnt. Look at optimiser, lora and the learning rate of the stage",

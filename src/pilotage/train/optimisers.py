@@ -6,6 +6,7 @@ stand in float32 (masters) and matrix products alone are in bfloat16, or the opt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -33,6 +34,10 @@ class AdamW:
     """Under which name a parameter's state holds what its weight is more than the parameter."""
     shards: ClassVar[bool] = True
     """Whether it updates parameters that ranks share out."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < math.inf:
+            raise PilotageError(f"eps {self.eps} of {type(self).__name__} must be above 0")
 
     def check(self) -> None:
         """Raises PilotageError where its library is not installed."""
@@ -85,20 +90,24 @@ class AdamW8bit(AdamW):
         return Blockwise, {}
 
 
-def check_shards(accelerator: Any, optimiser: AdamW, lora: LoraSettings | None) -> None:
-    """Raises PilotageError for a stage that ranks which share out its parameters could not train."""
+def shares_weights(accelerator: Any) -> bool:
+    """Whether ranks share out the parameters that they train."""
     from accelerate.utils import DistributedType  # a list of the recipes needs none of it
 
     kind = accelerator.distributed_type
-    shared = kind == DistributedType.FSDP or (
+    return kind == DistributedType.FSDP or (
         kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3
     )
-    if shared and not optimiser.shards:
+
+
+def refuse_sharing(optimiser: AdamW, lora: LoraSettings | None) -> None:
+    """Raises PilotageError for a stage that ranks which share out its parameters could not train."""
+    if not optimiser.shards:
         raise PilotageError(
             f"optimiser {type(optimiser).__name__} keeps its moments in blocks that ranks cannot share out: take "
             "AdamW or AdamWKahan, or let each rank hold the whole model"
         )
-    if shared and isinstance(lora, QLoraSettings):
+    if isinstance(lora, QLoraSettings):
         raise PilotageError(
             "weights in 4 bits (QLoRA) are packed in a way that ranks cannot share out: take lora without 4 bits, "
             "or let each rank hold the whole model"
@@ -113,12 +122,17 @@ def trainer_optimiser(
     return kind, {"lr": lr, "betas": betas, "eps": optimiser.eps} | own
 
 
-def prepared(student: Backbone, optimiser: AdamW, lora: LoraSettings | None, *, seed: int) -> Backbone:
-    """The student as a stage trains it: with the adapter that it asks for, and float32 masters of what it trains."""
+def prepared(
+    student: Backbone, optimiser: AdamW, lora: LoraSettings | None, *, seed: int, device: str | None = None
+) -> Backbone:
+    """The student as a stage trains it: with the adapter that it asks for, and float32 masters of what it trains.
+
+    One that is prepared already stays as it is; an adapter may bring the model to a `device`.
+    """
     if lora is not None and not hasattr(student.model, "disable_adapter"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            student = with_lora(student, lora)
+            student = with_lora(student, lora, device=device)
     dtype = student.model.dtype
     small = [p for p in trained(student.model).values() if torch.finfo(p.dtype).bits < 32]
     if not optimiser.has_masters or not small:

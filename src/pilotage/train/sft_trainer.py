@@ -21,7 +21,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
 from pilotage.train.movement import MovementWatch
-from pilotage.train.optimisers import check_shards, trainer_optimiser
+from pilotage.train.optimisers import refuse_sharing, shares_weights, trainer_optimiser
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
 from pilotage.train.sft_rows import IGNORED, RowCollator
@@ -124,7 +124,8 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
             ),
         )
         self.remove_callback(PrinterCallback)
-        check_shards(self.accelerator, config.optimiser, config.lora)
+        if shares_weights(self.accelerator):
+            refuse_sharing(config.optimiser, config.lora)
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
         # it would then average the means of the micro-batches, in which a token of a short row weighs more.
         self.model_accepts_loss_kwargs = True

@@ -295,7 +295,12 @@ class QwenVL(Family):
 
     def num_image_tokens(self, processor: Any, width: int, height: int) -> int:
         images = processor.image_processor
-        return width * height // (images.patch_size * images.merge_size) ** 2
+        return images.get_number_of_image_patches(height, width, {}) // images.merge_size**2
+
+    def num_patches(self, backbone: Any, width: int, height: int) -> tuple[int, int]:
+        processor = backbone.processor
+        patches = self.num_image_tokens(processor, width, height) * processor.image_processor.merge_size**2
+        return patches, patches
 
     def positions(self, length: int, images: Sequence[tuple[int, int, int]]) -> np.ndarray:
         return rope_positions(length, images)

@@ -53,6 +53,9 @@ class Text(Family):
     def num_image_tokens(self, processor: Any, width: int, height: int) -> int:
         return 0
 
+    def num_patches(self, backbone: Any, width: int, height: int) -> tuple[int, int]:
+        return 0, 0
+
     def encode_prompts(self, backbone: Any, prompts: Sequence[Prompt]) -> EncodedPrompts:
         ids_of = [list(prompt.ids) for prompt in prompts]
         return EncodedPrompts(ids=ids_of, positions=[self.positions(len(ids), ()) for ids in ids_of])

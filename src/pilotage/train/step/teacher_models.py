@@ -30,6 +30,7 @@ from pilotage.train.distill_config import (
     Remote,
     TeacherWeights,
 )
+from pilotage.train.optimisers import refuse_sharing
 from pilotage.train.step.moves import TeacherTurns
 from pilotage.train.step.scoring import head_of
 from pilotage.train.teachers import MovingTeacher
@@ -173,16 +174,21 @@ def check_sharded(config: DistillConfig) -> None:
         raise PilotageError(
             f"the student is sharded, and {type(moving[0]).__name__} keeps its weights whole; use FrozenCopy()"
         )
-    if not config.optimiser.shards:
-        raise PilotageError(
-            f"the student is sharded, and {type(config.optimiser).__name__} updates whole parameters; use AdamW()"
-        )
+    refuse_sharing(config.optimiser, config.lora)
     moves = config.moves
     if isinstance(moves, TeacherTurns) and isinstance(moves.teacher.weights, Live | AdapterOff):
         # Each rank would ask the two in an order of its own, and both are the same shards.
         raise PilotageError(
             f"the student is sharded, and {moves.teacher.weights} would write turns with its parameters; use "
             "FrozenCopy()"
+        )
+
+
+def check_tokenizer(teacher: Backbone, student: Backbone) -> None:
+    """Raises PilotageError for a teacher that reads other words than the student writes by the same ids."""
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab() or teacher.eos_ids != student.eos_ids:
+        raise PilotageError(
+            f"teacher {teacher.name} and student {student.name} do not share a tokenizer: rollouts are scored id by id"
         )
 
 
@@ -203,10 +209,7 @@ def _teacher_model(
             )
         return AdapterOffTeacher(student)
     frozen = given or _frozen_copy(weights, student)
-    if len(frozen.tokenizer) != len(student.tokenizer) or frozen.eos_ids != student.eos_ids:
-        raise PilotageError(
-            f"teacher {frozen.name} and student {student.name} do not share a tokenizer: rollouts are scored id by id"
-        )
+    check_tokenizer(frozen, student)
     frozen.model.to(device).eval().requires_grad_(False)
     return TeacherModel(frozen)
 

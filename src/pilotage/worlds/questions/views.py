@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Example, Moment, View
 from pilotage.views.prompts import PromptSet, prompt_template
 from pilotage.views.registry import ViewSpec
@@ -40,10 +40,10 @@ def _reasoning(moment: Moment, prompts: PromptSet) -> View:
 
 
 def _solution(moment: Moment, prompts: PromptSet) -> View:
-    """The same with the worked solution in place of the answer. Raises PilotageError where there is none."""
+    """The same with the worked solution in place of the answer. Raises ImpossibleRequestError where there is none."""
     question = question_of(moment.example)
     if not question.solution:
-        raise PilotageError(
+        raise ImpossibleRequestError(
             f"question {moment.example.id} has no worked solution for the vqa_solution view to show; use vqa_reasoning"
         )
     return _view("vqa_solution", moment, prompts, prefill=THINK_PREFILL, reference=question.solution)
