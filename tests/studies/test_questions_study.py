@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from pilotage.distill.divergences import NoCap
+from pilotage.recipes.smolvl import smolvl_stage2
 from pilotage.runs.measurement import examples_of
 from pilotage.runs.recipe import Recipe
 from pilotage.studies import questions as study_questions
-from pilotage.studies.questions import FORM, QUESTIONS, conflict_table, question_pairs
+from pilotage.studies.questions import FORM, QUESTIONS, SMOLVL_QUESTIONS, conflict_table, question_pairs
 from pilotage.studies.runs import run_part, write_tables
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.sft_config import SftConfig
 from pilotage.worlds import get_task
 from pilotage.worlds.asked import KINDS
@@ -47,6 +48,27 @@ def test_every_arm_has_one_budget_and_is_taught_by_the_base_that_knows_the_form(
     capless: Any = recipe_of("vigos_no_cap").stages[0]
     assert {route.estimator.cap for route in capless.routes} == {NoCap()}
     assert capless.means == "apart" and len(capless.routes) == 3
+
+
+def test_the_arms_on_smolvl_have_its_steps_rate_and_adapter_and_its_base_as_teacher() -> None:
+    second = smolvl_stage2(3)
+    form = SMOLVL_QUESTIONS.base_run(3)
+    assert form.levels == (("questions", (3, 4)),) and form.kinds == ()
+    assert form.stages[0].steps == study_questions.SMOLVL_FORM_STEPS and form.stages[0].bf16
+    assert str(form.backbone).endswith("smolvl/seed0/trunk/stage1/model")
+    arms = [variant for variant in SMOLVL_QUESTIONS.variants if variant.make is not None]
+    assert len(arms) == 5
+    for variant in arms:
+        assert variant.make is not None
+        recipe = variant.make(3, Path("base"))
+        (stage,) = recipe.stages
+        assert recipe.backbone == f"base/{FORM}/model" and stage.stage == variant.stage
+        assert (stage.steps, stage.lora) == (second.steps, second.lora) and second.lora is not None
+        if isinstance(stage, DistillConfig):
+            assert set(stage.all_weights) == {AdapterOff()} and stage.student_view == "vqa_student"
+            assert (stage.lr, stage.prompts_per_step) == (second.lr, second.prompts_per_step)
+        else:
+            assert (stage.peak_lr, stage.batch_size) == (second.lr, second.prompts_per_step)
 
 
 def test_pairs_are_of_one_level_length_and_kind_and_differ_in_the_prior() -> None:

@@ -1,6 +1,7 @@
 """ViGOS in its own domain: questions about pictures with boxed answers, on a nano model that has learnt their form.
 
     pilotage study questions runs/questions --seeds 0 1 2 3 4
+    pilotage study smolvl_questions runs/smolvl-questions --seeds 0
 
 One base, which every seed branches off, learns sight and form at once: pictures and questions in every view that a
 teacher is shown, answered as their references are. Then each method has as many rollouts, or as many reference answers,
@@ -10,7 +11,7 @@ on questions that the base has seen no answer to. Who separates seeing from reas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from pilotage.evaluate import rows_path
 from pilotage.recipes.methods import on_questions
 from pilotage.recipes.nano import nano_mgsd, nano_stage1
 from pilotage.recipes.nano_methods import nano_opsd, nano_vigos, nano_vigos_released, nano_visual_sft
+from pilotage.recipes.smolvl import smolvl, smolvl_stage1, smolvl_stage2
 from pilotage.records import Example
 from pilotage.runs.measurement import TEST_SEED
-from pilotage.runs.recipe import BASE_STAGE, Recipe
+from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.runner import engine_of, measure
 from pilotage.studies.comparison import capped, rerouted
 from pilotage.studies.costs import leak_of
@@ -32,8 +34,9 @@ from pilotage.studies.episode_tables import Rows, rows_by_id, values
 from pilotage.studies.extras import PROBE_FOLDER, measure_leak
 from pilotage.studies.study import Study, StudyTable, Variant
 from pilotage.studies.tables import PerSeed, cell, difference_cell, less, not_run
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import with_weights
+from pilotage.train.sft_config import SftConfig
 from pilotage.worlds.asked import KINDS, ask
 from pilotage.worlds.questions.data.build import asked_about
 from pilotage.worlds.registry import get_task
@@ -42,6 +45,7 @@ TASK, LEVELS = "frozenlake", (3, 4, 5)
 FORM = "form"
 """Folder, and stage, of the base that has learnt the form."""
 FORM_STEPS, STEPS = 600, 40
+SMOLVL_FORM_STEPS = 200
 FORM_VIEWS = (
     ("vqa_student", 0.5),
     ("vqa_perception", 0.1),
@@ -55,54 +59,106 @@ NUM_TRAIN, NUM_TEST, NUM_PAIRS = 3000, 300, 60
 CONDITION = "question"
 
 
-def _base_run(seed: int) -> Recipe:
-    whole = nano_mgsd(seed)
-    form = replace(
-        nano_stage1(seed),
-        stage=FORM,
-        image_view=FORM_VIEWS,
-        retention_views=(("vqa_symbolic", 1.0),),
-        retention_share=1 / 4,
-        steps=FORM_STEPS,
-    )
-    return replace(
-        whole,
-        name="questions_form",
-        levels=(("questions", LEVELS),),
-        options=(("tasks", TASK),),
-        num_train=NUM_TRAIN,
-        num_test=NUM_TEST,
-        max_new_tokens=MAX_NEW_TOKENS,
-        stages=(form,),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model that the study is made with."""
+
+    name: str
+    made: Callable[[int], Recipe]
+    """The run that its base's recipe is made of; its first stage is supervised."""
+    stage: Callable[[int], SftConfig]
+    """What its base trains as, in other views."""
+    levels: tuple[int, ...]
+    form_steps: int
+    stage2: Callable[[int], DistillConfig] | None = None
+    """Where steps, rows, rate and adapter of the arms come from; None: from their own recipes, but for the steps."""
+
+    def base_run(self, seed: int) -> Recipe:
+        form = replace(
+            self.stage(seed),
+            stage=FORM,
+            image_view=FORM_VIEWS,
+            retention_views=(("vqa_symbolic", 1.0),),
+            retention_share=1 / 4,
+            steps=self.form_steps,
+        )
+        return replace(
+            self.made(seed),
+            name=f"{self.name}_form",
+            levels=(("questions", self.levels),),
+            options=(("tasks", TASK),),
+            kinds=(),
+            num_train=NUM_TRAIN,
+            num_test=NUM_TEST,
+            max_new_tokens=MAX_NEW_TOKENS,
+            stages=(form,),
+        )
+
+    def arm(
+        self, name: str, whole: Callable[[int], Recipe], seed: int, base_run: Path, *, cap: Cap | None = None
+    ) -> Recipe:
+        """The second stage of a recipe in its form for questions, taught by the base that knows their form."""
+        stage = on_questions(name, whole(seed).stages[1])
+        stage = replace(stage, steps=STEPS) if self.stage2 is None else like(stage, self.stage2(seed))
+        if isinstance(stage, DistillConfig):
+            # Neither the shipped base nor a teacher of plans has ever seen such a question.
+            own = AdapterOff() if stage.lora is not None else FrozenCopy()
+            stage = with_weights(stage, lambda _: own)
+            if cap is not None:
+                stage = rerouted(stage, partial(capped, cap=cap))
+            stage = replace(stage, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=min(stage.warmup_steps, STEPS))
+        return replace(
+            self.base_run(seed),
+            name=f"{self.name}_{name}",
+            backbone=str(base_run / FORM / "model"),
+            stages=(stage,),
+            measure_base=False,
+        )
+
+    def variant(
+        self,
+        title: str,
+        folder: str,
+        name: str,
+        whole: Callable[[int], Recipe],
+        *,
+        cap: Cap | None = None,
+    ) -> Variant:
+        stage = whole(0).stages[1].stage
+        return Variant(title=title, folder=folder, stage=stage, make=partial(self.arm, name, whole, cap=cap))
 
 
-def _arm(
-    name: str, whole: Callable[[int], Recipe], seed: int, base_run: Path, *, cap: Cap | None = None
-) -> Recipe:
-    """The second stage of a recipe for levels in its form for questions, taught by the base that knows their form."""
-    stage = replace(on_questions(name, whole(seed).stages[1]), steps=STEPS)
-    if isinstance(stage, DistillConfig):
-        if cap is not None:
-            stage = rerouted(stage, partial(capped, cap=cap))
-        # Neither the shipped base nor a teacher of plans has ever seen such a question.
-        stage = with_weights(stage, lambda _: FrozenCopy())
-        stage = replace(stage, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=min(stage.warmup_steps, STEPS))
-    return replace(
-        _base_run(seed),
-        name=f"questions_{name}",
-        backbone=str(base_run / FORM / "model"),
-        stages=(stage,),
-        measure_base=False,
-    )
+def like(stage: Stage, other: DistillConfig) -> Stage:
+    """A stage with another's number of steps and rows, rate, schedule and adapter."""
+    shared = {
+        "steps": other.steps,
+        "micro_batch_size": other.micro_batch_size,
+        "schedule": other.schedule,
+        "lora": other.lora,
+        "betas": other.betas,
+        "bf16": other.bf16,
+        "checkpoint_every": other.checkpoint_every,
+    }
+    if isinstance(stage, SftConfig):
+        share = other.warmup_steps / other.steps
+        return replace(
+            stage, peak_lr=other.lr, batch_size=other.prompts_per_step, warmup_share=share, **shared
+        )
+    warmup = other.warmup_steps
+    return replace(stage, lr=other.lr, prompts_per_step=other.prompts_per_step, warmup_steps=warmup, **shared)
 
 
-def _variant(
-    title: str, folder: str, name: str, whole: Callable[[int], Recipe], *, cap: Cap | None = None
-) -> Variant:
-    return Variant(
-        title=title, folder=folder, stage=whole(0).stages[1].stage, make=partial(_arm, name, whole, cap=cap)
-    )
+NANO = _Model(name="questions", made=nano_mgsd, stage=nano_stage1, levels=LEVELS, form_steps=FORM_STEPS)
+SMOLVL_BASE = "runs/smolvl/seed0/trunk/stage1/model"
+"""What the study `smolvl` leaves of seed 0 after stage 1, in the folder that its page names."""
+SMOLVL = _Model(
+    name="smolvl_questions",
+    made=partial(smolvl, backbone=SMOLVL_BASE),
+    stage=smolvl_stage1,
+    levels=(3, 4),
+    form_steps=SMOLVL_FORM_STEPS,
+    stage2=smolvl_stage2,
+)
 
 
 def measure_prior_questions(recipe: Recipe, run_dir: Path) -> None:
@@ -206,25 +262,43 @@ def _right(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> P
     return None if rows is None else values(rows, "success")
 
 
+_BASES = (
+    Variant(title="base", folder=FORM, stage=BASE_STAGE, make=None),
+    Variant(title="sight and form", folder=FORM, stage=FORM, make=None),
+)
 QUESTIONS = Study(
     name="questions",
     title="ViGOS where it was proposed: questions about pictures with boxed answers",
-    base_run=_base_run,
+    base_run=NANO.base_run,
     base_run_folder=FORM,
     one_base_run=True,
     variants=(
-        Variant(title="base", folder=FORM, stage=BASE_STAGE, make=None),
-        Variant(title="sight and form", folder=FORM, stage=FORM, make=None),
-        _variant("ViGOS, paper", "vigos", "nano_vigos", nano_vigos),
-        _variant("ViGOS, paper, cap: none", "vigos_no_cap", "nano_vigos", nano_vigos, cap=NoCap()),
-        _variant("ViGOS, released", "vigos_released", "nano_vigos_released", nano_vigos_released),
-        _variant("OPSD", "opsd", "nano_opsd", nano_opsd),
-        _variant("OPSD, cap: none", "opsd_no_cap", "nano_opsd", nano_opsd, cap=NoCap()),
-        _variant("MGSD, symbolic teacher", "mgsd", "nano", nano_mgsd),
-        _variant("SFT on worked solutions", "visual_sft", "nano_visual_sft", nano_visual_sft),
+        *_BASES,
+        NANO.variant("ViGOS, paper", "vigos", "nano_vigos", nano_vigos),
+        NANO.variant("ViGOS, paper, cap: none", "vigos_no_cap", "nano_vigos", nano_vigos, cap=NoCap()),
+        NANO.variant("ViGOS, released", "vigos_released", "nano_vigos_released", nano_vigos_released),
+        NANO.variant("OPSD", "opsd", "nano_opsd", nano_opsd),
+        NANO.variant("OPSD, cap: none", "opsd_no_cap", "nano_opsd", nano_opsd, cap=NoCap()),
+        NANO.variant("MGSD, symbolic teacher", "mgsd", "nano", nano_mgsd),
+        NANO.variant("SFT on worked solutions", "visual_sft", "nano_visual_sft", nano_visual_sft),
     ),
     reference="ViGOS, paper",
     extras=(measure_leak, measure_prior_questions),
     main_table=questions_table,
     tables=(conflict_table,),
+)
+SMOLVL_QUESTIONS = replace(
+    QUESTIONS,
+    name="smolvl_questions",
+    title="the same questions asked of a pretrained language model with new eyes",
+    base_run=SMOLVL.base_run,
+    base_made_by="pilotage study smolvl runs/smolvl --seeds 0",
+    variants=(
+        *_BASES,
+        SMOLVL.variant("ViGOS, paper", "vigos", "nano_vigos", nano_vigos),
+        SMOLVL.variant("ViGOS, released", "vigos_released", "nano_vigos_released", nano_vigos_released),
+        SMOLVL.variant("OPSD", "opsd", "nano_opsd", nano_opsd),
+        SMOLVL.variant("MGSD, symbolic teacher", "mgsd", "nano", nano_mgsd),
+        SMOLVL.variant("SFT on worked solutions", "visual_sft", "nano_visual_sft", nano_visual_sft),
+    ),
 )
