@@ -129,6 +129,7 @@ def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pilotage.backbones.load import load_backbone
     from pilotage.distill.divergences import ForwardKL
     from pilotage.distill.estimators import FullVocabulary
+    from pilotage.distill.routes import one_teacher
     from pilotage.rollouts.transformers_engine import TransformersEngine
     from pilotage.train.distill import distill
     from pilotage.train.distill_config import DistillConfig, FrozenCopy
@@ -145,8 +146,9 @@ def run_ours(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         max_new_tokens=options.new_tokens,
         prompts="brief",
         lr=1e-5,
-        estimator=FullVocabulary(divergence=ForwardKL()),
-        teacher_weights=FrozenCopy(),
+        router=one_teacher(
+            view="teacher", weights=FrozenCopy(), estimator=FullVocabulary(divergence=ForwardKL())
+        ),
         checkpoint_every=10**6,
         bf16=options.bf16,
         rollouts_every=0,

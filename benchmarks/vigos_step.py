@@ -82,6 +82,7 @@ def stage(options: argparse.Namespace) -> Any:
     """ViGOS in its paper form."""
     from pilotage.distill.divergences import ReverseKL
     from pilotage.distill.estimators import FullVocabulary
+    from pilotage.distill.routes import one_teacher
     from pilotage.recipes.methods import vigos_stage
     from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
@@ -92,8 +93,9 @@ def stage(options: argparse.Namespace) -> Any:
         max_new_tokens=256,
         prompts="brief",
         lr=1e-5,
-        estimator=FullVocabulary(divergence=ReverseKL()),
-        teacher_weights=FrozenCopy(),
+        router=one_teacher(
+            view="teacher", weights=FrozenCopy(), estimator=FullVocabulary(divergence=ReverseKL())
+        ),
         checkpoint_every=10**6,
         rollouts_every=0,
     )

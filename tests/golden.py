@@ -72,7 +72,7 @@ def _short(stage: Any) -> Any:
     if hasattr(stage, "warmup_steps"):
         small["warmup_steps"] = 1
     if hasattr(stage, "prompts_per_step"):
-        small["prompts_per_step"] = 12 if getattr(stage, "samples_per_prompt", 1) == 1 else 4
+        small["prompts_per_step"] = 12 if stage.sources.max_samples == 1 else 4
     if hasattr(stage, "batch_size"):
         small["batch_size"] = 12
     return replace(stage, **small)

@@ -360,7 +360,7 @@ def test_stage_2_trains_all_of_it_and_what_it_saves_is_what_was_trained(
     config = tiny_config(
         estimator=FullVocabulary(divergence=ForwardKL()),
         student_view="student" if backbone.supports_images else "symbolic",
-        teacher_weights=FrozenCopy(),
+        weights=FrozenCopy(),
         warmup_steps=0,
         prompts_per_step=2,
     )

@@ -20,7 +20,7 @@ from pilotage.recipes import RECIPES
 from pilotage.records import Rollout
 from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.engine import Engine
-from pilotage.rollouts.sources import FromStudent
+from pilotage.rollouts.sources import FromStudent, only
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.step.teacher_models import TeacherModel
@@ -67,16 +67,12 @@ def tiny(name: str, **changes: Any) -> DistillConfig:
 
 def with_routes(config: DistillConfig, change: Any) -> DistillConfig:
     """The configuration with every route changed."""
-    if config.router is None:
-        return config
     router = replace(config.router, routes=tuple(map(change, config.router.routes)))
     return replace(config, router=router, description=config.description and change(config.description))
 
 
 def as_the_student(config: DistillConfig) -> DistillConfig:
     """The configuration whose teachers see and know what the student does; nothing is capped."""
-    if config.router is None:
-        return replace(config, teacher_view="student")
 
     def change(route: Route) -> Route:
         view = "perception" if route is config.description else config.student_view
@@ -183,7 +179,7 @@ def test_teachers_that_see_and_know_what_the_student_does_give_no_gradient(name,
 @every_recipe
 def test_every_route_teaches_whole_and_broken_answers_without_gradient_at_equality(name, tmp_path):
     # A turn for each task to plan and to describe: three fifths and two fifths of ten prompts.
-    config = tiny(name, max_new_tokens=120, prompts_per_step=10, sources=None)
+    config = tiny(name, max_new_tokens=120, prompts_per_step=10, sources=only(FromStudent()))
     # Answers that were given have no log-probabilities for a policy gradient.
     if any(isinstance(route.estimator, PolicyGradient) for route in config.routes):
         pytest.skip("a policy gradient needs fresh samples; test_one_step_runs has them")

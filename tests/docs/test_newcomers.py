@@ -21,6 +21,7 @@ from pilotage.backbones.load import BackboneError, load_backbone
 from pilotage.distill.align import predicting_positions
 from pilotage.errors import PilotageError
 from pilotage.nano.tokenizer import build_nano_tokenizer
+from pilotage.recipes.methods import with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.runner import run_recipe
@@ -266,14 +267,13 @@ def test_both_stages_train_it_and_what_they_save_is_of_the_family(toy: Path, tmp
         stages=(
             replace(stage1, steps=1, batch_size=3, micro_batch_size=3, bf16=False),
             replace(
-                stage2,
+                with_teacher(stage2, weights=FrozenCopy(source=str(toy))),
                 steps=1,
                 warmup_steps=0,
                 prompts_per_step=3,
                 micro_batch_size=3,
                 max_new_tokens=6,
                 bf16=False,
-                teacher_weights=FrozenCopy(source=str(toy)),
             ),
         ),
     )

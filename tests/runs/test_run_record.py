@@ -85,7 +85,7 @@ def test_the_second_stage_of_mgsd_keeps_recipe_base_teacher_and_prompts(
     assert command("train ../run") == 0
     config = trained["config"]
     assert (config.lr, config.prompts, config.seed) == (1e-6, "full", 4)
-    assert config.teacher_weights == FrozenCopy(source=str(base))
+    assert config.router.routes[0].weights == FrozenCopy(source=str(base))
     assert Path(trained["backbone"]) == Path("../run/stage1/model")
     assert choose_model("../run", None, RecipeOptions())[2].dtype == "bfloat16"
 

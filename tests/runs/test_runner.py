@@ -13,6 +13,7 @@ import pytest
 
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
+from pilotage.recipes.methods import with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs import Recipe, run_recipe
 from pilotage.runs.measurement import examples_of
@@ -178,7 +179,7 @@ def test_a_trainer_that_refuses_has_not_touched_the_run(
     assert isinstance(stage1, SftConfig) and isinstance(stage2, DistillConfig)
     stages = (
         replace(stage1, max_length=5),
-        replace(stage2, teacher_weights=FrozenCopy(source="./nowhere")),
+        with_teacher(stage2, weights=FrozenCopy(source="./nowhere")),
     )
     begin_run(replace(small_recipe(), stages=stages), tmp_path)
     before = (tmp_path / "config.json").read_bytes()

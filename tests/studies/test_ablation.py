@@ -93,9 +93,9 @@ def test_every_variant_differs_from_the_whole_method_in_what_its_title_says(tmp_
     assert set(stages) == {"stage2_only", "no_plan", "sampled", "sft_answers", "no_privilege"}
     whole: Any = nano_mgsd(0).stages[1]
     assert stages["stage2_only"] == whole
-    assert stages["no_plan"].teacher_view == "teacher_no_plan"
-    assert stages["no_privilege"].teacher_view == "student"
-    assert type(stages["sampled"].estimator).__name__ == "Sampled"
+    assert stages["no_plan"].router.routes[0].view == "teacher_no_plan"
+    assert stages["no_privilege"].router.routes[0].view == "student"
+    assert type(stages["sampled"].router.routes[0].estimator).__name__ == "Sampled"
     answers = stages["sft_answers"]
     assert answers.image_view == "student" and answers.retention_share == 0
     assert answers.steps * answers.batch_size == whole.steps * whole.prompts_per_step

@@ -50,7 +50,7 @@ def test_the_teacher_and_the_reference_answers_have_one_budget_adapter_and_rate(
     assert recipe.backbone == "trunk/stage1/model" and recipe.seed == copied.seed == 3
     assert (copied.steps, copied.batch_size) == (distilled.steps, distilled.prompts_per_step)
     assert (copied.lora, copied.peak_lr, copied.betas) == (distilled.lora, distilled.lr, distilled.betas)
-    assert copied.lora is not None and distilled.teacher_weights == AdapterOff()
+    assert copied.lora is not None and distilled.all_weights == (AdapterOff(),)
     assert copied.image_view == "student" and copied.retention_share == 0
 
 

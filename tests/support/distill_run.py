@@ -25,7 +25,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.data.examples import make_example
 from pilotage.distill.divergences import ForwardKL, ReverseKL
 from pilotage.distill.estimators import FullVocabulary
-from pilotage.distill.routes import Route, Router
+from pilotage.distill.routes import Route, Router, one_teacher
 from pilotage.distill.spans import MgsdLayout
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import ReplayEngine
@@ -54,17 +54,24 @@ def tiny_examples(num_each: int = 5, tasks: Sequence[str] = TASKS, level: int = 
 
 
 def tiny_config(**changes: Any) -> DistillConfig:
+    """One step of one teacher, of which `view`, `weights` and `estimator` can be said, besides the stage's fields."""
     settings: dict[str, Any] = {
         "steps": 1,
         "prompts_per_step": 4,
         "max_new_tokens": 6,
         "prompts": "brief",
         "lr": 1e-2,
-        "estimator": FullVocabulary(divergence=ReverseKL()),
-        "teacher_weights": FrozenCopy(),
         "micro_batch_size": 2,
         "rollouts_every": 1,
     }
+    teacher: dict[str, Any] = {
+        "view": changes.pop("view", "teacher"),
+        "weights": changes.pop("weights", FrozenCopy()),
+        "estimator": changes.pop("estimator", FullVocabulary(divergence=ReverseKL())),
+    }
+    settings["router"] = one_teacher(**teacher)
+    if changes.get("perception_share") and "description" not in changes:
+        settings["description"] = Route(name="description", **(teacher | {"view": "description"}))
     return DistillConfig(**(settings | changes))
 
 
@@ -88,7 +95,7 @@ def routed_config() -> DistillConfig:
         route("told", spans=("route", "answer"), rows="valid"),
         route("broken", rows="invalid", scale=2.0),
     )
-    changes: dict[str, Any] = {"estimator": None, "teacher_weights": None, "max_new_tokens": 120}
+    changes: dict[str, Any] = {"max_new_tokens": 120, "means": "apart"}
     return tiny_config(
         **(RESUMED | {"steps": 3} | changes),
         router=Router(layout=MgsdLayout(), routes=routes),

@@ -49,7 +49,7 @@ def trained(stage: str, run_dir: Path, lora: LoraSettings, dtype: torch.dtype) -
     if stage == "sft":
         config = replace(sft_run.CONFIG, steps=4, lora=lora)
         return run_sft(config, student, sft_run.EXAMPLES, run_dir), first
-    config = tiny_config(steps=4, lora=lora, teacher_weights=AdapterOff(), max_new_tokens=200)
+    config = tiny_config(steps=4, lora=lora, weights=AdapterOff(), max_new_tokens=200)
     made = distill(
         config, student=student, examples=tiny_examples(), run_dir=run_dir, engine=references(tiny_backbone())
     )

@@ -12,7 +12,7 @@ import torch
 from distill_run import other_weights, references, rows_of, tiny_config, tiny_examples
 from pilotage.backbones.encode import encode_with_response
 from pilotage.backbones.load import Backbone
-from pilotage.distill.divergences import ForwardKL, ReverseKL
+from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import opsd_stage, vigos_question_stage, vigos_stage
@@ -69,13 +69,13 @@ def test_a_teacher_that_sees_the_picture_alone_teaches_nothing_by_the_answer_and
 def test_a_teacher_that_reads_words_leans_on_no_picture_and_the_control_on_no_answer() -> None:
     words = leak_of(stage(), teacher=other_weights()).palr.groups["all"]
     assert words.image_nats2 == 0.0 < words.answer_nats2
-    control = leak_of(replace(stage(), teacher_view="student"), teacher=other_weights())
+    control = leak_of(tiny_config(max_new_tokens=120, view="student"), teacher=other_weights())
     assert control.palr.num_wrong_answers == 0 and control.gap_nats == {}
     assert control.palr.groups["all"].answer_nats2 == 0.0 < control.palr.groups["all"].image_nats2
 
 
 def test_a_teacher_that_says_what_the_student_says_teaches_nothing() -> None:
-    control = leak_of(replace(stage(), teacher_view="student"))
+    control = leak_of(tiny_config(max_new_tokens=120, view="student"))
     assert control.palr.groups["all"].image_nats2 == pytest.approx(0.0, abs=1e-8)
 
 
@@ -154,7 +154,7 @@ def test_a_finished_stage_is_measured_with_the_weights_it_began_with() -> None:
 def test_teachers_that_moved_are_refused_afterwards(weights: Any) -> None:
     with pytest.raises(PilotageError, match="moved with the student.*palr_every"):
         leak_of_trained(
-            replace(stage(), teacher_weights=weights, estimator=FullVocabulary(divergence=ReverseKL())),
+            tiny_config(max_new_tokens=120, weights=weights),
             start=tiny_backbone(),
             trained=tiny_backbone(),
             examples=tiny_examples(),

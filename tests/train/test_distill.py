@@ -18,6 +18,7 @@ from pilotage.distill.estimators import FullVocabulary, Sampled, TopK
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Rollout
 from pilotage.rollouts import ReplayEngine
+from pilotage.rollouts.sources import FromStudent, Sampling, only
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, lr_share
@@ -75,7 +76,7 @@ def reference_ids(example: Example, view: str = "student") -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_teacher_equal_to_the_student_gives_no_gradient(tmp_path, name):
-    row = metrics_of(tmp_path, estimator=ESTIMATORS[name], teacher_view="student")
+    row = metrics_of(tmp_path, estimator=ESTIMATORS[name], view="student")
     assert abs(row["loss"]) < 1e-6
     assert row["grad_norm"] < 1e-4
 
@@ -88,7 +89,7 @@ def test_a_privileged_teacher_gives_one(tmp_path, name):
 
 
 def test_the_control_without_privilege_begins_at_zero_divergence(tmp_path):
-    row = metrics_of(tmp_path, teacher_view="student")
+    row = metrics_of(tmp_path, view="student")
     assert row["kl/all"] < 1e-6
     assert row["teacher/agreement"] == 1.0
 
@@ -297,7 +298,7 @@ def test_the_teacher_may_be_another_model(tmp_path):
     rows = []
     for seed in (0, 1):
         distill(
-            tiny_config(teacher_view="student"),
+            tiny_config(view="student"),
             student=tiny_backbone(0),
             teacher=tiny_backbone(seed),
             examples=tiny_examples(),
@@ -309,10 +310,10 @@ def test_the_teacher_may_be_another_model(tmp_path):
 
 def test_with_the_adapter_off_the_student_is_its_own_teacher(tmp_path):
     student = with_lora(tiny_backbone(), LoraSettings(rank=2, alpha=4))
-    same = metrics_of(tmp_path, student=student, teacher_weights=AdapterOff(), teacher_view="student")
+    same = metrics_of(tmp_path, student=student, weights=AdapterOff(), view="student")
     assert same["kl/all"] < 1e-6
     student = with_lora(tiny_backbone(), LoraSettings(rank=2, alpha=4))
-    row = metrics_of(tmp_path, student=student, teacher_weights=AdapterOff(), steps=2)
+    row = metrics_of(tmp_path, student=student, weights=AdapterOff(), steps=2)
     assert row["kl/all"] > 1e-2
     base, first = student.model.get_base_model().state_dict(), tiny_backbone().model.state_dict()
     name = "model.language_model.layers.0.self_attn.q_proj"
@@ -323,7 +324,7 @@ def test_with_the_adapter_off_the_student_is_its_own_teacher(tmp_path):
 
 def test_the_adapter_off_needs_an_adapter(tmp_path):
     with pytest.raises(PilotageError, match="LoRA"):
-        metrics_of(tmp_path, teacher_weights=AdapterOff())
+        metrics_of(tmp_path, weights=AdapterOff())
 
 
 # -- rollouts that describe ---------------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ def test_a_share_of_the_prompts_asks_for_a_description(tmp_path):
         engine=Engine([]),
         max_new_tokens=200,
         perception_share=0.25,
-        teacher_view="student",
+        view="student",
     )
     assert control["kl/description"] < 1e-6 and control["kl/all"] < 1e-6
 
@@ -421,9 +422,14 @@ def test_the_learning_rate_of_a_step_is_logged_with_it(tmp_path):
     ("changes", "named"),
     [
         ({"steps": 0}, "steps 0"),
-        ({"teacher_view": "oracle"}, "oracle"),
-        ({"temperature": 0.0}, "temperature 0"),
-        ({"temperature": 0.7, "estimator": Sampled(as_="advantage")}, "0.7"),
+        ({"view": "oracle"}, "oracle"),
+        (
+            {
+                "sources": only(FromStudent(sampling=Sampling(temperature=0.7))),
+                "estimator": Sampled(as_="advantage"),
+            },
+            "0.7",
+        ),
         ({"reduction": "batch"}, "batch"),
         ({"lr": -1.0}, "lr -1"),
         ({"warmup_steps": 3}, "warmup_steps 3"),
@@ -435,15 +441,14 @@ def test_settings_that_make_no_sense_are_named(changes, named):
 
 
 def test_settings_are_json_with_class_names():
-    settings = json.loads(json.dumps(as_settings(tiny_config(teacher_weights=FrozenCopy(source="nano")))))
-    assert settings["teacher_weights"] == {"class": "FrozenCopy", "source": "nano"}
-    assert settings["estimator"]["divergence"] == {"class": "ReverseKL"}
+    settings = json.loads(json.dumps(as_settings(tiny_config(weights=FrozenCopy(source="nano")))))
+    (route,) = settings["router"]["routes"]
+    assert route["weights"] == {"class": "FrozenCopy", "source": "nano"} and "sources" not in settings
+    assert route["estimator"]["divergence"] == {"class": "ReverseKL"}
 
 
 def test_noise_on_pictures_changes_no_step_on_words_alone(tmp_path: Path) -> None:
-    words = replace(
-        tiny_config(steps=2), student_view="symbolic", teacher_view="symbolic", teacher_weights=FrozenCopy()
-    )
+    words = tiny_config(steps=2, student_view="symbolic", view="symbolic")
     for name, pixel_noise in (("clean", 0.0), ("noisy", 0.5)):
         distill(
             replace(words, pixel_noise=pixel_noise),

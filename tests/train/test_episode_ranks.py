@@ -97,8 +97,6 @@ def mixed() -> DistillConfig:
         )
     )
     return config(
-        estimator=None,
-        teacher_weights=None,
         router=Router(layout=MgsdLayout(), routes=(told, seen)),
         sources=sources,
         max_new_tokens=40,

@@ -17,6 +17,7 @@ from distill_run import RESUMED, routed_config, rows_of, tiny_config, tiny_examp
 from pilotage.backbones.load import LoraSettings, with_lora
 from pilotage.errors import PilotageError
 from pilotage.files import PARTIAL
+from pilotage.rollouts.sources import FromStudent, Sampling, only
 from pilotage.train import checkpoints
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import AdapterOff
@@ -130,7 +131,11 @@ def test_checkpoints_hold_no_pickled_objects(uninterrupted):
 
 def test_an_adapter_with_dropout_goes_on_as_if_it_had_not_stopped(tmp_path):
     config = tiny_config(
-        steps=4, checkpoint_every=2, teacher_weights=AdapterOff(), reduction="sequence", samples_per_prompt=2
+        steps=4,
+        checkpoint_every=2,
+        weights=AdapterOff(),
+        reduction="sequence",
+        sources=only(FromStudent(sampling=Sampling(num_samples=2))),
     )
 
     class Stopped(Exception):

@@ -21,7 +21,15 @@ from pilotage.distill.spans import MgsdLayout, WholeLayout
 from pilotage.distill.token_weights import ImportanceCap, RewardGate, VisualAdvantage
 from pilotage.errors import PilotageError
 from pilotage.rollouts import ReplayEngine
-from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share, only
+from pilotage.rollouts.sources import (
+    FromDataSet,
+    FromStudent,
+    FromTeacher,
+    Mixture,
+    Sampling,
+    on_policy_share,
+    only,
+)
 from pilotage.train.distill import DistillTrainer, distill
 from pilotage.train.distill_config import (
     EMA,
@@ -50,7 +58,12 @@ def route(name: str = "all", **changes: Any) -> Route:
 def routed(*routes: Route, layout: Any = None, **changes: Any) -> DistillConfig:
     """A tiny configuration with these routes."""
     router = Router(layout=layout or MgsdLayout(), routes=routes)
-    return tiny_config(router=router, estimator=None, teacher_weights=None, **changes)
+    return tiny_config(**({"router": router, "means": "apart"} | changes))
+
+
+def sampled(number: int) -> Mixture:
+    """So many of the student's answers to each prompt."""
+    return only(FromStudent(sampling=Sampling(num_samples=number)))
 
 
 def run(
@@ -93,22 +106,15 @@ def replay_references(length: int | None = None) -> ReplayEngine:
 # -- one route is what the simple fields are ----------------------------------------------------------------------
 
 
-def test_a_router_of_one_route_is_what_the_simple_fields_are(tmp_path):
-    simple = run(tmp_path, tiny_config(steps=2))
-    spelled = run(tmp_path, routed(route("plan"), steps=2))
-    assert spelled == simple
+def test_one_teacher_is_a_router_of_one_route():
+    assert tiny_config().router == routed(route("plan")).router
 
 
-def test_the_simple_fields_and_a_router_exclude_each_other():
-    with pytest.raises(PilotageError, match="needs estimator and teacher_weights"):
-        tiny_config(estimator=None, teacher_weights=None)
-    config = routed(route())
-    with pytest.raises(PilotageError, match="teacher_view 'student' has no effect"):
-        replace(config, teacher_view="student")
-    with pytest.raises(PilotageError, match="temperature 0.5 has no effect"):
-        replace(config, sources=only(FromStudent()), temperature=0.5)
+def test_a_share_of_descriptions_and_who_teaches_them_go_together():
     with pytest.raises(PilotageError, match="description route"):
-        replace(config, perception_share=0.5)
+        replace(routed(route()), perception_share=0.5)
+    with pytest.raises(PilotageError, match="description route"):
+        replace(routed(route()), description=route("described", view="description"))
 
 
 @pytest.mark.parametrize(
@@ -123,17 +129,6 @@ def test_the_simple_fields_and_a_router_exclude_each_other():
 def test_routes_that_make_no_sense_are_named(changes, named):
     with pytest.raises(PilotageError, match=named):
         routed(route(**changes))
-
-
-def test_settings_of_older_runs_are_still_those_of_the_simple_fields():
-    from pilotage.train.settings import as_settings
-
-    settings = as_settings(tiny_config())
-    assert "router" not in settings and "sources" not in settings and settings["teacher_view"] == "teacher"
-    assert as_settings(routed(route()))["router"]["routes"][0]["weights"] == {
-        "class": "FrozenCopy",
-        "source": None,
-    }
 
 
 # -- several teachers ---------------------------------------------------------------------------------------------
@@ -233,7 +228,7 @@ def test_another_example_s_picture_is_another_teacher(tmp_path):
 
 def test_a_live_teacher_moves_and_a_frozen_one_does_not(tmp_path):
     live, frozen, mean = (
-        run(tmp_path, tiny_config(teacher_view="student_with_plan", teacher_weights=weights, steps=3))
+        run(tmp_path, tiny_config(view="student_with_plan", weights=weights, steps=3))
         for weights in (Live(), FrozenCopy(), EMA(rate=0.3))
     )
     assert (
@@ -248,9 +243,7 @@ def test_a_live_teacher_moves_and_a_frozen_one_does_not(tmp_path):
     "weights", [EMA(rate=0.3), GatedRefresh(every=2, window=1, max_length_change=9.0)], ids=["ema", "refresh"]
 )
 def test_a_moving_teacher_goes_on_bit_for_bit(tmp_path, weights):
-    config = tiny_config(
-        steps=6, checkpoint_every=3, teacher_view="student_with_plan", teacher_weights=weights
-    )
+    config = tiny_config(steps=6, checkpoint_every=3, view="student_with_plan", weights=weights)
 
     class Stopped(Exception):
         pass
@@ -361,14 +354,14 @@ def test_a_policy_gradient_on_fresh_samples_is_the_sampled_advantage(tmp_path):
 
 def test_reward_and_teacher_are_mixed_and_a_group_needs_samples(tmp_path):
     mix = AdvantageMix(teacher=0.0, reward=1.0)
-    config = routed(route(estimator=PolicyGradient()), mix=mix, samples_per_prompt=2)
+    config = routed(route(estimator=PolicyGradient()), mix=mix, sources=sampled(2))
     # No sample of a random model succeeds, so each is as good as its group.
     (row,) = run(tmp_path, config)
     assert row["rollout/success"] == 0.0 and row["grad_norm"] == 0.0
     with pytest.raises(PilotageError, match="one sample per prompt"):
-        replace(config, samples_per_prompt=1)
+        replace(config, sources=sampled(1))
     with pytest.raises(PilotageError, match="data set"):
-        replace(config, samples_per_prompt=1, sources=only(FromDataSet()), mix=AdvantageMix())
+        replace(config, sources=only(FromDataSet()), mix=AdvantageMix())
 
 
 def test_a_reward_gate_teaches_only_what_reaches_it(tmp_path):

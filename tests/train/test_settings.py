@@ -104,12 +104,12 @@ def test_parts_of_ones_own_are_part_of_a_record_without_being_registered() -> No
 
 def test_a_change_may_name_a_part_of_ones_own() -> None:
     recipe = changed(
-        RECIPES["nano"](0, backbone="nano"), ["stage2.estimator.divergence=Halved(whole=ForwardKL())"]
+        RECIPES["nano"](0, backbone="nano"),
+        ["stage2.router.routes.plan.estimator.divergence=Halved(whole=ForwardKL())"],
     )
-    assert isinstance(recipe.stages[1], DistillConfig) and isinstance(
-        recipe.stages[1].estimator, FullVocabulary
-    )
-    assert recipe.stages[1].estimator.divergence == Halved(whole=ForwardKL())
+    (route,) = recipe.stages[1].router.routes  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(route.estimator, FullVocabulary)
+    assert route.estimator.divergence == Halved(whole=ForwardKL())
 
 
 def test_a_part_whose_module_is_not_imported_says_so() -> None:
@@ -138,16 +138,30 @@ def stage_after(*changes: str, recipe: str = "nano", stage: int = 1) -> Any:
         ("stage2.student_prefill=a = b", "a = b"),
         ("stage2.max_prompt_tokens=None", None),
         ("stage2.max_prompt_tokens=null", None),
-        ("stage2.teacher_weights=AdapterOff()", AdapterOff()),
-        ('stage2.teacher_weights={"class": "AdapterOff"}', AdapterOff()),
-        ("stage2.teacher_weights=FrozenCopy(source='/models/7B')", FrozenCopy(source="/models/7B")),
-        ("stage2.estimator=Sampled(as_=advantage)", Sampled(as_="advantage")),
-        ("stage2.estimator=TopK(k=5, divergence=JSD(beta=0.1))", TopK(k=5, divergence=JSD(beta=0.1))),
     ],
 )
 def test_a_text_becomes_what_its_field_holds(change: str, value: Any) -> None:
     found = getattr(stage_after(change), change.partition("=")[0].removeprefix("stage2."))
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("weights=AdapterOff()", AdapterOff()),
+        ('weights={"class": "AdapterOff"}', AdapterOff()),
+        ("weights=FrozenCopy(source='/models/7B')", FrozenCopy(source="/models/7B")),
+        ("estimator=Sampled(as_=advantage)", Sampled(as_="advantage")),
+        ("estimator=TopK(k=5, divergence=JSD(beta=0.1))", TopK(k=5, divergence=JSD(beta=0.1))),
+    ],
+)
+def test_a_text_becomes_what_a_route_s_field_holds(change: str, value: Any) -> None:
+    recipe = changed(
+        RECIPES["nano"](0, backbone="nano"),
+        [f"stage2.router.routes.plan.{change}", "stage2.lora=LoraSettings(rank=2, alpha=4)"],
+    )
+    (route,) = recipe.stages[1].router.routes  # pyright: ignore[reportAttributeAccessIssue]
+    assert getattr(route, change.partition("=")[0]) == value
 
 
 def test_a_path_leads_through_tuples_by_name_and_by_number() -> None:
@@ -162,9 +176,10 @@ def test_changes_of_one_part_are_made_at_once_whatever_their_order() -> None:
     few = ("stage2.steps=3", "stage2.warmup_steps=2")
     assert stage_after(*few) == stage_after(*reversed(few))
     whole_first = stage_after(
-        "stage2.estimator.divergence.beta=0.25", "stage2.estimator.divergence=JSD(beta=0.5)"
+        "stage2.router.routes.plan.estimator.divergence.beta=0.25",
+        "stage2.router.routes.plan.estimator.divergence=JSD(beta=0.5)",
     )
-    assert whole_first.estimator.divergence == JSD(beta=0.25)
+    assert whole_first.router.routes[0].estimator.divergence == JSD(beta=0.25)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class Train(RecipeOptions):
 
     --set changes any setting of the recipe or of a stage, by its path (repeat it for several):
     --set stage2.lr=1e-6
-    --set "stage2.estimator=TopK(k=64, divergence=JSD(beta=0.1))"
+    --set "stage2.router.routes.plan.estimator=TopK(k=64, divergence=JSD(beta=0.1))"
     --set stage2.router.routes.perception.scale=2
     """
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pilotage.distill.estimators import Estimator, Sampled
 from pilotage.distill.policy_gradient import PolicyGradient
-from pilotage.distill.spans import SpanLayout, Spans
+from pilotage.distill.spans import MgsdLayout, SpanLayout, Spans
 from pilotage.distill.token_weights import RowFacts, TokenWeight
 from pilotage.errors import PilotageError
 from pilotage.views.variants import IMAGES, Images
@@ -251,3 +251,11 @@ def times_taught(routed: Mapping[str, Sequence[RoutedRow]]) -> list[np.ndarray]:
 def num_tokens_of(routed: Mapping[str, Sequence[RoutedRow]]) -> dict[str, list[int]]:
     """Route -> its taught tokens in each row [R]: what the means divide by (`pilotage.distill.reduce`)."""
     return {name: [row.num_tokens for row in rows] for name, rows in routed.items()}
+
+
+def one_teacher(
+    *, view: str, weights: Hashable, estimator: Estimator | PolicyGradient, layout: SpanLayout | None = None
+) -> Router:
+    """The common case: every token by one teacher, who is shown `view`. The route's name is `plan`."""
+    route = Route(name="plan", view=view, weights=weights, estimator=estimator)
+    return Router(layout=layout or MgsdLayout(), routes=(route,))

@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pilotage.backbones.load import LoraSettings, QLoraSettings
 from pilotage.distill.credit import EpisodeReturn
@@ -19,7 +19,7 @@ from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
 from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES, Form
-from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share
+from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share, only
 from pilotage.runs.recipe import Recipe, Stage
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, TeacherWeights
 from pilotage.train.distill_setup import with_weights
@@ -59,28 +59,41 @@ def routed_stage(
     Descriptions keep their teacher, and every token counts alike.
     """
     router = router or Router(layout=WholeLayout(), routes=routes)
-    description = stage.descriptions.routes[0] if stage.descriptions is not None else None
-    return replace(
-        stage,
-        router=router,
-        description=stage.description or description,
-        estimator=None,
-        teacher_weights=None,
-        teacher_view="teacher",
-        means="pooled",
-        mix=mix,
-    )
+    return replace(stage, router=router, means="pooled", mix=mix)
+
+
+def with_teacher(
+    stage: DistillConfig,
+    *,
+    view: str | None = None,
+    weights: TeacherWeights | None = None,
+    estimator: Estimator | None = None,
+) -> DistillConfig:
+    """A stage of one teacher with another view, weights or estimator; who teaches descriptions changes alike.
+
+    A teacher of plans that sees what the student sees has no privilege, and then the one of descriptions has none
+    either.
+    """
+    (route,) = stage.router.routes
+    new: dict[str, Any] = {"weights": weights, "estimator": estimator}
+    new = {name: value for name, value in new.items() if value is not None}
+    described = stage.description
+    if described is not None:
+        seen = {} if view is None else {"view": "perception" if view == "student" else "description"}
+        described = replace(described, **seen, **new)
+    route = replace(route, **({} if view is None else {"view": view}), **new)
+    return replace(stage, router=replace(stage.router, routes=(route,)), description=described)
 
 
 def sampled_by(stage: DistillConfig, sampling: Sampling) -> DistillConfig:
-    """The student's rollouts drawn in this way."""
-    return replace(
-        stage,
-        samples_per_prompt=sampling.num_samples,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-    )
+    """All rollouts the student's, drawn in this way."""
+    return replace(stage, sources=only(FromStudent(sampling=sampling)))
+
+
+def sampling_of(stage: DistillConfig) -> Sampling:
+    """How one of the student's rollouts is drawn."""
+    found = next((each for each in stage.sources.sources if isinstance(each, FromStudent)), FromStudent())
+    return replace(found.sampling, num_samples=1)
 
 
 def taught_by(stage: DistillConfig, weights: FrozenCopy | AdapterOff) -> DistillConfig:
@@ -208,18 +221,13 @@ def read_question_stage(stage: DistillConfig, *, view: str) -> DistillConfig:
 
     `vqa_solution` for OPSD; `vqa_symbolic` for MGSD, whose teacher reads the state in place of the picture.
     """
-    if stage.router is None:
-        assert stage.estimator is not None and stage.teacher_weights is not None
-        route = Route(name="teacher", view=view, weights=stage.teacher_weights, estimator=stage.estimator)
-    else:
-        (route,) = stage.router.routes
+    (route,) = stage.router.routes
     stage = replace(stage, perception_share=0.0, description=None, student_view=ASKED)
     return routed_stage(stage, replace(route, view=view, prefill="<description>"))
 
 
 def reward_question_stage(stage: DistillConfig) -> DistillConfig:
     """A stage of `grpo_stage` on questions about pictures: the student's prompt is theirs, the grader rewards."""
-    assert stage.router is not None
     routes = tuple(
         replace(route, view=ASKED) if route.view == stage.student_view else route
         for route in stage.router.routes
@@ -255,7 +263,6 @@ def gkd_stage(
     JSD 0.5 over the full vocabulary, a token mean per sequence. `view` is the teacher's: the student's own under a
     larger model's weights, as in the papers, or a privileged one.
     """
-    sampling = Sampling(temperature=stage.temperature, top_p=stage.top_p, top_k=stage.top_k)
     route = Route(
         name="teacher",
         view=view,
@@ -263,8 +270,8 @@ def gkd_stage(
         estimator=estimator or FullVocabulary(divergence=JSD(beta=0.5)),
     )
     return replace(
-        sampled_by(routed_stage(stage, route), Sampling()),
-        sources=on_policy_share(on_policy, FromStudent(sampling=sampling), FromDataSet()),
+        routed_stage(stage, route),
+        sources=on_policy_share(on_policy, FromStudent(sampling=sampling_of(stage)), FromDataSet()),
         reduction="sequence",
     )
 
@@ -297,7 +304,8 @@ def grpo_stage(
             ),
         )
     overlapping = (("reward", "start"),) if kl_coef else ()
-    stage = replace(stage, perception_share=0.0, description=None, samples_per_prompt=num_samples)
+    stage = replace(stage, perception_share=0.0, description=None)
+    stage = sampled_by(stage, replace(sampling_of(stage), num_samples=num_samples))
     return replace(
         routed_stage(
             stage,
@@ -327,8 +335,7 @@ def sdar_stage(
     and what it rejects counts softly. Departure: the distillation is the sampled token's, by reverse KL.
     """
     stage = grpo_stage(stage, num_samples=num_samples, format_reward=format_reward)
-    assert stage.router is not None
-    estimator = Sampled(as_="advantage", gate=gate, temperature=stage.temperature)
+    estimator = Sampled(as_="advantage", gate=gate, temperature=sampling_of(stage).temperature)
     endorsed = Route(name="endorsed", view=view, weights=weights, estimator=estimator, scale=share)
     router = replace(
         stage.router, routes=(*stage.router.routes, endorsed), overlapping=(("reward", "endorsed"),)
@@ -354,15 +361,12 @@ def guided_stage(
     theirs = replace(
         own, name="theirs", estimator=FullVocabulary(divergence=ForwardKL()), written_by="teacher"
     )
-    sampling = Sampling(temperature=stage.temperature, top_p=stage.top_p, top_k=stage.top_k)
-    return replace(
-        routed_stage(stage, own, theirs),
-        moves=TeacherTurns(teacher=FromTeacher(view=view, weights=weights, sampling=sampling), until=until),
-    )
+    guide = FromTeacher(view=view, weights=weights, sampling=sampling_of(stage))
+    return replace(routed_stage(stage, own, theirs), moves=TeacherTurns(teacher=guide, until=until))
 
 
 def _clipped(stage: DistillConfig) -> PolicyGradient:
-    return PolicyGradient(clip=ClipRange(), temperature=stage.temperature)
+    return PolicyGradient(clip=ClipRange(), temperature=sampling_of(stage).temperature)
 
 
 def dense_rl_stage(stage: DistillConfig, *, weights: TeacherWeights, view: str) -> DistillConfig:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
+from pilotage.distill.routes import one_teacher
+from pilotage.recipes.methods import with_teacher
 from pilotage.runs.measurement import PAPER
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
@@ -51,8 +53,11 @@ def mgsd(seed: int = 0, *, backbone: str) -> Recipe:
                 lr=1e-6,
                 weight_decay=0.01,
                 optimiser=AdamWKahan(),
-                estimator=Sampled(as_="advantage"),
-                teacher_weights=FrozenCopy(source=backbone),
+                router=one_teacher(
+                    view="teacher",
+                    weights=FrozenCopy(source=backbone),
+                    estimator=Sampled(as_="advantage"),
+                ),
                 gradient_checkpointing=True,
                 seed=seed,
             ),
@@ -65,5 +70,5 @@ def mgsd_full(seed: int = 0, *, backbone: str) -> Recipe:
     released = mgsd(seed, backbone=backbone)
     stage1, stage2 = released.stages
     assert isinstance(stage2, DistillConfig)
-    full = replace(stage2, estimator=FullVocabulary(divergence=ReverseKL()))
+    full = with_teacher(stage2, estimator=FullVocabulary(divergence=ReverseKL()))
     return replace(released, name="mgsd_full", stages=(stage1, full))

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
+from pilotage.distill.routes import Route, one_teacher
 from pilotage.runs.measurement import NANO, NANO_MAX_NEW_TOKENS
 from pilotage.runs.recipe import Recipe
-from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.distill_config import DESCRIPTION, DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig
 
 
@@ -34,7 +35,8 @@ def nano_stage1(seed: int) -> SftConfig:
     )
 
 
-def nano_stage2(seed: int) -> DistillConfig:
+def nano_stage2(seed: int, backbone: str = "nano") -> DistillConfig:
+    weights, estimator = FrozenCopy(source=backbone), FullVocabulary(divergence=ForwardKL())
     return DistillConfig(
         steps=160,
         prompts_per_step=48,
@@ -45,9 +47,9 @@ def nano_stage2(seed: int) -> DistillConfig:
         schedule="cosine",
         warmup_steps=10,
         betas=(0.9, 0.98),
-        estimator=FullVocabulary(divergence=ForwardKL()),
-        teacher_weights=FrozenCopy(source="nano"),
+        router=one_teacher(view="teacher", weights=weights, estimator=estimator),
         perception_share=0.4,
+        description=Route(name=DESCRIPTION, view="description", weights=weights, estimator=estimator),
         reduction="task",
         pixel_noise=0.02,
         bf16=True,
@@ -66,6 +68,6 @@ def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
         num_threads=1,
         stages=(
             nano_stage1(seed),
-            replace(nano_stage2(seed), teacher_weights=FrozenCopy(source=backbone)),
+            nano_stage2(seed, backbone),
         ),
     )

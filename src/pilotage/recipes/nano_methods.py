@@ -22,6 +22,7 @@ from pilotage.recipes.methods import (
     opsd_stage,
     two_stages,
     vigos_stage,
+    with_teacher,
 )
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs.recipe import Recipe
@@ -126,7 +127,7 @@ def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 def nano_control_no_privilege(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Nano MGSD whose teacher, the base, sees what the student sees; it must not help."""
     return _nano(
-        "nano_control_no_privilege", seed, backbone, lambda stage: replace(stage, teacher_view="student")
+        "nano_control_no_privilege", seed, backbone, lambda stage: with_teacher(stage, view="student")
     )
 
 
@@ -138,9 +139,5 @@ def _nano(name: str, seed: int, backbone: str, method: Callable[[DistillConfig],
 
 def _taught_by_itself(stage: DistillConfig) -> DistillConfig:
     """The stage with the first stage's model, looking at the picture, as the only teacher: the methods build on it."""
-    return replace(
-        stage,
-        teacher_view="student",
-        teacher_weights=FrozenCopy(),
-        estimator=FullVocabulary(divergence=ForwardKL()),
-    )
+    forward = FullVocabulary(divergence=ForwardKL())
+    return with_teacher(stage, view="student", weights=FrozenCopy(), estimator=forward)

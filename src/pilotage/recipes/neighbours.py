@@ -21,6 +21,7 @@ from pilotage.recipes.methods import (
     sampled_by,
     two_stages,
     vigos_stage,
+    with_teacher,
 )
 from pilotage.recipes.mgsd import mgsd
 from pilotage.rollouts.sources import Sampling
@@ -101,7 +102,7 @@ def dense_rl(seed: int = 0, *, backbone: str, teacher: str | None = None) -> Rec
     whole = gkd(seed, backbone=backbone, teacher=teacher)
     (stage,) = whole.stages
     assert isinstance(stage, DistillConfig)
-    stage = replace(stage, sources=None, reduction="token")
+    stage = replace(sampled_by(stage, Sampling()), reduction="token")
     weights = FrozenCopy(source=teacher or backbone)
     return replace(whole, name="dense_rl", stages=(dense_rl_stage(stage, weights=weights, view="student"),))
 
@@ -139,7 +140,7 @@ def control_no_privilege(seed: int = 0, *, backbone: str) -> Recipe:
     """
     whole = mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    control = replace(stage2, teacher_view="student", estimator=FullVocabulary(divergence=ForwardKL()))
+    control = with_teacher(stage2, view="student", estimator=FullVocabulary(divergence=ForwardKL()))
     return replace(whole, name="control_no_privilege", stages=(stage1, control))
 
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
+from pilotage.distill.routes import one_teacher
 from pilotage.runs.measurement import SMOLVL
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig
@@ -64,8 +65,9 @@ def smolvl_stage2(seed: int) -> DistillConfig:
         schedule="cosine",
         warmup_steps=5,
         lora=LoraSettings(rank=16, alpha=32),
-        estimator=FullVocabulary(divergence=ForwardKL()),
-        teacher_weights=AdapterOff(),
+        router=one_teacher(
+            view="teacher", weights=AdapterOff(), estimator=FullVocabulary(divergence=ForwardKL())
+        ),
         bf16=True,
         checkpoint_every=10,
         seed=seed,

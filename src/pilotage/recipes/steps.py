@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from pilotage.distill.estimators import Sampled
 from pilotage.distill.routes import Route
-from pilotage.recipes.methods import grpo_stage, guided_stage, routed_stage, sdar_stage
+from pilotage.recipes.methods import grpo_stage, guided_stage, routed_stage, sdar_stage, with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs.recipe import Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
@@ -163,14 +163,14 @@ def nano_steps(
         prompts_per_step=ROWS // TURNS,
         warmup_steps=5,
         perception_share=0.0,
+        description=None,
         reduction="token",
         max_turns=3 * max(levels),
         turns=SomeTurns(num=TURNS),
         checkpoint_every=STEPS,
         stage=STAGE,
-        teacher_view=who.view,
-        teacher_weights=FrozenCopy(source=who.source),
     )
+    own = with_teacher(own, view=who.view, weights=FrozenCopy(source=who.source))
     return replace(
         whole,
         name=f"nano_steps_{arm}",

@@ -2,8 +2,8 @@
 
     stage2.lr=1e-6                                  a stage by its name, then its fields
     stage2.router.routes.perception.scale=2         in a tuple: by name where its items have one, else by number
-    stage2.estimator=TopK(k=64, divergence=JSD(beta=0.1))
-    stage2.teacher_weights={"class": "AdapterOff"}  as records write it
+    stage2.router.routes.plan.estimator=TopK(k=64, divergence=JSD(beta=0.1))
+    stage2.router.routes.plan.weights={"class": "AdapterOff"}   as records write it
     levels=[["maze", [3, 4]]]                       fields of the recipe itself
 
 All changes of one part are made at once, so that those that need one another can be made together.

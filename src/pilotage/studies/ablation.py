@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pilotage.distill.estimators import Sampled
+from pilotage.recipes.methods import with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.nano_methods import nano_control_no_privilege, nano_visual_sft
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
@@ -38,11 +39,11 @@ def _stage2_only(seed: int, main: Path) -> Recipe:
 
 
 def _without_plan(seed: int, main: Path) -> Recipe:
-    return _branch(seed, _stage1_model(main), replace(_stage2(seed), teacher_view="teacher_no_plan"))
+    return _branch(seed, _stage1_model(main), with_teacher(_stage2(seed), view="teacher_no_plan"))
 
 
 def _sampled(seed: int, main: Path) -> Recipe:
-    return _branch(seed, _stage1_model(main), replace(_stage2(seed), estimator=Sampled(as_="advantage")))
+    return _branch(seed, _stage1_model(main), with_teacher(_stage2(seed), estimator=Sampled(as_="advantage")))
 
 
 def _no_privilege(seed: int, main: Path) -> Recipe:

@@ -20,7 +20,7 @@ from typing import Any
 from pilotage.distill.divergences import JSD, Cap, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
 from pilotage.distill.routes import Route
-from pilotage.recipes.methods import gkd_stage, routed_stage
+from pilotage.recipes.methods import gkd_stage
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.nano_methods import (
     nano_control_no_privilege,
@@ -227,9 +227,7 @@ def _with_routes(whole: Method, change: Callable[[tuple[Route, ...]], tuple[Rout
 
 def rerouted(stage: DistillConfig, change: Callable[[tuple[Route, ...]], tuple[Route, ...]]) -> DistillConfig:
     """A stage of several routes with others in their place."""
-    assert stage.router is not None
-    router = replace(stage.router, routes=change(stage.router.routes))
-    return replace(routed_stage(stage, router=router), means=stage.means)
+    return replace(stage, router=replace(stage.router, routes=change(stage.router.routes)))
 
 
 def _without(name: str) -> Method:

@@ -104,7 +104,7 @@ def rows_per_step(out: Path, seed: int, variant: Variant) -> int:
     return (
         stage.batch_size
         if isinstance(stage, SftConfig)
-        else stage.prompts_per_step * stage.samples_per_prompt
+        else stage.prompts_per_step * stage.sources.max_samples
     )
 
 

@@ -355,7 +355,7 @@ def _groups(router: StepRouter) -> dict[str, tuple[str, ...]]:
 
 def _student_alone(config: DistillConfig) -> DistillConfig:
     """The configuration with one rollout of the student's own for each prompt: what PALR is defined over."""
-    sampling = next((s.sampling for s in config.mixture.sources if isinstance(s, FromStudent)), None)
+    sampling = next((s.sampling for s in config.sources.sources if isinstance(s, FromStudent)), None)
     if sampling is None:
         raise PilotageError("no source is the student, and PALR is of the student's own rollouts")
     source = FromStudent(sampling=replace(sampling, num_samples=1))
@@ -365,10 +365,6 @@ def _student_alone(config: DistillConfig) -> DistillConfig:
     return replace(
         config,
         sources=only(source),
-        samples_per_prompt=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
         # What is exchanged is what an episode begins with: its first turn is probed.
         max_turns=1,
         seed=PROBE_SEED,

@@ -135,7 +135,7 @@ def distill_batches(
     shares = shares and not (config.lora is not None and config.lora.dropout)
     views = dict.fromkeys(
         (route.weights, route.view, route.images)
-        for route in config.plans.routes
+        for route in config.router.routes
         if route.view is not None and route.has_teacher
     )
     teachers = []
@@ -167,7 +167,7 @@ def reference_length(config: DistillConfig, backbone: Backbone, examples: Sequen
 def _drawn(config: DistillConfig, examples: Sequence[Example]) -> list[Example]:
     """The example of each row of the first step, over all ranks."""
     order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
-    return [slot.example for slot in order.slots(0) for _ in range(config.mixture.max_samples)]
+    return [slot.example for slot in order.slots(0) for _ in range(config.sources.max_samples)]
 
 
 def _view(name: str, example: Example, config: DistillConfig) -> View:

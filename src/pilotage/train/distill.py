@@ -207,7 +207,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         ).backbone
 
     def _rows_per_rank(self) -> int:
-        return self.config.prompts_per_step * self.config.mixture.max_samples // self.args.world_size
+        return self.config.prompts_per_step * self.config.sources.max_samples // self.args.world_size
 
     def _check_deepspeed(self, num_rows: int) -> None:
         if self.is_deepspeed_enabled and num_rows > self.config.micro_batch_size:

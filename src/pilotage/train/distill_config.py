@@ -8,13 +8,12 @@ from typing import Literal, get_args
 
 from pilotage.backbones.load import LoraSettings
 from pilotage.distill.credit import Credit, EpisodeReturn
-from pilotage.distill.estimators import Estimator
 from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
 from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
 from pilotage.distill.routes import Route, Router
-from pilotage.distill.spans import MgsdLayout, WholeLayout
+from pilotage.distill.spans import WholeLayout
 from pilotage.errors import PilotageError
-from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, Sampling, only
+from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, only
 from pilotage.train.collapse import CollapseGuard
 from pilotage.train.optimisers import AdamW
 from pilotage.train.refresh import GatedRefresh
@@ -85,17 +84,10 @@ class DistillConfig:
     prompts: PromptSet
     lr: float
     """The highest learning rate of the schedule."""
-    router: Router | None = field(default=None, metadata=LATER)
-    """Who teaches which tokens. None: every token, by the one teacher that the next three fields name."""
-    estimator: Estimator | None = None
-    """Without a router: divergence, its cap, and how it is computed."""
-    teacher_weights: TeacherWeights | None = None
-    """Without a router: which parameters read."""
-    teacher_view: str = "teacher"
-    """Without a router: `teacher` (state and reference plan), `teacher_no_plan` (state), `student` (the no-privilege
-    control), or another view."""
-    means: RouteMeans = field(default="apart", metadata=LATER)
-    """With a router: whether each route is a mean over its own tokens, or over those of all routes together."""
+    router: Router
+    """Who teaches which tokens, and how: `one_teacher(...)` in the common case."""
+    means: RouteMeans = field(default="pooled", metadata=LATER)
+    """Whether each route is a mean over its own tokens, or over those of all routes together."""
     mix: AdvantageMix | None = field(default=None, metadata=LATER)
     """What the advantages of routes with `PolicyGradient` are made of; None for no such route."""
 
@@ -115,13 +107,13 @@ class DistillConfig:
     """Teach the reference answer from each state that was visited, in place of what was answered there: DAgger."""
     student_prefill: str | None = field(default=None, metadata=LATER)
     """Text that begins the student's turn; None leaves it to the view."""
-    sources: Mixture | None = field(default=None, metadata=LATER)
-    """Where rollouts come from. None: the student alone, sampled as the fields below say."""
+    sources: Mixture = field(default=only(FromStudent()), metadata=LATER)
+    """Where rollouts come from, and how they are drawn: the student alone, one of each prompt, unless it says more."""
     perception_share: float = 0.0
     """Share of the prompts that ask to describe the picture instead, scored by a teacher that describes the state
     from words. MGSD has none (0); without it a small model forgets to describe while it learns to plan."""
     description: Route | None = field(default=None, metadata=LATER)
-    """With a router and a perception share: who teaches the descriptions."""
+    """Who teaches the descriptions, where there is a perception share."""
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
 
@@ -130,12 +122,6 @@ class DistillConfig:
     lora: LoraSettings | None = field(default=None, metadata=LATER)
     """An adapter on the student, trained alone and merged into the saved model; None trains the model as it comes."""
 
-    samples_per_prompt: int = 1
-    temperature: float = 1.0
-    """Of sampling; `Sampled` must have the same."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 keeps the whole vocabulary."""
     max_prompt_tokens: int | None = None
     """A longer prompt is an error that names its example; nothing is ever cut."""
 
@@ -180,10 +166,7 @@ class DistillConfig:
     """Name of the run's part: in `metrics.jsonl`, and of the folder with checkpoints and the model."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("steps", "prompts_per_step", "max_new_tokens", "samples_per_prompt", "micro_batch_size"),
-            "max_turns",
-        ):
+        for name in (*("steps", "prompts_per_step", "max_new_tokens", "micro_batch_size", "max_turns"),):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 <= self.perception_share < 1:
@@ -196,7 +179,10 @@ class DistillConfig:
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
-        self._check_either_or()
+        if (self.description is None) != (self.perception_share == 0.0):
+            raise PilotageError(
+                f"perception_share {self.perception_share} and a description route go together"
+            )
         self._check_parts()
         check_lr("lr", self.lr)
         check_not_negative(self, "weight_decay", "max_grad_norm")
@@ -204,24 +190,6 @@ class DistillConfig:
             raise PilotageError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps {self.steps}")
         if self.checkpoint_every < 1 or self.num_checkpoints < 1:
             raise PilotageError("checkpoint_every and num_checkpoints must be at least 1")
-
-    def _check_either_or(self) -> None:
-        """One teacher or a router, one way of sampling or sources: never both."""
-        one_teacher = {"estimator": None, "teacher_weights": None, "teacher_view": "teacher"}
-        if self.router is None:
-            if missing := [name for name in ("estimator", "teacher_weights") if getattr(self, name) is None]:
-                raise PilotageError(f"without a router the configuration needs {' and '.join(missing)}")
-            if self.description is not None:
-                raise PilotageError("description is for configurations with a router")
-        else:
-            _refuse(self, one_teacher, "the router's routes say who teaches")
-            if (self.description is None) != (self.perception_share == 0.0):
-                raise PilotageError(
-                    f"with a router, perception_share {self.perception_share} and a description route go together"
-                )
-        if self.sources is not None:
-            sampling = {"samples_per_prompt": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
-            _refuse(self, sampling, "the sources say how rollouts are drawn")
 
     def _check_parts(self) -> None:
         self.notes()
@@ -275,7 +243,7 @@ class DistillConfig:
                 f"route {without[0]!r} has no teacher, and the mix takes {self.mix.teacher:g} of what one says; give "
                 "it a view and weights, or AdvantageMix(teacher=0.0, reward=1.0)"
             )
-        if "dataset" in self.mixture.origins:
+        if "dataset" in self.sources.origins:
             raise PilotageError(
                 "a PolicyGradient needs log-probabilities, and a data set's answers have none"
             )
@@ -284,7 +252,7 @@ class DistillConfig:
                 f"a PolicyGradient is for the student's own answers: moves {self.moves} and relabel {self.relabel} "
                 "put another's in their place"
             )
-        samples = min(source.num_samples for source in self.mixture.sources)
+        samples = min(source.num_samples for source in self.sources.sources)
         if self.mix.reward and self.mix.reward_baseline == "group" and samples == 1:
             raise PilotageError(
                 "reward_baseline 'group' with one sample per prompt cancels the reward; sample more, or use 'batch'"
@@ -293,60 +261,27 @@ class DistillConfig:
     # -- what the fields come to --------------------------------------------------------------------------------------
 
     @cached_property
-    def plans(self) -> Router:
-        """Who teaches the rollouts that plan."""
-        if self.router is not None:
-            return self.router
-        return Router(layout=MgsdLayout(), routes=(self._only_route("plan", self.teacher_view),))
-
-    @cached_property
     def descriptions(self) -> Router | None:
         """Who teaches the rollouts that describe the picture; None when there are none."""
-        if not self.perception_share:
+        if self.description is None:
             return None
-        # A control without privilege has none here either.
-        view = "perception" if self.teacher_view == "student" else "description"
-        route = self.description or self._only_route(DESCRIPTION, view)
-        return Router(layout=WholeLayout(name=DESCRIPTION), routes=(route,))
+        return Router(layout=WholeLayout(name=DESCRIPTION), routes=(self.description,))
 
     def router_of(self, role: str) -> Router:
         """Who teaches the turns of a role."""
         if role == DESCRIBE and self.descriptions is not None:
             return self.descriptions
-        return dict(self.of_roles).get(role, self.plans)
-
-    def _only_route(self, name: str, view: str) -> Route:
-        assert self.estimator is not None and self.teacher_weights is not None, "checked at the beginning"
-        return Route(name=name, view=view, weights=self.teacher_weights, estimator=self.estimator)
+        return dict(self.of_roles).get(role, self.router)
 
     @cached_property
     def routers(self) -> tuple[Router, ...]:
-        own = (self.plans,) if self.descriptions is None else (self.plans, self.descriptions)
+        own = (self.router,) if self.descriptions is None else (self.router, self.descriptions)
         return (*own, *(router for _, router in self.of_roles))
 
     @property
     def routes(self) -> tuple[Route, ...]:
         """All routes, of all roles."""
         return tuple(route for router in self.routers for route in router.routes)
-
-    @property
-    def route_means(self) -> RouteMeans:
-        """With one teacher a token counts alike whether it plans or describes."""
-        return "pooled" if self.router is None else self.means
-
-    @property
-    def mixture(self) -> Mixture:
-        """Where rollouts come from."""
-        return self.sources or only(
-            FromStudent(
-                sampling=Sampling(
-                    num_samples=self.samples_per_prompt,
-                    temperature=self.temperature,
-                    top_p=self.top_p,
-                    top_k=self.top_k,
-                )
-            )
-        )
 
     @property
     def all_weights(self) -> tuple[TeacherWeights, ...]:
@@ -364,18 +299,18 @@ class DistillConfig:
     @property
     def _writing(self) -> list[FromTeacher]:
         """The teachers that write: whole rollouts, or turns of the student's episodes."""
-        found = [source for source in self.mixture.sources if isinstance(source, FromTeacher)]
+        found = [source for source in self.sources.sources if isinstance(source, FromTeacher)]
         return [*found, self.moves.teacher] if isinstance(self.moves, TeacherTurns) else found
 
     @property
     def origins(self) -> frozenset[str]:
         """Who may have written what is taught."""
-        found = self.mixture.origins | ({"teacher"} if isinstance(self.moves, TeacherTurns) else set())
+        found = self.sources.origins | ({"teacher"} if isinstance(self.moves, TeacherTurns) else set())
         return frozenset(found - {"student"} | {"dataset"} if self.relabel else found)
 
     def notes(self) -> list[str]:
         """What is worth knowing of routes and sources together; raises PilotageError for what cannot be."""
-        return [note for router in self.routers for note in check_routes(router, self.mixture, self.origins)]
+        return [note for router in self.routers for note in check_routes(router, self.sources, self.origins)]
 
 
 def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) -> None:

@@ -80,20 +80,16 @@ def with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> Distill
     def of(router: Router) -> Router:
         return replace(router, routes=tuple(map(changed, router.routes)))
 
-    new: dict[str, Any] = {"of_roles": tuple((role, of(router)) for role, router in config.of_roles)}
-    if config.router is None:
-        new["teacher_weights"] = change(config.teacher_weights)
-    else:
-        new |= {
-            "router": of(config.router),
-            "description": config.description and changed(config.description),
-        }
-    if config.sources is not None:
-        parts = [
-            (share, changed(each) if isinstance(each, FromTeacher) else each)
-            for share, each in config.sources.parts
-        ]
-        new["sources"] = replace(config.sources, parts=tuple(parts))
+    parts = [
+        (share, changed(each) if isinstance(each, FromTeacher) else each)
+        for share, each in config.sources.parts
+    ]
+    new: dict[str, Any] = {
+        "router": of(config.router),
+        "of_roles": tuple((role, of(router)) for role, router in config.of_roles),
+        "description": config.description and changed(config.description),
+        "sources": replace(config.sources, parts=tuple(parts)),
+    }
     if isinstance(config.moves, TeacherTurns):
         new["moves"] = replace(config.moves, teacher=changed(config.moves.teacher))
     return replace(config, **new)

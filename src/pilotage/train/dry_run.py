@@ -84,7 +84,7 @@ def _rewards(config: DistillConfig) -> list[str]:
     """What answers are rewarded for, where rewards teach."""
     if config.mix is None or not config.mix.reward:
         return []
-    number = config.samples_per_prompt
+    number = config.sources.max_samples
     return [f"{number} answers to each prompt, rewarded by the judge: {config.credit}"]
 
 
@@ -130,7 +130,7 @@ def _teachers(config: DistillConfig, examples: Sequence[Example]) -> list[Shown]
         taught = route.spans if isinstance(route.spans, str) else ", ".join(route.spans)
         title = f"route {route.name}, view {route.view}, teaches {taught} of {route.rows} rows"
         shown.append((title, seen))
-    for source in config.mixture.sources:
+    for source in config.sources.sources:
         if isinstance(source, FromTeacher):
             shown.append((f"a teacher that answers, view {source.view}", view(source.view)))
     return shown

@@ -454,8 +454,8 @@ def _states(shape: Shape, step: StepBatches) -> int:
 
 def _student_part(config: DistillConfig, shape: Shape, step: StepBatches, *, on_gpu: bool) -> dict[str, int]:
     batch = max(step.student, key=lambda one: one.num_tokens)
-    has_teacher = any(route.has_teacher for route in config.plans.routes)
-    sampled = all(isinstance(route.estimator, Sampled) for route in config.plans.routes)
+    has_teacher = any(route.has_teacher for route in config.router.routes)
+    sampled = all(isinstance(route.estimator, Sampled) for route in config.router.routes)
     logits = logit_bytes(
         shape,
         batch,

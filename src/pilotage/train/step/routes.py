@@ -53,7 +53,7 @@ class StepRouter:
 
     def __init__(self, config: DistillConfig, *, spans: SpanFinder, tasks: Sequence[str]) -> None:
         self.config = config
-        self.plans, self.routers = config.plans, config.routers
+        self.plans, self.routers = config.router, config.routers
         self.routes: tuple[Route, ...] = config.routes
         self._scale_of = {route.name: route.scale for route in self.routes}
         self.spans = spans
@@ -101,7 +101,7 @@ class StepRouter:
                     row_of[place] if place in row_of else nothing_routed(len(row.rollout.token_ids))
                     for place, row in enumerate(rows)
                 ]
-        means, num_tokens = self.config.route_means, num_tokens_of(routed)
+        means, num_tokens = self.config.means, num_tokens_of(routed)
         tasks_R = [row.example.task for row in rows]
         own = count_routes(means, num_tokens, tasks_R, task_names=self._tasks)
         weights = route_row_weights(

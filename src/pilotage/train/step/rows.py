@@ -113,7 +113,7 @@ class RolloutMaker:
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.config = config
-        self.mixture = config.mixture
+        self.mixture = config.sources
         self.num_failed = 0
         """Episodes of the last step that their worlds broke off for good; nothing of them is taught."""
         self._student = student

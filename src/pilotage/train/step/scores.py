@@ -272,7 +272,7 @@ class StepScorer:
         # Ranks that read together do so for every signal that a row of any of them may need.
         together = {name for route in self.router.routes for name in route.signals}
         together = together if together and student.is_sharded else set()
-        for source in self.config.mixture.sources:
+        for source in self.config.sources.sources:
             places = [
                 place
                 for place, names in enumerate(asked)
