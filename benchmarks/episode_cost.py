@@ -294,7 +294,7 @@ def median_of(runs: Sequence[Any], value: Callable[[Any], float]) -> float:
 def trained(arm: str, steps: int) -> list[dict[str, Any]]:
     """Seconds by part of each step of an arm, the first left out."""
     recipe = nano_steps(0, backbone="nano", arm=arm, levels=LEVELS)
-    stage: Any = replace(recipe.stages[-1], steps=steps, warmup_steps=0)
+    stage: Any = replace(recipe.stages[-1], steps=steps, warmup_share=0.0)
     examples = examples_of(replace(recipe, num_train=40 * len(LEVELS)), "train")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, metered() as meter:

@@ -85,7 +85,7 @@ def measure(model: str, case: str) -> dict[str, Any]:
     recipe = RECIPES["nano" if model == NANO else "mgsd"](0, backbone=model)
     config: Any = next(each for each in recipe.stages if each.stage == stage)
     if stage == "stage2":
-        changes = {"warmup_steps": 0, "rollouts_every": 0, **changes}
+        changes = {"warmup_share": 0.0, "rollouts_every": 0, **changes}
     config = replace(config, steps=2, checkpoint_every=10**6, **changes)
     student_dtype = "bfloat16" if "bfloat16" in case else "float32"
     examples = examples_of(replace(recipe, num_train=24), "train")

@@ -69,8 +69,8 @@ def record(work: Path) -> dict[str, Any]:
 
 def _short(stage: Any) -> Any:
     small = {"steps": STEPS, "micro_batch_size": 4}
-    if hasattr(stage, "warmup_steps"):
-        small["warmup_steps"] = 1
+    if hasattr(stage, "router"):
+        small["warmup_share"] = 1 / STEPS
     if hasattr(stage, "prompts_per_step"):
         small["prompts_per_step"] = 12 if stage.sources.max_samples == 1 else 4
     if hasattr(stage, "batch_size"):

@@ -42,11 +42,11 @@ def test_a_new_run_without_options_begins_with_the_nano_recipes_first_stage(tmp_
 
 def test_options_and_changes_replace_the_recipes_settings(tmp_path, trained):
     options = "--steps 7 --seed 3 --backbone somewhere --recipe nano --set stage1.batch_size=9"
-    changes = ["--set", "stage1.peak_lr=0.5", "--set", "stage1.lora=LoraSettings(rank=4, alpha=8)"]
+    changes = ["--set", "stage1.lr=0.5", "--set", "stage1.lora=LoraSettings(rank=4, alpha=8)"]
     assert main(["train", str(tmp_path), *options.split(), *changes]) == 0
     config = trained["config"]
     assert isinstance(config, SftConfig)
-    assert (config.steps, config.batch_size, config.peak_lr, config.seed) == (7, 9, 0.5, 3)
+    assert (config.steps, config.batch_size, config.lr, config.seed) == (7, 9, 0.5, 3)
     assert config.lora is not None and (config.lora.rank, config.lora.alpha) == (4, 8.0)
     assert trained["backbone"] == "somewhere"
 
@@ -64,7 +64,7 @@ def test_what_a_runs_first_command_changes_in_a_later_stage_holds_when_it_comes(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("stage1.peak_lr=0.5", "was begun with stage1.peak_lr 0.001, now 0.5"),
+        ("stage1.lr=0.5", "was begun with stage1.lr 0.001, now 0.5"),
         ("num_train=30", "was begun with num_train 3000, now 30"),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_dry_run_of_grpo_tells_its_rewards(capsys):
     grpo = ["train", "nano_grpo", "--dry-run", "--stage", "grpo", "--steps", "3"]
     assert main(grpo) == 0
     told = capsys.readouterr().out
-    assert '"steps": 3' in told and '"warmup_steps": 3' in told and "GiB" in told
+    assert '"steps": 3' in told and '"warmup_share": 0.0625' in told and "GiB" in told
     assert "4 answers to each prompt, rewarded by the judge: EpisodeReturn(parsed=0.1)" in told
 
 

@@ -292,7 +292,7 @@ STAGE1 = SftConfig(
     steps=1,
     batch_size=3,
     micro_batch_size=3,
-    peak_lr=1e-2,
+    lr=1e-2,
     schedule="constant",
     warmup_share=0.0,
 )
@@ -361,7 +361,7 @@ def test_stage_2_trains_all_of_it_and_what_it_saves_is_what_was_trained(
         estimator=FullVocabulary(divergence=ForwardKL()),
         student_view="student" if backbone.supports_images else "symbolic",
         weights=FrozenCopy(),
-        warmup_steps=0,
+        warmup_share=0.0,
         prompts_per_step=2,
     )
     saved = load_backbone(distill(config, student=backbone, examples=tiny_examples()[:2], run_dir=tmp_path))

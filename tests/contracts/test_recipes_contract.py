@@ -54,7 +54,7 @@ def tiny(name: str, **changes: Any) -> DistillConfig:
         "max_prompt_tokens": None,
         "prompts": "brief",
         "lr": 1e-2,
-        "warmup_steps": 0,
+        "warmup_share": 0.0,
         "bf16": False,
         "pixel_noise": 0.0,
         "gradient_checkpointing": False,

@@ -65,7 +65,7 @@ def test_it_teaches_what_it_says(coach: ModuleType, tmp_path: Path) -> None:
     here = replace(
         stage,
         steps=1,
-        warmup_steps=0,
+        warmup_share=0.0,
         prompts_per_step=4,
         perception_share=0.0,
         description=None,
@@ -101,7 +101,7 @@ def test_the_whole_recipe_runs(coach: ModuleType, tmp_path: Path) -> None:
         num_threads=1,
         stages=(
             replace(stage1, steps=1, batch_size=3, micro_batch_size=3),
-            replace(stage2, steps=1, warmup_steps=0, prompts_per_step=3, micro_batch_size=3),
+            replace(stage2, steps=1, warmup_share=0.0, prompts_per_step=3, micro_batch_size=3),
         ),
     )
     summary = run_recipe(small, tmp_path)

@@ -97,7 +97,7 @@ route = Route(
     token_weights=(own_parts.Short(most=6),),
 )
 stage = routed_stage(whole.stages[1], router=Router(layout=WholeLayout(), routes=(route,)))
-stage = replace(stage, steps=2, warmup_steps=0, prompts_per_step=2, micro_batch_size=2, max_new_tokens=6)
+stage = replace(stage, steps=2, warmup_share=0.0, prompts_per_step=2, micro_batch_size=2, max_new_tokens=6)
 stage = replace(stage, perception_share=0.0, description=None, checkpoint_every=1)
 small = dict(levels=(("frozenlake", (3,)),), num_train=6, num_test=2, num_threads=1, measure_base=False)
 recipe = replace(whole, name="own", stages=(stage,), max_new_tokens=6, **small)
@@ -269,7 +269,7 @@ def test_both_stages_train_it_and_what_they_save_is_of_the_family(toy: Path, tmp
             replace(
                 with_teacher(stage2, weights=FrozenCopy(source=str(toy))),
                 steps=1,
-                warmup_steps=0,
+                warmup_share=0.0,
                 prompts_per_step=3,
                 micro_batch_size=3,
                 max_new_tokens=6,

@@ -128,7 +128,7 @@ def test_an_engine_of_ones_own_answers_in_training_and_is_recorded(
     run = tmp_path / "run"
     few = [
         "stage2.steps=2",
-        "stage2.warmup_steps=1",
+        "stage2.warmup_share=0.5",
         "stage2.prompts_per_step=3",
         "stage2.perception_share=0",
     ]

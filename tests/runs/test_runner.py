@@ -35,7 +35,12 @@ def small_recipe(**changes: Any) -> Recipe:
         stages=(
             replace(stage1, steps=3, batch_size=6, micro_batch_size=6, checkpoint_every=1),
             replace(
-                stage2, steps=3, warmup_steps=1, prompts_per_step=4, micro_batch_size=4, checkpoint_every=1
+                stage2,
+                steps=3,
+                warmup_share=1 / 3,
+                prompts_per_step=4,
+                micro_batch_size=4,
+                checkpoint_every=1,
             ),
         ),
         **changes,

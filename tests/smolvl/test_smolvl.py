@@ -131,7 +131,7 @@ def test_a_new_tower_learns_to_name_what_stands_in_a_cell() -> None:
         backbone = make_backbone(model, processor, name="tiny")
         open_eyes(
             backbone,
-            EyesConfig(steps=steps, batch_size=8, peak_lr=3e-3),
+            EyesConfig(steps=steps, batch_size=8, lr=3e-3),
             lambda done, total, figures: losses.append(figures["loss/naming"]),
         )
         after = model.model.language_model.state_dict()

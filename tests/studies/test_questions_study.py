@@ -68,7 +68,7 @@ def test_the_arms_on_smolvl_have_its_steps_rate_and_adapter_and_its_base_as_teac
             assert set(stage.all_weights) == {AdapterOff()} and stage.student_view == "vqa_student"
             assert (stage.lr, stage.prompts_per_step) == (second.lr, second.prompts_per_step)
         else:
-            assert (stage.peak_lr, stage.batch_size) == (second.lr, second.prompts_per_step)
+            assert (stage.lr, stage.batch_size) == (second.lr, second.prompts_per_step)
 
 
 def test_pairs_are_of_one_level_length_and_kind_and_differ_in_the_prior() -> None:
@@ -138,7 +138,7 @@ def shortened() -> Any:
             if isinstance(stage, SftConfig):
                 stages.append(replace(stage, steps=1, batch_size=8, micro_batch_size=8))
             else:
-                stages.append(replace(stage, steps=1, prompts_per_step=4, max_new_tokens=8, warmup_steps=0))
+                stages.append(replace(stage, steps=1, prompts_per_step=4, max_new_tokens=8, warmup_share=0.0))
         return replace(recipe, stages=tuple(stages), num_train=24, num_test=12, max_new_tokens=8)
 
     def variant(each: Any) -> Any:

@@ -49,7 +49,7 @@ def test_the_teacher_and_the_reference_answers_have_one_budget_adapter_and_rate(
     assert isinstance(distilled, DistillConfig) and isinstance(copied, SftConfig)
     assert recipe.backbone == "trunk/stage1/model" and recipe.seed == copied.seed == 3
     assert (copied.steps, copied.batch_size) == (distilled.steps, distilled.prompts_per_step)
-    assert (copied.lora, copied.peak_lr, copied.betas) == (distilled.lora, distilled.lr, distilled.betas)
+    assert (copied.lora, copied.lr, copied.betas) == (distilled.lora, distilled.lr, distilled.betas)
     assert copied.lora is not None and distilled.all_weights == (AdapterOff(),)
     assert copied.image_view == "student" and copied.retention_share == 0
 
@@ -105,7 +105,7 @@ def small(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
     def shortened_stage(stage: Any) -> Any:
         if isinstance(stage, SftConfig):
             return replace(stage, steps=1, batch_size=4, micro_batch_size=4)
-        return replace(stage, steps=1, prompts_per_step=4, max_new_tokens=4, warmup_steps=0)
+        return replace(stage, steps=1, prompts_per_step=4, max_new_tokens=4, warmup_share=0.0)
 
     def variant(each: Any) -> Any:
         make = each.make

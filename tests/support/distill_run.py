@@ -75,7 +75,13 @@ def tiny_config(**changes: Any) -> DistillConfig:
     return DistillConfig(**(settings | changes))
 
 
-RESUMED = {"steps": 6, "checkpoint_every": 2, "schedule": "cosine", "warmup_steps": 2, "pixel_noise": 0.05}
+RESUMED = {
+    "steps": 6,
+    "checkpoint_every": 2,
+    "schedule": "cosine",
+    "warmup_share": 1 / 3,
+    "pixel_noise": 0.05,
+}
 
 
 def routed_config() -> DistillConfig:

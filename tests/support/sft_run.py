@@ -42,7 +42,7 @@ TEXTS = [reference_of_view(e, name) for e in EXAMPLES for name in VIEWS] + [
 
 
 CONFIG = SftConfig(
-    prompts="brief", steps=6, batch_size=9, micro_batch_size=4, peak_lr=3e-3, checkpoint_every=2, seed=7
+    prompts="brief", steps=6, batch_size=9, micro_batch_size=4, lr=3e-3, checkpoint_every=2, seed=7
 )
 
 

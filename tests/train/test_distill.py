@@ -21,7 +21,7 @@ from pilotage.rollouts import ReplayEngine
 from pilotage.rollouts.sources import FromStudent, Sampling, only
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.train.distill import DistillTrainer, distill
-from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings, lr_share
+from pilotage.train.distill_config import AdapterOff, FrozenCopy, as_settings
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.scoring import encode_rollouts, head_of, score_rows
 from pilotage.views import reference_of_view
@@ -405,16 +405,16 @@ def test_the_order_depends_on_the_seed_and_the_step_alone():
 
 
 def test_learning_rates_by_hand():
-    constant = tiny_config(steps=10, warmup_steps=4)
-    assert [lr_share(constant, step) for step in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
-    linear = replace(constant, schedule="linear", warmup_steps=0)
-    assert [lr_share(linear, step) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
-    cosine = replace(constant, schedule="cosine", warmup_steps=2)
-    assert [lr_share(cosine, step) for step in (0, 2, 6, 10)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    constant = tiny_config(steps=10, warmup_share=0.4)
+    assert [constant.rate_share(step) for step in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    linear = replace(constant, schedule="linear", warmup_share=0.0)
+    assert [linear.rate_share(step) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
+    cosine = replace(constant, schedule="cosine", warmup_share=0.2)
+    assert [cosine.rate_share(step) for step in (0, 2, 6, 10)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
 
 
 def test_the_learning_rate_of_a_step_is_logged_with_it(tmp_path):
-    row = metrics_of(tmp_path, steps=2, warmup_steps=2, lr=1e-3)
+    row = metrics_of(tmp_path, steps=2, warmup_share=1.0, lr=1e-3)
     assert row["lr"] == pytest.approx(1e-3)
 
 
@@ -432,7 +432,7 @@ def test_the_learning_rate_of_a_step_is_logged_with_it(tmp_path):
         ),
         ({"reduction": "batch"}, "batch"),
         ({"lr": -1.0}, "lr -1"),
-        ({"warmup_steps": 3}, "warmup_steps 3"),
+        ({"warmup_share": 1.5}, "warmup_share 1.5"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes, named):

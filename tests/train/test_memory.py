@@ -88,7 +88,7 @@ def test_the_estimate_is_near_what_a_step_of_nano_takes(stage: str, tmp_path: Pa
     if stage == "stage1":
         changes |= {"batch_size": 12, "micro_batch_size": 4}
     else:
-        changes |= {"prompts_per_step": 8, "micro_batch_size": 4, "max_new_tokens": 32, "warmup_steps": 0}
+        changes |= {"prompts_per_step": 8, "micro_batch_size": 4, "max_new_tokens": 32, "warmup_share": 0.0}
     config = replace(next(each for each in recipe.stages if each.stage == stage), **changes)
     examples = examples_of(replace(recipe, num_train=12), "train")
     student = load_backbone("nano", attn_implementation=recipe.attention)

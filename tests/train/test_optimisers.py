@@ -54,7 +54,7 @@ def student_of(stage: str, dtype: torch.dtype) -> Backbone:
 def trained_model(stage: str, run_dir: Path, student: Backbone, optimiser: AdamW, **more: Any) -> Path:
     settings = {"steps": 12, "optimiser": optimiser} | more
     if stage == "sft":
-        rate = {"peak_lr": 1e-6, "schedule": "constant"}
+        rate = {"lr": 1e-6, "schedule": "constant"}
         return run_sft(replace(sft_run.CONFIG, **(rate | settings)), student, sft_run.EXAMPLES, run_dir)
     return distill(
         tiny_config(**({"lr": 1e-6, "max_new_tokens": 200} | settings)),
@@ -123,7 +123,7 @@ def test_an_optimiser_of_ones_own_that_hardly_moves_the_weights_is_told_of_befor
 def test_gone_on_with_it_ends_as_if_it_had_not_been_stopped(
     tmp_path: Path, optimiser: AdamW, stage: str
 ) -> None:
-    rate = {"lr": 1e-5} if stage == "distill" else {"peak_lr": 1e-5}
+    rate = {"lr": 1e-5} if stage == "distill" else {"lr": 1e-5}
     settings = {"steps": 4, "checkpoint_every": 2} | rate
     for name, kill in (("whole", False), ("stopped", True)):
         run_dir = tmp_path / name

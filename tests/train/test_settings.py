@@ -173,7 +173,7 @@ def test_a_path_leads_through_tuples_by_name_and_by_number() -> None:
 
 
 def test_changes_of_one_part_are_made_at_once_whatever_their_order() -> None:
-    few = ("stage2.steps=3", "stage2.warmup_steps=2")
+    few = ("stage2.steps=3", "stage2.warmup_share=0.5")
     assert stage_after(*few) == stage_after(*reversed(few))
     whole_first = stage_after(
         "stage2.router.routes.plan.estimator.divergence.beta=0.25",

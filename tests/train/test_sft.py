@@ -19,7 +19,7 @@ from pilotage.backbones.encode import PromptTooLongError, encode_images, encode_
 from pilotage.backbones.load import LANGUAGE_LINEARS, Backbone, LoraSettings, load_backbone
 from pilotage.errors import PilotageError
 from pilotage.train import sft_trainer
-from pilotage.train.sft import SftConfig, lr_factor, run_sft
+from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import (
     IGNORED,
     Mixture,
@@ -227,15 +227,15 @@ def test_rows_are_cut_where_padding_is_least():
 def test_learning_rates_follow_the_schedule():
     config = replace(CONFIG, steps=10, warmup_share=0.2)
     # One cycle: 1/25, then half way up the cosine, then the peak, then (1 + cos(pi k / 8)) / 2.
-    assert lr_factor(config, 0) == pytest.approx(0.04)
-    assert lr_factor(config, 1) == pytest.approx(0.52)
-    assert lr_factor(config, 2) == pytest.approx(1.0)
-    assert lr_factor(config, 6) == pytest.approx(0.5)
-    assert lr_factor(config, 10) == pytest.approx(0.0)
+    assert config.rate_share(0) == pytest.approx(0.04)
+    assert config.rate_share(1) == pytest.approx(0.52)
+    assert config.rate_share(2) == pytest.approx(1.0)
+    assert config.rate_share(6) == pytest.approx(0.5)
+    assert config.rate_share(10) == pytest.approx(0.0)
     cosine = replace(config, schedule="cosine")
-    assert [lr_factor(cosine, step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert [cosine.rate_share(step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
     constant = replace(config, schedule="constant")
-    assert [lr_factor(constant, step) for step in (0, 1, 2, 9)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
+    assert [constant.rate_share(step) for step in (0, 1, 2, 9)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_metrics_have_a_line_per_step_with_the_loss_of_each_modality(finished: t
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     names = {"stage", "step", "loss", "loss/image", "loss/text", "lr", "grad_norm"}
     assert all(set(row) == names and row["stage"] == "stage1" for row in rows)
-    assert [row["lr"] for row in rows] == pytest.approx([3e-3 * lr_factor(CONFIG, i) for i in range(6)])
+    assert [row["lr"] for row in rows] == pytest.approx([3e-3 * CONFIG.rate_share(i) for i in range(6)])
     for row in rows:
         low, high = sorted((row["loss/image"], row["loss/text"]))
         assert low <= row["loss"] <= high
@@ -336,8 +336,8 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(finished
     before = (run_dir / "metrics.jsonl").read_bytes()
     assert run_sft(CONFIG, fresh(), EXAMPLES, run_dir) == run_dir / "stage1" / "model"
     assert (run_dir / "metrics.jsonl").read_bytes() == before
-    with pytest.raises(PilotageError, match="peak_lr"):
-        run_sft(replace(CONFIG, peak_lr=1.0), fresh(), EXAMPLES, run_dir)
+    with pytest.raises(PilotageError, match="lr"):
+        run_sft(replace(CONFIG, lr=1.0), fresh(), EXAMPLES, run_dir)
     with pytest.raises(PilotageError, match="examples"):
         run_sft(CONFIG, fresh(), EXAMPLES[1:], run_dir)
 
@@ -349,7 +349,7 @@ def test_twenty_steps_on_four_examples_learn_them(tmp_path: Path):
         batch_size=12,
         micro_batch_size=12,
         length_groups=1,
-        peak_lr=2e-2,
+        lr=2e-2,
         schedule="constant",
         checkpoint_every=100,
     )

@@ -108,13 +108,8 @@ def check_begun(kept: Recipe, now: Recipe, run: Path, *, training: str | None) -
 
 
 def with_steps(stage: Stage, steps: int | None) -> Stage:
-    """The stage with another number of steps; a warm-up that would be longer ends with them."""
-    if steps is None:
-        return stage
-    new = {"steps": steps}
-    if (warmup := getattr(stage, "warmup_steps", None)) is not None:
-        new["warmup_steps"] = min(warmup, steps)
-    return replace(stage, **new)
+    """The stage with another number of steps; its warm-up is as large a share of them."""
+    return stage if steps is None else replace(stage, steps=steps)
 
 
 def with_stage(recipe: Recipe, config: Stage) -> Recipe:

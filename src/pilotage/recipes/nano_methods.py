@@ -99,7 +99,7 @@ def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts."""
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    answers = replace(answers_stage(stage1, stage2), peak_lr=stage2.lr)
+    answers = replace(answers_stage(stage1, stage2), lr=stage2.lr)
     return replace(whole, name="nano_visual_sft", stages=(stage1, answers))
 
 

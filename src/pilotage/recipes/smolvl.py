@@ -33,7 +33,7 @@ def smolvl_text(seed: int) -> SftConfig:
         batch_size=12,
         micro_batch_size=12,
         retention_share=1.0,
-        peak_lr=2e-4,
+        lr=2e-4,
         schedule="cosine",
         bf16=True,
         checkpoint_every=25,
@@ -48,7 +48,7 @@ def smolvl_stage1(seed: int) -> SftConfig:
         steps=450,
         batch_size=12,
         length_groups=1,
-        peak_lr=1.5e-4,
+        lr=1.5e-4,
         retention_share=1 / 6,
         checkpoint_every=50,
     )
@@ -63,7 +63,7 @@ def smolvl_stage2(seed: int) -> DistillConfig:
         prompts="brief",
         lr=2e-4,
         schedule="cosine",
-        warmup_steps=5,
+        warmup_share=1 / 8,
         lora=LoraSettings(rank=16, alpha=32),
         router=one_teacher(
             view="teacher", weights=AdapterOff(), estimator=FullVocabulary(divergence=ForwardKL())

@@ -161,7 +161,7 @@ def nano_steps(
         stage,
         steps=STEPS,
         prompts_per_step=ROWS // TURNS,
-        warmup_steps=5,
+        warmup_share=5 / STEPS,
         perception_share=0.0,
         description=None,
         reduction="token",
@@ -201,7 +201,7 @@ def nano_seeing(
         image_view="student",
         retention_share=0.0,
         steps=SEEING_STEPS,
-        peak_lr=5e-4,
+        lr=5e-4,
         checkpoint_every=100,
     )
     return replace(

@@ -21,7 +21,8 @@ from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.nano.pictures import COLOURS, MAX_LEVEL, SHAPES, SIDES, PictureQuestion, sample_question
 from pilotage.nano.pretrain import naming_loss
-from pilotage.train.settings import check_finite, warmed_cosine
+from pilotage.train.settings import check_finite
+from pilotage.train.updates import Updates
 from pilotage.worlds.drawing import encode_png
 
 ROWS = ("0", "1", "2", "3", "4", "5")
@@ -46,7 +47,7 @@ class EyesConfig:
     """Optimiser steps; each sees new pictures."""
     batch_size: int = 32
     """Pictures in a step."""
-    peak_lr: float = 2e-3
+    lr: float = 2e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,15 +68,15 @@ def open_eyes(
     picture's every cell must be one visual token. Raises PilotageError where the loss is no number.
     """
     tower = backbone.model.model.visual
+    updates = Updates(steps=max(1, config.steps), lr=config.lr, schedule="cosine", warmup_share=1 / 20)
     words_VH = _directions(backbone.model.get_input_embeddings().weight.detach())
-    optimizer = torch.optim.AdamW(tower.parameters(), lr=config.peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=updates.lr, betas=(0.9, 0.98), weight_decay=0.01)
     figures: dict[str, float] = {}
     was_training = tower.training
     tower.train()
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            rising = max(1, config.steps // 20)
-            group["lr"] = config.peak_lr * warmed_cosine(step, rising=rising, steps=config.steps)
+            group["lr"] = updates.lr * updates.rate_share(step)
         pictures, visual_CH = _seen(backbone, config, step)
         named = [words for picture in pictures for words in words_of_cells(picture)]
         loss = naming_loss(backbone, visual_CH, named, groups=GROUPS, before="", embedding_VH=words_VH)

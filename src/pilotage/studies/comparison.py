@@ -61,8 +61,8 @@ def _sized(whole: Recipe, *, train_prior: bool) -> Recipe:
     first, second = whole.stages
     assert isinstance(first, SftConfig)
     if isinstance(second, DistillConfig):
-        warmup = min(second.warmup_steps, STAGE2_STEPS)
-        second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=warmup)
+        share = min(second.warmup_steps, STAGE2_STEPS) / STAGE2_STEPS
+        second = replace(second, max_new_tokens=MAX_NEW_TOKENS, warmup_share=share)
     second = replace(second, steps=STAGE2_STEPS)
     return replace(
         whole,

@@ -99,14 +99,19 @@ class _Model:
     ) -> Recipe:
         """The second stage of a recipe in its form for questions, taught by the base that knows their form."""
         stage = on_questions(name, whole(seed).stages[1])
-        stage = replace(stage, steps=STEPS) if self.stage2 is None else like(stage, self.stage2(seed))
+        if self.stage2 is not None:
+            stage = like(stage, self.stage2(seed))
+        elif isinstance(stage, DistillConfig):
+            stage = replace(stage, steps=STEPS, warmup_share=min(stage.warmup_steps, STEPS) / STEPS)
+        else:
+            stage = replace(stage, steps=STEPS)
         if isinstance(stage, DistillConfig):
             # Neither the shipped base nor a teacher of plans has ever seen such a question.
             own = AdapterOff() if stage.lora is not None else FrozenCopy()
             stage = with_weights(stage, lambda _: own)
             if cap is not None:
                 stage = rerouted(stage, partial(capped, cap=cap))
-            stage = replace(stage, max_new_tokens=MAX_NEW_TOKENS, warmup_steps=min(stage.warmup_steps, STEPS))
+            stage = replace(stage, max_new_tokens=MAX_NEW_TOKENS)
         return replace(
             self.base_run(seed),
             name=f"{self.name}_{name}",
@@ -132,6 +137,8 @@ def like(stage: Stage, other: DistillConfig) -> Stage:
     """A stage with another's number of steps and rows, rate, schedule and adapter."""
     shared = {
         "steps": other.steps,
+        "lr": other.lr,
+        "warmup_share": other.warmup_share,
         "micro_batch_size": other.micro_batch_size,
         "schedule": other.schedule,
         "lora": other.lora,
@@ -140,12 +147,8 @@ def like(stage: Stage, other: DistillConfig) -> Stage:
         "checkpoint_every": other.checkpoint_every,
     }
     if isinstance(stage, SftConfig):
-        share = other.warmup_steps / other.steps
-        return replace(
-            stage, peak_lr=other.lr, batch_size=other.prompts_per_step, warmup_share=share, **shared
-        )
-    warmup = other.warmup_steps
-    return replace(stage, lr=other.lr, prompts_per_step=other.prompts_per_step, warmup_steps=warmup, **shared)
+        return replace(stage, batch_size=other.prompts_per_step, **shared)
+    return replace(stage, prompts_per_step=other.prompts_per_step, **shared)
 
 
 NANO = _Model(name="questions", made=nano_mgsd, stage=nano_stage1, levels=LEVELS, form_steps=FORM_STEPS)

@@ -107,8 +107,8 @@ def _answers(seed: int, base_run: Path) -> Recipe:
     assert isinstance(first, SftConfig) and isinstance(second, DistillConfig)
     stage = replace(
         answers_stage(first, second),
-        peak_lr=second.lr,
-        warmup_share=second.warmup_steps / second.steps,
+        lr=second.lr,
+        warmup_share=second.warmup_share,
         betas=second.betas,
         lora=second.lora,
         checkpoint_every=second.checkpoint_every,

@@ -39,7 +39,7 @@ from pilotage.rollouts.engines import EngineSettings, InProcess
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
-from pilotage.train.distill_config import DistillConfig, as_settings, lr_share
+from pilotage.train.distill_config import DistillConfig, as_settings
 from pilotage.train.distill_setup import (
     check_sharing,
     checkpoint_activations,
@@ -295,7 +295,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer,  # pyright: ignore[reportArgumentType]
-                lambda step: lr_share(self.config, step),
+                self.config.rate_share,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler  # pyright: ignore[reportReturnType]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
-from pilotage.backbones.load import LoraSettings
 from pilotage.distill.credit import Credit, EpisodeReturn
 from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
 from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
@@ -15,20 +14,17 @@ from pilotage.distill.spans import WholeLayout
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, only
 from pilotage.train.collapse import CollapseGuard
-from pilotage.train.optimisers import AdamW
 from pilotage.train.refresh import GatedRefresh
 from pilotage.train.route_checks import check_routes
 from pilotage.train.settings import (
     LATER,
     as_settings,
-    check_lr,
-    check_not_negative,
     from_settings,
-    warmed_cosine,
 )
 from pilotage.train.step.moves import Moves, OwnMoves, TeacherTurns
 from pilotage.train.step.turns import EveryTurn, TurnChoice
 from pilotage.train.teachers import EMA, Live, Remote
+from pilotage.train.updates import Updates
 from pilotage.views import PROMPT_SETS, PromptSet, shows_picture, view_names
 from pilotage.worlds.score import DESCRIBE
 
@@ -44,10 +40,7 @@ __all__ = [
     "TeacherWeights",
     "as_settings",
     "from_settings",
-    "lr_share",
 ]
-
-Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +66,16 @@ SIGNALS = ("log_ratio", "visual_advantage")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig:
-    """One run of on-policy distillation. What shapes the result has no default."""
+class DistillConfig(Updates):
+    """One run of on-policy distillation; each step samples new rollouts with the weights as they are.
 
-    steps: int
-    """Optimiser steps; each samples new rollouts with the weights as they are."""
+    What shapes the result has no default.
+    """
+
     prompts_per_step: int
     """Examples in a step, over all ranks; the tasks take turns, so that each has its share."""
     max_new_tokens: int
     prompts: PromptSet
-    lr: float
-    """The highest learning rate of the schedule."""
     router: Router
     """Who teaches which tokens, and how: `one_teacher(...)` in the common case."""
     means: RouteMeans = field(default="pooled", metadata=LATER)
@@ -117,11 +109,6 @@ class DistillConfig:
     reduction: Reduction = "token"
     """What counts alike in a step's mean: each token, each rollout, or each task (by its tokens)."""
 
-    optimiser: AdamW = field(default=AdamW(), metadata=LATER)
-    """How gradients become updates, and in which precision the trained weights are kept."""
-    lora: LoraSettings | None = field(default=None, metadata=LATER)
-    """An adapter on the student, trained alone and merged into the saved model; None trains the model as it comes."""
-
     max_prompt_tokens: int | None = None
     """A longer prompt is an error that names its example; nothing is ever cut."""
 
@@ -131,16 +118,7 @@ class DistillConfig:
     """Rows that the teacher scores at once; None takes `micro_batch_size`."""
     pad_to_multiple: int = 16
 
-    schedule: Schedule = "constant"
-    """After the warm-up: constant, or down to zero along a line or half a cosine (one cycle)."""
-    warmup_steps: int = 0
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 switches clipping off."""
     seed: int = 0
-    bf16: bool = False
-    """Matrix products in bfloat16 under autocast, as they are in any case where masters of weights in 16 bits train."""
     pixel_noise: float = 0.0
     """Standard deviation of Gaussian noise on the normalised pixels of the training forward."""
     gradient_checkpointing: bool = False
@@ -175,7 +153,6 @@ class DistillConfig:
             ("prompts", PROMPT_SETS),
             ("reduction", REDUCTIONS),
             ("means", ROUTE_MEANS),
-            ("schedule", get_args(Schedule)),
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
@@ -184,10 +161,7 @@ class DistillConfig:
                 f"perception_share {self.perception_share} and a description route go together"
             )
         self._check_parts()
-        check_lr("lr", self.lr)
-        check_not_negative(self, "weight_decay", "max_grad_norm")
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise PilotageError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps {self.steps}")
+        self.check_updates()
         if self.checkpoint_every < 1 or self.num_checkpoints < 1:
             raise PilotageError("checkpoint_every and num_checkpoints must be at least 1")
 
@@ -317,13 +291,3 @@ def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) ->
     for name, default in defaults.items():
         if getattr(config, name) != default:
             raise PilotageError(f"{name} {getattr(config, name)!r} has no effect here: {because}")
-
-
-def lr_share(config: DistillConfig, step: int) -> float:
-    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule."""
-    if step < config.warmup_steps or config.schedule == "cosine":
-        return warmed_cosine(step, rising=config.warmup_steps, steps=config.steps)
-    if config.schedule == "constant":
-        return 1.0
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 1.0 - min(done, 1.0)

@@ -34,8 +34,7 @@ def dry_run(plan: Plan, *, gpu_bytes: int | None = None, tflops: float = H100_TF
         notes, shown = [*_rewards(config), *config.notes()], _teachers(config, examples)
     else:
         notes, shown = _of_sft(config, examples[0])
-    lr = config.peak_lr if isinstance(config, SftConfig) else config.lr
-    if told := expects_rounding(student.model, lr, config.optimiser):
+    if told := expects_rounding(student.model, config.lr, config.optimiser):
         notes = [*notes, told]
     if student.processor is None:
         notes, shown = [*notes, NO_TOKENIZER], []

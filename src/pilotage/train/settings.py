@@ -120,14 +120,6 @@ def check_lr(name: str, lr: float) -> None:
         raise PilotageError(f"{name} {lr} is no learning rate: it lies above 0 and at most {MAX_LR:g}")
 
 
-def warmed_cosine(step: int, *, rising: int, steps: int) -> float:
-    """Share of the peak rate at a step, counted from 0: up along a line for `rising` steps, down half a cosine to 0."""
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
-    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
 def check_not_negative(config: Any, *names: str) -> None:
     """Raises PilotageError for the first of these fields that is below 0, infinite or no number."""
     for name in names:

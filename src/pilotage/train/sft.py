@@ -23,12 +23,12 @@ from pilotage.train.distill_setup import save_whole
 from pilotage.train.movement import expects_rounding
 from pilotage.train.optimisers import prepared, settle
 from pilotage.train.settings import LATER
-from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, lr_factor
+from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
 
 if TYPE_CHECKING:
     from pilotage.train.sft_rows import Mixture
 
-__all__ = ["OnStep", "SftConfig", "lr_factor", "run_sft"]
+__all__ = ["OnStep", "SftConfig", "run_sft"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _train(
     backbone = prepared(backbone, config.optimiser, config.lora, seed=config.seed)
     if config.freeze_vision:
         freeze_vision(backbone)
-    if is_first and (told := expects_rounding(backbone.model, config.peak_lr, config.optimiser)):
+    if is_first and (told := expects_rounding(backbone.model, config.lr, config.optimiser)):
         logger.warning("%s", told)
     trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step)
     trainer.run()

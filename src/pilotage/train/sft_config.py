@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pilotage.backbones.load import LoraSettings
 from pilotage.errors import PilotageError
-from pilotage.train.optimisers import AdamW
-from pilotage.train.settings import LATER, check_lr, check_not_negative, warmed_cosine
+from pilotage.train.settings import LATER, check_not_negative
+from pilotage.train.updates import Schedule, Updates
 from pilotage.views import PromptSet, shows_picture, view_names
-
-Schedule = Literal["one_cycle", "cosine", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig:
+class SftConfig(Updates):
     """One run of supervised fine-tuning."""
 
     stage: str = "stage1"
@@ -27,8 +22,6 @@ class SftConfig:
     to the picture alone), `student_with_plan`, `vqa_student` (questions), or another view with a picture; or several,
     with how often each is drawn."""
     prompts: PromptSet
-    steps: int
-    """Optimiser steps."""
     batch_size: int = 64
     """Rows in a step, of all ranks and both modalities together."""
     micro_batch_size: int = 32
@@ -40,26 +33,14 @@ class SftConfig:
     and `image_view` asks nothing."""
     retention_views: tuple[tuple[str, float], ...] = (("symbolic", 0.7), ("teacher", 0.3))
     """Text views of the retention rows, with how often each is drawn."""
-    peak_lr: float = 1e-3
+    lr: float = 1e-3
     schedule: Schedule = "one_cycle"
-    """`one_cycle`: cosine from peak / 25 up to the peak and down to nearly 0; `cosine`: linear up, cosine down to 0;
-    `constant`: linear up, then flat."""
     warmup_share: float = 0.1
-    """Share of the steps in which the learning rate rises."""
-    weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    """Largest gradient norm; 0 for no clipping."""
     pixel_noise: float = 0.0
     """Standard deviation of the noise on normalised pixels (black is -1 and white 1 for nano)."""
     freeze_vision: bool = False
     """Leaves the vision tower and its merger as they are."""
-    optimiser: AdamW = field(default=AdamW(), metadata=LATER)
-    """How gradients become updates, and in which precision the trained weights are kept."""
-    lora: LoraSettings | None = None
-    """Trains an adapter, which the saved model has merged in. None trains all parameters."""
-    bf16: bool = False
-    """Matrix products in bfloat16 under autocast, as they are in any case where masters of weights in 16 bits train."""
     gradient_checkpointing: bool | None = field(default=None, metadata=LATER)
     """Computes activations again in the backward in place of keeping them; None does so on accelerators alone."""
     max_length: int | None = None
@@ -71,7 +52,7 @@ class SftConfig:
         if not 0 <= self.retention_share <= 1:
             raise PilotageError(f"retention_share {self.retention_share} must be between 0 and 1")
         rows = "num_text_rows" if self.retention_share == 1 else "num_image_rows"
-        for name in ("steps", "micro_batch_size", rows, "length_groups", "checkpoint_every"):
+        for name in ("micro_batch_size", rows, "length_groups", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         for name, share in self.image_views:
@@ -89,10 +70,8 @@ class SftConfig:
                 raise PilotageError(
                     f"retention view {name!r} with share {share} must be a text view, share > 0"
                 )
-        check_lr("peak_lr", self.peak_lr)
-        check_not_negative(self, "weight_decay", "clip", "pixel_noise")
-        if not 0 <= self.warmup_share <= 1:
-            raise PilotageError(f"warmup_share {self.warmup_share} must be between 0 and 1")
+        self.check_updates()
+        check_not_negative(self, "pixel_noise")
 
     def recomputes(self, *, on_gpu: bool) -> bool:
         """Whether activations are computed again in the backward."""
@@ -112,16 +91,6 @@ class SftConfig:
     def num_image_rows(self) -> int:
         """Image rows in every step."""
         return self.batch_size - self.num_text_rows
-
-
-def lr_factor(config: SftConfig, step: int) -> float:
-    """The learning rate of a step (counted from 0) as a share of the peak."""
-    rising = max(1, round(config.steps * config.warmup_share))
-    if config.schedule == "one_cycle" and step < rising:
-        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rising)) / 2
-    if config.schedule == "constant" and step >= rising:
-        return 1.0
-    return warmed_cosine(step, rising=rising, steps=config.steps)
 
 
 OnBegin = Callable[[], None]

@@ -23,7 +23,7 @@ from pilotage.train import checkpoints
 from pilotage.train.movement import MovementWatch
 from pilotage.train.optimisers import refuse_sharing, shares_weights, trainer_optimiser
 from pilotage.train.settings import check_finite
-from pilotage.train.sft_config import OnStep, SftConfig, lr_factor
+from pilotage.train.sft_config import OnStep, SftConfig
 from pilotage.train.sft_rows import IGNORED, RowCollator
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ def make_trainer(
         max_steps=config.steps,
         per_device_train_batch_size=1,  # one item is a whole micro-batch
         gradient_accumulation_steps=mixture.num_micro_batches,
-        learning_rate=config.peak_lr,
+        learning_rate=config.lr,
         weight_decay=config.weight_decay,
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
-        max_grad_norm=config.clip,
+        max_grad_norm=config.max_grad_norm,
         bf16=config.bf16 or backbone.computes_in is not None,
         save_strategy="steps",
         save_steps=config.checkpoint_every,
@@ -119,9 +119,7 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
             data_collator=collator,
             train_dataset=Dataset.from_dict({"item": range(collator.num_items)}),
             processing_class=backbone.processor,
-            optimizer_cls_and_kwargs=trainer_optimiser(
-                config.optimiser, lr=config.peak_lr, betas=config.betas
-            ),
+            optimizer_cls_and_kwargs=trainer_optimiser(config.optimiser, lr=config.lr, betas=config.betas),
         )
         self.remove_callback(PrinterCallback)
         if shares_weights(self.accelerator):
@@ -155,7 +153,7 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer,  # pyright: ignore[reportArgumentType]
-                lambda step: lr_factor(self.stage_config, step),
+                self.stage_config.rate_share,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
