@@ -128,7 +128,7 @@ def _with_stage2(whole: Method, change: Callable[[DistillConfig], DistillConfig]
 
 
 def _mgsd(estimator: Estimator) -> Method:
-    return _with_stage2(nano_mgsd, lambda stage: replace(stage, estimator=estimator))
+    return _with_stage2(nano_mgsd, lambda stage: with_teacher(stage, estimator=estimator))
 
 
 SHARED = (
