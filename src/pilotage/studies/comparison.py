@@ -20,7 +20,7 @@ from typing import Any
 from pilotage.distill.divergences import JSD, Cap, Divergence, ForwardKL, NoCap, RescaleCap, ReverseKL
 from pilotage.distill.estimators import Estimator, FullVocabulary, Sampled
 from pilotage.distill.routes import Route
-from pilotage.recipes.methods import gkd_stage
+from pilotage.recipes.methods import gkd_stage, with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.recipes.nano_methods import (
     nano_control_no_privilege,
