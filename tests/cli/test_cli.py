@@ -94,7 +94,7 @@ def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
         ("train RUN --recipe nano_vigo", "nano_vigos"),
         ("train RUN --set stage2.lrr=1", "lr"),
         ("train RUN --set stag1.steps=1", "stage1"),
-        ("train RUN --set lr=1", "stage2.lr"),
+        ("train RUN --set lr=1", "stage1.lr or stage2.lr"),
         ("train RUN --set stage2.schedule=cosin", "cosine"),
         ("train RUN --set stage2.router.routes.plan.weights=FrozenCpy()", "FrozenCopy"),
         ("train RUN --set stage2.router.routes.plan.weights=FrozenCopy(sorce=nano)", "source"),

@@ -50,7 +50,7 @@ def tiny(name: str, **changes: Any) -> DistillConfig:
         "steps": 1,
         "prompts_per_step": 4,
         "micro_batch_size": 4,
-        "max_new_tokens": 120 if "dataset" in stage.mixture.origins else 6,
+        "max_new_tokens": 120 if "dataset" in stage.sources.origins else 6,
         "max_prompt_tokens": None,
         "prompts": "brief",
         "lr": 1e-2,
@@ -209,7 +209,7 @@ def test_the_student_s_own_view_and_weights_give_the_rollouts_own_log_probs(name
     config = tiny(name)
     trainer = trainer_of(config, tmp_path)
     rows = trainer._sample(0)
-    sources = [source for source in config.mixture.sources if isinstance(source, FromStudent)]
+    sources = [source for source in config.sources.sources if isinstance(source, FromStudent)]
     assert any(row.source in sources for row in rows)
     for source in sources:
         places = [place for place, row in enumerate(rows) if row.source == source]

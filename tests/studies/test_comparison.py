@@ -48,7 +48,7 @@ def test_all_variants_have_one_budget_one_base_run_and_one_measurement(study: St
         assert (recipe.levels, recipe.num_test, recipe.seed) == (base_run.levels, base_run.num_test, 1)
         assert recipe.train_prior == base_run.train_prior == (study is PRIOR)
         if isinstance(stage, DistillConfig):
-            rows = stage.prompts_per_step * stage.mixture.max_samples
+            rows = stage.prompts_per_step * stage.sources.max_samples
         else:
             rows = stage.batch_size
         budgets.add((stage.steps, rows, stage.seed))
@@ -61,7 +61,7 @@ def test_the_eight_estimators_differ_in_three_switches() -> None:
         stage = stage_of(ESTIMATORS, variant.folder)
         (route,) = stage.router.routes
         assert route.view == "teacher" and route.weights.source == "nano"
-        shares = {type(source).__name__: share for share, source in stage.mixture.parts}
+        shares = {type(source).__name__: share for share, source in stage.sources.parts}
         found.add((type(route.estimator), type(route.estimator.divergence), shares["FromStudent"]))
     assert found == {
         (kind, divergence, share)

@@ -70,8 +70,9 @@ def tiny_config(**changes: Any) -> DistillConfig:
         "estimator": changes.pop("estimator", FullVocabulary(divergence=ReverseKL())),
     }
     settings["router"] = one_teacher(**teacher)
+    described = "perception" if teacher["view"] == "student" else "description"
     if changes.get("perception_share") and "description" not in changes:
-        settings["description"] = Route(name="description", **(teacher | {"view": "description"}))
+        settings["description"] = Route(name="description", **(teacher | {"view": described}))
     return DistillConfig(**(settings | changes))
 
 

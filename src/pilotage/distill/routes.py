@@ -29,6 +29,11 @@ ALL_SPANS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Which parameters read a teacher's view. Equal ones can share a forward; the kinds are `pilotage.train`'s."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """One teacher's part of the loss. What it is worth against the others is `scale`."""
 
@@ -36,8 +41,8 @@ class Route:
     view: str | None
     """The view that the teacher is shown, by its name; None for a route without a teacher, taught by rewards alone or
     by the words of references."""
-    weights: Hashable
-    """Which parameters score it (`pilotage.train`); routes with equal ones can share a forward. None: no teacher."""
+    weights: Weights | None
+    """Which parameters score it. None: no teacher."""
     estimator: Estimator | PolicyGradient
     spans: tuple[str, ...] | Literal["all"] = ALL_SPANS
     """Spans whose tokens are taught."""
@@ -254,7 +259,7 @@ def num_tokens_of(routed: Mapping[str, Sequence[RoutedRow]]) -> dict[str, list[i
 
 
 def one_teacher(
-    *, view: str, weights: Hashable, estimator: Estimator | PolicyGradient, layout: SpanLayout | None = None
+    *, view: str, weights: Weights, estimator: Estimator | PolicyGradient, layout: SpanLayout | None = None
 ) -> Router:
     """The common case: every token by one teacher, who is shown `view`. The route's name is `plan`."""
     route = Route(name="plan", view=view, weights=weights, estimator=estimator)

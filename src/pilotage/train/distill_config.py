@@ -9,7 +9,7 @@ from typing import get_args
 from pilotage.distill.credit import Credit, EpisodeReturn
 from pilotage.distill.policy_gradient import AdvantageMix, PolicyGradient
 from pilotage.distill.reduce import REDUCTIONS, ROUTE_MEANS, Reduction, RouteMeans
-from pilotage.distill.routes import Route, Router
+from pilotage.distill.routes import Route, Router, Weights
 from pilotage.distill.spans import WholeLayout
 from pilotage.errors import PilotageError
 from pilotage.rollouts.sources import FromStudent, FromTeacher, Mixture, only
@@ -44,7 +44,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenCopy:
+class FrozenCopy(Weights):
     """The teacher has weights of its own that never change."""
 
     source: str | None = None
@@ -52,7 +52,7 @@ class FrozenCopy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterOff:
+class AdapterOff(Weights):
     """The teacher is the student with its LoRA adapter switched off: no second copy in memory."""
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pilotage.distill.routes import Weights
 from pilotage.errors import PilotageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedRefresh:
+class GatedRefresh(Weights):
     """The teacher is a copy of the student, renewed now and then if nothing speaks against it."""
 
     every: int

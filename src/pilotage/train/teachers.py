@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.render import render
+from pilotage.distill.routes import Weights
 from pilotage.errors import PilotageError
 from pilotage.records import Rollout, View
 from pilotage.rollouts.remote_scores import RemoteScorer, Style
@@ -28,12 +29,12 @@ from pilotage.train.settings import as_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
+class Live(Weights):
     """The teacher is the student as it is at each step, adapter and all; it differs by what it sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EMA:
+class EMA(Weights):
     """The teacher is a running mean of the student: after each update, mean += rate * (student - mean)."""
 
     rate: float
@@ -47,7 +48,7 @@ class EMA:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
+class Remote(Weights):
     """The teacher is a model behind an OpenAI-compatible completions endpoint; it reads text-only views.
 
     All that comes back is the log-probability of the sampled token, at temperature 1.
