@@ -70,9 +70,11 @@ def tiny_config(**changes: Any) -> DistillConfig:
         "estimator": changes.pop("estimator", FullVocabulary(divergence=ReverseKL())),
     }
     settings["router"] = one_teacher(**teacher)
-    described = "perception" if teacher["view"] == "student" else "description"
     if changes.get("perception_share") and "description" not in changes:
-        settings["description"] = Route(name="description", **(teacher | {"view": described}))
+        described: dict[str, Any] = teacher | {
+            "view": "perception" if teacher["view"] == "student" else "description"
+        }
+        settings["description"] = Route(name="description", **described)
     return DistillConfig(**(settings | changes))
 
 
