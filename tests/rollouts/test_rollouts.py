@@ -22,8 +22,8 @@ from pilotage.records import Rollout
 from pilotage.rollouts import Decoding, ReplayEngine, samples_of
 from pilotage.rollouts.chooser import Chooser
 from pilotage.rollouts.endpoint import EndpointConfig, EndpointEngine
-from pilotage.rollouts.engines import InVllm
 from pilotage.rollouts.engine import sampling_noise
+from pilotage.rollouts.engines import InVllm
 from pilotage.rollouts.transformers_engine import TransformersEngine, _rows_to_keep
 from pilotage.rollouts.vllm_engine import VllmEngine
 from stock_models import stock_directory
