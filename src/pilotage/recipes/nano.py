@@ -19,6 +19,7 @@ from pilotage.train.sft import SftConfig
 
 
 def nano_stage1(seed: int) -> SftConfig:
+    """Sight: supervised, on pictures and reference answers."""
     return SftConfig(
         prompts="brief",
         steps=320,
@@ -35,6 +36,7 @@ def nano_stage1(seed: int) -> SftConfig:
 
 
 def nano_stage2(seed: int) -> DistillConfig:
+    """Planning from pixels: distilled from a teacher that reads the state."""
     return DistillConfig(
         steps=160,
         prompts_per_step=48,

@@ -55,6 +55,8 @@ MAX_ANSWER_TOKENS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
+    """What is left of a model's language."""
+
     log_likelihoods: tuple[float, ...]
     """Of each sentence: mean over its tokens but the first, in nats."""
     answers: tuple[str, ...]

@@ -268,6 +268,7 @@ def map_hash(fixed: Mapping[str, Any], task_name: str) -> str:
 
 
 def privileged_of_state(task: Task[Any], state: Any) -> Privileged:
+    """State, facts and a shortest plan; the plan is empty where the goal cannot be reached."""
     solution = task.solve(state)
     return Privileged(
         state=task.to_json(state),
