@@ -206,7 +206,8 @@ def test_a_flag_of_a_world_s_own_is_compared_and_less_of_it_may_be_better(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, circled in (("a", "+" * 8), ("b", "-" * 8)):
-        outcomes = ({"success": False, "circled": mark == "+", "num_turns": 9} for mark in circled)
+        judged = {"success": False, "reason": "not_reached", "parsed": True, "num_turns": 9}
+        outcomes = (judged | {"circled": mark == "+"} for mark in circled)
         write_jsonl(
             tmp_path / f"{name}.jsonl",
             [row(f"e{i}", False, task="maze_steps", outcome=each) for i, each in enumerate(outcomes)],
@@ -216,7 +217,7 @@ def test_a_flag_of_a_world_s_own_is_compared_and_less_of_it_may_be_better(
     assert "image, maze_steps: B is better by 100.0 points" in capsys.readouterr().out
     assert main([*command, "circeld"]) == 2
     told = capsys.readouterr().err
-    assert "no rate 'circeld' in the rows of image; there are success, circled, state" in told
+    assert "no rate 'circeld' in the rows of image; there are success, parsed, circled, state" in told
     assert "did you mean circled?" in told and len(told.splitlines()) == 1
 
 
