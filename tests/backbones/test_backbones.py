@@ -235,7 +235,15 @@ def test_a_text_cannot_hold_a_token_that_ends_a_turn_or_opens_a_picture(backbone
 
 
 def test_what_only_looks_like_a_token_is_text(backbone):
-    encode_views(backbone, [text_view("<image> <think> <|im_end> </s> | im_end |", prefill="<think>")])
+    said = "<image> <think> <|im_end> </s> | im_end |"
+    views = [text_view(said, prefill="<think>"), text_view("Plan.", prefill="<think>")]
+    special = set(backbone.tokenizer.all_special_ids)
+    encoded, plain = (
+        encode_views(backbone, [view], pad_to_multiple=1)["input_ids"][0].tolist() for view in views
+    )
+    assert [id_ for id_ in encoded if id_ in special] == [id_ for id_ in plain if id_ in special]
+    assert backbone.tokenizer.decode(encoded) == backbone.tokenizer.decode(plain).replace("Plan.", said)
+    assert not special & set(backbone.tokenizer(said, add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize(

@@ -268,3 +268,12 @@ def test_a_command_leaves_no_process_group_behind(monkeypatch):
     monkeypatch.setattr(cli, "COMMANDS", (entry,))
     assert main(["ranks"]) == 0
     assert not torch.distributed.is_initialized()
+
+
+def test_the_help_of_study_names_every_study_and_no_other(capsys):
+    from pilotage.studies.catalogue import STUDIES
+
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    page = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert {name for name in STUDIES if not re.search(rf"\b{name}: ", page)} == set()

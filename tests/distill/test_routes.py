@@ -213,7 +213,8 @@ def test_overlap_is_allowed_where_it_is_said():
 
 
 def test_rows_apart_make_routes_disjoint():
-    Router(layout=MgsdLayout(), routes=(route("a", rows="valid"), route("b", rows="invalid")))
+    router = Router(layout=VigosLayout(), routes=(route("a", rows="valid"), route("b", rows="invalid")))
+    assert masks(router, row("dra"), row("dra", valid=False)) == {"a": ["###", "..."], "b": ["...", "###"]}
 
 
 def test_routes_with_the_same_teacher_are_scored_together():

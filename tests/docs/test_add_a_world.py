@@ -72,6 +72,27 @@ print("kept")
     assert run(installed, sys.executable, "-c", code) == "kept\n"
 
 
+def test_it_is_held_to_the_contract_of_all_worlds(installed: Path) -> None:
+    contract = [
+        str(ROOT / "tests" / "contracts" / f"test_{of}_contract.py") for of in ("worlds", "capabilities")
+    ]
+    options = ["-q", "-k", "lamps", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+    printed = run(
+        installed,
+        sys.executable,
+        "-m",
+        "pytest",
+        *options,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        *contract,
+    )
+    assert int(re.findall(r"(\d+) passed", printed)[0]) > 10
+    assert "skipped" not in printed
+
+
 def test_the_page_s_command_measures_it(installed: Path) -> None:
     [command] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     printed = run(installed, "bash", "-ec", command.strip() + " --max-new-tokens 8 --threads 1")

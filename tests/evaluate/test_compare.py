@@ -116,7 +116,7 @@ def test_all_tasks_are_pooled_in_one_exact_test_and_a_verdict_of_their_own_is_ex
     assert compared.macro.distinguishable and not any(p.distinguishable for p in compared.tasks.values())
     assert compared.pooling_note == (
         "the 12 examples of all tasks together tell what those of no task tell by themselves: "
-        "A did better on 0, B on 8"
+        "A's rate is higher on 0, B's on 8"
     )
 
 
@@ -200,6 +200,32 @@ def test_another_rate_can_be_compared() -> None:
     pairs = compare(a, b, rate="optimal").kinds["image"].tasks["frozenlake"]
     assert pairs.difference.mean == pytest.approx(0.5)
     assert compare(a, b).kinds["image"].tasks["frozenlake"].difference.mean == 0.0
+
+
+def test_a_flag_of_a_world_s_own_is_compared_and_less_of_it_may_be_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, circled in (("a", "+" * 8), ("b", "-" * 8)):
+        judged = {"success": False, "reason": "not_reached", "parsed": True, "num_turns": 9}
+        outcomes = (judged | {"circled": mark == "+"} for mark in circled)
+        write_jsonl(
+            tmp_path / f"{name}.jsonl",
+            [row(f"e{i}", False, task="maze_steps", outcome=each) for i, each in enumerate(outcomes)],
+        )
+    command = ["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--rate"]
+    assert main([*command, "circled"]) == 0
+    assert "image, maze_steps: B is better by 100.0 points" in capsys.readouterr().out
+    assert main([*command, "circeld"]) == 2
+    told = capsys.readouterr().err
+    assert "no rate 'circeld' in the rows of image; there are success, parsed, circled, state" in told
+    assert "did you mean circled?" in told and len(told.splitlines()) == 1
+
+
+def test_kinds_without_the_rate_are_left_out_unless_they_are_named() -> None:
+    both = rows("++") + rows("++", kind="perception", outcome={"success": True})
+    assert list(compare(both, both, rate="optimal").kinds) == ["image"]
+    with pytest.raises(PilotageError, match="no rate 'optimal' in the rows of perception; there are success"):
+        compare(both, both, rate="optimal", kinds=("perception",))
 
 
 @pytest.fixture

@@ -216,6 +216,10 @@ def test_the_diagnosis_of_rows_goes_where_out_says(folder: Path, tmp_path: Path)
 def test_the_command_wants_the_image_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", str(tmp_path), "gap", "--rows-only"]) == 2
     assert "holds no rows" in capsys.readouterr().err
+    assert main(["diagnose", "nano", "gap", "--world", "frozenlake_steps", "--num", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "the gap is measured on planning tasks (frozenlake, maze, minibehaviour)" in told
+    assert "frozenlake_steps is none" in told
     assert main(["diagnose", "nano", "gap", "--kinds", "text"]) == 2
     assert "lack image" in capsys.readouterr().err
 

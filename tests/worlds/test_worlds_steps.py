@@ -24,7 +24,6 @@ from pilotage.worlds import TASKS, Task, drawing, get_task, get_world
 from pilotage.worlds.agents import Agent, direct
 from pilotage.worlds.grids.agents import follow_on_revisit, follow_plan, sampling_on_revisit
 from pilotage.worlds.grids.data.steps import (
-    along,
     every_start,
     excluded_maps,
     make_step_example,
@@ -33,6 +32,7 @@ from pilotage.worlds.grids.data.steps import (
 from pilotage.worlds.grids.minibehaviour import MiniBehaviour
 from pilotage.worlds.grids.steps import FOG_RGB, TURNS_PER_LEVEL, StepWorld, in_sight, map_hash
 from pilotage.worlds.task import Stepwise, canonical_key, state_hash
+from step_states import along
 
 STEP_WORLDS = ("frozenlake_steps", "maze_steps", "minibehaviour_steps")
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -33,8 +33,9 @@ class Compare:
     """The second."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")] = ()
     """What is compared."""
-    rate: Literal["success", "optimal", "state", "parsed"] = "success"
-    """Which rate: state is the true state recited, for every field."""
+    rate: str = "success"
+    """Which rate: success, optimal, parsed or another flag that the rows have; state is the true state
+    recited, for every field."""
     common: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compare on the levels that both have instead of refusing."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -56,7 +57,8 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
     """A line for every kind and task; then, in words, what can be said."""
     console = table_console()
     table = make_table(
-        f"{comparison.rate}, per cent; B - A with its 95 % interval; only A, only B: levels that one alone solved",
+        f"{comparison.rate}, per cent; B - A with its 95 % interval; only A, only B: levels on which "
+        f"{'one alone succeeded' if comparison.rate == 'success' else 'its rate is higher'}",
         *("kind", "task", "n", "A", "B", "B - A", "only A", "only B", "McNemar p"),
     )
     verdicts = []
@@ -68,7 +70,7 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
                 *(str(pairs.num_only_a), str(pairs.num_only_b), p_text(pairs.p_value)),
                 end_section=task == "macro",
             )
-            verdicts.append(_sentence(f"{kind}, {task}", pairs))
+            verdicts.append(_sentence(f"{kind}, {task}", pairs, lower_is_better=comparison.lower_is_better))
         if compared.pooling_note:
             verdicts.append(f"note: {kind}: {compared.pooling_note}")
     say(console, f"A: {a}\nB: {b}")
@@ -84,10 +86,10 @@ def print_comparison(comparison: Comparison, a: str, b: str) -> None:
     say(console, *(f"warning: {warning}" for warning in comparison.warnings))
 
 
-def _sentence(what: str, pairs: Pairs) -> str:
+def _sentence(what: str, pairs: Pairs, *, lower_is_better: bool) -> str:
     if not pairs.distinguishable:
         return f"{what}: the difference is not distinguishable from zero"
-    better = "B is better" if pairs.direction > 0 else "A is better"
+    better = "B is better" if (pairs.direction > 0) != lower_is_better else "A is better"
     return f"{what}: {better} by {100 * abs(pairs.difference.mean):.1f} points"
 
 

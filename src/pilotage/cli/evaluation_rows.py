@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRows:
+    """Rows of an evaluation that were found, and where what is made of them goes."""
+
     name: str
     """How tables name it: `runs/demo stage2`, or the file's name."""
     rows: list[dict[str, Any]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -15,6 +16,7 @@ from pilotage.evaluate.attribution import FAULTS
 
 if TYPE_CHECKING:
     from pilotage.evaluate.gap import Gap, GapCell
+    from pilotage.runs.measurement import Measurement
 
 SHOWN_FAULTS = {name: "success" if name == "none" else name for name in FAULTS}
 
@@ -40,6 +42,7 @@ class GapCommand(Eval):
         if "image" not in self.kinds:
             raise PilotageError(f"kinds {list(self.kinds)} lack image: there would be no failures to explain")
         rows, beside = self.found_or_measured(rows_only=self.rows_only)
+        _check_planning(row.get("world") or row["task"] for row in rows)
         from pilotage.evaluate.gap import gap
 
         found_gap = gap(rows)
@@ -47,6 +50,24 @@ class GapCommand(Eval):
         print_gap(found_gap, by_level=self.by_level)
         keep(path, found_gap.as_dict())
         return 0
+
+    def _examples(self, measured: Measurement) -> list[Any]:
+        examples = super()._examples(measured)
+        _check_planning(example.world for example in examples)
+        return examples
+
+
+def _check_planning(worlds: Iterable[str]) -> None:
+    """Raises PilotageError for a world that is no planning task."""
+    from pilotage.worlds import TASKS
+
+    known = [task.name for task in TASKS]
+    for name in dict.fromkeys(worlds):
+        if name not in known:
+            raise PilotageError(
+                f"the gap is measured on planning tasks ({', '.join(known)}), whose whole answer is one plan, and "
+                f"{name} is none; pilotage eval measures it"
+            )
 
 
 def print_gap(gap: Gap, *, by_level: bool) -> None:

@@ -34,6 +34,8 @@ class Command(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
+    """A command: how it is typed, and where its class is."""
+
     words: tuple[str, ...]
     """What the user types after `pilotage`."""
     module: str
@@ -177,6 +179,9 @@ def _run(entry: Entry, arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("pilotage").setLevel(logging.INFO)
+    # Peft, which transformers imports, imports bitsandbytes wherever that is installed, which warns that it has no fast
+    # kernel for 4 bits on a CPU. Its errors are still shown.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     status = command.run()
     _leave_ranks()
     return status

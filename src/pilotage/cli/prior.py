@@ -60,6 +60,7 @@ class PriorCommand(Eval):
         from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
         from pilotage.runs.measurement import TEST_SEED
         from pilotage.worlds import get_task
+        from pilotage.worlds.drawing import FIXED_SIDE_PX
 
         if self.data is not None:
             examples = replace(self, num=None).load_examples(measured, self.split)
@@ -79,7 +80,7 @@ class PriorCommand(Eval):
                 split=self.split,
                 seed=TEST_SEED,
                 cell_px=measured.cell_px,
-                side_px=256 if measured.cell_px is None else None,
+                side_px=FIXED_SIDE_PX if measured.cell_px is None else None,
             )
             for example in pair
         ]

@@ -18,9 +18,10 @@ from pilotage.errors import PilotageError
 class Serve(RecipeOptions):
     """Serve a model with OpenAI's chat schema, on this machine alone unless told otherwise.
 
-    POST /v1/chat/completions takes texts and one picture as a data URL, and honours temperature,
-    top_p, seed, max_tokens and n; GET /v1/models and GET /health are there too. Requests that wait
-    together are decoded together. Nothing that a request names is fetched or opened. Ctrl-C ends it.
+    POST /v1/chat/completions takes texts and up to 16 pictures as data URLs, and honours
+    temperature, top_p, seed, max_tokens and n; GET /v1/models and GET /health are there too.
+    Requests that wait together are decoded together. Nothing that a request names is fetched or
+    opened. Ctrl-C ends it.
     """
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCommand:
-    """Train every variant of a study on the nano model, with several seeds, and print the tables.
+    """Train every variant of a study, with several seeds, and print the tables.
+
+    The model is nano where nothing else is said.
 
     mgsd: what each part of MGSD is worth. Base, stage 1 only, stage 2 only, both, both without the
     reference plan, both with the sampled estimator, stage 1 and then reference answers, and a control
@@ -31,8 +33,10 @@ class StudyCommand:
     folder. vigos: ViGOS without one of its parts, and prior: trained on levels that follow a prior
     alone; both after a first stage that also teaches to follow a plan beside a picture.
 
-    episodes: whose episodes teach to play move by move. circles: what helps a model that goes in
-    circles there; in the same folder OUT it measures the models of episodes.
+    episodes: whose episodes teach to play move by move. episodes_anywhere: the same from starts that
+    cover what is visited, the null control. episodes_fog: the same where only near cells are drawn.
+    drift: is a teacher carried off along the student's errors there? circles: what helps a model
+    that goes in circles; in the same folder OUT it measures the models of episodes.
 
     questions: ViGOS where it was proposed, on questions with boxed answers. smolvl: a pretrained
     language model with new eyes in nano's place; `pilotage models make smolvl runs/smolvl-base`

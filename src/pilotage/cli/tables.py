@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_table(caption: str, *titles: str) -> Table:
+    """A table without rows; task, field and kind are flush left, all other columns are numbers."""
     table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
     for title in titles:
         left = title in ("task", "field", "kind")
@@ -22,6 +23,7 @@ def make_table(caption: str, *titles: str) -> Table:
 
 
 def table_console() -> Console:
+    """The terminal as wide as it is, or 110 columns where the output goes elsewhere."""
     return Console() if sys.stdout.isatty() else Console(width=110)
 
 

@@ -14,6 +14,7 @@ __all__ = ["ID_DIGITS", "SPLIT_SHARES", "example_id", "key_of", "make_example", 
 
 
 def example_id(task: str, level: int, state_hash: str) -> str:
+    """`task-level-hash`, with the first `ID_DIGITS` hex digits of the state's hash."""
     return f"{task}-{level}-{state_hash[:ID_DIGITS]}"
 
 

@@ -43,6 +43,8 @@ class ExcludedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusions:
+    """States that a data set must not hold, and the files that they come from."""
+
     hashes: frozenset[str] = frozenset()
     """Hashes of the excluded states, of all tasks and levels together."""
     counts: tuple[tuple[str, int, int], ...] = ()

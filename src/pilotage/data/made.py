@@ -39,9 +39,13 @@ def made_examples(
 
 
 def own_levels(name: str) -> tuple[int, ...]:
-    """The levels that a world has where nobody names any; 0 alone where it has none."""
+    """The levels that a world has where nobody names any; 0 alone where it has none.
+
+    They are its own, those of the task that it plays, or `LEVELS` of the data module beside it.
+    """
     world = get_world(name)
-    return tuple(getattr(getattr(world, "task", world), "levels", (0,)))
+    beside = getattr(beside_world(name, "data"), "LEVELS", (0,))
+    return tuple(getattr(getattr(world, "task", world), "levels", beside))
 
 
 def makes_examples(name: str) -> bool:

@@ -39,6 +39,7 @@ def prior_of(task: Task[Any]) -> HasPrior[Any] | None:
 
 
 def tasks_with_prior() -> list[str]:
+    """Names of the planning tasks that have a prior (`pilotage.worlds.task.HasPrior`)."""
     return [task.name for task in TASKS if prior_of(task)]
 
 

@@ -14,11 +14,12 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean
 from pilotage.evaluate.roles import kind_order
 from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
+from pilotage.worlds.registry import get_world, world_names
 
 SIGNIFICANCE = 0.05
 FAIR_SETTINGS = ("prompts", "max_new_tokens", "temperature", "top_p", "strict_edges")
@@ -34,15 +35,15 @@ class Pairs(Figures):
     difference: Interval
     """B less A, examples resampled in pairs."""
     num_only_a: int
-    """Examples on which A did better."""
+    """Examples on which A's rate is higher."""
     num_only_b: int
-    """Examples on which B did better."""
+    """Examples on which B's rate is higher."""
     p_value: float | None
     """McNemar's exact two-sided p; None with several answers to an example."""
 
     @property
     def direction(self) -> int:
-        """1 where B is better, -1 where A is, 0 where the difference cannot be told from zero.
+        """1 where B's rate is higher, -1 where A's is, 0 where the difference cannot be told from zero.
 
         McNemar's test decides at 0.05, else the 95 % interval. Over tasks of different sizes the examples may speak
         for one and the mean of the tasks for the other: that tells nothing apart.
@@ -64,6 +65,8 @@ class Pairs(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class KindComparison(Figures):
+    """One kind, task by task and over all tasks; rates and differences are shares, not per cent."""
+
     num_examples: int
     """Examples compared."""
     num_only_in_a: int
@@ -83,7 +86,7 @@ class KindComparison(Figures):
         if self.macro.direction:
             return (
                 f"the {self.num_examples} examples of all tasks together tell what those of no task tell by "
-                f"themselves: A did better on {self.macro.num_only_a}, B on {self.macro.num_only_b}"
+                f"themselves: A's rate is higher on {self.macro.num_only_a}, B's on {self.macro.num_only_b}"
             )
         return (
             "the tasks point in different ways, and all examples together in none that can be told from zero"
@@ -95,7 +98,11 @@ class KindComparison(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Figures):
+    """B against A, kind by kind, by one rate."""
+
     rate: str
+    lower_is_better: bool
+    """Whether less of the rate is better, as the rows' worlds declare it."""
     kinds: Mapping[str, KindComparison]
     warnings: tuple[str, ...]
     """What makes the comparison less than fair, a sentence each."""
@@ -109,10 +116,11 @@ def compare(
     rate: str = "success",
     common: bool = False,
 ) -> Comparison:
-    """B against A, per kind and task. `kinds` defaults to those that both have.
+    """B against A, per kind and task. `kinds` defaults to those that both have and that have the rate.
 
-    Raises PilotageError where the example sets differ (unless `common`, which compares on what both have), where
-    one id stands for different states, and where nothing is left to compare.
+    `rate` is success, state (every field recited right), or a flag of the rows' outcomes, e.g. optimal. Raises
+    PilotageError where the rows have no such rate, where the example sets differ (unless `common`, which compares on
+    what both have), where one id stands for different states, and where nothing is left to compare.
     """
     of_a, of_b = _by_kind(a), _by_kind(b)
     chosen = [kind for kind in of_a if kind in of_b] if kinds is None else list(kinds)
@@ -124,11 +132,45 @@ def compare(
         for name, of in (("A", of_a), ("B", of_b)):
             if kind not in of:
                 raise PilotageError(f"{name} has no rows of the kind {kind!r}; it has {', '.join(of)}")
+    rates = {kind: {**_rates(of_a[kind]), **_rates(of_b[kind])} for kind in chosen}
+    if kinds is None:
+        chosen = [kind for kind in chosen if rate in rates[kind]] or chosen[:1]
+    if lacking := [kind for kind in chosen if rate not in rates[kind]]:
+        known = [*rates[lacking[0]]]
+        raise PilotageError(
+            f"no rate {rate!r} in the rows of {lacking[0]}; there are {', '.join(known)}{meant(rate, known)}"
+        )
     compared = {
         kind: _compare_kind(of_a[kind], of_b[kind], kind, rate=rate, common=common) for kind in chosen
     }
     warnings = [note for kind in chosen for note in _unfairness(kind, of_a[kind], of_b[kind])]
-    return Comparison(rate=rate, kinds=compared, warnings=tuple(dict.fromkeys(warnings)))
+    rows = [row for kind in chosen for row in (*of_a[kind], *of_b[kind])]
+    return Comparison(
+        rate=rate,
+        lower_is_better=_lower_is_better(rate, rows),
+        kinds=compared,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _rates(rows: Iterable[Row]) -> dict[str, None]:
+    """Names of the rates that the rows have: success, the flags of their outcomes, and state where they recite one."""
+    found = {"success": None}
+    for row in rows:
+        found |= {name: None for name, value in (row.get("outcome") or {}).items() if isinstance(value, bool)}
+        if row.get("right"):
+            found["state"] = None
+    return found
+
+
+def _lower_is_better(rate: str, rows: Iterable[Row]) -> bool:
+    """What the worlds of the rows say of the rate; higher is better where none of them is known or says a thing."""
+    worlds = {row.get("world") or row["task"] for row in rows} & set(world_names())
+    return any(
+        measure.name == rate and measure.better == "lower"
+        for name in worlds
+        for measure in get_world(name).measures
+    )
 
 
 def mcnemar_p(num_only_a: int, num_only_b: int) -> float:
@@ -146,6 +188,7 @@ def mcnemar_p(num_only_a: int, num_only_b: int) -> float:
 
 
 def excludes_zero(difference: Interval) -> bool:
+    """Whether the whole 95 % interval lies on one side of zero."""
     return difference.low > 0 or difference.high < 0
 
 

@@ -63,6 +63,8 @@ class PlanePoint(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class Gap(Figures):
+    """Where one model loses; rates are shares from 0 to 1, differences from -1 to 1."""
+
     tasks: Mapping[str, GapCell]
     levels: Mapping[str, Mapping[int, GapCell]]
     """Task -> level -> cell."""

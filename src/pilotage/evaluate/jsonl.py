@@ -13,6 +13,8 @@ from pilotage.files import append, write_whole
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlFile:
+    """What a file of JSON lines holds, readable lines and the others apart."""
+
     rows: list[dict[str, Any]]
     problems: list[str]
     """One sentence for every line that could not be read, with its number."""

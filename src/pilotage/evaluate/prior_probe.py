@@ -53,6 +53,8 @@ class PriorCell(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorProbe(Figures):
+    """Success with and against the prior; differences are shares, from -1 to 1."""
+
     kinds: Mapping[str, Mapping[str, PriorCell]]
     """Kind -> task -> cell."""
     macro: Mapping[str, Interval]

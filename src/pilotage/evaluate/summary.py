@@ -39,6 +39,8 @@ def _in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(Figures):
+    """One kind on one task, or on one level of it; rates are shares from 0 to 1."""
+
     n: int
     """Examples."""
     num_answers: int
@@ -60,6 +62,8 @@ class Rates(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class KindSummary(Figures):
+    """One kind: its rates by task, by level and over all tasks."""
+
     tasks: Mapping[str, Rates]
     levels: Mapping[str, Mapping[int, Rates]]
     """Task -> level -> rates."""
@@ -69,6 +73,8 @@ class KindSummary(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Figures):
+    """The rates of one stage's rows, kind by kind."""
+
     kinds: Mapping[str, KindSummary]
     """`image`, `text`, `perception`, … -> their rates."""
     gap: Mapping[str, Interval]

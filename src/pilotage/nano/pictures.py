@@ -39,6 +39,8 @@ SHAPES = ("box", "tent", "kite", "post", "arrow", "ball", "ring", "block")
 
 @dataclass(frozen=True, kw_only=True)
 class PictureQuestion:
+    """A random picture of N cells a side, a question about it and the answer."""
+
     pixels: np.ndarray
     """uint8 [N*32, N*32, 3]."""
     question: str

@@ -66,6 +66,8 @@ class Stretch:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
+    """How the nano base is trained."""
+
     out: Path
     """Folder for the model directory, its checkpoint and `metrics.jsonl`."""
     steps: int = 4300
@@ -319,6 +321,7 @@ def _planning_lessons(config: PretrainConfig, step: int) -> list[list[Lesson]]:
 
 
 def encode_lessons(backbone: Backbone, lessons: Sequence[Lesson]) -> EncodedResponses:
+    """The lessons as tensors, each answer closed by the end-of-text token; padded to a multiple of 16."""
     end = str(backbone.tokenizer.eos_token)
     texts = [lesson.answer + end for lesson in lessons]
     answers: Any = backbone.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class RecipeMaker(Protocol):
+    """Seed and backbone (a model directory, a hub id or nano) -> the recipe."""
+
     def __call__(self, seed: int, *, backbone: str) -> Recipe: ...
 
 

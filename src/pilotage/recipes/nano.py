@@ -20,6 +20,7 @@ from pilotage.train.sft import SftConfig
 
 
 def nano_stage1(seed: int) -> SftConfig:
+    """Sight: supervised, on pictures and reference answers."""
     return SftConfig(
         prompts="brief",
         steps=320,
@@ -36,6 +37,7 @@ def nano_stage1(seed: int) -> SftConfig:
 
 
 def nano_stage2(seed: int, backbone: str = "nano") -> DistillConfig:
+    """Planning from pixels: distilled from a teacher that reads the state."""
     weights, estimator = FrozenCopy(source=backbone), FullVocabulary(divergence=ForwardKL())
     return DistillConfig(
         steps=160,

@@ -113,6 +113,8 @@ _UNIT_ENDINGS = {"_s": "seconds", "_nats": "nats", "tokens": "tokens"}
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
+    """One line of a panel."""
+
     label: str
     colour: str
     """A number below NUM_COLOURS, or `all` for the ink that a total is drawn with."""
@@ -122,6 +124,8 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
+    """One chart of a stage's metrics over its steps."""
+
     title: str
     unit: str
     note: str

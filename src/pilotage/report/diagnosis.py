@@ -25,6 +25,8 @@ MAX_HEAT_LEVEL = 16
 
 @dataclass(frozen=True, kw_only=True)
 class FaultRow:
+    """Whose fault one source's image answers are, on one task."""
+
     source: str
     num_answers: int
     cells: tuple[tuple[int, Interval, str], ...]
@@ -69,6 +71,8 @@ class HeatOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
+    """What the page tells of where the model loses."""
+
     bars: tuple[tuple[str, Markup], ...]
     """(task, stacked bars, one a source)."""
     faults: tuple[tuple[str, tuple[FaultRow, ...]], ...]

@@ -21,12 +21,16 @@ _MAX_READ_CHARACTERS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
+    """One item of a recited field, e.g. a cell."""
+
     text: str
     is_right: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
+    """One field of an answer beside the truth."""
+
     name: str
     is_right: bool
     recited: tuple[Item, ...]

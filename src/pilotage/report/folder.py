@@ -46,6 +46,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
+    """What a run's folder holds, read whatever state it is in."""
+
     path: Path
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -91,6 +93,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def stage_title(stage: str) -> str:
+    """The stage as the page names it; an unknown one by its own name, at most 40 characters of it."""
     return STAGE_TITLES.get(stage) or visible(stage, 40)
 
 
@@ -145,6 +148,7 @@ def is_share(cell: Any) -> bool:
 
 
 def is_seconds(value: Any) -> bool:
+    """Whether a value that was read is a plausible time: a number from 0 to 1e9."""
     return _is_number(value) and 0 <= value < 1e9
 
 

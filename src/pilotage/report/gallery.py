@@ -46,6 +46,8 @@ _MAX_PLAN_CHARACTERS = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
+    """Rows that can be filtered and looked at on the page."""
+
     index: Mapping[str, Any]
     """What the filters need; see `make_gallery`."""
     chunks: tuple[str, ...]

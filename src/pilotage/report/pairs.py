@@ -32,6 +32,8 @@ class PairRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
+    """Two sources by one kind, on the levels that both answered; numbers are places on the page."""
+
     first: str
     second: str
     first_number: int

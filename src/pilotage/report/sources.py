@@ -17,6 +17,8 @@ MAX_SOURCES = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
+    """One stage of one run, as the page shows it."""
+
     key: str
     """`stage2`, or `run/stage2` where several runs are shown: unique on the page."""
     title: str
@@ -70,6 +72,7 @@ def make_sources(runs: Sequence[RunFolder], *, stage: str | None = None) -> list
 
 
 def all_rows(sources: Sequence[Source]) -> list[Row]:
+    """The rows of all sources, of every kind."""
     return [row for source in sources for rows in source.rows.values() for row in rows]
 
 

@@ -21,6 +21,8 @@ MAX_LINES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Strata:
+    """Charts of success along each axis, and the legend of their colours."""
+
     charts: tuple[tuple[str, tuple[tuple[str, str, Markup], ...]], ...]
     """(axis, [(task, condition, success along it)])."""
     legend: tuple[tuple[int, str], ...]

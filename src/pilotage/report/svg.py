@@ -28,6 +28,7 @@ def tag(name: str, *children: str, **attributes: Value | None) -> Markup:
 
 
 def group(children: list[Markup], **attributes: Value | None) -> Markup:
+    """A `g` element with these children."""
     return tag("g", *children, **attributes)
 
 

@@ -31,6 +31,8 @@ Cell = str | int | float | Interval | None
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
+    """A table that is written to files; intervals are shares and shown per cent, but where said otherwise."""
+
     name: str
     """The file's name, without its ending."""
     caption: str

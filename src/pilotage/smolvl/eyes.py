@@ -43,6 +43,8 @@ STRENGTH = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class EyesConfig:
+    """How the new eyes are trained."""
+
     steps: int = 700
     """Optimiser steps; each sees new pictures."""
     batch_size: int = 32

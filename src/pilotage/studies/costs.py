@@ -93,11 +93,13 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
 
 
 def curve_of(out: Path, seed: int, variant: Variant) -> list[dict[str, Any]]:
+    """The validation rows of the variant's stage, in the order in which they were written."""
     rows = read_jsonl(run_folder(out, seed, variant.folder) / VALIDATION).rows
     return [row for row in rows if row["stage"] == variant.stage]
 
 
 def rows_per_step(out: Path, seed: int, variant: Variant) -> int:
+    """Answers that one optimiser step of the last stage sees."""
     record = read_record(run_folder(out, seed, variant.folder))
     assert record is not None, "a run that was measured has its record"
     stage = record.recipe.stages[-1]

@@ -1,8 +1,8 @@
 """Whose episodes teach? FrozenLake move by move on the nano model: start states, the expert's episodes, one's own.
 
-    pilotage study episodes runs/episodes --seeds 0 1 2           from the corner: positions are not yet learnt
-    pilotage study episodes_anywhere runs/anywhere --seeds 0 1 2  starts anywhere: the null control
-    pilotage study episodes_fog runs/fog --seeds 0 1 2            only cells within two steps are drawn
+    pilotage study episodes runs/episodes --seeds 0 1 2                 from the corner: positions are not yet learnt
+    pilotage study episodes_anywhere runs/anywhere --seeds 0 1 2 3 4 5  starts anywhere: the null control
+    pilotage study episodes_fog runs/fog --seeds 0 1 2                  only cells within two steps are drawn
 
 All seeds branch off one model, MGSD's two stages with seed 0: a seed varies what comes after.
 """

@@ -207,7 +207,7 @@ def questions_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
             continue
         cells = [cell(ours)]
         for kind in KINDS:
-            of_kind = [[row for row in of_seed if row["id"].endswith(f"-{kind}")] for of_seed in rows]
+            of_kind = [[row for row in of_seed if row["axes"]["kind"] == kind] for of_seed in rows]
             cells.append(cell(values(of_kind, "success")))
         cells.append(cell(values(rows, "parsed")))
         leaks = [leak_of(out, seed, variant) for seed in seeds]

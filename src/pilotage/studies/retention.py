@@ -1,6 +1,7 @@
 """Language that a model had before it was trained: what is left of it, by the likelihood of plain sentences.
 
-The sentences are ours, none is in the tasks' words, and no model was trained on them by us.
+The sentences are ours, none is in the tasks' words, and no model was trained on them by us. The questions are no
+world's and have no right answer, so that the engine is asked itself: there is nothing to play (`rollouts.play`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ MAX_ANSWER_TOKENS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
+    """What is left of a model's language."""
+
     log_likelihoods: tuple[float, ...]
     """Of each sentence: mean over its tokens but the first, in nats."""
     answers: tuple[str, ...]

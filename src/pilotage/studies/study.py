@@ -67,4 +67,5 @@ class Study:
 
 
 def run_folder(out: Path, seed: int, folder: str) -> Path:
+    """`OUT/seedN/FOLDER`, where a seed's own run is."""
     return out / f"seed{seed}" / folder

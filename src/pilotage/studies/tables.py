@@ -87,10 +87,12 @@ def not_run(title: str, num_cells: int) -> list[str]:
 
 
 def all_measured(out: Path, seeds: Sequence[int], variant: Variant) -> bool:
+    """Whether every seed's run has the variant's rates."""
     return all(is_measured(out, seed, variant) for seed in seeds)
 
 
 def is_measured(out: Path, seed: int, variant: Variant) -> bool:
+    """Whether the run's `summary.json` has rates of the variant's stage."""
     summary = read_summary(run_folder(out, seed, variant.folder))
     return summary is not None and "tasks" in summary["stages"].get(variant.stage, {})
 

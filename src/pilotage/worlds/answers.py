@@ -54,6 +54,8 @@ MAX_CACHED_CHARACTERS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedAnswer:
+    """What was read out of a text: a plan, or why there is none."""
+
     plan: tuple[str, ...] | None
     """The actions, or None when the answer could not be parsed."""
     problem: str

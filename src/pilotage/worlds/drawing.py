@@ -50,6 +50,8 @@ def disc(rgb: RGB, radius: float = 0.32, x: float = 0.5, y: float = 0.5) -> Pain
 
 
 def square(rgb: RGB, half: float = 0.3) -> Painter:
+    """A square around the cell's middle; `half` is half a side, as a fraction of the cell."""
+
     def paint(draw: ImageDraw.ImageDraw, side: float) -> None:
         a, b = side * (0.5 - half), side * (0.5 + half)
         draw.rectangle((a, a, b - 1, b - 1), fill=rgb)
@@ -175,6 +177,7 @@ def decode_png(png: bytes) -> np.ndarray:
 
 
 def check_cell_px(cell_px: int, level: int) -> None:
+    """Raises PilotageError for a size out of range, and for a picture of more than MAX_SIDE_PX a side."""
     if not _is_whole(cell_px) or not MIN_CELL_PX <= cell_px <= MAX_CELL_PX:
         raise PilotageError(
             f"cell_px is {cell_px!r}: a whole number of px per cell from {MIN_CELL_PX} to {MAX_CELL_PX}"

@@ -32,6 +32,7 @@ def check_level(level: int, *, minimum: int, task: str, field: str | None = None
 
 
 def cell_text(cell: Cell) -> str:
+    """`(row,column)`, from 0, without a space."""
     return f"({cell[0]},{cell[1]})"
 
 
@@ -155,6 +156,7 @@ def only_cell(found: Mapping[str, Sequence[Cell]], letter: str, what: str, task:
 
 
 def shorten(value: Any, limit: int = 60) -> str:
+    """The value's repr for a message, at most `limit` characters; never raises on what JSON can hold."""
     try:
         text = repr(value)
     except RecursionError:  # JSON may be read a little deeper than it can be shown

@@ -86,6 +86,7 @@ class Host:
 
 
 def main() -> int:
+    """Serves sessions over pipes until the parent goes; the exit status."""
     life_fd, max_bytes = map(int, sys.argv[1:3])
     commands, answers = private_pipes()
     end_with_parent(life_fd)

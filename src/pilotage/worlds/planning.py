@@ -39,7 +39,7 @@ class PlanningWorld:
     answer_form = "block"
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> PlanSession:
-        """An episode of one turn. Raises BadStateError for an example whose state is none."""
+        """An episode of one turn. Raises PilotageError for another world's example, BadStateError for a bad state."""
         return PlanSession(self, example, role or PLAN, strict)
 
     def wrong(self, example: Example, num: int, *, seed: int) -> tuple[Example, ...]:
@@ -54,6 +54,8 @@ class PlanSession(OneAnswer):
     """One question, one answer."""
 
     def __init__(self, task: Any, example: Example, role: str, strict: bool) -> None:
+        if example.world != task.name:
+            raise PilotageError(f"{example.id} is an example of {example.world}, not of {task.name}")
         if role not in task.roles:
             raise PilotageError(f"{task.name} has no role {role!r}; there are {', '.join(task.roles)}")
         if not example.state:

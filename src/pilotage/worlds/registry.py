@@ -69,6 +69,7 @@ def places() -> dict[str, str]:
 
 
 def world_names() -> tuple[str, ...]:
+    """Names of all worlds: ours, installed ones, and those that this process was given."""
     return (*places(), *_GIVEN)
 
 

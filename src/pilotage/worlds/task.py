@@ -26,6 +26,8 @@ WORKED_EXAMPLE_SEED = 20_260_606
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
+    """How a state is solved best."""
+
     plan: tuple[str, ...]
     """One shortest plan; ties are broken by the task's action order, so it is a function of the state."""
     num_optimal: int | None

@@ -74,6 +74,7 @@ def pack_example(example: Example) -> Message:
 
 
 def unpack_example(content: Mapping[str, Any], pictures: tuple[bytes, ...]) -> Example:
+    """The inverse of `pack_example`. Raises WireError for a start that is no observation."""
     return Example(**{**content, "start": unpack_observation(content["start"], pictures, privileged=True)})
 
 
@@ -109,6 +110,7 @@ def unpack_observation(content: Any, pictures: tuple[bytes, ...], *, privileged:
 
 
 def pack_outcome(outcome: Outcome) -> dict[str, Any]:
+    """The whole outcome as JSON; `unpack_outcome` reads it back."""
     content: dict[str, Any] = {"success": outcome.success, "reason": outcome.reason}
     return content | {name: dict(getattr(outcome, name)) for name in ("measures", "fields", "right", "notes")}
 
@@ -129,6 +131,7 @@ def unpack_outcome(content: Any) -> Outcome:
 
 
 def unpack_reward(content: Any) -> float | None:
+    """A reward, or None where the world gave none. Raises WireError for anything else, bool among it."""
     if content is not None and (isinstance(content, bool) or not isinstance(content, int | float)):
         raise WireError("a reward came that is no number")
     try:

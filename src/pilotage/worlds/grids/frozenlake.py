@@ -44,6 +44,8 @@ MAX_TRIES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenLakeState:
+    """Cells are (row, column), from 0."""
+
     level: int
     player: Cell
     goal: Cell

@@ -44,6 +44,8 @@ _OPPOSITE = {"U": "D", "D": "U", "L": "R", "R": "L"}
 
 @dataclass(frozen=True, kw_only=True)
 class MazeState:
+    """Cells are (row, column), from 0; `walls` [level][level] has a sum of `WALL_BIT` a cell."""
+
     player: Cell
     goal: Cell
     walls: tuple[tuple[int, ...], ...]

@@ -52,6 +52,8 @@ CARRIED = "carried"
 
 @dataclass(frozen=True, kw_only=True)
 class MiniBehaviourState:
+    """Cells are (row, column), from 0; `table` are all the cells that it covers."""
+
     level: int
     agent: Cell
     printer: Cell

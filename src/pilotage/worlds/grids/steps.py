@@ -3,7 +3,7 @@
 An example's `data` may shape its episode; nothing in it is privileged:
 
     map       hash of what the episode cannot change, which its split was made of (`pilotage.worlds.grids.data.steps`)
-    starts    how it was drawn: `anywhere`, `corner`, `along`, `every`
+    starts    how it was drawn: `anywhere`, `corner`, `every`, `moved`
     burst     moves made of each answer; 1 by default
     fog       cells farther than this from the player are hidden in the picture; 0, the default, hides none
     cell_px   pixels a cell of the pictures of later turns; 0 draws none, by default 32
@@ -268,6 +268,7 @@ def map_hash(fixed: Mapping[str, Any], task_name: str) -> str:
 
 
 def privileged_of_state(task: Task[Any], state: Any) -> Privileged:
+    """State, facts and a shortest plan; the plan is empty where the goal cannot be reached."""
     solution = task.solve(state)
     return Privileged(
         state=task.to_json(state),

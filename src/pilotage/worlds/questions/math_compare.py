@@ -33,6 +33,7 @@ CACHED = 16_384
 
 
 def math_available() -> bool:
+    """Whether math-verify is installed (extra `vqa`)."""
     return importlib.util.find_spec("math_verify") is not None
 
 

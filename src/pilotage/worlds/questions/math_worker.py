@@ -24,6 +24,7 @@ FAR = 5e-6
 
 
 def main() -> int:
+    """Compares what comes in, line by line, until there is no more; the exit status."""
     limit_memory()
     set_alarm = alarm()
     logging.disable(logging.CRITICAL)
@@ -91,11 +92,13 @@ def _are_far(gold: Any, said: Any) -> bool:
 
 
 def reply(line: str) -> None:
+    """Writes one line to the parent at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def limit_memory() -> None:
+    """At most MEMORY_BYTES of address space; nothing where the system knows no such limit."""
     try:
         import resource
     except ImportError:  # Windows: the parent's patience is the only limit there.

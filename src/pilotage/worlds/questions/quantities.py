@@ -122,6 +122,8 @@ def decimal(text: str) -> Fraction | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
+    """A unit of measurement; `factor` times an amount in it gives the dimension's base unit."""
+
     name: str
     dimension: str
     """Units of one dimension can be converted; of two, they contradict each other."""

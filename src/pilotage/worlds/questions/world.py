@@ -89,6 +89,8 @@ class QuestionSession(OneAnswer):
             raise PilotageError(f"questions has no role {role!r}; there is {ANSWER}")
         super().__init__(example)
         self._question = question_of(example)
+        if not self._question.answer:
+            raise PilotageError(f"{example.id} has no answer to be judged on")
 
     def outcome(self) -> Outcome:
         return grade(self._question, self._text or "")

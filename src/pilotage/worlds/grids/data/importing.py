@@ -80,6 +80,8 @@ LISTS = ("duplicates", "unsolvable", "malformed", "plans", "pictures")
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
+    """Levels that were read and checked; `origins` goes with `examples` one by one."""
+
     examples: tuple[Example, ...]
     origins: tuple[str, ...]
     """Name of the set that each example comes from, `""` where nobody said."""

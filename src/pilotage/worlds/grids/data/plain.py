@@ -39,6 +39,8 @@ MAX_MAPS_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Json:
+    """States in our own JSON form, one a line."""
+
     name = "json"
     source: Source | None = None
 
@@ -119,6 +121,8 @@ def level_row(example: Example, source: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Text:
+    """Levels drawn as maps of characters."""
+
     task: Task[Any] | None = None
     """What the maps are of; by None, the folders tell."""
 

@@ -109,17 +109,6 @@ def make_step_example(
     )
 
 
-def along(example: Example) -> list[Example]:
-    """One example for each state of the expert's episode, the start first and the goal not among them."""
-    task = _world(example.world).task
-    state = task.parse_state(example.state or {})
-    found = []
-    for action in example.plan:
-        found.append(_other_start(example, state, "along"))
-        state, _ = task.after(state, action)
-    return found
-
-
 def every_start(example: Example) -> list[Example]:
     """One example for each cell of the example's map from which the goal can be reached, in row-major order.
 
@@ -128,17 +117,14 @@ def every_start(example: Example) -> list[Example]:
     task = _world(example.world).task
     state = task.parse_state(example.state or {})
     side = range(task.level_of(state))
+    map_ = str(example.data["map"])
+    options = {name: value for name, value in example.data.items() if name not in ("map", "starts")}
     placed = (task.placed(state, (r, c)) for r in side for c in side)
     return [
-        _other_start(example, other, "every")
+        make_step_example(example.world, other, map_=map_, starts="every", **options)
         for other in placed
         if other is not None and task.solve(other) is not None
     ]
-
-
-def _other_start(example: Example, state: Any, starts: str) -> Example:
-    options = {name: value for name, value in example.data.items() if name not in ("map", "starts")}
-    return make_step_example(example.world, state, map_=str(example.data["map"]), starts=starts, **options)
 
 
 def _draw(

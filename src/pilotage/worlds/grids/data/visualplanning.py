@@ -41,6 +41,8 @@ _ACTION_OF = {step: action for action, step in MOVES.items()}
 
 @dataclass(frozen=True)
 class VisualPlanning:
+    """The loader of VisualPlanning's levels."""
+
     name = "visualplanning"
     source = Source(
         name="visualplanning",

@@ -51,6 +51,8 @@ LETTERS = {"player": "S", "goal": "G", "hole": "H", "safe": "F"}
 
 @dataclass(frozen=True)
 class Vsp:
+    """The loader of VSP's levels."""
+
     name = "vsp"
     source = Source(
         name="vsp",

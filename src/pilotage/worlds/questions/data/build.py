@@ -32,6 +32,8 @@ FIRST_DRAW = 256
 """States drawn at first for a (task, level, split, kind); twice as many whenever they do not suffice."""
 PATIENCE = 2_000
 """States without such a question, one after the other, after which there is taken to be none."""
+LEVELS = tuple(sorted(set.intersection(*({*task.levels} for task in TASKS)))) or tuple(TASKS[0].levels)
+"""Asked about where nobody names any: the levels that every planning task has."""
 
 Progress = Callable[[int, int], None]
 

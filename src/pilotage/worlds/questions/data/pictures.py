@@ -51,6 +51,8 @@ def picture_bytes(value: Any, folder: Path) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
+    """A picture that was checked, as PNG bytes."""
+
     png: bytes
     sha256: str
     """Over size and pixels: the same for the same picture in whatever file."""

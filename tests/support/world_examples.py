@@ -1,0 +1,29 @@
+"""An example of any registered world, made in the one way that there is, and its reference answers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pilotage.data.made import made_examples, own_levels
+from pilotage.records import Example, Moment, Observation
+from pilotage.views import reference_of_view
+from pilotage.worlds import get_world
+from pilotage.worlds.world import condition_of
+
+MAX_ACTS = 1_000
+"""No world here goes on for longer."""
+
+
+@cache
+def example_of(name: str) -> Example:
+    """Some example of the world. Raises PilotageError for a world that makes none by itself."""
+    return made_examples(name, own_levels(name)[:1], 1, "train", 0)[0]
+
+
+def reference_of(example: Example, seen: Observation | None = None) -> str:
+    """What a perfect model answers where it sees `seen` (by default the start), as the world is usually measured."""
+    world = get_world(example.world)
+    usual = condition_of(world, world.usual[0])
+    assert usual is not None
+    moment = Moment(example=example, role=usual.role, seen=seen or example.start)
+    return reference_of_view(moment, usual.views[usual.role])
