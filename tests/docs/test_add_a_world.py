@@ -72,11 +72,12 @@ print("kept")
     assert run(installed, sys.executable, "-c", code) == "kept\n"
 
 
-def test_the_page_s_command_measures_it(installed: Path) -> None:
-    [command] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    printed = run(installed, "bash", "-ec", command.strip() + " --max-new-tokens 8 --threads 1")
-    assert "lamps" in printed and "parsed" in printed
-    assert (installed / "runs" / "lamps" / "eval" / "base.image.jsonl").is_file()
+def test_the_page_s_commands_measure_it_here_and_apart(installed: Path) -> None:
+    commands = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for command, name in zip(commands, ("lamps", "lamps_apart"), strict=True):
+        printed = run(installed, "bash", "-ec", command.strip() + " --max-new-tokens 8 --threads 1")
+        assert "lamps" in printed and "parsed" in printed
+        assert (installed / "runs" / name / "eval" / "base.image.jsonl").is_file()
 
 
 def test_the_gymnasium_world_of_the_page_is_one(installed: Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.evaluation_rows import find_rows, keep, rows_of
-from pilotage.cli.options import AtLeast, Count, RecipeCount, given, takes
+from pilotage.cli.options import AtLeast, Count, RecipeCount, SessionOptions, given, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, say, table_console
 from pilotage.errors import PilotageError
@@ -64,7 +64,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(RecipeOptions, EndpointOptions):
+class Eval(SessionOptions, RecipeOptions, EndpointOptions):
     """Measure a model on unseen levels: plans from the image, plans from the text, and perception.
 
     The model is on this machine (RUN|MODEL) or behind an endpoint (--endpoint URL --model NAME).
@@ -191,6 +191,7 @@ class Eval(RecipeOptions, EndpointOptions):
             raise PilotageError(
                 "--levels and --option go with --world: a recipe's tasks have their own levels"
             )
+        sessions = self.sessions_of(recipe)
         if recipe is not None:
             use_threads(recipe)
         examples = self._examples(measured)
@@ -218,6 +219,7 @@ class Eval(RecipeOptions, EndpointOptions):
                 batch_size=subject.batch_size,
                 strict_edges=self.strict_edges,
                 agent=self.agent,
+                sessions=sessions,
                 endpoint=subject.endpoint,
                 before_work=subject.before_work,
                 progress=_show(bar, kinds, rows),

@@ -18,7 +18,7 @@ from pilotage.cli.choose import (
     own_recipe,
     use_threads,
 )
-from pilotage.cli.options import AtLeast, RecipeCount, takes
+from pilotage.cli.options import AtLeast, RecipeCount, SessionOptions, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.stages import (
     check_begun,
@@ -47,7 +47,7 @@ NUM_LOOKED_AT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(RecipeOptions):
+class Train(SessionOptions, RecipeOptions):
     """Train the next stage of a run, or the one named, as its recipe says.
 
     The first command names the recipe and says what differs from it; the run remembers both. Each
@@ -139,6 +139,7 @@ class Train(RecipeOptions):
                     f"{REAL_RECIPE} (pilotage recipes lists them)"
                 )
             kept = self._with_threads(make_recipe(self.recipe or NEW_RUN, self.seed, base))
+        kept = replace(kept, sessions=self.sessions_of(kept))
         recipe = changed(self._suited(kept, record), self.changes)
         _check_adapters(recipe)
         if record is not None:
@@ -232,9 +233,16 @@ class Train(RecipeOptions):
             # A command that was refused has not called it.
             begin_stage(recipe, config, student, run)
 
-        with Bar(config.stage, unit="steps") as bar:
+        with Bar(config.stage, unit="steps") as bar, recipe.sessions.opened() as open_session:
             return train_stage(
-                config, backbone, examples, run, answers=recipe.engine, on_step=bar, on_begin=on_begin
+                config,
+                backbone,
+                examples,
+                run,
+                answers=recipe.engine,
+                open_session=open_session,
+                on_step=bar,
+                on_begin=on_begin,
             )
 
     def _train_all(self) -> int:
