@@ -172,6 +172,8 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
             raise PilotageError(
                 f"--model {self.model} goes with --endpoint; a model of this machine is RUN|MODEL"
             )
+        if self.data is not None:
+            self._check_data_alone()
         stage, weights, out, recipe, measured = self._choose()
         from pilotage.data.made import own_levels
         from pilotage.evaluate import evaluate, rows_path
@@ -226,6 +228,15 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
             )
         ids = frozenset(example.id for example in examples)
         return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
+
+    def _check_data_alone(self) -> None:
+        """Raises PilotageError for an option that says which examples are made, where `--data` holds them."""
+        levels = " ".join(map(str, self.levels))
+        for name, told in (("world", self.world), ("levels", levels), ("option", " ".join(self.option))):
+            if told:
+                raise PilotageError(
+                    f"--{name} {told}: --data {self.data} holds its examples as they are; leave one of the two out"
+                )
 
     def _subject(self, recipe: Recipe | None, weights: str, name: str) -> Subject:
         if recipe is None:

@@ -39,9 +39,15 @@ def made_examples(
 
 
 def own_levels(name: str) -> tuple[int, ...]:
-    """The levels that a world has where nobody names any; 0 alone where it has none."""
+    """The levels that a world has where nobody names any; 0 alone where it knows none.
+
+    Raises PilotageError for a world whose examples are made by levels that are others', as questions are.
+    """
     world = get_world(name)
-    return tuple(getattr(getattr(world, "task", world), "levels", (0,)))
+    levels = getattr(getattr(world, "task", world), "levels", None)
+    if levels is None and _beside(name) is not None:
+        raise PilotageError(f"the world {name} has no levels of its own: name some, as in --levels 3 4")
+    return (0,) if levels is None else tuple(levels)
 
 
 def makes_examples(name: str) -> bool:
