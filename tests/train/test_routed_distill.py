@@ -86,7 +86,8 @@ def replay_references(length: int | None = None) -> ReplayEngine:
                 finished=length is None,
             )
             for example in tiny_examples()
-        ]
+        ],
+        off_policy=True,
     )
 
 
