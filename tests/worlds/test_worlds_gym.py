@@ -77,8 +77,8 @@ def test_the_expert_s_words_win_every_episode(worlds: ModuleType, name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_world_has_the_capability_of_an_expert_where_there_is_one(worlds: ModuleType, name: str) -> None:
+    assert isinstance(get_world(name), HasExpert)
     world: Any = get_world(name)
-    assert isinstance(world, HasExpert)
     session = world.open(examples_of(name)[0])
     while (plan := world.expert(session)) is not None:
         seen = session.observe()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -82,7 +82,7 @@ def sessions_named(told: str) -> SessionsHere | SessionsApart:
     number, colon, seconds = told.partition(":")
     try:
         num_processes = int(number)
-        timeout = {"timeout_s": float(seconds)} if colon else {}
+        timeout_s = float(seconds) if colon else None
     except ValueError:
         raise PilotageError(
             f"worlds apart {told!r}: give the number of processes, as in 4, or with the seconds that an answer may "
@@ -90,4 +90,5 @@ def sessions_named(told: str) -> SessionsHere | SessionsApart:
         ) from None
     if num_processes == 0 and not colon:
         return SessionsHere()
-    return SessionsApart(num_processes=num_processes, **timeout)
+    apart = SessionsApart(num_processes=num_processes)
+    return apart if timeout_s is None else replace(apart, timeout_s=timeout_s)
