@@ -75,7 +75,9 @@ print("kept")
 def test_the_page_s_commands_measure_it_here_and_apart(installed: Path) -> None:
     commands = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     for command, name in zip(commands, ("lamps", "lamps_apart"), strict=True):
-        printed = run(installed, "bash", "-ec", command.strip() + " --max-new-tokens 8 --threads 1")
+        printed = run(
+            installed, "bash", "-ec", command.strip() + " --kinds image --max-new-tokens 8 --threads 1"
+        )
         assert "lamps" in printed and "parsed" in printed
         assert (installed / "runs" / name / "eval" / "base.image.jsonl").is_file()
 
