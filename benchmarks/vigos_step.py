@@ -122,7 +122,7 @@ def run_pilotage(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             student=student,
             examples=examples,
             run_dir=Path(folder),
-            engine=ReplayEngine(answers(student, examples)),
+            engine=ReplayEngine(answers(student, examples), off_policy=True),
             on_step=step_ends,
         )
     return watch.figures() | {"loss": losses}
@@ -221,7 +221,7 @@ def run_teachers(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             student=student,
             examples=examples,
             run_dir=Path(folder),
-            engine=ReplayEngine(answers(student, examples)),
+            engine=ReplayEngine(answers(student, examples), off_policy=True),
         )
         rows = trainer._sample(0)
         signals = trainer.scorer.signals(TeacherModel(student), rows)

@@ -47,7 +47,7 @@ taxi = GymWorld(
     rules="Drive the taxi to the passenger, PICK, drive to the goal, DROP. Walls cannot be crossed.",
     state=lambda env: {"s": int(env.s)},
     facts=taxi_facts,
-    expert=lambda env: shortest(env, TAXI, lambda reward, done: reward == 20),
+    expert_of_env=lambda env: shortest(env, TAXI, lambda reward, done: reward == 20),
     success=lambda total, terminated: terminated,
 )
 
@@ -61,7 +61,7 @@ cliff = GymWorld(
     actions_of=CLIFF,
     rules="Walk from the lower left to the lower right. The cliff between them sends you back to the start.",
     state=lambda env: {"row": int(env.s) // 12, "column": int(env.s) % 12},
-    expert=lambda env: shortest(env, CLIFF, lambda reward, done: done),
+    expert_of_env=lambda env: shortest(env, CLIFF, lambda reward, done: done),
     success=lambda total, terminated: terminated,
 )
 
@@ -102,7 +102,7 @@ room = GymWorld(
     actions_of=ROOM,
     rules="Go to the green square: LEFT and RIGHT turn you, FORWARD moves you.",
     state=lambda env: {"x": int(env.agent_pos[0]), "y": int(env.agent_pos[1]), "facing": int(env.agent_dir)},
-    expert=room_expert,
+    expert_of_env=room_expert,
 )
 
 WORLDS = (taxi, cliff, room)

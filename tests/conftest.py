@@ -108,7 +108,15 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
         return model
 
     def run_distill(
-        config: Any, *, student: Any, examples: Any, run_dir: Path, answers: Any, on_step: Any, on_begin: Any
+        config: Any,
+        *,
+        student: Any,
+        examples: Any,
+        run_dir: Path,
+        answers: Any,
+        open_session: Any,
+        on_step: Any,
+        on_begin: Any,
     ) -> Path:
         model = train(config, student, examples, run_dir, on_begin)
         on_step({"step": 1, "loss": 0.5})

@@ -143,9 +143,12 @@ def right_and_wrong_answers() -> ReplayEngine:
     """Of each example in turn its reference answer and one that is no plan."""
     backbone = tiny_backbone()
     return ReplayEngine(
-        written(backbone, example.id, text)
-        for example in tiny_examples()
-        for text in (reference_of_view(example, "student"), "no plan")
+        (
+            written(backbone, example.id, text)
+            for example in tiny_examples()
+            for text in (reference_of_view(example, "student"), "no plan")
+        ),
+        off_policy=True,
     )
 
 
@@ -188,7 +191,7 @@ def test_every_route_teaches_whole_and_broken_answers_without_gradient_at_equali
         estimator: Any = route.estimator
         return replace(route, estimator=replace(estimator, cap=NoCap()))
 
-    engine = ReplayEngine(whole_and_broken_answers())
+    engine = ReplayEngine(whole_and_broken_answers(), off_policy=True)
     (row,) = run(with_routes(config, uncapped), tmp_path / "taught", engine=engine, teacher_seed=1)
     assert all(row[f"route/{route.name}/tokens"] > 0 for route in config.routes), row
     assert row["route/untaught"] < 1

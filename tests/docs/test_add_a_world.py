@@ -93,11 +93,14 @@ def test_it_is_held_to_the_contract_of_all_worlds(installed: Path) -> None:
     assert "skipped" not in printed
 
 
-def test_the_page_s_command_measures_it(installed: Path) -> None:
-    [command] = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    printed = run(installed, "bash", "-ec", command.strip() + " --max-new-tokens 8 --threads 1")
-    assert "lamps" in printed and "parsed" in printed
-    assert (installed / "runs" / "lamps" / "eval" / "base.image.jsonl").is_file()
+def test_the_page_s_commands_measure_it_here_and_apart(installed: Path) -> None:
+    commands = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for command, name in zip(commands, ("lamps", "lamps_apart"), strict=True):
+        printed = run(
+            installed, "bash", "-ec", command.strip() + " --kinds image --max-new-tokens 8 --threads 1"
+        )
+        assert "lamps" in printed and "parsed" in printed
+        assert (installed / "runs" / name / "eval" / "base.image.jsonl").is_file()
 
 
 def test_the_gymnasium_world_of_the_page_is_one(installed: Path) -> None:

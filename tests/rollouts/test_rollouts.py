@@ -319,7 +319,9 @@ def test_settings_that_make_no_sense_are_named(change, message):
 
 
 def test_an_engine_trains_with_the_weights_that_it_samples_from_or_not_at_all(backbone):
-    ReplayEngine([]).sync(backbone.model)
+    ReplayEngine([], off_policy=True).sync(backbone.model)
+    with pytest.raises(PilotageError, match="off_policy=True"):
+        ReplayEngine([]).sync(backbone.model)
     TransformersEngine(backbone).sync(backbone.model)
     with pytest.raises(PilotageError, match="another model is trained"):
         TransformersEngine(backbone).sync(tiny_backbone().model)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pilotage.records import Example, Moment, Observation, Outcome, Privileged, View
 from pilotage.views.registry import ViewSpec
+from pilotage.worlds.agents import AgentSession, Ask
 from pilotage.worlds.registry import forget_world, register_world
 from tiny import picture, png
 
@@ -40,6 +41,18 @@ class Counted:
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> CountedSession:
         return CountedSession(example)
+
+
+class TwoRoles(Counted):
+    """Before each act the model is asked what it sees, in a turn of its own."""
+
+    roles = ("look", "act")
+
+    @staticmethod
+    def agent(session: AgentSession, role: str) -> Generator[Ask, str, None]:
+        while (seen := session.observe()) is not None:
+            yield Ask(role="look", seen=seen)
+            session.act((yield Ask(role="act", seen=seen)))
 
 
 class CountedSession:
@@ -91,9 +104,9 @@ VIEWS = {
 
 
 @contextmanager
-def known() -> Iterator[None]:
-    """The world is known in this process."""
-    register_world(Counted())
+def known(world: Counted | None = None) -> Iterator[None]:
+    """The world, or a variant of it, is known in this process."""
+    register_world(world or Counted())
     try:
         yield
     finally:

@@ -138,15 +138,19 @@ def references(backbone: Backbone, *, break_first: bool = False) -> ReplayEngine
                 keep=-4 if break_first and number == 0 else None,
             )
             for number, example in enumerate(tiny_examples())
-        ]
+        ],
+        off_policy=True,
     )
 
 
 def replay(texts: dict[str, tuple[int, ...]], *, finished: bool = True) -> ReplayEngine:
     backbone = tiny_backbone()
     return ReplayEngine(
-        Rollout(example_id=name, token_ids=ids, text=backbone.decode(ids), finished=finished)
-        for name, ids in texts.items()
+        (
+            Rollout(example_id=name, token_ids=ids, text=backbone.decode(ids), finished=finished)
+            for name, ids in texts.items()
+        ),
+        off_policy=True,
     )
 
 

@@ -16,11 +16,13 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pilotage.records import Example, Measure, Observation, Outcome, Privileged
+from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged, Split
 
 SECRET = "the treasure is under the third tree"
 
@@ -31,8 +33,31 @@ def install(folder: Path) -> Path:
     told.mkdir(parents=True)
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving-world\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text("[pilotage.worlds]\nmisbehaving = misbehaving_world:Misbehaving\n")
-    shutil.copy(__file__, folder / "misbehaving_world.py")
+    for name in ("misbehaving_world", "misbehaving_views"):
+        shutil.copy(Path(__file__).with_name(f"{name}.py"), folder)
     return folder
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Path]:
+    """The folder where it is installed, and found by this process and those that it starts, while the block runs."""
+    import pytest
+
+    from pilotage.views import registry as views
+    from pilotage.worlds import registry
+
+    def forget() -> None:
+        for known in (registry.places, registry._opened, registry.tasks, views._of_packages):
+            known.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        install(folder)
+        patch.syspath_prepend(folder)
+        paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        forget()
+        yield folder
+    forget()
 
 
 def example(number: int, *, num_turns: int = 3, **data: Any) -> Example:
@@ -122,7 +147,18 @@ class Misbehaving:
     roles = ("walk", "look")
     reasons = ("success", "cut")
     measures = (Measure(name="num_acts", title="acts", bounds=None, is_flag=False),)
-    conditions = ()
+    conditions = (Condition(name="image", title="from the picture", views={"walk": "student"}),)
+    usual = ("image",)
+    answer_form = "text"
+    views_module = "misbehaving_views"
+
+    def examples(self, count: int, split: Split, seed: int = 0) -> list[Example]:
+        """The one numbered 1 does always, at its first act, what the variable MISDEED says."""
+        does = os.environ.get("MISDEED")
+        bad = {"does": does, "at": 1, "marker": os.devnull, "always": True} if does else {}
+        return [
+            replace(example(number, **(bad if number == 1 else {})), split=split) for number in range(count)
+        ]
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> MisbehavingSession:
         if "num_turns" not in example.data:

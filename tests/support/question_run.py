@@ -29,4 +29,4 @@ def answers(asked: list[Example]) -> ReplayEngine:
         if number % 3 == 2:
             text = "no idea"
         rollouts.append(written(backbone, question.id, text))
-    return ReplayEngine(rollouts)
+    return ReplayEngine(rollouts, off_policy=True)

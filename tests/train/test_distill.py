@@ -195,8 +195,11 @@ def test_empty_truncated_and_unparsed_rollouts_stay_in_the_batch(tmp_path):
     )
     backbone = tiny_backbone()
     engine = ReplayEngine(
-        Rollout(example_id=name, token_ids=row, text=backbone.decode(row), finished=eos in row)
-        for name, row in ids.items()
+        (
+            Rollout(example_id=name, token_ids=row, text=backbone.decode(row), finished=eos in row)
+            for name, row in ids.items()
+        ),
+        off_policy=True,
     )
     row = metrics_of(tmp_path, examples=examples, engine=engine, max_new_tokens=200, micro_batch_size=1)
     assert row["rollout/length_mean"] == (len(good) + 0 + 7 + 7) / 4
@@ -345,7 +348,11 @@ def test_a_share_of_the_prompts_asks_for_a_description(tmp_path):
             ]
 
     row = metrics_of(
-        tmp_path, examples=examples, engine=Engine([]), max_new_tokens=200, perception_share=0.25
+        tmp_path,
+        examples=examples,
+        engine=Engine([], off_policy=True),
+        max_new_tokens=200,
+        perception_share=0.25,
     )
     assert asked == ["student", "student", "student", "perception"]
     assert row["rollout/described"] == 1.0
@@ -354,7 +361,7 @@ def test_a_share_of_the_prompts_asks_for_a_description(tmp_path):
     control = metrics_of(
         tmp_path,
         examples=examples,
-        engine=Engine([]),
+        engine=Engine([], off_policy=True),
         max_new_tokens=200,
         perception_share=0.25,
         view="student",

@@ -173,7 +173,9 @@ def by_us(examples: list[Example], reduction: Any, scaled: bool, folder: Path) -
         student=backbone,
         examples=examples,
         run_dir=folder,
-        engine=ReplayEngine(rollout for of_name in answers.values() for rollout, _ in of_name),
+        engine=ReplayEngine(
+            (rollout for of_name in answers.values() for rollout, _ in of_name), off_policy=True
+        ),
     )
     kept = _Gradients()
     trainer.add_callback(kept)

@@ -40,13 +40,16 @@ def answers(examples: list[Example], *, num_right: int) -> ReplayEngine:
     """Four answers to each example, the first ones right."""
     backbone = tiny_backbone()
     return ReplayEngine(
-        written(
-            backbone,
-            example.id,
-            reference_of_view(example, "student") if sample < num_right else WRONG,
-        )
-        for example in examples
-        for sample in range(SAMPLES)
+        (
+            written(
+                backbone,
+                example.id,
+                reference_of_view(example, "student") if sample < num_right else WRONG,
+            )
+            for example in examples
+            for sample in range(SAMPLES)
+        ),
+        off_policy=True,
     )
 
 
@@ -191,9 +194,12 @@ def test_questions_are_rewarded_by_their_grader(tmp_path: Path) -> None:
         question.id: vqa_reference_response(question).removeprefix("<description>") for question in asked
     }
     engine = ReplayEngine(
-        written(backbone, question.id, texts[question.id] if sample == 0 else WRONG)
-        for question in asked
-        for sample in range(SAMPLES)
+        (
+            written(backbone, question.id, texts[question.id] if sample == 0 else WRONG)
+            for question in asked
+            for sample in range(SAMPLES)
+        ),
+        off_policy=True,
     )
     stage = on_questions("nano_grpo", config_of(len(asked), kl_coef=0.1))
     assert isinstance(stage, DistillConfig)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from counted_world import TwoRoles, counted, known
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone, LoraSettings, with_lora
 from pilotage.distill.divergences import JSD, DropCap, ForwardKL, ReverseKL
@@ -99,7 +100,8 @@ def replay_references(length: int | None = None) -> ReplayEngine:
                 finished=length is None,
             )
             for example in tiny_examples()
-        ]
+        ],
+        off_policy=True,
     )
 
 
@@ -115,6 +117,31 @@ def test_a_share_of_descriptions_and_who_teaches_them_go_together():
         replace(routed(route()), perception_share=0.5)
     with pytest.raises(PilotageError, match="description route"):
         replace(routed(route()), description=route("described", view="description"))
+
+
+def test_each_role_is_taught_by_the_routes_of_its_own(tmp_path):
+    looking = Router(layout=MgsdLayout(), routes=(route("seen", view="student"),))
+    config = routed(route("told"), of_roles=(("look", looking),), prompts_per_step=2, num_kept_rollouts=99)
+    examples = [counted(number, turns=2) for number in range(2)]
+    with known(TwoRoles()):
+        trainer = DistillTrainer(config, student=tiny_backbone(), examples=examples, run_dir=tmp_path)
+        rows = trainer._sample(0)
+        facts = [trainer.router.facts(row, {}) for row in rows]
+        routed_rows = trainer.router.route(rows, facts, lambda values: values).routed
+        trainer.run()
+    assert [row.turn.role for row in rows] == ["look", "act", "look", "act"] * 2
+    num_tokens = {"look": 0, "act": 0}
+    for place, row in enumerate(rows):
+        num_tokens[row.turn.role] += len(row.rollout.token_ids)
+        taught_by = {name for name, of_route in routed_rows.items() if of_route[place].mask_T.any()}
+        assert taught_by == ({"seen"} if row.turn.role == "look" else {"told"})
+        assert all(routed_rows[name][place].mask_T.all() for name in taught_by)
+    (figures,) = rows_of(tmp_path)
+    found = {"look": figures["route/seen/tokens"], "act": figures["route/told/tokens"]}
+    assert found == num_tokens
+    # The frozen copy is the student itself: where it sees the same, there is nothing to learn.
+    assert figures["route/seen/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["route/told/kl"] > 1e-4
 
 
 @pytest.mark.parametrize(

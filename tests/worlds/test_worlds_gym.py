@@ -7,6 +7,7 @@ import importlib.util
 import io
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from pilotage.rollouts.play import Start, Writer, play
 from pilotage.views import make_view, reference_of_view
 from pilotage.worlds import TASKS
 from pilotage.worlds.registry import forget_world, get_world
-from pilotage.worlds.world import check_outcome
+from pilotage.worlds.world import HasExpert, World, check_outcome
 
 gymnasium = pytest.importorskip("gymnasium")
 pytest.importorskip("pygame")
@@ -75,6 +76,21 @@ def test_the_expert_s_words_win_every_episode(worlds: ModuleType, name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_world_has_the_capability_of_an_expert_where_there_is_one(worlds: ModuleType, name: str) -> None:
+    assert isinstance(get_world(name), HasExpert)
+    world: Any = get_world(name)
+    session = world.open(examples_of(name)[0])
+    while (plan := world.expert(session)) is not None:
+        seen = session.observe()
+        assert seen is not None and seen.privileged is not None and seen.privileged.plan == plan
+        session.act(f"<answer>{plan[0]}</answer>")
+    assert session.outcome().success and session.observe() is None
+    session.close()
+    without = replace(world, expert_of_env=None)
+    assert isinstance(without, World) and not isinstance(without, HasExpert)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_words_that_are_no_action_are_wasted_turns_and_no_errors(worlds: ModuleType, name: str) -> None:
     session = get_world(name).open(examples_of(name)[0])
     for text in ("", "<answer></answer>", "<answer>FLY</answer>", "no block", "\ud800"):
@@ -102,8 +118,6 @@ def test_examples_are_a_function_of_their_arguments_and_no_start_is_in_two_split
 
 
 def test_an_environment_that_begins_otherwise_than_it_did_is_an_error(worlds: ModuleType) -> None:
-    from dataclasses import replace
-
     example = examples_of("taxi")[0]
     changed = replace(example, data={**example.data, "seed": example.data["seed"] + 1})
     with pytest.raises(PilotageError, match="does not begin as it did"):
@@ -113,9 +127,7 @@ def test_an_environment_that_begins_otherwise_than_it_did_is_an_error(worlds: Mo
 def test_a_start_that_is_known_by_its_picture_is_the_same_however_it_is_compressed(
     worlds: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    unread = replace(worlds.taxi, state=None, facts=None, expert=None)
+    unread = replace(worlds.taxi, state=None, facts=None, expert_of_env=None)
 
     def uncompressed(pixels: np.ndarray) -> bytes:
         buffer = io.BytesIO()

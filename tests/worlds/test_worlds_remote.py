@@ -36,19 +36,8 @@ MAX_BYTES = 1 << 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the misbehaving world is installed, for this process and those that it starts."""
-    folder = misbehaving_world.install(tmp_path_factory.mktemp("installed"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        _forget()
+    with misbehaving_world.installed(tmp_path_factory.mktemp("installed")) as folder:
         yield folder
-    _forget()
-
-
-def _forget() -> None:
-    for known in (registry.places, registry._opened, registry.tasks):
-        known.cache_clear()
 
 
 class Scripted:

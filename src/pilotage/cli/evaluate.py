@@ -15,7 +15,7 @@ from rich.table import Table
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.evaluation_rows import find_rows, keep, rows_of
-from pilotage.cli.options import AtLeast, Count, RecipeCount, given, takes
+from pilotage.cli.options import AtLeast, Count, RecipeCount, SessionOptions, given, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, say, table_console
 from pilotage.errors import PilotageError
@@ -64,7 +64,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(RecipeOptions, EndpointOptions):
+class Eval(SessionOptions, RecipeOptions, EndpointOptions):
     """Measure a model on unseen levels: plans from the image, plans from the text, and perception.
 
     The model is on this machine (RUN|MODEL) or behind an endpoint (--endpoint URL --model NAME).
@@ -172,6 +172,8 @@ class Eval(RecipeOptions, EndpointOptions):
             raise PilotageError(
                 f"--model {self.model} goes with --endpoint; a model of this machine is RUN|MODEL"
             )
+        if self.data is not None:
+            self._check_data_alone()
         stage, weights, out, recipe, measured = self._choose()
         from pilotage.data.made import own_levels
         from pilotage.evaluate import evaluate, rows_path
@@ -191,6 +193,7 @@ class Eval(RecipeOptions, EndpointOptions):
             raise PilotageError(
                 "--levels and --option go with --world: a recipe's tasks have their own levels"
             )
+        sessions = self.sessions_of(recipe)
         if recipe is not None:
             use_threads(recipe)
         examples = self._examples(measured)
@@ -218,12 +221,22 @@ class Eval(RecipeOptions, EndpointOptions):
                 batch_size=subject.batch_size,
                 strict_edges=self.strict_edges,
                 agent=self.agent,
+                sessions=sessions,
                 endpoint=subject.endpoint,
                 before_work=subject.before_work,
                 progress=_show(bar, kinds, rows),
             )
         ids = frozenset(example.id for example in examples)
         return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
+
+    def _check_data_alone(self) -> None:
+        """Raises PilotageError for an option that says which examples are made, where `--data` holds them."""
+        levels = " ".join(map(str, self.levels))
+        for name, told in (("world", self.world), ("levels", levels), ("option", " ".join(self.option))):
+            if told:
+                raise PilotageError(
+                    f"--{name} {told}: --data {self.data} holds its examples as they are; leave one of the two out"
+                )
 
     def _subject(self, recipe: Recipe | None, weights: str, name: str) -> Subject:
         if recipe is None:

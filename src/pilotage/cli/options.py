@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
 from pilotage.errors import PilotageError
+
+if TYPE_CHECKING:
+    from pilotage.rollouts.sessions import SessionSettings
+    from pilotage.runs import Recipe
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,25 @@ RecipeInt = Annotated[int | None, _RECIPES]
 RecipeCount = Annotated[int | None, _RECIPES, AtLeast(1)]
 """The same of something counted."""
 RecipeFloat = Annotated[float | None, _RECIPES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """Where episodes live."""
+
+    worlds_apart: Annotated[
+        str | None, takes("N[:SECONDS]", "as the recipe says, which is in this process")
+    ] = None
+    """Play episodes in N processes of their own, so that a simulator which hangs, crashes or talks nonsense costs a try
+    of its episode and not the command; an answer of it may take 60 seconds, or SECONDS. 0: in this process."""
+
+    def sessions_of(self, recipe: Recipe | None) -> SessionSettings:
+        """The recipe's, unless the option says otherwise; in this process where there is neither."""
+        from pilotage.rollouts.sessions import SessionsHere, sessions_named
+
+        if self.worlds_apart is not None:
+            return sessions_named(self.worlds_apart)
+        return SessionsHere() if recipe is None else recipe.sessions
 
 
 def check_counts(command: Any) -> None:

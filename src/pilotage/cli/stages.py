@@ -92,6 +92,7 @@ def check_begun(kept: Recipe, now: Recipe, run: Path, *, training: str | None) -
 
     Of the stage that is trained (`training`) its own folder knows what it was begun with, and its trainer asks it.
     """
+    from pilotage.runs.recipe import PLACES
     from pilotage.runs.record import is_finished
     from pilotage.train.settings import as_settings, differences
 
@@ -100,7 +101,7 @@ def check_begun(kept: Recipe, now: Recipe, run: Path, *, training: str | None) -
             raise PilotageError(f"{run} was begun with {told}: leave the change out, or name a new folder")
 
     for field in fields(kept):
-        if field.name not in ("stages", "num_threads"):
+        if field.name not in ("stages", *PLACES):
             refuse(field.name, getattr(kept, field.name), getattr(now, field.name))
     for before, after in zip(kept.stages, now.stages, strict=True):
         if before.stage != training and is_finished(run, before.stage):

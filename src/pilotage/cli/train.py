@@ -18,7 +18,7 @@ from pilotage.cli.choose import (
     own_recipe,
     use_threads,
 )
-from pilotage.cli.options import AtLeast, RecipeCount, takes
+from pilotage.cli.options import AtLeast, RecipeCount, SessionOptions, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.stages import (
     check_begun,
@@ -48,7 +48,7 @@ NUM_LOOKED_AT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(RecipeOptions):
+class Train(SessionOptions, RecipeOptions):
     """Train the next stage of a run, or the one named, as its recipe says.
 
     The first command names the recipe and says what differs from it; the run remembers both. Each
@@ -141,6 +141,7 @@ class Train(RecipeOptions):
                     f"{REAL_RECIPE} (pilotage recipes lists them)"
                 )
             kept = self._with_threads(make_recipe(self.recipe or NEW_RUN, self.seed, base))
+        kept = replace(kept, sessions=self.sessions_of(kept))
         suited = self._suited(kept, record)
         recipe = changed(suited, self.changes)
         if self.teacher is not None and _teachers(suited) != _teachers(recipe):
@@ -248,9 +249,16 @@ class Train(RecipeOptions):
             # A command that was refused has not called it.
             begin_stage(recipe, config, student, run)
 
-        with Bar(config.stage, unit="steps") as bar:
+        with Bar(config.stage, unit="steps") as bar, recipe.sessions.opened() as open_session:
             return train_stage(
-                config, backbone, examples, run, answers=recipe.engine, on_step=bar, on_begin=on_begin
+                config,
+                backbone,
+                examples,
+                run,
+                answers=recipe.engine,
+                open_session=open_session,
+                on_step=bar,
+                on_begin=on_begin,
             )
 
     def _train_all(self) -> int:

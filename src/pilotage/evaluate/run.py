@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pilotage.files import locked
 from pilotage.records import Condition, Episode, Example, Moment, View
 from pilotage.rollouts import Decoding, Engine, StreamingEngine
 from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
+from pilotage.rollouts.sessions import SessionSettings, SessionsHere
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
 from pilotage.worlds.agents import agent_of
@@ -87,14 +87,14 @@ def evaluate(
     agent: str | None = None,
     endpoint: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
-    open_session: Open | None = None,
+    sessions: SessionSettings | None = None,
     before_work: Callable[[View], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
 
     Examples are of any worlds that have the kinds among their conditions. Episodes of several turns are cut off by
-    `limits`; `open_session` says where their sessions are, if not in this process. `agent` names one of the agents that
+    `limits`; `sessions` says where their sessions are, if not in this process. `agent` names one of the agents that
     their worlds offer (`agents_of`); None is each world's own.
 
     Greedy unless `temperature` (> 0) says otherwise; with one, `samples` answers are taken to each example, and
@@ -139,7 +139,10 @@ def evaluate(
     busy = f"another evaluation is writing to {folder}: wait for it or give another folder (--out)"
     # What is complete and clean is only read: it may lie where nothing can be written.
     is_complete = not any(missing.values()) and not any(num_again for _, num_again in known.values())
-    with nullcontext() if is_complete else locked(folder / ".lock", busy=busy):
+    with (
+        nullcontext() if is_complete else locked(folder / ".lock", busy=busy),
+        (sessions or SessionsHere()).opened(strict=strict_edges) as open_session,
+    ):
         for kind, path in paths.items():
             kept = known[kind][0] if is_complete else resume(path, settings)
             for row in _measure(
@@ -157,6 +160,7 @@ def episodes_of(
     prompts: PromptSet,
     view: str | None = None,
     batch_size: int = 64,
+    open_session: Open = open_in_process,
 ) -> list[Episode]:
     """One episode of each example, in their order: what validation and probes are made of.
 
@@ -171,7 +175,8 @@ def episodes_of(
 
     starts = [Start(example=example, role=first(example).role) for example in examples]
     writer = Writer(engine=engine, decoding=decoding, batch_size=batch_size, raises=True)
-    by_id = {id(episode.example): episode for episode in play(starts, writer=writer, show=show)}
+    played = play(starts, writer=writer, show=show, open_session=open_session)
+    by_id = {id(episode.example): episode for episode in played}
     return [by_id[id(example)] for example in examples]
 
 
@@ -247,7 +252,7 @@ def _measure(
     settings: Settings,
     batch_size: int,
     limits: Limits | None,
-    open_session: Open | None,
+    open_session: Open,
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one kind, known ones first, each of the others once it is written."""
@@ -292,7 +297,6 @@ def _measure(
         batch_size=batch_size,
         decodings={name: replace(decoding, temperature=temperature) for name, temperature in named.items()},
     )
-    opened = open_session or partial(open_in_process, strict=settings.strict_edges)
     starts = [
         Start(
             example=question.example,
@@ -304,7 +308,7 @@ def _measure(
     ]
     made_with = settings.as_dict()
     for episode in play(
-        starts, writer=writer, show=show, agent=settings.agent, limits=limits, open_session=opened
+        starts, writer=writer, show=show, agent=settings.agent, limits=limits, open_session=open_session
     ):
         row = make_row(episode, kind, made_with)
         append_jsonl(path, [row])

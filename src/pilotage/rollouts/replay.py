@@ -15,7 +15,9 @@ from pilotage.rollouts.engine import Decoding, Request
 class ReplayEngine:
     """Answers each example with its recorded rollouts in turn, and starts again after the last one."""
 
-    def __init__(self, rollouts: Iterable[Rollout]) -> None:
+    def __init__(self, rollouts: Iterable[Rollout], *, off_policy: bool = False) -> None:
+        """`off_policy`: a model may be trained on them, although they are of no weights that it has had."""
+        self._off_policy = off_policy
         self._recorded: dict[str, list[Rollout]] = defaultdict(list)
         for rollout in rollouts:
             self._recorded[rollout.example_id].append(rollout)
@@ -40,7 +42,12 @@ class ReplayEngine:
         return answers
 
     def sync(self, model: Any) -> None:
-        """Nothing: who asks for recorded rollouts knows whose they are."""
+        """Raises PilotageError where nobody said that training is to be off-policy."""
+        if not self._off_policy:
+            raise PilotageError(
+                "recorded rollouts are of other weights than those that are trained; to train on them all the same, "
+                "make the ReplayEngine with off_policy=True"
+            )
 
 
 def _cut(rollout: Rollout, max_new_tokens: int) -> Rollout:

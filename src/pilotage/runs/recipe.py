@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 
 from pilotage.errors import PilotageError
 from pilotage.rollouts.engines import EngineSettings, InProcess
+from pilotage.rollouts.sessions import SessionSettings, SessionsHere
 from pilotage.runs.measurement import Measurement
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.settings import LATER
 from pilotage.train.sft import SftConfig
 
 Stage = SftConfig | DistillConfig
+
+PLACES = ("num_threads", "sessions")
+"""Fields of a recipe that say where it is carried out, not what it is: a run may go on with others."""
 
 BASE_STAGE = "base"
 """Name under which the untrained model is measured."""
@@ -28,6 +32,8 @@ class Recipe(Measurement):
     """Run in this order, each from the weights that the one before left; their `stage` names differ."""
     engine: EngineSettings = field(default=InProcess(), metadata=LATER)
     """What the model answers in, while it is trained and when it is measured."""
+    sessions: SessionSettings = field(default=SessionsHere(), metadata=LATER)
+    """Where episodes live, while the model is trained, validated and measured."""
     dtype: str = "float32"
     attention: str = "sdpa"
     validate_every: int = 0

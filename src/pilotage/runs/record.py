@@ -10,7 +10,7 @@ from typing import Any
 from pilotage import __version__
 from pilotage.errors import PilotageError
 from pilotage.files import read_json, write_json
-from pilotage.runs.recipe import Recipe, Stage
+from pilotage.runs.recipe import PLACES, Recipe, Stage
 from pilotage.train.parts import parts_of
 from pilotage.train.settings import as_settings, differences, from_settings
 
@@ -73,7 +73,7 @@ def read_record(run: Path) -> RunRecord | None:
 
 
 def check_whole_run(recipe: Recipe, run: Path) -> None:
-    """Raises PilotageError where a folder holds a run of another recipe or version; threads make no other run."""
+    """Raises PilotageError where a folder holds a run of another recipe or version; `PLACES` make no other run."""
     settings = _read(run)
     if settings is None:
         return
@@ -81,7 +81,7 @@ def check_whole_run(recipe: Recipe, run: Path) -> None:
     now = _settings(RunRecord(recipe=recipe))
     for each in (kept, now):
         if isinstance(each["recipe"], dict):
-            each["recipe"] = {k: v for k, v in each["recipe"].items() if k != "num_threads"}
+            each["recipe"] = {k: v for k, v in each["recipe"].items() if k not in PLACES}
     if changed := list(differences(kept, now)):
         raise PilotageError(
             f"{run} holds another run ({'; '.join(changed[:3])}): name a new folder or remove it"

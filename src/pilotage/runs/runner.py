@@ -23,6 +23,7 @@ from pilotage.records import Example
 from pilotage.report import write_report
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.engines import EngineSettings
+from pilotage.rollouts.play import Open, open_in_process
 from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
@@ -93,7 +94,8 @@ def _run(
         if watcher is not None:
             watcher.stage_begins(name, 0 if stage is None else stage.steps)
         if stage is not None:
-            weights = str(_train(recipe, stage, weights, train, run_dir, watcher))
+            with recipe.sessions.opened() as open_session:
+                weights = str(_train(recipe, stage, weights, train, run_dir, watcher, open_session))
             entry["train_s"] += time.monotonic() - began_s
             write_json(run_dir / "summary.json", summary)
         if "tasks" not in entry:
@@ -154,7 +156,13 @@ def engine_of(recipe: Recipe, weights: str, *, batch_size: int | None = None) ->
 
 
 def _train(
-    recipe: Recipe, stage: Any, weights: str, train: Sequence[Example], run_dir: Path, watcher: Watcher | None
+    recipe: Recipe,
+    stage: Any,
+    weights: str,
+    train: Sequence[Example],
+    run_dir: Path,
+    watcher: Watcher | None,
+    open_session: Open,
 ) -> Path:
     finished = run_dir / stage.stage / "model"
     if finished.is_dir():
@@ -174,6 +182,7 @@ def _train(
             every=recipe.validate_every,
             max_new_tokens=recipe.max_new_tokens,
             prompts=recipe.prompts,
+            open_session=open_session,
         )
         with computing():
             validator.before_training()
@@ -185,7 +194,9 @@ def _train(
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 
-    return train_stage(stage, student, train, run_dir, answers=recipe.engine, on_step=tell)
+    return train_stage(
+        stage, student, train, run_dir, answers=recipe.engine, open_session=open_session, on_step=tell
+    )
 
 
 def train_stage(
@@ -195,13 +206,14 @@ def train_stage(
     run_dir: Path,
     *,
     answers: EngineSettings,
+    open_session: Open = open_in_process,
     on_step: OnStep,
     on_begin: OnBegin | None = None,
 ) -> Path:
     """Trains one stage by the trainer of its kind; the folder of its model.
 
-    `answers` is what the student answers in; `on_step` is told (steps done, steps in all, figures); `on_begin` is
-    called once nothing can be refused.
+    `answers` is what the student answers in, `open_session` opens the sessions of its episodes; `on_step` is told
+    (steps done, steps in all, figures); `on_begin` is called once nothing can be refused.
     """
     if isinstance(stage, SftConfig):
         from pilotage.train.sft import run_sft
@@ -215,6 +227,7 @@ def train_stage(
         examples=examples,
         run_dir=run_dir,
         answers=answers,
+        open_session=open_session,
         on_step=lambda row: on_step(int(row["step"]), stage.steps, row),
         on_begin=on_begin,
     )
@@ -246,6 +259,7 @@ def measure(
         seed=seed,
         batch_size=batch_size,
         agent=agent,
+        sessions=recipe.sessions,
         progress=progress,
     )
 

@@ -15,6 +15,7 @@ from pilotage.evaluate.jsonl import read_jsonl, write_jsonl
 from pilotage.evaluate.run import episodes_of, success_by_task
 from pilotage.records import Example
 from pilotage.rollouts import Decoding
+from pilotage.rollouts.play import Open, open_in_process
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.views import PromptSet
 
@@ -40,6 +41,7 @@ class Validator:
         every: int,
         max_new_tokens: int,
         prompts: PromptSet,
+        open_session: Open = open_in_process,
     ) -> None:
         if not examples:
             raise PilotageError("validation needs examples: num_val must be at least 1")
@@ -50,6 +52,7 @@ class Validator:
         self._examples = examples
         self._prompts: PromptSet = prompts
         self._max_new_tokens = max_new_tokens
+        self._open_session = open_session
 
     def before_training(self) -> None:
         """Measures where the stage starts from, unless that has been done."""
@@ -88,5 +91,6 @@ class Validator:
             decoding=Decoding(max_new_tokens=self._max_new_tokens),
             prompts=self._prompts,
             batch_size=len(self._examples),
+            open_session=self._open_session,
         )
         return success_by_task(episodes)

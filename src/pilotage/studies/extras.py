@@ -91,14 +91,16 @@ def measure_teacher(recipe: Recipe, run_dir: Path) -> None:
         return
     examples = examples_of(replace(recipe, num_val=NUM_PROBED), "val")
     teacher = load(recipe, routes[0].weights.source or recipe.backbone)
-    episodes = episodes_of(
-        TransformersEngine(teacher, batch_size=EVAL_BATCH),
-        examples,
-        decoding=Decoding(max_new_tokens=recipe.max_new_tokens),
-        prompts=recipe.prompts,
-        view=routes[0].view,
-        batch_size=len(examples),
-    )
+    with recipe.sessions.opened() as open_session:
+        episodes = episodes_of(
+            TransformersEngine(teacher, batch_size=EVAL_BATCH),
+            examples,
+            decoding=Decoding(max_new_tokens=recipe.max_new_tokens),
+            prompts=recipe.prompts,
+            view=routes[0].view,
+            batch_size=len(examples),
+            open_session=open_session,
+        )
     success = success_by_task(episodes)
     write_json(
         path, {"view": routes[0].view, "success": success, "macro": sum(success.values()) / len(success)}

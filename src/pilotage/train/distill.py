@@ -36,6 +36,7 @@ from pilotage.files import clear_partial
 from pilotage.records import Example
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.engines import EngineSettings, InProcess
+from pilotage.rollouts.play import Open, open_in_process
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
@@ -92,6 +93,7 @@ def distill(
     teacher: Backbone | None = None,
     engine: Engine | None = None,
     answers: EngineSettings | None = None,
+    open_session: Open = open_in_process,
     on_step: OnStep | None = None,
     on_begin: OnBegin | None = None,
 ) -> Path:
@@ -100,8 +102,9 @@ def distill(
     Called again after a kill, with the same arguments and the student as it was at first, it goes on from the last
     checkpoint and ends in the same weights. It trains where the student is, on the ranks that torchrun or accelerate
     started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `answers` says what the
-    student answers in, by default its own model, and `engine` is one that is there already; `on_begin` is called once
-    nothing can be refused, before the first step.
+    student answers in, by default its own model, and `engine` is one that is there already; `open_session` opens the
+    sessions of its episodes (`pilotage.rollouts.sessions`); `on_begin` is called once nothing can be refused, before
+    the first step.
     Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
     student = prepared(student, config.optimiser, config.lora, seed=config.seed)
@@ -112,6 +115,7 @@ def distill(
         examples=examples,
         engine=engine,
         answers=answers,
+        open_session=open_session,
         run_dir=Path(run_dir),
         on_step=on_step,
     )
@@ -131,6 +135,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         teacher: Backbone | None = None,
         engine: Engine | None = None,
         answers: EngineSettings | None = None,
+        open_session: Open = open_in_process,
         on_step: OnStep | None = None,
     ) -> None:
         self.config = config
@@ -167,7 +172,12 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         answers = answers or InProcess(batch_size=max(64, config.micro_batch_size))
         self.engine = engine or answers.open(student, max_prompt_tokens=config.max_prompt_tokens)
         self.rollouts = RolloutMaker(
-            config, student=student, engine=self.engine, teachers=self.teachers, autocast=self._autocast
+            config,
+            student=student,
+            engine=self.engine,
+            teachers=self.teachers,
+            autocast=self._autocast,
+            open_session=open_session,
         )
         self.router = StepRouter(config, spans=SpanFinder(student), tasks=self.order.tasks)
         self.scorer = StepScorer(

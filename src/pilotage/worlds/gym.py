@@ -53,8 +53,9 @@ class GymWorld:
     """The environment, unwrapped -> the privileged state as JSON. Its JSON decides the split of a start."""
     facts: Callable[[Any], Mapping[str, str]] | None = None
     """The same in words, field by field: what views without a picture show. None shows the state's own entries."""
-    expert: Callable[[Any], Sequence[str]] | None = None
-    """The environment, unwrapped -> words of the actions that an expert would take from here, to the end."""
+    expert_of_env: Callable[[Any], Sequence[str]] | None = None
+    """The environment, unwrapped -> words of the actions that an expert would take from here, to the end. With it the
+    world has the capability `HasExpert`."""
     success: Callable[[float, bool], bool] = lambda total, terminated: terminated and total > 0
     """(sum of rewards, whether the environment terminated) -> whether the episode succeeded."""
 
@@ -67,6 +68,9 @@ class GymWorld:
     def __post_init__(self) -> None:
         if bad := [word for word in self.actions_of if word != word.upper() or len(word.split()) != 1]:
             raise PilotageError(f"{self.name}: action words must be single and upper case, not {bad}")
+        if self.expert_of_env is not None:
+            # Of this world alone: a method of the class would be every world's.
+            object.__setattr__(self, "expert", self._expert)
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -81,7 +85,7 @@ class GymWorld:
         found = [Condition(name="image", title="from the picture", views={ACT: "student"})]
         if self.state is not None:
             found.append(Condition(name="text", title="from words", views={ACT: "symbolic"}))
-            if self.expert is not None:
+            if self.expert_of_env is not None:
                 found.append(
                     Condition(name="teacher", title="teacher: words and plan", views={ACT: "teacher"})
                 )
@@ -131,7 +135,11 @@ class GymWorld:
         return list(found.values())
 
     def expert_plan(self, env: Any) -> tuple[str, ...]:
-        return () if self.expert is None else tuple(self.expert(env.unwrapped))
+        return () if self.expert_of_env is None else tuple(self.expert_of_env(env.unwrapped))
+
+    def _expert(self, session: GymSession) -> tuple[str, ...] | None:
+        """`HasExpert.expert`."""
+        return None if session.observe() is None else self.expert_plan(session._env) or None
 
 
 class GymSession:
@@ -212,7 +220,7 @@ class GymSession:
         picture = self._render()
         world, env = self._world, self._env.unwrapped
         privileged = None
-        if world.state is not None or world.expert is not None:
+        if world.state is not None or world.expert_of_env is not None:
             state = dict(world.state(env)) if world.state is not None else None
             words = world.facts(env) if world.facts is not None else (state or {})
             privileged = Privileged(

@@ -23,6 +23,8 @@ from pilotage.worlds import wire
 from pilotage.worlds.child import Child
 from pilotage.worlds.world import SessionError
 
+MOST = 1_000_000
+"""Of seconds (some eleven days; `poll` counts milliseconds in 32 bits), and of processes."""
 CLOSE_S = 2.0
 """What processes have to close their sessions in, when they are to end."""
 
@@ -38,7 +40,8 @@ class Begins(Protocol):
 
 
 class RemoteWorlds:
-    """Processes that worlds live in; a context manager. One that was ended is replaced by a fresh one."""
+    """Processes that worlds live in; a context manager. They start with the first session; one that was ended is
+    replaced by a fresh one."""
 
     def __init__(
         self,
@@ -66,8 +69,8 @@ class RemoteWorlds:
             ("timeout_s", timeout_s),
             ("open_timeout_s", open_timeout_s),
         ):
-            if not value > 0:
-                raise PilotageError(f"{name} {value} must be more than 0")
+            if not 0 < value <= MOST:
+                raise PilotageError(f"{name} {value} must be more than 0 and at most {MOST:,}")
         if not 4096 <= max_message_bytes < 2**32:
             raise PilotageError(f"max_message_bytes {max_message_bytes} must be from 4096 to {2**32 - 1}")
         self._timeout_s, self._open_timeout_s = timeout_s, open_timeout_s
@@ -80,11 +83,6 @@ class RemoteWorlds:
 
     def __enter__(self) -> RemoteWorlds:
         self._is_open = True
-        try:
-            self._children = [self._start() for _ in self._children]
-        except BaseException:
-            self.close()
-            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ from pilotage.backbones.load import Backbone, is_sharded
 from pilotage.errors import PilotageError
 from pilotage.records import WORLD_ENDS, Episode, Example, Moment, Rollout, Turn, View
 from pilotage.rollouts.engine import Decoding, Engine, JoiningEngine, Request
-from pilotage.rollouts.play import Limits, Start, Writer, play
+from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process, play
 from pilotage.rollouts.sources import (
     FromDataSet,
     FromTeacher,
@@ -111,6 +111,7 @@ class RolloutMaker:
         engine: Engine,
         teachers: TeacherModels,
         autocast: Callable[[], AbstractContextManager[Any]],
+        open_session: Open = open_in_process,
     ) -> None:
         self.config = config
         self.mixture = config.sources
@@ -120,6 +121,7 @@ class RolloutMaker:
         self._engine = engine
         self._teachers = teachers
         self._autocast = autocast
+        self._open_session = open_session
 
     def rows(self, step: int, slots: Sequence[Slot], asks_perception: Sequence[bool]) -> list[StepRow]:
         """The turns of the episodes of these prompts of a step, prompt by prompt, turn by turn."""
@@ -232,6 +234,7 @@ class RolloutMaker:
                 show=self._shown,
                 read=self._reading(step),
                 limits=Limits(max_turns=min(horizon, self.config.max_turns)),
+                open_session=self._open_session,
             )
         }
         return [found[id(start.example), start.sample] for start in starts]
