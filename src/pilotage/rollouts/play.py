@@ -4,7 +4,8 @@
         ...
 
 In each round all episodes that wait for an answer are asked in one call of the engine. There is no event loop: the same
-starts and weights give the same episodes, whatever the number of episodes that are open at once.
+starts and weights give the same episodes, whatever the number of episodes that are open at once. Plain questions of no
+world (`studies.retention`) and a served model's requests are not episodes, and go to the engine directly.
 """
 
 from __future__ import annotations
