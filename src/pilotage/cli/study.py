@@ -40,7 +40,7 @@ class StudyCommand:
 
     questions: ViGOS where it was proposed, on questions with boxed answers. smolvl: a pretrained
     language model with new eyes in nano's place; `pilotage models make smolvl runs/smolvl-base`
-    makes it.
+    makes it. smolvl_questions: the same questions asked of what that leaves after stage 1.
 
     Killed and run again, it trains only what is missing. A seed that was added later is added.
     """
