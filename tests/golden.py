@@ -68,7 +68,7 @@ def record(work: Path) -> dict[str, Any]:
 
 
 def _short(stage: Any) -> Any:
-    small = {"steps": STEPS, "micro_batch_size": 4}
+    small: dict[str, Any] = {"steps": STEPS, "micro_batch_size": 4}
     if hasattr(stage, "router"):
         small["warmup_share"] = 1 / STEPS
     if hasattr(stage, "prompts_per_step"):

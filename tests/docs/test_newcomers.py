@@ -25,7 +25,7 @@ from pilotage.recipes.methods import with_teacher
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.rollouts.transformers_engine import TransformersEngine
 from pilotage.runs.runner import run_recipe
-from pilotage.train.distill_config import FrozenCopy
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from tiny import TEXTS, generate, image_view, mixed_views, picture, png, text_view
 from toy_family import FAMILY, save_toy
 
@@ -257,6 +257,7 @@ def test_it_decodes_what_its_plain_forward_says(toy: Path) -> None:
 def test_both_stages_train_it_and_what_they_save_is_of_the_family(toy: Path, tmp_path: Path) -> None:
     whole = nano_mgsd(backbone=str(toy))
     stage1, stage2 = whole.stages
+    assert isinstance(stage2, DistillConfig)
     small: Any = replace(
         whole,
         levels=(("frozenlake", (3,)),),
