@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone, LoraSettings
+from pilotage.recipes import RECIPES
 from pilotage.recipes.methods import grpo_stage, on_questions
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts.engine import Decoding, Request
@@ -201,7 +202,7 @@ def test_questions_are_rewarded_by_their_grader(tmp_path: Path) -> None:
         ),
         off_policy=True,
     )
-    stage = on_questions("nano_grpo", config_of(len(asked), kl_coef=0.1))
+    stage = on_questions(RECIPES["nano_grpo"](0, backbone="nano"), config_of(len(asked), kl_coef=0.1))
     assert isinstance(stage, DistillConfig)
     distill(
         stage,

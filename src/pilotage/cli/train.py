@@ -175,7 +175,7 @@ class Train(SessionOptions, RecipeOptions):
                 )
             for stage in answering:
                 if record is None or stage.stage not in record.began_with:
-                    recipe = with_stage(recipe, on_questions(command_name(recipe), stage))
+                    recipe = with_stage(recipe, on_questions(recipe, stage))
         if self.teacher is not None:
             taught = [
                 stage

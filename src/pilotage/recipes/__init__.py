@@ -11,7 +11,7 @@ import importlib.abc
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pilotage.runs.measurement import DRIVING, NANO, OPSD, PAPER, SMOLVL, VIGOS, Measurement
 
@@ -25,13 +25,6 @@ class RecipeMaker(Protocol):
     def __call__(self, seed: int, *, backbone: str) -> Recipe: ...
 
 
-Form = Literal["paper", "released"]
-"""Of ViGOS: what its paper says, or what its released code does."""
-QuestionForm = Form | Literal["solution", "symbolic", "reward", "reference"]
-"""How a recipe teaches on questions: ViGOS in one of its forms, by a teacher that sees the worked solution (OPSD) or
-reads the state in place of the picture (MGSD), by the grader's reward, or by reference answers."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What is known of a recipe before it is made, for commands that have no torch."""
@@ -43,8 +36,6 @@ class Entry:
     """What it trains and measures on, whatever the seed."""
     backbone: str | None = None
     """The model that it is made for; None for a recipe that is given one."""
-    questions: QuestionForm | None = None
-    """How it teaches on questions about pictures; None for a recipe that knows levels alone."""
 
 
 class Catalogue(Mapping[str, RecipeMaker]):
@@ -82,39 +73,39 @@ class Catalogue(Mapping[str, RecipeMaker]):
         return replace(self.entries[name].measurement, seed=seed)
 
 
-def _nano(function: str, *, module: str = "nano_methods", questions: QuestionForm | None = None) -> Entry:
-    return Entry(module=module, function=function, measurement=NANO, backbone="nano", questions=questions)
+def _nano(function: str, *, module: str = "nano_methods") -> Entry:
+    return Entry(module=module, function=function, measurement=NANO, backbone="nano")
 
 
-def _near(function: str, measured: Measurement = PAPER, *, questions: QuestionForm | None = None) -> Entry:
-    return Entry(module="neighbours", function=function, measurement=measured, questions=questions)
+def _near(function: str, measured: Measurement = PAPER) -> Entry:
+    return Entry(module="neighbours", function=function, measurement=measured)
 
 
 RECIPES = Catalogue(
     {
-        "nano": _nano("nano_mgsd", module="nano", questions="symbolic"),
-        "nano_vigos": _nano("nano_vigos", questions="paper"),
-        "nano_vigos_released": _nano("nano_vigos_released", questions="released"),
-        "nano_opsd": _nano("nano_opsd", questions="solution"),
+        "nano": _nano("nano_mgsd", module="nano"),
+        "nano_vigos": _nano("nano_vigos"),
+        "nano_vigos_released": _nano("nano_vigos_released"),
+        "nano_opsd": _nano("nano_opsd"),
         "nano_opsd_v1": _nano("nano_opsd_v1"),
         "nano_gkd": _nano("nano_gkd"),
         "nano_dense_rl": _nano("nano_dense_rl"),
-        "nano_grpo": _nano("nano_grpo", questions="reward"),
-        "nano_visual_sft": _nano("nano_visual_sft", questions="reference"),
+        "nano_grpo": _nano("nano_grpo"),
+        "nano_visual_sft": _nano("nano_visual_sft"),
         "nano_control_no_privilege": _nano("nano_control_no_privilege"),
         "smolvl": Entry(module="smolvl", function="smolvl", measurement=SMOLVL),
-        "mgsd": Entry(module="mgsd", function="mgsd", questions="symbolic"),
-        "mgsd_full": Entry(module="mgsd", function="mgsd_full", questions="symbolic"),
-        "vigos": _near("vigos", VIGOS, questions="paper"),
-        "vigos_released": _near("vigos_released", VIGOS, questions="released"),
-        "opsd": _near("opsd", OPSD, questions="solution"),
+        "mgsd": Entry(module="mgsd", function="mgsd"),
+        "mgsd_full": Entry(module="mgsd", function="mgsd_full"),
+        "vigos": _near("vigos", VIGOS),
+        "vigos_released": _near("vigos_released", VIGOS),
+        "opsd": _near("opsd", OPSD),
         "opsd_v1": _near("opsd_v1", OPSD),
         "gkd": _near("gkd", DRIVING),
         "dense_rl": _near("dense_rl", DRIVING),
-        "grpo": _near("grpo", questions="reward"),
-        "visual_sft": _near("visual_sft", questions="reference"),
+        "grpo": _near("grpo"),
+        "visual_sft": _near("visual_sft"),
         "control_no_privilege": _near("control_no_privilege"),
     }
 )
 
-__all__ = ["RECIPES", "Catalogue", "Entry", "Form", "QuestionForm", "RecipeMaker"]
+__all__ = ["RECIPES", "Catalogue", "Entry", "RecipeMaker"]

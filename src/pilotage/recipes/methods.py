@@ -7,7 +7,7 @@ A stage here is the method alone. `pilotage.recipes.neighbours` gives it its pap
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pilotage.backbones.load import LoraSettings, QLoraSettings
 from pilotage.distill.credit import EpisodeReturn
@@ -18,9 +18,9 @@ from pilotage.distill.routes import Append, Route, Router
 from pilotage.distill.spans import MgsdLayout, SpanSpec, WholeLayout
 from pilotage.distill.vigos_spans import PAPER_DELIMITERS, RELEASED_DELIMITERS, VigosLayout
 from pilotage.errors import PilotageError
-from pilotage.recipes import RECIPES, Form
+from pilotage.recipes import RECIPES
 from pilotage.rollouts.sources import FromDataSet, FromStudent, FromTeacher, Sampling, on_policy_share, only
-from pilotage.runs.recipe import Recipe, Stage
+from pilotage.runs.recipe import Form, Recipe, Stage
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy, TeacherWeights
 from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
@@ -198,17 +198,19 @@ def teaches_answers(stage: Stage) -> bool:
     return isinstance(stage, DistillConfig) or stage.image_view == "student"
 
 
-def on_questions(name: str, stage: Stage) -> Stage:
-    """A recipe's stage on questions about pictures in place of levels. Raises PilotageError where there is none."""
-    forms = {
-        known: entry.questions for known, entry in RECIPES.entries.items() if entry.questions is not None
-    }
-    if name not in forms:
-        raise PilotageError(f"the recipe {name} is for levels; for questions there are {', '.join(forms)}")
+def on_questions(recipe: Recipe, stage: Stage) -> Stage:
+    """A stage on questions about pictures in place of levels, as its recipe teaches them.
+
+    Raises PilotageError for a recipe that is for levels alone.
+    """
+    form = recipe.questions
+    if form is None:
+        made = {name: make(0, backbone="nano") for name, make in RECIPES.items()}
+        known = ", ".join(name for name, each in made.items() if each.questions is not None)
+        raise PilotageError(f"the recipe {recipe.name} is for levels; for questions there are {known}")
     if isinstance(stage, SftConfig):
         return replace(stage, image_view=ASKED, retention_share=0.0)
-    form = forms[name]
-    if form in get_args(Form):
+    if form in ("paper", "released"):
         weights = stage.routes[0].weights
         return vigos_question_stage(stage, form=form, weights=weights)  # pyright: ignore[reportArgumentType]
     if form == "reward":

@@ -27,6 +27,7 @@ def mgsd(seed: int = 0, *, backbone: str) -> Recipe:
     return Recipe(
         name="mgsd",
         backbone=backbone,
+        questions="symbolic",
         **vars(replace(PAPER, seed=seed)),
         dtype="bfloat16",
         stages=(

@@ -65,6 +65,7 @@ def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     return Recipe(
         name="nano_mgsd",
         backbone=backbone,
+        questions="symbolic",
         **vars(replace(NANO, seed=seed)),
         attention="eager",
         num_threads=1,

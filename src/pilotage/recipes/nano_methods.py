@@ -14,7 +14,6 @@ from dataclasses import replace
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.recipes.methods import (
-    Form,
     answers_stage,
     dense_rl_stage,
     gkd_stage,
@@ -25,7 +24,7 @@ from pilotage.recipes.methods import (
     with_teacher,
 )
 from pilotage.recipes.nano import nano_mgsd
-from pilotage.runs.recipe import Recipe
+from pilotage.runs.recipe import Form, QuestionForm, Recipe
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 
 
@@ -48,7 +47,7 @@ def _nano_vigos(name: str, seed: int, backbone: str, *, form: Form) -> Recipe:
         taught = _taught_by_itself(stage)
         return vigos_stage(taught, form=form, weights=FrozenCopy(), perception_view="student")
 
-    return _nano(name, seed, backbone, method)
+    return _nano(name, seed, backbone, method, questions=form)
 
 
 def nano_opsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
@@ -58,6 +57,7 @@ def nano_opsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
         seed,
         backbone,
         lambda stage: opsd_stage(_taught_by_itself(stage), version=3, weights=FrozenCopy()),
+        questions="solution",
     )
 
 
@@ -100,7 +100,7 @@ def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
     answers = replace(answers_stage(stage1, stage2), lr=stage2.lr)
-    return replace(whole, name="nano_visual_sft", stages=(stage1, answers))
+    return replace(whole, name="nano_visual_sft", questions="reference", stages=(stage1, answers))
 
 
 def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
@@ -121,7 +121,7 @@ def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
         pixel_noise=0.0,
     )
     stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
-    return replace(whole, name="nano_grpo", stages=(stage1, stage))
+    return replace(whole, name="nano_grpo", questions="reward", stages=(stage1, stage))
 
 
 def nano_control_no_privilege(seed: int = 0, *, backbone: str = "nano") -> Recipe:
@@ -131,10 +131,17 @@ def nano_control_no_privilege(seed: int = 0, *, backbone: str = "nano") -> Recip
     )
 
 
-def _nano(name: str, seed: int, backbone: str, method: Callable[[DistillConfig], DistillConfig]) -> Recipe:
+def _nano(
+    name: str,
+    seed: int,
+    backbone: str,
+    method: Callable[[DistillConfig], DistillConfig],
+    *,
+    questions: QuestionForm | None = None,
+) -> Recipe:
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    return replace(whole, name=name, stages=(stage1, method(stage2)))
+    return replace(whole, name=name, questions=questions, stages=(stage1, method(stage2)))
 
 
 def _taught_by_itself(stage: DistillConfig) -> DistillConfig:

@@ -12,7 +12,6 @@ from pilotage.backbones.load import LoraSettings
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.recipes.methods import (
-    Form,
     answers_stage,
     dense_rl_stage,
     gkd_stage,
@@ -26,7 +25,7 @@ from pilotage.recipes.methods import (
 from pilotage.recipes.mgsd import mgsd
 from pilotage.rollouts.sources import Sampling
 from pilotage.runs.measurement import DRIVING, OPSD, VIGOS
-from pilotage.runs.recipe import Recipe
+from pilotage.runs.recipe import Form, QuestionForm, Recipe
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.optimisers import AdamW
 
@@ -58,7 +57,7 @@ def _vigos(seed: int, backbone: str, *, name: str, form: Form) -> Recipe:
     stage = _adapter_stage(seed, backbone, max_new_tokens=VIGOS.max_new_tokens, max_grad_norm=0.1)
     stage = vigos_stage(stage, form=form, weights=AdapterOff())
     sampling = Sampling(temperature=1.1, top_p=0.95, top_k=20)
-    return _recipe(name, seed, backbone, sampled_by(stage, sampling))
+    return _recipe(name, seed, backbone, sampled_by(stage, sampling), questions=form)
 
 
 def opsd(seed: int = 0, *, backbone: str) -> Recipe:
@@ -68,7 +67,8 @@ def opsd(seed: int = 0, *, backbone: str) -> Recipe:
     epochs are ViGOS's, because OPSD's own are not known here.
     """
     stage = _adapter_stage(seed, backbone, max_new_tokens=OPSD.max_new_tokens, max_grad_norm=1.0)
-    return _recipe("opsd", seed, backbone, opsd_stage(stage, version=3, weights=AdapterOff()))
+    stage = opsd_stage(stage, version=3, weights=AdapterOff())
+    return _recipe("opsd", seed, backbone, stage, questions="solution")
 
 
 def opsd_v1(seed: int = 0, *, backbone: str) -> Recipe:
@@ -115,7 +115,9 @@ def visual_sft(seed: int = 0, *, backbone: str) -> Recipe:
     """
     whole = mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
-    return replace(whole, name="visual_sft", stages=(stage1, answers_stage(stage1, stage2)))
+    return replace(
+        whole, name="visual_sft", questions="reference", stages=(stage1, answers_stage(stage1, stage2))
+    )
 
 
 def grpo(seed: int = 0, *, backbone: str) -> Recipe:
@@ -130,7 +132,7 @@ def grpo(seed: int = 0, *, backbone: str) -> Recipe:
     samples = 8
     begun = replace(stage2, prompts_per_step=stage2.prompts_per_step // samples, micro_batch_size=8, lr=1e-6)
     stage = grpo_stage(begun, num_samples=samples, format_reward=0.1)
-    return replace(whole, name="grpo", stages=(stage1, stage))
+    return replace(whole, name="grpo", questions="reward", stages=(stage1, stage))
 
 
 def control_no_privilege(seed: int = 0, *, backbone: str) -> Recipe:
@@ -141,7 +143,7 @@ def control_no_privilege(seed: int = 0, *, backbone: str) -> Recipe:
     whole = mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
     control = with_teacher(stage2, view="student", estimator=FullVocabulary(divergence=ForwardKL()))
-    return replace(whole, name="control_no_privilege", stages=(stage1, control))
+    return replace(whole, name="control_no_privilege", questions=None, stages=(stage1, control))
 
 
 def _stage(seed: int, backbone: str, *, max_new_tokens: int) -> DistillConfig:
@@ -164,6 +166,10 @@ def _adapter_stage(seed: int, backbone: str, *, max_new_tokens: int, max_grad_no
     )
 
 
-def _recipe(name: str, seed: int, backbone: str, stage: DistillConfig) -> Recipe:
+def _recipe(
+    name: str, seed: int, backbone: str, stage: DistillConfig, *, questions: QuestionForm | None = None
+) -> Recipe:
     whole = mgsd(seed, backbone=backbone)
-    return replace(whole, name=name, max_new_tokens=stage.max_new_tokens, stages=(stage,))
+    return replace(
+        whole, name=name, questions=questions, max_new_tokens=stage.max_new_tokens, stages=(stage,)
+    )

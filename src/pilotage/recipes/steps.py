@@ -174,6 +174,7 @@ def nano_steps(
     return replace(
         whole,
         name=f"nano_steps_{arm}",
+        questions=None,
         levels=((world, levels),),
         options=(("starts", starts), ("fog", fog), ("window", window)),
         num_train=240 * len(levels),
@@ -207,6 +208,7 @@ def nano_seeing(
     return replace(
         whole,
         name="nano_seeing",
+        questions=None,
         levels=((world, levels),),
         options=(("starts", "anywhere"),),
         num_train=3000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pilotage.errors import PilotageError
 from pilotage.rollouts.engines import EngineSettings, InProcess
@@ -13,6 +14,11 @@ from pilotage.train.settings import LATER
 from pilotage.train.sft import SftConfig
 
 Stage = SftConfig | DistillConfig
+Form = Literal["paper", "released"]
+"""Of ViGOS: what its paper says, or what its released code does."""
+QuestionForm = Form | Literal["solution", "symbolic", "reward", "reference"]
+"""How a recipe teaches on questions: ViGOS in one of its forms, by a teacher that sees the worked solution (OPSD) or
+reads the state in place of the picture (MGSD), by the grader's reward, or by reference answers."""
 
 PLACES = ("num_threads", "sessions")
 """Fields of a recipe that say where it is carried out, not what it is: a run may go on with others."""
@@ -34,6 +40,8 @@ class Recipe(Measurement):
     """What the model answers in, while it is trained and when it is measured."""
     sessions: SessionSettings = field(default=SessionsHere(), metadata=LATER)
     """Where episodes live, while the model is trained, validated and measured."""
+    questions: QuestionForm | None = field(default=None, metadata=LATER)
+    """How its stages teach on questions about pictures (`recipes.methods.on_questions`); None: for levels alone."""
     dtype: str = "float32"
     attention: str = "sdpa"
     validate_every: int = 0

@@ -98,7 +98,8 @@ class _Model:
         self, name: str, whole: Callable[[int], Recipe], seed: int, base_run: Path, *, cap: Cap | None = None
     ) -> Recipe:
         """The second stage of a recipe in its form for questions, taught by the base that knows their form."""
-        stage = on_questions(name, whole(seed).stages[1])
+        recipe = whole(seed)
+        stage = on_questions(recipe, recipe.stages[1])
         if self.stage2 is not None:
             stage = like(stage, self.stage2(seed))
         elif isinstance(stage, DistillConfig):
