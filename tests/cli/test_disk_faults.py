@@ -108,6 +108,7 @@ def few(stage: str, **fields: int) -> tuple[str, ...]:
 FEW_ROWS = few("stage1", batch_size=2)
 STAGE_2 = ("--stage", "stage2", "--from", "nano")
 GRPO = ("--recipe", "nano_grpo", "--stage", "grpo", "--from", "nano")
+TWO_EACH = {"sources.parts.0.1.sampling.num_samples": 2}
 FEW_PLANS = {"prompts_per_step": 2, "max_new_tokens": 4}
 EVAL = ("eval", "nano", "--data", "DATA", "--split", "train", "--num", "3", "--max-new-tokens", "4")
 
@@ -134,7 +135,7 @@ FAULTS: dict[str, tuple[int, tuple[str, ...], str]] = {
     ),
     "grpo": (
         1_000_000,
-        ("train", "OUT", *FEW_STEPS, *GRPO, *few("grpo", **FEW_PLANS, samples_per_prompt=2)),
+        ("train", "OUT", *FEW_STEPS, *GRPO, *few("grpo", **FEW_PLANS, **TWO_EACH)),
         "safetensors",
     ),
     "eval": (2000, (*EVAL, "--kinds", "text", "--out", "OUT"), "OUT/eval/base.text.jsonl"),

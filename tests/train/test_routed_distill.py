@@ -115,8 +115,8 @@ def test_one_teacher_is_a_router_of_one_route():
 def test_a_share_of_descriptions_and_who_teaches_them_go_together():
     with pytest.raises(PilotageError, match="description route"):
         replace(routed(route()), perception_share=0.5)
-    with pytest.raises(PilotageError, match="description route"):
-        replace(routed(route()), description=route("described", view="description"))
+    unused = replace(routed(route()), description=route("described", view="description"))
+    assert [each.name for each in unused.routes] == ["all"]
 
 
 def test_each_role_is_taught_by_the_routes_of_its_own(tmp_path):

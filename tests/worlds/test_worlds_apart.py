@@ -124,7 +124,7 @@ def test_processes_end_with_a_command_that_is_interrupted() -> None:
     assert stops.hosts() == []
 
 
-FEW = ("steps=2", "warmup_steps=1", "prompts_per_step=4", "perception_share=0", "rollouts_every=1")
+FEW = ("steps=2", "warmup_share=0.5", "prompts_per_step=4", "perception_share=0", "rollouts_every=1")
 
 
 def trained(run: str, *options: str, levels: str, **stage: str) -> Path:
@@ -143,7 +143,7 @@ def told(run: Path) -> list[dict[str, Any]]:
 
 def test_two_steps_of_training_are_the_same_here_and_apart() -> None:
     steps = '[["frozenlake_steps", [3]]]'
-    how = {"max_turns": "3", "teacher_view": "teacher", "max_new_tokens": "40"}
+    how = {"max_turns": "3", "router.routes.plan.view": "teacher", "max_new_tokens": "40"}
     here = told(trained("here", levels=steps, **how))
     apart = told(trained("apart", "--worlds-apart", "2", levels=steps, **how))
     assert here == apart and len(here) > 2
@@ -155,7 +155,7 @@ def test_a_training_goes_on_and_counts_what_a_world_did(
 ) -> None:
     monkeypatch.setenv("MISDEED", misdeed)
     sessions = "2:0.5" if misdeed == "hang" else "2"
-    how = {"teacher_view": "teacher", "max_new_tokens": "4"}
+    how = {"router.routes.plan.view": "teacher", "max_new_tokens": "4"}
     run = trained("run", "--worlds-apart", sessions, levels='[["misbehaving", [0]]]', **how)
     rows = read_jsonl(run / "metrics.jsonl").rows
     # Each step has all four examples.

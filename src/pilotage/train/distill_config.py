@@ -156,9 +156,9 @@ class DistillConfig(Updates):
         ):
             if getattr(self, name) not in legal:
                 raise PilotageError(f"{name} {getattr(self, name)!r} must be one of {', '.join(legal)}")
-        if (self.description is None) != (self.perception_share == 0.0):
+        if self.perception_share and self.description is None:
             raise PilotageError(
-                f"perception_share {self.perception_share} and a description route go together"
+                f"perception_share {self.perception_share} needs a description route, which says who teaches them"
             )
         self._check_parts()
         self.check_updates()
@@ -237,7 +237,7 @@ class DistillConfig(Updates):
     @cached_property
     def descriptions(self) -> Router | None:
         """Who teaches the rollouts that describe the picture; None when there are none."""
-        if self.description is None:
+        if self.description is None or not self.perception_share:
             return None
         return Router(layout=WholeLayout(name=DESCRIPTION), routes=(self.description,))
 
