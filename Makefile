@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz wheel-test clean
+.PHONY: help setup demo test lint bench fuzz golden wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -56,6 +56,13 @@ bench: setup  ## every benchmark, each against a peer in the same run
 
 fuzz: setup  ## 100,000 cases of anything through the answer grammar and the judge
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/worlds/test_judge_cases.py $(ARGS)
+
+golden: setup  ## a few steps and answers of every method, held bit for bit against those of a commit: FROM=<commit>
+	@test -n "$(FROM)" || { echo "name what to hold it against: make golden FROM=<commit>"; exit 1; }
+	rm -rf build/golden && git worktree prune && git worktree add --quiet --detach build/golden $(FROM)
+	OMP_NUM_THREADS=1 PYTHONPATH=build/golden/src $(BIN)/python build/golden/tests/golden.py record build/golden.json
+	git worktree remove --force build/golden
+	OMP_NUM_THREADS=1 $(BIN)/python tests/golden.py check build/golden.json
 
 wheel-test: setup  ## build the wheel, install it elsewhere, import every module
 	$(BIN)/python -m pytest tests/test_package.py $(ARGS)
