@@ -73,6 +73,7 @@ COMMANDS: tuple[Entry, ...] = (
     _entry("models make", "models:Make", "give a language model eyes"),
     _entry("train", "train:Train", "the stages of a recipe, one after the other"),
     _entry("recipes", "recipes:Recipes", "the methods that there are"),
+    _entry("worlds", "worlds:Worlds", "the simulators that there are"),
     _entry("eval", "evaluate:Eval", "measure a model or a run"),
     _entry("serve", "serve:Serve", "a model behind a chat endpoint"),
     _entry("diagnose gap", "gap:GapCommand", "where a model loses: seeing or planning", after_target=True),

@@ -15,6 +15,9 @@ from pilotage.worlds.grids.data.visualplanning import VisualPlanning
 from pilotage.worlds.grids.data.vsp import Vsp
 from pilotage.worlds.grids.steps import OPTIONS
 
+KNOWN_OPTIONS = ("starts", "exclude", *OPTIONS)
+"""What shapes the episodes of the worlds that are played move by move."""
+
 
 def examples(
     world: str,
@@ -30,10 +33,10 @@ def examples(
 
     The option `exclude` is a file or folder of levels whose maps are left out; several stand apart as in PATH.
     """
-    known = ("starts", "exclude", *OPTIONS)
-    if unknown := [option for option in options if option not in known]:
+    if unknown := [option for option in options if option not in KNOWN_OPTIONS]:
         raise PilotageError(
-            f"{world} has no option {unknown[0]!r}; there are {', '.join(known)}{meant(unknown[0], known)}"
+            f"{world} has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}"
+            f"{meant(unknown[0], KNOWN_OPTIONS)}"
         )
     options = dict(options)
     paths = str(options.pop("exclude", "")).split(os.pathsep)

@@ -32,6 +32,8 @@ FIRST_DRAW = 256
 """States drawn at first for a (task, level, split, kind); twice as many whenever they do not suffice."""
 PATIENCE = 2_000
 """States without such a question, one after the other, after which there is taken to be none."""
+KNOWN_OPTIONS = ("tasks",)
+"""What shapes the questions that are made like levels."""
 LEVELS = tuple(sorted(set.intersection(*({*task.levels} for task in TASKS)))) or tuple(TASKS[0].levels)
 """Asked about where nobody names any: the levels that every planning task has."""
 
@@ -108,7 +110,7 @@ def examples(
     Options: `tasks`, names with spaces between (by default every planning task that has all the levels). Raises
     PilotageError for an option that is another, and for a task without one of the levels.
     """
-    if unknown := sorted({*options} - {"tasks"}):
+    if unknown := sorted({*options} - {*KNOWN_OPTIONS}):
         raise PilotageError(
             f"questions have no option {unknown[0]!r}; there is tasks, as in tasks=frozenlake"
         )
