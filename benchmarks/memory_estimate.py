@@ -35,10 +35,8 @@ CLOSE = 0.15
 def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Name -> (stage, what differs from the recipe)."""
     from pilotage.backbones.load import LoraSettings
-    from pilotage.distill.estimators import Sampled
     from pilotage.train.optimisers import AdamWKahan
 
-    sampled = Sampled(as_="advantage")
     lora = LoraSettings(rank=8, alpha=16.0)
     again = {"gradient_checkpointing": True}
     short = {"max_new_tokens": 48}
@@ -65,7 +63,7 @@ def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
             "stage2",
             {**few, "gradient_checkpointing": False, "optimiser": AdamWKahan()},
         ),
-        "stage 2, adapter": ("stage2", {**few, "lora": lora, "estimator": sampled}),
+        "stage 2, adapter": ("stage2", {**few, "lora": lora}),
     }
 
 
