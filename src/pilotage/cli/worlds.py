@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -38,11 +38,11 @@ class Worlds:
         return 0
 
 
-def _in_short(world: Any) -> str:
+def _in_short(world: World) -> str:
     from pilotage.worlds.world import HasExpert
 
-    expert = ", has an expert" if isinstance(world, HasExpert) else ""
-    return f"{world.title}: {_listed(condition.name for condition in world.conditions)}{expert}"
+    told = f"{world.title}: {_listed(condition.name for condition in world.conditions)}"
+    return f"{told}, has an expert" if isinstance(world, HasExpert) else told
 
 
 def _told(world: World) -> Iterator[tuple[str, str]]:
