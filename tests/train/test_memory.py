@@ -136,12 +136,20 @@ def test_a_model_of_four_billion_fits_or_is_refused_with_what_makes_it_fit(
         assert status == 0 and f"{stage} fits on a GPU of 80 GiB" in out
         return
     assert status == 2
+    with_what_is_named(options, refusal, stage, gib, capsys)
+
+
+def with_what_is_named(
+    options: list[str], refusal: str, stage: str, gib: int, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """The options that a refusal names, with which the stage fits."""
     found = re.search(
         rf"{stage} does not fit .* too many; the largest part is .*; with (.*) it takes", refusal
     )
     assert found, refusal
-    status, out, refusal = tell([*options, *shlex.split(found[1])], capsys)
-    assert status == 0 and f"{stage} fits on a GPU of {gib} GiB" in out, refusal
+    status, out, again = tell([*options, *shlex.split(found[1])], capsys)
+    assert status == 0 and f"{stage} fits on a GPU of {gib} GiB" in out, again
+    return found[1]
 
 
 @pytest.mark.parametrize(
@@ -160,11 +168,10 @@ def test_vllm_takes_less_of_the_gpu_before_anything_else_gives_way(
     options = ["--backbone", str(four_billion), "--stage", "stage2", "--set", "engine=InVllm()"]
     options += ["--gpu-memory", str(gib)]
     status, _, refusal = tell(options, capsys)
-    found = re.search(r"; with (.*) it takes", refusal)
-    assert status == 2 and found and needs in found[1], refusal
-    assert not ("--lora" in found[1] and "--qlora" in found[1]), "the command takes one of them"
-    status, out, refusal = tell([*options, *shlex.split(found[1])], capsys)
-    assert status == 0 and f"stage2 fits on a GPU of {gib} GiB" in out, refusal
+    assert status == 2
+    named = with_what_is_named(options, refusal, "stage2", gib, capsys)
+    assert needs in named
+    assert not ("--lora" in named and "--qlora" in named), "the command takes one of them"
 
 
 def test_a_stage_that_does_not_fit_does_not_begin(

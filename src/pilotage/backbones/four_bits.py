@@ -14,8 +14,8 @@ from pilotage.errors import require
 def quantise(model: Any, names: str, *, form: str, device: torch.device | str | None = None) -> None:
     """Puts the linear layers whose whole names match into 4 bits, in place; they compute in the precision they had.
 
-    With a `device` the model ends there, each layer on its way: in 16 bits it need never fit. On the meta device only
-    the size changes. Raises PilotageError where bitsandbytes is not installed.
+    With a `device` these layers end there, each in 4 bits already. On the meta device only the size changes. Raises
+    PilotageError where bitsandbytes is not installed.
     """
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and re.fullmatch(names, name):
@@ -26,8 +26,6 @@ def quantise(model: Any, names: str, *, form: str, device: torch.device | str | 
                 model.set_submodule(name, _in_four_bits(layer, form, device or layer.weight.device))
                 # peft asks for this before it adapts such a layer.
                 model.is_loaded_in_4bit = True
-    if device is not None:
-        model.to(device)
 
 
 def _in_four_bits(layer: nn.Linear, form: str, device: torch.device | str) -> nn.Module:

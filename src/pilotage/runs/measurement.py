@@ -83,10 +83,11 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
     # Here, so that a list of the recipes opens no world: their packages and numpy take longer than the command.
     from pilotage.data.made import made_examples
     from pilotage.data.prior import examples_with_prior, prior_of
+    from pilotage.worlds.drawing import FIXED_SIDE_PX
 
     counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
     count, seed = counts[split], measured.seed if split == "train" else TEST_SEED
-    side_px = 256 if measured.cell_px is None else None
+    side_px = FIXED_SIDE_PX if measured.cell_px is None else None
     examples: list[Example] = []
     for name, levels in measured.levels:
         world = get_world(name)

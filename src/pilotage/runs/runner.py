@@ -70,7 +70,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
     base = load_without_weights(recipe.backbone)
     for stage in recipe.stages:
         if not (run_dir / stage.stage / "model").is_dir():
-            for source in getattr(stage, "teacher_sources", ()):
+            for source in {*getattr(stage, "teacher_sources", ())} - {recipe.backbone}:
                 check_tokenizer(load_without_weights(source), base)
     busy = f"another command is running the recipe in {run_dir}: wait for it to end, or name another folder"
     with locked(run_dir / LOCK, busy=busy):

@@ -144,7 +144,7 @@ class DistillConfig(Updates):
     """Name of the run's part: in `metrics.jsonl`, and of the folder with checkpoints and the model."""
 
     def __post_init__(self) -> None:
-        for name in (*("steps", "prompts_per_step", "max_new_tokens", "micro_batch_size", "max_turns"),):
+        for name in ("prompts_per_step", "max_new_tokens", "micro_batch_size", "max_turns"):
             if getattr(self, name) < 1:
                 raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 <= self.perception_share < 1:
@@ -285,9 +285,3 @@ class DistillConfig(Updates):
     def notes(self) -> list[str]:
         """What is worth knowing of routes and sources together; raises PilotageError for what cannot be."""
         return [note for router in self.routers for note in check_routes(router, self.sources, self.origins)]
-
-
-def _refuse(config: DistillConfig, defaults: dict[str, object], because: str) -> None:
-    for name, default in defaults.items():
-        if getattr(config, name) != default:
-            raise PilotageError(f"{name} {getattr(config, name)!r} has no effect here: {because}")

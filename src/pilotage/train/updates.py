@@ -64,9 +64,4 @@ class Updates:
         if self.schedule == "constant":
             return 1.0
         done = min((step - rising) / max(1, self.steps - rising), 1.0)
-        return 1.0 - done if self.schedule == "linear" else falling_cosine(done)
-
-
-def falling_cosine(done: float) -> float:
-    """From 1 to 0 along half a cosine, as `done` goes from 0 to 1."""
-    return (1 + math.cos(math.pi * done)) / 2
+        return 1.0 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2

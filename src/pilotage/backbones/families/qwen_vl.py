@@ -294,13 +294,14 @@ class QwenVL(Family):
         )
 
     def num_image_tokens(self, processor: Any, width: int, height: int) -> int:
-        images = processor.image_processor
-        return images.get_number_of_image_patches(height, width, {}) // images.merge_size**2
+        return self._patches(processor, width, height) // processor.image_processor.merge_size**2
 
     def num_patches(self, backbone: Any, width: int, height: int) -> tuple[int, int]:
-        processor = backbone.processor
-        patches = self.num_image_tokens(processor, width, height) * processor.image_processor.merge_size**2
+        patches = self._patches(backbone.processor, width, height)
         return patches, patches
+
+    def _patches(self, processor: Any, width: int, height: int) -> int:
+        return processor.image_processor.get_number_of_image_patches(height, width, {})
 
     def positions(self, length: int, images: Sequence[tuple[int, int, int]]) -> np.ndarray:
         return rope_positions(length, images)
