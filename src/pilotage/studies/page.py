@@ -9,11 +9,12 @@ import numpy as np
 
 from pilotage.evaluate import KINDS, rows_path
 from pilotage.report.study_page import ShownVariant, StudyTable, render_study
+from pilotage.runs.measurement import kinds_of
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.validation import VALIDATION
 from pilotage.studies.costs import GOAL_SHARE, curve_of, rows_per_step
 from pilotage.studies.study import Study, Variant
-from pilotage.studies.tables import all_measured, interval_of, outcomes
+from pilotage.studies.tables import all_measured, interval_of, is_measured_in, outcomes, outcomes_in
 
 
 def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[StudyTable]) -> str:
@@ -30,23 +31,27 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
         ("Backbone", base_run.backbone),
         ("Command", f"pilotage study {study.name}"),
     ]
+    kinds = tuple(dict.fromkeys((*KINDS, *kinds_of(measured))))
     return render_study(
         name=study.name,
         what=study.title[:1].upper() + study.title[1:] + ("" if study.title.endswith("?") else "."),
         facts=facts,
-        variants=[_shown(study, out, seeds, variant) for variant in study.variants],
+        variants=[_shown(study, out, seeds, variant, kinds) for variant in study.variants],
         tables=tables,
         goal=_goal(study, out, seeds),
     )
 
 
-def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> ShownVariant:
-    if not all_measured(out, seeds, variant):
+def _shown(
+    study: Study, out: Path, seeds: Sequence[int], variant: Variant, kinds: Sequence[str]
+) -> ShownVariant:
+    folders = [study.folder(out, seed, variant.folder) for seed in seeds]
+    if not all(is_measured_in(folder, variant.stage) for folder in folders):
         return ShownVariant(title=variant.title, shares={})
     shares = {
-        kind: interval_of([list(outcomes(out, seed, variant, kind).values()) for seed in seeds])
-        for kind in KINDS
-        if all(_has_rows(study, out, seed, variant, kind) for seed in seeds)
+        kind: interval_of([list(outcomes_in(folder, variant.stage, kind).values()) for folder in folders])
+        for kind in kinds
+        if all(rows_path(folder, variant.stage, kind).exists() for folder in folders)
     }
     curves = []
     for seed in seeds:
@@ -59,10 +64,6 @@ def _shown(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> S
         curves=[curve for curve in curves if curve],
         is_reference=variant.title == study.reference,
     )
-
-
-def _has_rows(study: Study, out: Path, seed: int, variant: Variant, kind: str) -> bool:
-    return rows_path(study.folder(out, seed, variant.folder), variant.stage, kind).exists()
 
 
 def _goal(study: Study, out: Path, seeds: Sequence[int]) -> float | None:

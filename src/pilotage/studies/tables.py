@@ -93,13 +93,23 @@ def all_measured(out: Path, seeds: Sequence[int], variant: Variant) -> bool:
 
 def is_measured(out: Path, seed: int, variant: Variant) -> bool:
     """Whether the run's `summary.json` has rates of the variant's stage."""
-    summary = read_summary(run_folder(out, seed, variant.folder))
-    return summary is not None and "tasks" in summary["stages"].get(variant.stage, {})
+    return is_measured_in(run_folder(out, seed, variant.folder), variant.stage)
+
+
+def is_measured_in(folder: Path, stage: str) -> bool:
+    """Whether the `summary.json` of a run's folder has rates of a stage."""
+    summary = read_summary(folder)
+    return summary is not None and "tasks" in summary["stages"].get(stage, {})
 
 
 def outcomes(out: Path, seed: int, variant: Variant, kind: str, rate: str = "success") -> Values:
     """A rate of every test state, by task."""
-    rows = read_jsonl(rows_path(run_folder(out, seed, variant.folder), variant.stage, kind)).rows
+    return outcomes_in(run_folder(out, seed, variant.folder), variant.stage, kind, rate)
+
+
+def outcomes_in(folder: Path, stage: str, kind: str, rate: str = "success") -> Values:
+    """The same of a run's folder."""
+    rows = read_jsonl(rows_path(folder, stage, kind)).rows
     of = rate_of(rate)
     by_task: dict[str, list[tuple[str, float]]] = {}
     for row in rows:
