@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
@@ -110,6 +113,31 @@ def test_parts_of_ones_own_are_part_of_a_record_without_being_registered() -> No
     assert settings["router"]["routes"][0]["estimator"]["divergence"]["class"] == "test_settings.Halved"
     assert from_settings(settings, parts_of(Recipe)) == own
     assert Unlike not in parts_of(Recipe).values()
+
+
+def test_a_record_opens_where_no_extra_but_training_is_installed() -> None:
+    """The second command on a run called its record damaged where the client for endpoints was not installed."""
+    code = """
+        import sys
+        for name in ("openai", "starlette", "uvicorn", "vllm", "gymnasium", "bitsandbytes", "gguf"):
+            sys.modules[name] = None
+        from pilotage.errors import PilotageError
+        from pilotage.recipes import RECIPES
+        from pilotage.runs.recipe import Recipe
+        from pilotage.train.distill_config import as_settings, from_settings
+        from pilotage.train.parts import parts_of
+        recipe = RECIPES["nano"](0, backbone="nano")
+        assert from_settings(as_settings(recipe), parts_of(Recipe)) == recipe
+        try:
+            from_settings({"class": "Distant"}, parts_of(Recipe))
+        except PilotageError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'pilotage[endpoint]'" in done.stdout
 
 
 def test_a_change_may_name_a_part_of_ones_own() -> None:

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from types import FunctionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pilotage.errors import PilotageError
+from pilotage.errors import PilotageError, told_of_missing
 
 GROUP = "pilotage.parts"
 OWN = "pilotage."
@@ -85,12 +85,30 @@ def _standing_at(hint: Any, loaded: list[type]) -> Iterator[type]:
         yield from (each for each in loaded if kind in each.__mro__)
 
 
+_LACKING: dict[str, str] = {}
+"""Module -> the line that says which extra it needs, of modules that could not be imported for want of one."""
+
+
+def lacking() -> str:
+    """What to install where a part may lie in a module that needs an extra; empty where all could be imported."""
+    return "; ".join(f"{module} could not be looked into: {line}" for module, line in _LACKING.items())
+
+
 @cache
-def _imported(package: str) -> list[str]:
-    """The modules of a package of ours, imported: what a protocol asks for stands beside it, one file each."""
+def _imported(package: str) -> None:
+    """Imports the modules of a package of ours: what a protocol asks for stands beside it, one file each.
+
+    A run that needs no endpoint has to open where the client for one is not installed: such a module is passed over.
+    """
     paths = importlib.import_module(package).__path__
-    names = [f"{package}.{found.name}" for found in pkgutil.iter_modules(paths) if not found.ispkg]
-    return [importlib.import_module(name).__name__ for name in names]
+    for name in [f"{package}.{found.name}" for found in pkgutil.iter_modules(paths) if not found.ispkg]:
+        try:
+            importlib.import_module(name)
+        except (ImportError, PilotageError) as error:
+            line = told_of_missing(error)
+            if line is None:
+                raise
+            _LACKING[name] = line
 
 
 @cache

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pilotage.errors import PilotageError, meant
-from pilotage.train.parts import GROUP, hints_of, implements, is_protocol, part_name
+from pilotage.train.parts import GROUP, hints_of, implements, is_protocol, lacking, part_name
 
 LATER: Mapping[str, bool] = {"left_out_at_default": True}
 """Metadata of a field that came later: at its default it is not written, so that older runs can be gone on with."""
@@ -71,6 +71,8 @@ def class_named(name: Any, classes: Mapping[str, type]) -> type:
     module = name.rpartition(".")[0] if isinstance(name, str) else ""
     own = f"; if it is your own, import {module} first, or make it an entry point of {GROUP}"
     remedy = own if module else meant(str(name), classes)
+    if missing := lacking():
+        remedy += f"; {missing}"
     raise PilotageError(f"settings name the class {name!r}; known are {', '.join(sorted(classes))}{remedy}")
 
 
