@@ -69,7 +69,7 @@ def validator(stage: str, run_dir: Path, **changes: Any) -> Validator:
 
 
 def config() -> DistillConfig:
-    return tiny_config(steps=STEPS, prompts_per_step=4, max_new_tokens=8, seed=0, checkpoint_every=1, lr=2e-3)
+    return tiny_config(steps=STEPS, prompts_per_step=4, max_new_tokens=8, seed=0, checkpoint_every=1)
 
 
 class Stopped(Exception):
