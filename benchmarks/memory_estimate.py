@@ -33,13 +33,15 @@ CLOSE = 0.15
 
 
 def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name -> (stage, what differs from the recipe)."""
+    """Name -> (stage, what differs from the recipe; of `weights`, that all its teachers have)."""
     from pilotage.backbones.load import LoraSettings
+    from pilotage.train.distill_config import EMA
     from pilotage.train.optimisers import AdamWKahan
 
     lora = LoraSettings(rank=8, alpha=16.0)
     again = {"gradient_checkpointing": True}
     short = {"max_new_tokens": 48}
+    moving = {"weights": EMA(rate=0.05)}
     if model == NANO:
         return {
             "stage 1, float32": ("stage1", {"bf16": False}),
@@ -51,6 +53,16 @@ def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
             "stage 2, activations made again": ("stage2", {**short, **again}),
             "stage 2, one batch": ("stage2", {**short, "micro_batch_size": 48}),
             "stage 2, adapter": ("stage2", {**short, "bf16": False, "lora": lora}),
+            "stage 2, EMA teacher, float32": ("stage2", {**short, "bf16": False, **moving}),
+            "stage 2, EMA teacher": ("stage2", {**short, **moving}),
+            "stage 2, EMA teacher of an adapter": (
+                "stage2",
+                {**short, "bf16": False, "lora": lora, **moving},
+            ),
+            "stage 2, EMA teacher, bfloat16 in Kahan sums": (
+                "stage2",
+                {**short, "optimiser": AdamWKahan(), **moving},
+            ),
         }
     small = {"batch_size": 6, "micro_batch_size": 2}
     few = {"prompts_per_step": 4, "micro_batch_size": 2, "max_new_tokens": 32}
@@ -64,6 +76,10 @@ def cases(model: str) -> dict[str, tuple[str, dict[str, Any]]]:
             {**few, "gradient_checkpointing": False, "optimiser": AdamWKahan()},
         ),
         "stage 2, adapter": ("stage2", {**few, "lora": lora}),
+        "stage 2, EMA teacher, bfloat16 in Kahan sums": (
+            "stage2",
+            {**few, "gradient_checkpointing": False, "optimiser": AdamWKahan(), **moving},
+        ),
     }
 
 
@@ -75,6 +91,7 @@ def measure(model: str, case: str) -> dict[str, Any]:
     from pilotage.recipes import RECIPES
     from pilotage.runs.measurement import examples_of
     from pilotage.runs.runner import train_stage
+    from pilotage.train.distill_setup import with_weights
     from pilotage.train.fit import Plan
     from pilotage.train.live_memory import LiveMemory
 
@@ -84,7 +101,10 @@ def measure(model: str, case: str) -> dict[str, Any]:
     config: Any = next(each for each in recipe.stages if each.stage == stage)
     if stage == "stage2":
         changes = {"warmup_share": 0.0, "rollouts_every": 0, **changes}
+    weights = changes.pop("weights", None)
     config = replace(config, steps=2, checkpoint_every=10**6, **changes)
+    if weights is not None:
+        config = with_weights(config, lambda _: weights)
     student_dtype = "bfloat16" if "bfloat16" in case else "float32"
     examples = examples_of(replace(recipe, num_train=24), "train")
     with tempfile.TemporaryDirectory() as folder:

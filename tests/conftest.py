@@ -101,7 +101,14 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
         return model
 
     def run_trl(
-        config: Any, backbone: Any, examples: Any, run_dir: Path, on_step: Any, *, on_begin: Any
+        config: Any,
+        backbone: Any,
+        examples: Any,
+        run_dir: Path,
+        on_step: Any,
+        *,
+        on_begin: Any,
+        validate: Any,
     ) -> Path:
         model = train(config, backbone, examples, run_dir, on_begin)
         on_step(1, 2, {"loss": 0.5})
@@ -117,16 +124,18 @@ def trained(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> dict[str, An
         open_session: Any,
         on_step: Any,
         on_begin: Any,
+        validate: Any,
     ) -> Path:
         model = train(config, student, examples, run_dir, on_begin)
         on_step({"step": 1, "loss": 0.5})
         return model
 
-    def examples_of(recipe: Any, split: str) -> str:
+    def examples_of(recipe: Any, split: str, sessions: Any = None) -> str:
         asked["recipe"] = recipe
         return f"{split} levels"
 
     monkeypatch.setattr("pilotage.backbones.load.load_shape", lambda path, **_: path)
+    monkeypatch.setattr("pilotage.cli.train.Train._check_room", lambda *_: None)
     monkeypatch.setattr(sft, "run_sft", run_trl)
     monkeypatch.setattr(distill, "distill", run_distill)
     monkeypatch.setattr(runner, "examples_of", examples_of)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pilotage.backbones.load import load_shape
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.recipes.methods import with_teacher
@@ -19,7 +20,9 @@ from pilotage.runs import Recipe, run_recipe
 from pilotage.runs.measurement import examples_of
 from pilotage.runs.record import begin_run
 from pilotage.train.checkpoints import claim
+from pilotage.train.disk import added, evaluation_disk
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
+from pilotage.train.fit import Plan
 from pilotage.train.sft import SftConfig
 
 pytest.importorskip("torch")
@@ -75,6 +78,30 @@ def test_a_run_measures_every_stage_and_leaves_its_models_and_page(plain: Path) 
     assert not (plain / "validation.jsonl").exists()
 
 
+def test_what_a_run_takes_on_disk_is_what_was_told(plain: Path) -> None:
+    recipe = small_recipe(validate_every=0)
+    # Two tasks of four levels, three conditions.
+    measured = evaluation_disk(num_rows=2 * 4 * 3, max_new_tokens=recipe.max_new_tokens)
+    parts = [measured]
+    for stage in recipe.stages:
+        plan = Plan(
+            config=stage,
+            engine=recipe.engine,
+            start="nano",
+            load=load_shape,
+            attention=recipe.attention,
+            examples=(),
+        )
+        parts += [plan.disk(), measured]
+    told = added(parts)
+    found = {path: path.stat().st_size for path in plain.rglob("*") if path.is_file()}
+    assert told.together == pytest.approx(sum(found.values()), rel=0.15)
+    of_checkpoints = sum(size for path, size in found.items() if "checkpoint-" in str(path))
+    assert told.checkpoints == pytest.approx(of_checkpoints, rel=0.15)
+    rows = sum(size for path, size in found.items() if path.suffix == ".jsonl")
+    assert told.rows == pytest.approx(rows, rel=0.5)
+
+
 def test_validation_is_on_unseen_states_and_does_not_disturb_training(plain: Path, tmp_path: Path) -> None:
     recipe = small_recipe()
     run_recipe(recipe, tmp_path)
@@ -114,6 +141,34 @@ def test_a_run_that_is_broken_off_goes_on_and_validates_each_step_once(plain: Pa
         (stage, step) for stage in ("stage1", "stage2") for step in (0, 2)
     ]
     assert trained(tmp_path) == trained(plain)
+
+
+def test_a_stage_that_is_trained_alone_is_validated_as_in_a_whole_run(
+    tmp_path: Path,
+) -> None:
+    recipe = small_recipe(num_val=1)
+    begin_run(recipe, tmp_path / "run")
+    data = tmp_path / "levels"
+    sizes = [
+        "--tasks",
+        "frozenlake",
+        "--num-train",
+        "12",
+        "--num-val",
+        "5",
+        "--num-test",
+        "1",
+        "--workers",
+        "1",
+    ]
+    assert main(["data", "build", "--out", str(data), "--levels", "frozenlake", "3", *sizes]) == 0
+    assert main(["train", str(tmp_path / "run"), "--stage", "stage1", "--data", str(data)]) == 0
+    rows = rows_of(tmp_path / "run" / "validation.jsonl")
+    assert [(row["stage"], row["step"], row["success"].keys()) for row in rows] == [
+        ("stage1", step, {"frozenlake"}) for step in (0, 2)
+    ]
+    # Of the five levels that the data set has, as many as the recipe says.
+    assert all(row["macro"] in (0.0, 1.0) for row in rows)
 
 
 def test_a_folder_of_another_run_is_refused(plain: Path) -> None:

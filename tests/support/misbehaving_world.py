@@ -154,11 +154,20 @@ class Misbehaving:
 
     def examples(self, count: int, split: Split, seed: int = 0) -> list[Example]:
         """The one numbered 1 does always, at its first act, what the variable MISDEED says."""
+        return list(self.making(count, split, seed))
+
+    def making(self, count: int, split: Split, seed: int = 0) -> Iterator[Example]:
+        """The same one by one. Before the one numbered 1 comes what the variable MAKING says, once where MAKING_MARKER
+        names a file: until that is there."""
         does = os.environ.get("MISDEED")
         bad = {"does": does, "at": 1, "marker": os.devnull, "always": True} if does else {}
-        return [
-            replace(example(number, **(bad if number == 1 else {})), split=split) for number in range(count)
-        ]
+        for number in range(count):
+            making, marker = os.environ.get("MAKING"), os.environ.get("MAKING_MARKER")
+            if number == 1 and making and not (marker and Path(marker).exists()):
+                if marker:
+                    Path(marker).touch()
+                MISDEEDS[making]()
+            yield replace(example(number, **(bad if number == 1 else {})), split=split)
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> MisbehavingSession:
         if "num_turns" not in example.data:

@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed import TCPStore
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from children import context
 
@@ -38,6 +41,15 @@ def on_ranks(run_rank: Rank, folder: Path) -> None:
             for process in filter(None, ranks.processes):
                 process.kill()
             raise TimeoutError(f"the ranks are not done after {PATIENCE_S} s")
+
+
+def shard(model: Any, layout: str) -> None:
+    """`root`: all parameters together, `layers`: those of each layer, of the encoder of pictures too, by themselves."""
+    mesh = init_device_mesh("cpu", (NUM_RANKS,))
+    if layout == "layers":
+        for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
 
 
 def _run(rank: int, run_rank: Rank, folder: str, port: int) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from counted_world import counted, known
 from distill_run import rows_of, tiny_config
@@ -35,7 +33,7 @@ from pilotage.train.distill import DistillTrainer
 from pilotage.train.distill_config import DistillConfig, Live
 from pilotage.train.distill_setup import check_sharing
 from pilotage.train.step.order import ExampleOrder
-from ranks import NUM_RANKS, on_ranks
+from ranks import NUM_RANKS, on_ranks, shard
 from tiny import tiny_backbone
 
 STEPS, PROMPTS = 2, 4
@@ -149,15 +147,6 @@ def trained_by_steps(name: str, run_dir: Path, layout: str | None) -> tuple[dict
     if layout is not None:
         weights = {key: weight.full_tensor() for key, weight in weights.items()}  # pyright: ignore[reportAttributeAccessIssue]
     return weights, rows
-
-
-def shard(model: Any, layout: str) -> None:
-    """`root`: all parameters together, `layers`: those of each layer, of the encoder of pictures too, by themselves."""
-    mesh = init_device_mesh("cpu", (NUM_RANKS,))
-    if layout == "layers":
-        for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
-            fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
 
 
 def on_a_rank(rank: int, folder: str) -> None:

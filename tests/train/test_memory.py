@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from pilotage.cli.main import main
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.runs.measurement import examples_of
 from pilotage.runs.runner import train_stage
+from pilotage.train.distill_config import EMA
+from pilotage.train.distill_setup import with_weights
 from pilotage.train.fit import Plan
 from pilotage.train.live_memory import LiveMemory
 from pilotage.train.memory import Memory
+from pilotage.train.optimisers import AdamWKahan
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 
@@ -81,17 +85,23 @@ def test_live_memory_counts_what_a_backward_needs() -> None:
         assert memory.peak - before > 2 * 100 * 50 * 4
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_the_estimate_is_near_what_a_step_of_nano_takes(stage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["stage1", "stage2", "stage2, EMA", "stage2, EMA, bfloat16"])
+def test_the_estimate_is_near_what_a_step_of_nano_takes(case: str, tmp_path: Path) -> None:
+    stage, _, teacher = case.partition(", ")
     recipe = nano_mgsd(0)
     changes: dict[str, Any] = {"steps": 2, "checkpoint_every": 10**6}
     if stage == "stage1":
         changes |= {"batch_size": 12, "micro_batch_size": 4}
     else:
         changes |= {"prompts_per_step": 8, "micro_batch_size": 4, "max_new_tokens": 32, "warmup_share": 0.0}
-    config = replace(next(each for each in recipe.stages if each.stage == stage), **changes)
+    dtype = "bfloat16" if "bfloat16" in teacher else "float32"
+    if dtype == "bfloat16":
+        changes["optimiser"] = AdamWKahan()
+    config: Any = replace(next(each for each in recipe.stages if each.stage == stage), **changes)
+    if teacher:
+        config = with_weights(config, lambda _: EMA(rate=0.05))
     examples = examples_of(replace(recipe, num_train=12), "train")
-    student = load_backbone("nano", attn_implementation=recipe.attention)
+    student = load_backbone("nano", dtype=dtype, attn_implementation=recipe.attention)
     peaks: list[int] = []
     with LiveMemory(student.model) as memory:
         train_stage(
@@ -106,11 +116,17 @@ def test_the_estimate_is_near_what_a_step_of_nano_takes(stage: str, tmp_path: Pa
         config=config,
         engine=recipe.engine,
         start="nano",
-        load=load_shape,
+        load=partial(load_shape, dtype=dtype),
         attention=recipe.attention,
         examples=examples,
     )
-    assert plan.memory(on_gpu=False).together == pytest.approx(peaks[-1], rel=0.15)
+    told = plan.memory(on_gpu=False)
+    assert told.together == pytest.approx(peaks[-1], rel=0.15)
+    num_trained = sum(parameter.numel() for parameter in student.model.parameters())
+    # At least in float32, whatever the student is in.
+    assert told.lasting.get("moving teacher", 0) == (4 * num_trained if teacher else 0)
+    copied = told.phases.get("teachers", {}).get("moving teacher's copy", 0)
+    assert copied == (2 * num_trained if dtype == "bfloat16" else 0)
 
 
 def tell(options: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

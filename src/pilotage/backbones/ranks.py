@@ -7,7 +7,9 @@ the others do: the encoder of pictures is sharded too.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -19,6 +21,24 @@ JOINING = "joining"
 """Name of the view and the rollout of a row that only takes part: nothing is taught on it."""
 SIDE_PX = 64
 """Of its picture: a few tokens in any family."""
+T = TypeVar("T")
+
+
+def rank_and_number() -> tuple[int, int]:
+    """This process's rank, and how many there are; 0 and 1 where no processes have met."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def joined_over_ranks(items: Sequence[T]) -> list[T]:
+    """What all ranks have, rank after rank, on every rank; all ranks must call this."""
+    _, num_ranks = rank_and_number()
+    if num_ranks == 1:
+        return list(items)
+    found: list[Sequence[T] | None] = [None] * num_ranks
+    torch.distributed.all_gather_object(found, items)
+    return [item for of_rank in found if of_rank is not None for item in of_rank]
 
 
 def most_over_ranks(*numbers: int, device: torch.device) -> tuple[int, ...]:

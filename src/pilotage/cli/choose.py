@@ -13,6 +13,7 @@ from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
+    from pilotage.rollouts.sessions import SessionSettings
     from pilotage.runs import Recipe
     from pilotage.runs.measurement import Measurement
     from pilotage.runs.record import RunRecord
@@ -90,15 +91,20 @@ class RecipeOptions:
 
         return self.data is not None and kind_of_set(self.data).holds == "questions"
 
-    def load_examples(self, measured: Measurement, split: Split) -> list[Example]:
-        """The examples of `split`: from `--data` as they are, of whatever kind, else levels, drawn."""
+    def load_examples(
+        self, measured: Measurement, split: Split, sessions: SessionSettings | None = None
+    ) -> list[Example]:
+        """The examples of `split`: from `--data` as they are, of whatever kind, else levels, drawn.
+
+        `sessions` says where worlds make theirs; None: as the recipe says.
+        """
         if self.data is not None:
             from pilotage.data.sets import load_any
 
             return load_any(self.data, split)
         from pilotage.runs.measurement import examples_of
 
-        return examples_of(measured, split)
+        return examples_of(measured, split, sessions)
 
 
 def known_recipe(name: str) -> str:

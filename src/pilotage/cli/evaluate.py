@@ -285,7 +285,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         return stage, weights, out, recipe, recipe
 
     def _examples(self, measured: Measurement) -> list[Any]:
-        examples = self.load_examples(measured, self.split)
+        examples = self.load_examples(measured, self.split, self.sessions_named())
         if self.num is None or self.data is None:
             return examples
         kept, taken = [], dict.fromkeys((example.task for example in examples), 0)

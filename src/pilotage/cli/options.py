@@ -44,15 +44,20 @@ class SessionOptions:
         str | None, takes("N[:SECONDS]", "as the recipe says, which is in this process")
     ] = None
     """Play episodes in N processes of their own, so that a simulator which hangs, crashes or talks nonsense costs a try
-    of its episode and not the command; an answer of it may take 60 seconds, or SECONDS. 0: in this process."""
+    of its episode and not the command; an answer of it may take 60 seconds, or SECONDS. Examples are made in one more.
+    0: in this process."""
+
+    def sessions_named(self) -> SessionSettings | None:
+        """What the option says; None where it is not given."""
+        from pilotage.rollouts.sessions import sessions_named
+
+        return None if self.worlds_apart is None else sessions_named(self.worlds_apart)
 
     def sessions_of(self, recipe: Recipe | None) -> SessionSettings:
         """The recipe's, unless the option says otherwise; in this process where there is neither."""
-        from pilotage.rollouts.sessions import SessionsHere, sessions_named
+        from pilotage.rollouts.sessions import SessionsHere
 
-        if self.worlds_apart is not None:
-            return sessions_named(self.worlds_apart)
-        return SessionsHere() if recipe is None else recipe.sessions
+        return self.sessions_named() or (SessionsHere() if recipe is None else recipe.sessions)
 
 
 def check_counts(command: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pilotage.runs import Recipe
     from pilotage.runs.recipe import Stage
     from pilotage.runs.record import RunRecord
+    from pilotage.train.disk import Disk
     from pilotage.train.distill_config import AdapterOff, FrozenCopy
     from pilotage.train.fit import Plan
 
@@ -115,6 +117,7 @@ class Train(SessionOptions, RecipeOptions):
         use_threads(recipe)
         ahead = [config] if self.stage is not None else stages_left(recipe, record, self.run_folder)
         self._check_fits(recipe, record, ahead)
+        self._check_room(recipe, record, [config])
         directory = self._train(recipe, config, first_weights(recipe, record, run, config.stage, self.start))
         print(f"{directory} holds the model; next: {self._next_command(recipe, config)}")
         return 0
@@ -240,9 +243,10 @@ class Train(SessionOptions, RecipeOptions):
         run = self.run_folder
         if isinstance(config, SftConfig):
             require("trl", "datasets", "accelerate")  # imported late
-        from pilotage.runs.runner import load_student, train_stage
+        from pilotage.runs.runner import load_student, train_stage, validator
 
         examples: Sequence[Example] = self.load_examples(recipe, "train")
+        unseen = self._unseen(recipe) if recipe.validate_every else ()
         backbone = load_student(recipe, config, student)
 
         def on_begin() -> None:
@@ -250,6 +254,9 @@ class Train(SessionOptions, RecipeOptions):
             begin_stage(recipe, config, student, run)
 
         with Bar(config.stage, unit="steps") as bar, recipe.sessions.opened() as open_session:
+            validate = None
+            if recipe.validate_every:
+                validate = validator(recipe, config, unseen, run, open_session=open_session)
             return train_stage(
                 config,
                 backbone,
@@ -259,7 +266,18 @@ class Train(SessionOptions, RecipeOptions):
                 open_session=open_session,
                 on_step=bar,
                 on_begin=on_begin,
+                validate=validate,
             )
+
+    def _unseen(self, recipe: Recipe) -> list[Example]:
+        """The examples that validation plays: of a data set, the first of each task, as many as the recipe says."""
+        counts: Counter[str] = Counter()
+        chosen = []
+        for example in self.load_examples(recipe, "val"):
+            counts[example.task] += 1
+            if counts[example.task] <= recipe.num_val:
+                chosen.append(example)
+        return chosen
 
     def _train_all(self) -> int:
         """Every stage that is left, with the measurements."""
@@ -275,7 +293,9 @@ class Train(SessionOptions, RecipeOptions):
         recipe, record = self._recipe_in(self.run_folder)
         for stage in stages_left(recipe, record, self.run_folder):
             recipe = with_stage(recipe, with_steps(stage, self.steps))
-        self._check_fits(recipe, record, stages_left(recipe, record, self.run_folder))
+        ahead = stages_left(recipe, record, self.run_folder)
+        self._check_fits(recipe, record, ahead)
+        self._check_room(recipe, record, ahead)
         with LiveTable([name for name, _ in recipe.levels]) as table:
             run_recipe(recipe, self.run_folder, table)
         print(f"page     {self.run_folder / 'report.html'}")
@@ -286,6 +306,8 @@ class Train(SessionOptions, RecipeOptions):
         """Prints what the command would train. Raises PilotageError for what does not fit on the GPU that is named."""
         require("torch")  # what is imported first needs more, and would name that
         from pilotage.recipes import RECIPES
+        from pilotage.train.disk import check_room
+        from pilotage.train.disk import told as told_of_disk
         from pilotage.train.dry_run import dry_run
         from pilotage.train.step_time import H100_TFLOPS
 
@@ -302,7 +324,8 @@ class Train(SessionOptions, RecipeOptions):
         if self.all:
             told = [with_steps(stage, self.steps) for stage in stages_left(recipe, record, self.run_folder)]
         refused = []
-        for plan in options._plans(recipe, record, told):
+        plans = options._plans(recipe, record, told)
+        for plan in plans:
             gpu_bytes = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
             print(dry_run(plan, gpu_bytes=gpu_bytes, tflops=self.gpu_tflops or H100_TFLOPS))
             try:
@@ -310,18 +333,33 @@ class Train(SessionOptions, RecipeOptions):
                     print(f"\n{verdict}")
             except PilotageError as error:
                 refused.append(str(error))
+        disk = options._disk(recipe, plans)
+        print(f"\n{told_of_disk(disk, self.run_folder)}")
+        try:
+            check_room(disk, self.run_folder, told)
+        except PilotageError as error:
+            refused.append(str(error))
         if refused:
             raise PilotageError("; ".join(refused))
         return 0
 
-    def _plans(self, recipe: Recipe, record: RunRecord | None, stages: Sequence[Stage]) -> list[Plan]:
+    def _few(self, recipe: Recipe) -> Sequence[Example]:
+        """Some examples of every level: the longest rows are what memory goes by."""
+        few = replace(recipe, num_train=min(recipe.num_train, NUM_LOOKED_AT))
+        return self.load_examples(few, "train")[: 8 * NUM_LOOKED_AT]
+
+    def _plans(
+        self,
+        recipe: Recipe,
+        record: RunRecord | None,
+        stages: Sequence[Stage],
+        examples: Sequence[Example] | None = None,
+    ) -> list[Plan]:
         """What would be trained, in shapes alone; stages that are not begun have the base's."""
         from pilotage.backbones.load import load_shape
         from pilotage.train.fit import Plan
 
-        # A few of every level: the longest rows are what memory goes by.
-        few = replace(recipe, num_train=min(recipe.num_train, NUM_LOOKED_AT))
-        examples = self.load_examples(few, "train")[: 8 * NUM_LOOKED_AT]
+        examples = self._few(recipe) if examples is None else examples
 
         def shape(path: str) -> Backbone:
             return load_shape(path, dtype=recipe.dtype, from_config=True)
@@ -349,6 +387,26 @@ class Train(SessionOptions, RecipeOptions):
         if self.gpu_memory is not None:
             for plan in self._plans(recipe, record, stages):
                 print(self._fits(plan))
+
+    def _disk(self, recipe: Recipe, plans: Sequence[Plan]) -> Disk:
+        """What the stages leave on disk and, where all are trained, their measurements."""
+        from pilotage.runs.measurement import kinds_of
+        from pilotage.train.disk import added, evaluation_disk
+
+        parts = []
+        num_rows = recipe.num_test * len(recipe.levels) * len(kinds_of(recipe)) if self.all else 0
+        measured = evaluation_disk(num_rows=num_rows, max_new_tokens=recipe.max_new_tokens)
+        if recipe.measure_base:
+            parts.append(measured)
+        for plan in plans:
+            parts += [plan.disk(), measured]
+        return added(parts)
+
+    def _check_room(self, recipe: Recipe, record: RunRecord | None, stages: Sequence[Stage]) -> None:
+        """Raises PilotageError where the run's folder plainly has not the room for these stages."""
+        from pilotage.train.disk import check_room
+
+        check_room(self._disk(recipe, self._plans(recipe, record, stages, ())), self.run_folder, stages)
 
 
 def _teachers(recipe: Recipe) -> list[object]:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from pilotage.data.store import sample_examples
+from pilotage.data.store import sampled
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
 from pilotage.worlds.registry import beside_world, get_world
 from pilotage.worlds.task import Task
+
+
+class Make(Protocol):
+    """`made_examples`, or what gives the same in another way."""
+
+    def __call__(
+        self,
+        name: str,
+        levels: Sequence[int],
+        count: int,
+        split: Split,
+        seed: int,
+        *,
+        cell_px: int | None = 32,
+        side_px: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Example]: ...
 
 
 def made_examples(
@@ -28,14 +45,34 @@ def made_examples(
 
     Raises PilotageError for a world that makes none.
     """
+    return list(making(name, levels, count, split, seed, cell_px=cell_px, side_px=side_px, options=options))
+
+
+def making(
+    name: str,
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    cell_px: int | None = 32,
+    side_px: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Example]:
+    """The examples of `made_examples`, each when it is made, as far as the world makes them one by one: by a method
+    `making` beside `examples`, of the same arguments, or because what it makes them by is a generator.
+    """
     world, beside = get_world(name), _beside(name)
+    found: Iterable[Example]
     if isinstance(world, Task):
-        return sample_examples(world, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
-    if beside is not None:
-        return beside(name, levels, count, split, seed, cell_px=cell_px or 32, options=dict(options or {}))
-    if hasattr(world, "examples"):
-        return world.examples(count, split, seed)
-    raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
+        found = sampled(world, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
+    elif beside is not None:
+        found = beside(name, levels, count, split, seed, cell_px=cell_px or 32, options=dict(options or {}))
+    elif hasattr(world, "examples"):
+        found = getattr(world, "making", world.examples)(count, split, seed)
+    else:
+        raise PilotageError(f"the world {name} makes no examples by itself: give a data set of it (--data)")
+    yield from found
 
 
 def own_levels(name: str) -> tuple[int, ...]:

@@ -105,6 +105,20 @@ def sample_examples(
     They are the examples that a build with the same seed would hold.
     Raises ImpossibleRequestError when a level cannot give its share.
     """
+    return list(sampled(task, levels, count, split, seed, cell_px=cell_px, side_px=side_px))
+
+
+def sampled(
+    task: Task[Any],
+    levels: Sequence[int],
+    count: int,
+    split: Split,
+    seed: int,
+    *,
+    cell_px: int | None = 32,
+    side_px: int | None = None,
+) -> Iterator[Example]:
+    """The examples of `sample_examples`, each when it is drawn."""
     if not levels or len(set(levels)) != len(levels):
         raise PilotageError(
             f"{task.name}: levels {list(levels)} must name at least one level, and none twice"
@@ -116,7 +130,8 @@ def sample_examples(
     shares = [len(range(i, count, len(levels))) for i in range(len(levels))]
     streams = [sample(task, level, share, split, seed) for level, share in zip(levels, shares, strict=True)]
     drawn: Iterator[Candidate] = in_turn(streams)
-    return [candidate.example(task, cell_px=cell_px, side_px=side_px) for candidate in drawn]
+    for candidate in drawn:
+        yield candidate.example(task, cell_px=cell_px, side_px=side_px)
 
 
 def write_shard(path: Path, examples: Sequence[Example]) -> None:

@@ -180,12 +180,16 @@ def episodes_of(
     return [by_id[id(example)] for example in examples]
 
 
-def success_by_task(episodes: Iterable[Episode]) -> dict[str, float]:
-    """Task -> share of its episodes that succeeded."""
+def has_won(episode: Episode) -> bool:
+    """Whether it succeeded; one that broke off has not."""
+    return episode.outcome is not None and episode.outcome.success
+
+
+def success_by_task(found: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    """Task -> share of its episodes that succeeded, of each episode's task and whether it did."""
     by_task: dict[str, list[bool]] = {}
-    for episode in episodes:
-        won = episode.outcome is not None and episode.outcome.success
-        by_task.setdefault(episode.example.task, []).append(won)
+    for task, won in found:
+        by_task.setdefault(task, []).append(won)
     return {task: sum(won) / len(won) for task, won in by_task.items()}
 
 

@@ -1,4 +1,4 @@
-"""Where a recipe's episodes live: settings that say it, and that open it.
+"""Where a recipe's episodes live, and their examples are made: settings that say it, and that open it.
 
     Recipe(sessions=SessionsHere())                            in this process
     pilotage train RUN --set "sessions=SessionsApart(num_processes=4, timeout_s=10)"
@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from pilotage.data.made import Make, made_examples
+from pilotage.data.made_apart import MadeApart
 from pilotage.errors import PilotageError
 from pilotage.rollouts.play import Open, open_in_process
 from pilotage.worlds import wire
@@ -28,6 +30,11 @@ class SessionSettings(Protocol):
         """What `play` opens sessions with, while the block runs. `strict` as in `World.open`."""
         ...
 
+    @property
+    def make(self) -> Make:
+        """What makes a world's examples: the same ones wherever they are made."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsHere:
@@ -36,20 +43,25 @@ class SessionsHere:
     def opened(self, *, strict: bool = False) -> AbstractContextManager[Open]:
         return nullcontext(partial(open_in_process, strict=strict))
 
+    @property
+    def make(self) -> Make:
+        return made_examples
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsApart:
     """In processes of their own (of each rank, where several train): who hangs or dies costs a try of its episode.
 
-    They start with the first session and end with the block, however it ends. A process finds a world by its entry
-    point alone, not one that was registered in this process.
+    They start with the first session and end with the block, however it ends. Examples are made in one more, which ends
+    when they are made. A process finds a world by its entry point alone, not one that was registered in this process.
     """
 
     num_processes: int
     timeout_s: float = 60.0
-    """What one observation, act or outcome may take."""
+    """What one observation, act or outcome may take, and an example that is made after another."""
     open_timeout_s: float = 120.0
-    """What the start of a process or of an episode may take, with all that a world loads."""
+    """What the start of a process or of an episode may take, with all that a world loads, and the first example that is
+    made; all of them, of a world that makes a list."""
     max_message_bytes: int = wire.MAX_MESSAGE_BYTES
     """Of an observation with its pictures, and of an example."""
 
@@ -60,6 +72,14 @@ class SessionsApart:
     def opened(self, *, strict: bool = False) -> Iterator[Open]:
         with self._worlds(strict=strict) as worlds:
             yield worlds.open_session
+
+    @property
+    def make(self) -> Make:
+        return MadeApart(
+            timeout_s=self.timeout_s,
+            open_timeout_s=self.open_timeout_s,
+            max_message_bytes=self.max_message_bytes,
+        )
 
     def _worlds(self, *, strict: bool) -> RemoteWorlds:
         """Raises PilotageError for settings that cannot be used."""
@@ -91,4 +111,7 @@ def sessions_named(told: str) -> SessionsHere | SessionsApart:
     if num_processes == 0 and not colon:
         return SessionsHere()
     apart = SessionsApart(num_processes=num_processes)
-    return apart if timeout_s is None else replace(apart, timeout_s=timeout_s)
+    if timeout_s is None:
+        return apart
+    # Who gives an answer more time gives a start no less.
+    return replace(apart, timeout_s=timeout_s, open_timeout_s=max(apart.open_timeout_s, timeout_s))

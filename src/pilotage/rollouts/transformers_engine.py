@@ -70,6 +70,8 @@ class TransformersEngine:
         self.origin = origin
         self.num_forwards = 0
         """Of the last call of `generate`."""
+        self.is_broken_off = False
+        """The last call of `generate` raised: with sharded parameters other ranks may still be in the midst of it."""
 
     def generate(
         self,
@@ -87,6 +89,7 @@ class TransformersEngine:
         `join`.
         """
         self.num_forwards, self._num_asked = 0, len(requests)
+        self.is_broken_off = True
         answers: list[Rollout | None] = [None] * len(requests)
         groups = sorted(_groups(requests), key=lambda places: self._size(requests[places[0]]))
         batches = list(_batches(groups, self.batch_size))
@@ -110,6 +113,7 @@ class TransformersEngine:
                 )
                 for row in rows:
                     answers[row.index] = self._rollout(row, requests[row.index].example_id)
+        self.is_broken_off = False
         return [answer for answer in answers if answer is not None]
 
     def join(self, decoding: Decoding) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from pilotage.records import Example, Split
 from pilotage.train.settings import LATER
 from pilotage.views.prompts import PromptSet
 from pilotage.worlds.registry import get_world, usual_kinds
+
+if TYPE_CHECKING:
+    from pilotage.rollouts.sessions import SessionSettings
 
 TEST_SEED = 2606_06076
 """Every run of every recipe is measured on the same test states."""
@@ -78,13 +82,19 @@ def kinds_of(measured: Measurement) -> tuple[str, ...]:
     return measured.kinds or usual_kinds(name for name, _ in measured.levels)
 
 
-def examples_of(measured: Measurement, split: Split) -> list[Example]:
-    """The examples of a split, task after task."""
+def examples_of(
+    measured: Measurement, split: Split, sessions: SessionSettings | None = None
+) -> list[Example]:
+    """The examples of a split, task after task.
+
+    `sessions` says where worlds make them: by default where a recipe's episodes live, else in this process.
+    """
     # Here, so that a list of the recipes opens no world: their packages and numpy take longer than the command.
-    from pilotage.data.made import made_examples
     from pilotage.data.prior import examples_with_prior, prior_of
+    from pilotage.rollouts.sessions import SessionsHere
     from pilotage.worlds.drawing import FIXED_SIDE_PX
 
+    make = (sessions or getattr(measured, "sessions", SessionsHere())).make
     counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
     count, seed = counts[split], measured.seed if split == "train" else TEST_SEED
     side_px = FIXED_SIDE_PX if measured.cell_px is None else None
@@ -105,7 +115,7 @@ def examples_of(measured: Measurement, split: Split) -> list[Example]:
                     side_px=side_px,
                 )
         else:
-            examples += made_examples(
+            examples += make(
                 name,
                 levels,
                 count,

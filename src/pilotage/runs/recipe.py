@@ -45,8 +45,8 @@ class Recipe(Measurement):
     dtype: str = "float32"
     attention: str = "sdpa"
     validate_every: int = 0
-    """Steps between measurements on unseen pictures of the split `val`, in every stage of a whole run; 0
-    makes none. A stage that is trained alone, as over several processes, makes none."""
+    """Steps between measurements on unseen pictures of the split `val`, in every stage, over however many processes; 0
+    makes none."""
     measure_base: bool = True
     """Measure the backbone before the first stage."""
     num_threads: int = 2

@@ -29,7 +29,7 @@ from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
 from pilotage.train.optimisers import prepared
-from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
+from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, Validate
 from pilotage.train.step.teacher_models import check_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,12 @@ class Watcher(Protocol):
 def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) -> dict[str, Any]:
     """Everything the recipe says, in `run_dir`; returns what `summary.json` holds.
 
-    In one process, as are its measurements and validations; raises PilotageError in one of several.
+    In one process, as are its measurements; raises PilotageError in one of several.
     """
     if (num_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise PilotageError(
-            f"{run_dir}: a whole recipe, which measures and validates on the way, runs in one process, and this is one "
-            f"of {num_ranks} (WORLD_SIZE): train its stages one by one (pilotage train RUN without --all)"
+            f"{run_dir}: a whole recipe, which is measured after each stage, runs in one process, and this is one of "
+            f"{num_ranks} (WORLD_SIZE): train its stages one by one (pilotage train RUN without --all)"
         )
     for stage in recipe.stages:
         _check_parts(stage)
@@ -168,34 +168,38 @@ def _train(
     if finished.is_dir():
         return finished
     student = load_student(recipe, stage, weights)
-    validator = None
-
-    def computing() -> torch.autocast:
-        return torch.autocast(student.device.type, torch.bfloat16, enabled=student.computes_in is not None)
-
+    validate = None
     if recipe.validate_every:
-        validator = Validator(
-            stage.stage,
-            student,
-            examples_of(recipe, "val"),
-            run_dir,
-            every=recipe.validate_every,
-            max_new_tokens=recipe.max_new_tokens,
-            prompts=recipe.prompts,
-            open_session=open_session,
-        )
-        with computing():
-            validator.before_training()
+        validate = validator(recipe, stage, examples_of(recipe, "val"), run_dir, open_session=open_session)
 
     def tell(done: int, total: int, figures: dict[str, float]) -> None:
-        if validator is not None:
-            with computing():
-                validator.after(done, figures)
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 
     return train_stage(
-        stage, student, train, run_dir, answers=recipe.engine, open_session=open_session, on_step=tell
+        stage,
+        student,
+        train,
+        run_dir,
+        answers=recipe.engine,
+        open_session=open_session,
+        on_step=tell,
+        validate=validate,
+    )
+
+
+def validator(
+    recipe: Recipe, stage: Stage, examples: Sequence[Example], run_dir: Path, *, open_session: Open
+) -> Validator:
+    """What validates a stage as the recipe says (`validate_every`), on these examples."""
+    return Validator(
+        stage.stage,
+        examples,
+        run_dir,
+        every=recipe.validate_every,
+        max_new_tokens=recipe.max_new_tokens,
+        prompts=recipe.prompts,
+        open_session=open_session,
     )
 
 
@@ -209,16 +213,19 @@ def train_stage(
     open_session: Open = open_in_process,
     on_step: OnStep,
     on_begin: OnBegin | None = None,
+    validate: Validate | None = None,
 ) -> Path:
     """Trains one stage by the trainer of its kind; the folder of its model.
 
     `answers` is what the student answers in, `open_session` opens the sessions of its episodes; `on_step` is told
-    (steps done, steps in all, figures); `on_begin` is called once nothing can be refused.
+    (steps done, steps in all, figures); `on_begin` is called once nothing can be refused, `validate` between steps.
     """
     if isinstance(stage, SftConfig):
         from pilotage.train.sft import run_sft
 
-        return run_sft(stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin)
+        return run_sft(
+            stage, student, examples, run_dir, on_step=on_step, on_begin=on_begin, validate=validate
+        )
     from pilotage.train.distill import distill
 
     return distill(
@@ -230,6 +237,7 @@ def train_stage(
         open_session=open_session,
         on_step=lambda row: on_step(int(row["step"]), stage.steps, row),
         on_begin=on_begin,
+        validate=validate,
     )
 
 

@@ -11,7 +11,7 @@ from pilotage.errors import ImpossibleRequestError
 from pilotage.evaluate import rows_path
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.prior_probe import prior_conflict
-from pilotage.evaluate.run import episodes_of, success_by_task
+from pilotage.evaluate.run import episodes_of, has_won, success_by_task
 from pilotage.files import write_json
 from pilotage.rollouts import Decoding
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -101,7 +101,7 @@ def measure_teacher(recipe: Recipe, run_dir: Path) -> None:
             batch_size=len(examples),
             open_session=open_session,
         )
-    success = success_by_task(episodes)
+    success = success_by_task((episode.example.task, has_won(episode)) for episode in episodes)
     write_json(
         path, {"view": routes[0].view, "success": success, "macro": sum(success.values()) / len(success)}
     )

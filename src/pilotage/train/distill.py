@@ -39,6 +39,7 @@ from pilotage.rollouts.engines import EngineSettings, InProcess
 from pilotage.rollouts.play import Open, open_in_process
 from pilotage.train import checkpoints
 from pilotage.train.answer_leak import leak_meter
+from pilotage.train.beginning import ValidatesBeginning
 from pilotage.train.collapse import CollapseGuard, CollapseWatch
 from pilotage.train.distill_config import DistillConfig, as_settings
 from pilotage.train.distill_setup import (
@@ -55,7 +56,7 @@ from pilotage.train.movement import MovementWatch, expects_rounding
 from pilotage.train.optimisers import prepared, refuse_sharing, settle, shares_weights, trainer_optimiser
 from pilotage.train.seeds import mixed
 from pilotage.train.settings import check_finite
-from pilotage.train.sft_config import OnBegin
+from pilotage.train.sft_config import OnBegin, Validate
 from pilotage.train.step.monitors import RowRecord, SpanFinder, row_record, step_metrics, taught_by_row
 from pilotage.train.step.order import ExampleOrder
 from pilotage.train.step.routes import RoutedStep, StepFacts, StepRouter, nothing_routed
@@ -96,6 +97,7 @@ def distill(
     open_session: Open = open_in_process,
     on_step: OnStep | None = None,
     on_begin: OnBegin | None = None,
+    validate: Validate | None = None,
 ) -> Path:
     """Trains the student (its weights in memory too) and returns the directory of the trained model.
 
@@ -104,7 +106,7 @@ def distill(
     started; the loss is that of one rank. `teacher` stands in for what `FrozenCopy` names; `answers` says what the
     student answers in, by default its own model, and `engine` is one that is there already; `open_session` opens the
     sessions of its episodes (`pilotage.rollouts.sessions`); `on_begin` is called once nothing can be refused, before
-    the first step.
+    the first step; `validate` on every rank, between steps.
     Writes `metrics.jsonl`, `rollouts.jsonl` and the folder of the stage.
     """
     student = prepared(student, config.optimiser, config.lora, seed=config.seed)
@@ -118,6 +120,7 @@ def distill(
         open_session=open_session,
         run_dir=Path(run_dir),
         on_step=on_step,
+        validate=validate,
     )
     return trainer.run(on_begin)
 
@@ -137,12 +140,14 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         answers: EngineSettings | None = None,
         open_session: Open = open_in_process,
         on_step: OnStep | None = None,
+        validate: Validate | None = None,
     ) -> None:
         self.config = config
         self.student = student
         self.run_dir = run_dir
         self.stage_dir = run_dir / config.stage
         self.on_step = on_step
+        self.validate = validate
         self.order = ExampleOrder(examples, prompts_per_step=config.prompts_per_step, seed=config.seed)
         # What ends a run early does not shape it: a stopped run may go on under another guard.
         self._settings = as_settings(replace(config, collapse=CollapseGuard())) | {
@@ -204,6 +209,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self.watch = CollapseWatch(config.collapse)
         self.add_callback(_AfterStep(self))
         self.add_callback(MovementWatch(student.model, config.optimiser))
+        if validate is not None:
+            self.add_callback(ValidatesBeginning(validate, student))
         for note in config.notes():
             logger.info("%s", note)
         if config.gradient_checkpointing:
@@ -472,17 +479,16 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         if "loss" not in logs:
             return
         check_finite(logs["loss"], logs["grad_norm"], step=self.state.global_step)
-        if self.is_world_process_zero():
-            self._write_metrics(logs)
-        self.watch.check()
-
-    def _write_metrics(self, logs: dict[str, float]) -> None:
         row = {"stage": self.config.stage, "step": self.state.global_step}
         row |= {"time_s": self._time_before_s + time.monotonic() - self._began_s}
         row |= self._metrics | {"lr": logs["learning_rate"], "grad_norm": logs["grad_norm"]}
-        checkpoints.append_row(self.run_dir / "metrics.jsonl", row)
-        if self.on_step is not None:
+        if self.is_world_process_zero():
+            checkpoints.append_row(self.run_dir / "metrics.jsonl", row)
+        if self.validate is not None:
+            self.validate(self.student, row["step"], row["time_s"])
+        if self.on_step is not None and self.is_world_process_zero():
             self.on_step(row)
+        self.watch.check()
 
     def _write_rollouts(self, rows: Sequence[StepRow], records: Sequence[RowRecord], step: int) -> None:
         every = self.config.rollouts_every

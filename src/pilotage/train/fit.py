@@ -11,6 +11,7 @@ from pilotage.backbones.load import Backbone, LoraSettings, QLoraSettings, freez
 from pilotage.errors import PilotageError
 from pilotage.records import Example
 from pilotage.rollouts.engines import EngineSettings, InVllm
+from pilotage.train.disk import Disk, stage_disk
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import with_weights
 from pilotage.train.memory import Memory, gib, stage_memory
@@ -88,6 +89,10 @@ class Plan:
         if share and gpu_bytes and isinstance(self.config, DistillConfig):
             found = replace(found, lasting={**found.lasting, "vLLM": int(share * gpu_bytes)})
         return found
+
+    def disk(self) -> Disk:
+        """What the stage leaves on disk."""
+        return stage_disk(self.config, self.load(self.start), self.student)
 
     def seconds(self, tflops: float = H100_TFLOPS) -> dict[str, dict[str, float]]:
         """Length of the answers -> part of an optimiser step -> seconds."""

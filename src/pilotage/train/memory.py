@@ -120,10 +120,15 @@ class Shape:
         return self.residual > self.computes
 
 
+def base_of(backbone: Backbone) -> Any:
+    """The model without its adapter's wrapping."""
+    model = backbone.model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def shape_of(backbone: Backbone, *, bf16: bool, attention: str | None = None) -> Shape:
     """Read off the model's modules and configuration; shapes are enough."""
-    model = backbone.model
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(backbone)
     config = base.config.get_text_config()
     first = next(parameter for parameter in base.parameters() if parameter.is_floating_point())
     size = first.element_size()
@@ -416,7 +421,8 @@ def stage_memory(
             found.append(begun | backward_parts(shape, batch, recompute=recompute, logits=logits))
         return Memory(lasting=lasting, phases={"student": max(found, key=lambda parts: sum(parts.values()))})
     moving = sum(isinstance(weights, EMA | GatedRefresh) for weights in config.all_weights)
-    lasting["teacher"] += moving * sum(max(4, p.element_size()) * p.numel() for p in training)
+    lasting["moving teacher"] = moving * sum(max(4, p.element_size()) * p.numel() for p in training)
+    small = [p for p in training if p.element_size() < 4]
     step = distill_batches(config, student, examples, engine_rows=engine_rows)
     phases = {"student": begun | _student_part(config, shape, step, on_gpu=on_gpu)}
     if not engine_weights:
@@ -429,7 +435,14 @@ def stage_memory(
         phases["teachers"] = {
             "teachers' states": max(_states(one, step) for one in shapes),
             "reading": reading,
+            # A moving teacher reads in the student's own precision, of which it has a copy made of what it keeps.
+            "moving teacher's copy": sum(p.numel() * p.element_size() for p in small) if moving else 0,
         }
+        # Its head stays until the step's loss is made.
+        head = base_of(student).get_output_embeddings().weight
+        phases["student"]["moving teacher's head"] = (
+            sum(p.numel() * p.element_size() for p in small if p is head) if moving else 0
+        )
     return Memory(lasting=lasting, phases=phases)
 
 

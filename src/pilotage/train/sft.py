@@ -23,7 +23,7 @@ from pilotage.train.distill_setup import save_whole
 from pilotage.train.movement import expects_rounding
 from pilotage.train.optimisers import prepared, settle
 from pilotage.train.settings import LATER
-from pilotage.train.sft_config import OnBegin, OnStep, SftConfig
+from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, Validate
 
 if TYPE_CHECKING:
     from pilotage.train.sft_rows import Mixture
@@ -43,13 +43,15 @@ def run_sft(
     retention: Sequence[Example] | None = None,
     answers: Mapping[tuple[str, str], str] | None = None,
     on_begin: OnBegin | None = None,
+    validate: Validate | None = None,
 ) -> Path:
     """Trains the backbone's model in place and returns the folder of the saved model.
 
     `retention` are the examples of the text rows (the same ones by default); `answers` replaces the reference answer
     of `(example id, view name)`, e.g. by the base model's own; `on_begin` is called once nothing can be refused,
-    before the first step. Writes to `run_dir/metrics.jsonl` and `run_dir/<stage>/`; run again after a kill, it goes on
-    from the last checkpoint and ends the same. Raises PilotageError when the folder holds a run with other settings.
+    before the first step; `validate` on every rank, between steps. Writes to `run_dir/metrics.jsonl` and
+    `run_dir/<stage>/`; run again after a kill, it goes on from the last checkpoint and ends the same. Raises
+    PilotageError when the folder holds a run with other settings.
     """
     if not examples or (retention is not None and not retention):
         raise PilotageError("there are no examples to train on")
@@ -74,7 +76,7 @@ def run_sft(
             checkpoints.claim(folder, settings)
             if on_begin is not None:
                 on_begin()
-        return _train(config, backbone, mixture, Path(run_dir), on_step, is_first=is_first)
+        return _train(config, backbone, mixture, Path(run_dir), on_step, validate, is_first=is_first)
 
 
 def _train(
@@ -83,6 +85,7 @@ def _train(
     mixture: Mixture,
     run_dir: Path,
     on_step: OnStep | None,
+    validate: Validate | None,
     *,
     is_first: bool,
 ) -> Path:
@@ -97,7 +100,9 @@ def _train(
         freeze_vision(backbone)
     if is_first and (told := expects_rounding(backbone.model, config.lr, config.optimiser)):
         logger.warning("%s", told)
-    trainer = make_trainer(config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step)
+    trainer = make_trainer(
+        config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step, validate=validate
+    )
     trainer.run()
     settle(backbone.model, config.optimiser, trainer.optimizer)
     if is_first:

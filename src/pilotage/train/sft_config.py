@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pilotage.errors import PilotageError
 from pilotage.train.settings import LATER, check_not_negative
 from pilotage.train.updates import Schedule, Updates
 from pilotage.views import PromptSet, shows_picture, view_names
+
+if TYPE_CHECKING:
+    from pilotage.backbones.load import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +101,6 @@ OnBegin = Callable[[], None]
 """Called on the first rank when everything was checked and the stage has claimed its folder, before its first step."""
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with steps done, steps in all and the step's figures."""
+Validate = Callable[["Backbone", int, float], None]
+"""Called on every rank before the first step and after each, before the step can become a checkpoint: the student as it
+trains, its parameters shared out where they are; steps done; seconds since the stage began."""

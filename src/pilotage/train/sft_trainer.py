@@ -20,10 +20,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
+from pilotage.train.beginning import ValidatesBeginning
 from pilotage.train.movement import MovementWatch
 from pilotage.train.optimisers import refuse_sharing, shares_weights, trainer_optimiser
 from pilotage.train.settings import check_finite
-from pilotage.train.sft_config import OnStep, SftConfig
+from pilotage.train.sft_config import OnStep, SftConfig, Validate
 from pilotage.train.sft_rows import IGNORED, RowCollator
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def make_trainer(
     *,
     run_dir: Path,
     on_step: OnStep | None,
+    validate: Validate | None = None,
 ) -> StageTrainer:
     """The trainer of a run; its checkpoints are in `run_dir/<stage>`."""
     mixture = collator.mixture
@@ -86,7 +88,7 @@ def make_trainer(
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         **recompute,
     )
-    return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step)
+    return StageTrainer(config, backbone, collator, args, run_dir=run_dir, on_step=on_step, validate=validate)
 
 
 class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
@@ -103,10 +105,13 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         *,
         run_dir: Path,
         on_step: OnStep | None,
+        validate: Validate | None,
     ) -> None:
         self.stage_config = config
+        self.backbone = backbone
         self.run_dir, self.stage_dir = run_dir, run_dir / config.stage
         self.on_step = on_step
+        self.validate = validate
         self._began_s = time.monotonic()
         self._had_own_forward = {
             module for module in backbone.model.modules() if "forward" in module.__dict__
@@ -122,6 +127,8 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
             optimizer_cls_and_kwargs=trainer_optimiser(config.optimiser, lr=config.lr, betas=config.betas),
         )
         self.remove_callback(PrinterCallback)
+        if validate is not None:
+            self.add_callback(ValidatesBeginning(validate, backbone))
         if shares_weights(self.accelerator):
             refuse_sharing(config.optimiser, config.lora)
         # The Trainer reads the model's signature and concludes that it cannot take the number of tokens in a step;
@@ -212,6 +219,8 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         if self.is_world_process_zero():
             row = {"stage": self.stage_config.stage, "step": step} | figures
             checkpoints.append_row(self.run_dir / "metrics.jsonl", row)
+        if self.validate is not None:
+            self.validate(self.backbone, step, figures["time_s"])
         if self.on_step is not None:
             self.on_step(step, self.stage_config.steps, figures)
 

@@ -28,9 +28,18 @@ class Child:
     """The process, its two pipes, and a third that ends it when this process is gone, however it went."""
 
     def __init__(
-        self, *, max_bytes: int, start_timeout_s: float, env: Mapping[str, str], log: Path | None
+        self,
+        *,
+        max_bytes: int,
+        start_timeout_s: float,
+        env: Mapping[str, str],
+        log: Path | None,
+        host: str = "pilotage.worlds.host",
     ) -> None:
-        """Does not wait until it is ready: several may start at once. Raises PilotageError where none can start."""
+        """Does not wait until it is ready: several may start at once. Raises PilotageError where none can start.
+
+        `host` is the module that it runs.
+        """
         self.failure: SessionError | None = None
         """Why it was ended; None while it lives."""
         self.num_sessions = 0
@@ -42,7 +51,7 @@ class Child:
             with open(log, "ab") if log else contextlib.nullcontext() as prints:
                 self._process = subprocess.Popen(
                     # -P: no module of the folder that we happen to be in.
-                    [sys.executable, "-P", "-m", "pilotage.worlds.host", str(life_fd), str(max_bytes)],
+                    [sys.executable, "-P", "-m", host, str(life_fd), str(max_bytes)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=prints,

@@ -13,7 +13,7 @@ Where a function reads the privileged state and another knows an expert, words, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,11 @@ class GymWorld:
         The split is that of what the start shows, by hash, so that two seeds that begin alike are never in two splits.
         Raises PilotageError where no more are found.
         """
-        found: dict[str, Example] = {}
+        return list(self.making(count, split, seed))
+
+    def making(self, count: int, split: Split, seed: int = 0) -> Iterator[Example]:
+        """The same, each when it is found."""
+        found: set[str] = set()
         numbers = np.random.default_rng(seed)
         tried = 0
         while len(found) < count:
@@ -120,7 +124,8 @@ class GymWorld:
             tried += 1
             if split_of(digest) == split and digest not in found:
                 tried = 0
-                found[digest] = Example(
+                found.add(digest)
+                yield Example(
                     id=f"{self.name}-{digest[:12]}",
                     world=self.name,
                     split=split,
@@ -132,7 +137,6 @@ class GymWorld:
                     f"{self.name}: {len(found)} of {count} starts of the split {split} were found in {PATIENCE} seeds "
                     "more; ask for fewer"
                 )
-        return list(found.values())
 
     def expert_plan(self, env: Any) -> tuple[str, ...]:
         return () if self.expert_of_env is None else tuple(self.expert_of_env(env.unwrapped))

@@ -1,4 +1,4 @@
-"""The process that worlds live in: `python -m pilotage.worlds.host`, started by `pilotage.worlds.remote` alone.
+"""The process that worlds live in: `python -m pilotage.worlds.host`, started by `pilotage.worlds.child` alone.
 
 Commands come over standard input and are answered, one after the other, over what was standard output. A world never
 sees either: its prints go to standard error and its standard input is empty. What a world raises is an answer; a world
@@ -30,7 +30,7 @@ class Host:
     def __init__(self) -> None:
         self._sessions: dict[int, tuple[Session, bool]] = {}
         """Number -> the session, and whether its privileged part may be told: settled when it is opened."""
-        self._commands: Mapping[str, Callable[[Mapping[str, Any]], wire.Message]] = {
+        self.commands: Mapping[str, Callable[[Mapping[str, Any]], wire.Message]] = {
             "observe": self._observe,
             "act": self._act,
             "outcome": self._outcome,
@@ -42,9 +42,9 @@ class Host:
         try:
             if content["do"] == "open":
                 answer = self._open(content, pictures)
-            elif (command := self._commands.get(content["do"])) is None:
+            elif (command := self.commands.get(content["do"])) is None:
                 raise PilotageError(
-                    f"unknown command {content['do']!r}; there are open, {', '.join(self._commands)}"
+                    f"unknown command {content['do']!r}; there are open, {', '.join(self.commands)}"
                 )
             else:
                 answer = command(content)
@@ -85,12 +85,11 @@ class Host:
             self.answer({"do": "close", "session": number}, ())
 
 
-def main() -> int:
-    """Serves sessions over pipes until the parent goes; the exit status."""
+def main(host: Host) -> int:
+    """Serves it over pipes until the parent goes; the exit status."""
     life_fd, max_bytes = map(int, sys.argv[1:3])
     commands, answers = private_pipes()
     end_with_parent(life_fd)
-    host = Host()
 
     def send(number: int, content: Mapping[str, Any], pictures: tuple[bytes, ...] = ()) -> None:
         try:
@@ -150,4 +149,4 @@ def end_with_parent(life_fd: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Host()))

@@ -111,17 +111,17 @@ class RemoteWorlds:
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> RemoteSession:
         """Begins the example's episode in the process with the fewest. Raises PilotageError as `World.open` does, and
         SessionError."""
-        told, pictures = wire.pack_example(example)
         child, number = self._least_busy()
-        command = {
-            "do": "open",
-            "session": number,
-            "example": told,
-            "role": role,
-            "strict": strict,
-            "privileged": self._privileged,
-        }
         try:
+            told, pictures = wire.pack_example(example)
+            command = {
+                "do": "open",
+                "session": number,
+                "example": told,
+                "role": role,
+                "strict": strict,
+                "privileged": self._privileged,
+            }
             child.request(command, pictures, timeout_s=self._open_timeout_s)
         except wire.WireError as error:
             raise PilotageError(f"{example.id} cannot be sent to its world's process: {error}") from error

@@ -16,6 +16,12 @@ from pilotage.records import Example, Observation, Outcome, Privileged
 HEAD = struct.Struct(">4sII")
 MAGIC = b"plt1"
 MAX_MESSAGE_BYTES = 64 * 2**20
+TUPLE, PAIRS = "__tuple__", "__pairs__"
+"""Keys of an object that stands for what JSON has not: `{"__tuple__": [1, 2]}` is `(1, 2)`, `{"__pairs__": [[3, "x"]]}`
+is `{3: "x"}`."""
+
+_PARTS = ("axes", "data", "hidden")
+"""Of an example, that are mappings."""
 
 Message = tuple[dict[str, Any], tuple[bytes, ...]]
 """The JSON object and the pictures that belong to it."""
@@ -66,23 +72,25 @@ def read(take: Callable[[int], bytes], *, max_bytes: int) -> Message:
 
 
 def pack_example(example: Example) -> Message:
-    """The whole example, hidden parts too: the world judges by them."""
+    """The whole example, hidden parts too: the world judges by them. Raises WireError for parts nested too deep."""
     content = {name: getattr(example, name) for name in ("id", "world", "split")}
-    content |= {name: dict(getattr(example, name)) for name in ("axes", "data", "hidden")}
+    content |= {name: _marked(getattr(example, name)) for name in _PARTS}
     start, pictures = pack_observation(example.start)
     return content | {"start": start}, pictures
 
 
 def unpack_example(content: Mapping[str, Any], pictures: tuple[bytes, ...]) -> Example:
     """The inverse of `pack_example`. Raises WireError for a start that is no observation."""
-    return Example(**{**content, "start": unpack_observation(content["start"], pictures, privileged=True)})
+    parts = {name: _unmarked(content[name]) for name in _PARTS}
+    start = unpack_observation(content["start"], pictures, privileged=True)
+    return Example(**{**content, **parts, "start": start})
 
 
 def pack_observation(seen: Observation) -> Message:
     """All of it: who withholds something calls `public` first."""
     content: dict[str, Any] = {"text": seen.text}
     if (privileged := seen.privileged) is not None:
-        state = None if privileged.state is None else dict(privileged.state)
+        state = None if privileged.state is None else _marked(privileged.state)
         content["privileged"] = {
             "state": state,
             "facts": dict(privileged.facts),
@@ -99,7 +107,7 @@ def unpack_observation(content: Any, pictures: tuple[bytes, ...], *, privileged:
         if not isinstance(plan, list) or not all(isinstance(action, str) for action in plan):
             raise WireError("a plan came that is no list of actions")
         part = Privileged(
-            state=None if state is None else _object(state),
+            state=None if state is None else _object(_unmarked(state)),
             facts=_object_of(str, sent.get("facts")),
             plan=tuple(plan),
         )
@@ -156,6 +164,45 @@ def _object_of(kind: Any, content: Any) -> dict[str, Any]:
     if not all(isinstance(value, kind) for value in _object(content).values()):
         raise WireError("an object came with a value of the wrong type")
     return content
+
+
+def _marked(value: Any) -> Any:
+    """A value of tuples, lists and mappings as JSON that `_unmarked` reads back exactly."""
+    try:
+        return _with_marks(value)
+    except RecursionError:
+        raise WireError("it cannot be sent as JSON (it is nested too deep, or holds itself)") from None
+
+
+def _with_marks(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value) and not value.keys() & {TUPLE, PAIRS}:
+            return {key: _with_marks(each) for key, each in value.items()}
+        return {PAIRS: [[_with_marks(key), _with_marks(each)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        found = [_with_marks(each) for each in value]
+        return found if isinstance(value, list) else {TUPLE: found}
+    return value
+
+
+def _unmarked(value: Any) -> Any:
+    """Raises WireError for marks with nothing behind them."""
+    try:
+        return _without_marks(value)
+    except (RecursionError, TypeError, ValueError):
+        raise WireError("an object came with marks that stand for nothing") from None
+
+
+def _without_marks(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_marks(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {TUPLE}:
+        return tuple(map(_without_marks, value[TUPLE]))
+    if value.keys() == {PAIRS}:
+        return {_without_marks(key): _without_marks(each) for key, each in value[PAIRS]}
+    return {key: _without_marks(each) for key, each in value.items()}
 
 
 def _plain(value: Any) -> Any:
