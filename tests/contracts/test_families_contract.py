@@ -418,3 +418,11 @@ def test_an_adapter_that_matches_nothing_is_refused(directory: Path) -> None:
     ) as raised:
         with_lora(load_backbone(directory), LoraSettings(rank=2, alpha=4, target_modules="nothing"))
     assert "\n" not in str(raised.value)
+
+
+@every
+def test_an_adapter_on_the_head_is_refused(directory: Path) -> None:
+    with pytest.raises(BackboneError, match=r"match lm_head, the head of .*: name other layers"):
+        with_lora(
+            load_backbone(directory), LoraSettings(rank=2, alpha=4, target_modules=r".*(q_proj|lm_head)")
+        )

@@ -113,6 +113,14 @@ class Backbone:
         return self.image_token_id is not None
 
     @cached_property
+    def wordless_ids(self) -> tuple[int, ...]:
+        """Ids that no token has: the head is often larger than the tokenizer. None of a model without weights."""
+        if self.model is None:
+            return ()
+        num_entries = self.model.get_output_embeddings().weight.shape[0]
+        return tuple(sorted(set(range(num_entries)) - set(self.tokenizer.get_vocab().values())))
+
+    @cached_property
     def sees_whole_past(self) -> bool:
         """Whether all layers attend to all columns before them: then one cache of columns serves all."""
         layers = DynamicCache(config=self.model.config.get_text_config()).layers
@@ -256,6 +264,12 @@ def with_lora(backbone: Backbone, lora: LoraSettings, *, device: str | None = No
     if not matched:
         raise BackboneError(
             f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
+        )
+    head = backbone.model.get_output_embeddings()
+    if name := next((name for name in matched if backbone.model.get_submodule(name) is head), None):
+        raise BackboneError(
+            f"LoRA target_modules {pattern!r} match {name}, the head of {backbone.name}, and scores are read from its "
+            "weights alone: name other layers"
         )
     if isinstance(lora, QLoraSettings):
         quantise(backbone.model, pattern, form=lora.form, device=device)

@@ -402,7 +402,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                     self.router,
                     routed,
                     row_weights,
-                    student=head_of(self.student.model, hidden_NH),
+                    student=head_of(self.student.model, hidden_NH).first(self.teachers.num_entries),
                     teachers={name: score.of_rows(own, hidden_NH) for name, score in scores.items()},
                     token_ids_N=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
                 )
