@@ -297,6 +297,19 @@ def test_every_text_of_a_view_reaches_the_model_whatever_its_template_takes(monk
     assert mixed == "user: <|vision_start|><|image_pad|><|vision_end|>Plan a way over the ice.;"
 
 
+def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(monkeypatch):
+    backbone = tiny_backbone()
+    of_turn, of_text = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    backbone.tokenizer.eos_token = "<|endoftext|>"
+    assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
+    # One that writes no end, and one that takes no answers.
+    for template in (PARTS, "{{ raise_exception('no answers') }}"):
+        other = tiny_backbone()
+        monkeypatch.setattr(other.processor, "chat_template", template)
+        other.tokenizer.eos_token = "<|endoftext|>"
+        assert other.end_id == of_text
+
+
 def test_a_template_that_leaves_out_what_is_asked_is_refused(monkeypatch):
     backbone = tiny_backbone()
     monkeypatch.setattr(backbone.processor, "chat_template", "{{ messages[0]['role'] }}")

@@ -27,6 +27,7 @@ from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
 from pilotage.backbones.four_bits import quantise
 from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
+from pilotage.backbones.template import templated
 from pilotage.errors import PilotageError, require
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,23 @@ class Backbone:
             return ()
         num_entries = self.model.get_output_embeddings().weight.shape[0]
         return tuple(sorted(set(range(num_entries)) - set(self.tokenizer.get_vocab().values())))
+
+    @cached_property
+    def end_id(self) -> int:
+        """What ends an answer that the model is taught: the end of turn of its chat template, else the tokenizer's end.
+
+        Gemma 3's tokenizer names `<eos>`, and the model ends its turns with `<end_of_turn>`.
+        """
+        asked = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        said = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+        try:
+            behind = templated(self.processor, [asked, said], name=self.name).rpartition("Yes.")[2]
+        except BackboneError:
+            behind = ""
+        ids: Any = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
+        usual = self.tokenizer.eos_token_id
+        last: Any = self.eos_ids[-1] if usual is None else usual
+        return next((token for token in ids if token in self.eos_ids), last)
 
     @cached_property
     def sees_whole_past(self) -> bool:
