@@ -34,6 +34,7 @@ from pilotage.train.optimisers import refuse_sharing
 from pilotage.train.step.moves import TeacherTurns
 from pilotage.train.step.scoring import head_of
 from pilotage.train.teachers import MovingTeacher
+from pilotage.views import shows_picture
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ class TeacherModels:
             weights: _teacher_model(weights, student=student, given=given, device=device)
             for weights in config.all_weights
         }
+        for weights in frozen:
+            check_sees(self._of[weights].backbone, config, weights)
         # Models of one tokenizer round its size up differently: Qwen2.5-VL-3B to 151,936, the 7B to 152,064.
         sizes = {num_entries(backbone) for backbone in (student, *self.backbones)}
         self.num_entries = min(sizes) if len(sizes) > 1 else None
@@ -204,6 +207,17 @@ def check_tokenizer(teacher: Backbone, student: Backbone) -> None:
 def num_entries(backbone: Backbone) -> int:
     """Of the vocabulary, as many as the model's head has."""
     return backbone.model.get_output_embeddings().weight.shape[0]
+
+
+def check_sees(teacher: Backbone, config: DistillConfig, weights: TeacherWeights) -> None:
+    """Raises PilotageError for a teacher that reads text only, where a route shows it a picture."""
+    for route in config.routes:
+        shows = route.view is not None and route.images != "none" and shows_picture(route.view)
+        if shows and route.weights == weights and not teacher.supports_images:
+            raise PilotageError(
+                f"{config.stage}: teacher {teacher.name} reads text only, and view {route.view!r} of route "
+                f"{route.name!r} shows the picture; use a text view, images='none' or a teacher that sees"
+            )
 
 
 def _teacher_model(
