@@ -27,6 +27,7 @@ from pilotage.backbones.families.qwen_vl import (
     rope_positions,
 )
 from pilotage.backbones.load import BackboneError, LoraSettings, load_backbone, make_backbone, with_lora
+from pilotage.backbones.render import render
 from pilotage.backbones.save import save_backbone
 from pilotage.distill.align import predicting_positions, response_tokens, split_rows
 from pilotage.errors import PilotageError
@@ -263,6 +264,57 @@ def test_a_chat_template_that_fails_or_does_not_end_is_one_error(monkeypatch, te
     with pytest.raises(PilotageError, match=told) as caught:
         encode_views(backbone, [text_view("Plan.")])
     assert "take another template" in str(caught.value)
+
+
+PARTS = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %};{% endfor %}"
+)
+"""Goes through the parts of a message, of which a plain text has none; so do those of SmolVLM and LLaVA-OneVision."""
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PARTS
+)
+SILENT = PARTS.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (PARTS, "system: Be brief.;user: Plan.;"),
+        (NO_SYSTEM, "user: Be brief.\n\nPlan.;"),
+        (SILENT, "user: Be brief.\n\nPlan.;"),
+    ],
+    ids=["parts", "no system", "system left out"],
+)
+def test_every_text_of_a_view_reaches_the_model_whatever_its_template_takes(monkeypatch, template, text):
+    backbone = tiny_backbone()
+    monkeypatch.setattr(backbone.processor, "chat_template", template)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Plan."}]
+    assert render(backbone, View(name="teacher", messages=messages)) == text
+    assert render(backbone, text_view("Plan.")) == "user: Plan.;"
+    mixed = render(backbone, image_view(png(picture(2))))
+    assert mixed == "user: <|vision_start|><|image_pad|><|vision_end|>Plan a way over the ice.;"
+
+
+def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(monkeypatch):
+    backbone = tiny_backbone()
+    of_turn, of_text = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    backbone.tokenizer.eos_token = "<|endoftext|>"
+    assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
+    # One that writes no end, and one that takes no answers.
+    for template in (PARTS, "{{ raise_exception('no answers') }}"):
+        other = tiny_backbone()
+        monkeypatch.setattr(other.processor, "chat_template", template)
+        other.tokenizer.eos_token = "<|endoftext|>"
+        assert other.end_id == of_text
+
+
+def test_a_template_that_leaves_out_what_is_asked_is_refused(monkeypatch):
+    backbone = tiny_backbone()
+    monkeypatch.setattr(backbone.processor, "chat_template", "{{ messages[0]['role'] }}")
+    with pytest.raises(PilotageError, match='leaves out "Plan a way\\.": take another template'):
+        render(backbone, text_view("Plan a way."))
 
 
 def test_responses_stand_behind_their_prompts_and_the_shift_is_by_one(backbone):

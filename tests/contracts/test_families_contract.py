@@ -34,6 +34,7 @@ from pilotage.backbones.processed import ProcessorFamily
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
+from pilotage.evaluate import evaluate
 from pilotage.pictures import read_rgb
 from pilotage.records import Rollout, View
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -41,7 +42,7 @@ from pilotage.train.distill import distill
 from pilotage.train.distill_config import FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.step.scoring import encode_rollouts, head_of, sampled_logprobs, score_rows
-from tiny import generate, image_view, mixed_views, picture, png
+from tiny import generate, image_view, mixed_views, picture, png, tiny_backbone
 
 NATS = 1e-5
 """How far log-probabilities of one token may be apart, in float32."""
@@ -285,6 +286,26 @@ def test_a_model_of_words_is_shown_no_picture_and_has_no_vision_to_freeze(direct
         freeze_vision(backbone)
 
 
+@pytest.mark.parametrize("directory", ["llama"], indirect=True)
+def test_a_model_of_words_is_not_measured_on_pictures(directory: Path, tmp_path: Path) -> None:
+    """Each row would be a failure of its own."""
+    engine = TransformersEngine(load_backbone(directory))
+    asked: dict[str, Any] = {"stage": "base", "prompts": "brief", "max_new_tokens": 4, "model": "base"}
+    with pytest.raises(PilotageError, match="reads text only, and image, text show it a picture"):
+        evaluate(engine, tiny_examples()[:2], out=tmp_path, kinds=("image", "text"), **asked)
+    summary = evaluate(engine, tiny_examples()[:2], out=tmp_path, kinds=("text",), **asked)
+    assert list(summary.kinds) == ["text"]
+
+
+@pytest.mark.parametrize("directory", ["llama"], indirect=True)
+def test_a_teacher_of_words_is_shown_no_picture(directory: Path, tmp_path: Path) -> None:
+    config = tiny_config(view="student_with_plan", weights=FrozenCopy(source=str(directory)))
+    with pytest.raises(
+        PilotageError, match="stage2: teacher .* reads text only, and view 'student_with_plan'"
+    ):
+        distill(config, student=tiny_backbone(), examples=tiny_examples()[:4], run_dir=tmp_path)
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 STAGE1 = SftConfig(
@@ -418,3 +439,11 @@ def test_an_adapter_that_matches_nothing_is_refused(directory: Path) -> None:
     ) as raised:
         with_lora(load_backbone(directory), LoraSettings(rank=2, alpha=4, target_modules="nothing"))
     assert "\n" not in str(raised.value)
+
+
+@every
+def test_an_adapter_on_the_head_is_refused(directory: Path) -> None:
+    with pytest.raises(BackboneError, match=r"match lm_head, the head of .*: name other layers"):
+        with_lora(
+            load_backbone(directory), LoraSettings(rank=2, alpha=4, target_modules=r".*(q_proj|lm_head)")
+        )

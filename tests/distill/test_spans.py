@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotage.distill.spans import SPANS, SpanSpec, find_spans, token_bytes
+from pilotage.distill.spans import SPANS, SpanSpec, find_spans, sentence_pieces, token_bytes
 from pilotage.worlds.answers import last_answer_block
+from sentence_piece import sentence_piece_tokenizer
 
 GOOD = [
     "Size: 4.",
@@ -148,3 +149,20 @@ def test_byte_level_tokens_give_back_their_bytes():
     assert pieces[-1] == b""
     with pytest.raises(ValueError, match="special"):
         token_bytes(["<|im end|>"])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 5, 7])
+def test_sentence_pieces_are_the_bytes_that_their_tokenizer_decodes(cut):
+    """Also where a character of several bytes is cut short."""
+    made = sentence_piece_tokenizer(["<end>"])
+    ids = made.encode("Größe 3 → (0,1)\n<answer>U</answer> 🧭").ids
+    if cut:
+        ids = [*ids[:-cut], *made.encode("ok").ids]
+    ids.append(made.token_to_id("<end>"))
+    pieces = sentence_pieces([made.id_to_token(id_) for id_ in ids], special={"<end>"})
+    assert b"".join(pieces).decode() == made.decode(ids) and pieces[-1] == b""
+    assert len(pieces) == len(ids)
+
+
+def test_added_words_of_byte_level_tokenizers_stand_as_they_are():
+    assert token_bytes(["two words", "\u0120a"], added={"two words"}) == [b"two words", b" a"]

@@ -234,7 +234,7 @@ def test_vision_tokens_are_never_sampled_and_their_attempts_are_counted():
     ],
 )
 def test_sampling_follows_the_distribution(settings, expected):
-    fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
+    fake = SimpleNamespace(vision_token_ids=(4,), wordless_ids=(), device=torch.device("cpu"))
     chooser = Chooser(fake, Decoding(max_new_tokens=1, **settings))  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.5]).log().expand(1000, 5)
     uniforms = (torch.arange(1000) + 0.5) / 1000
@@ -246,7 +246,7 @@ def test_sampling_follows_the_distribution(settings, expected):
 
 
 def test_the_largest_uniform_still_picks_a_possible_token():
-    fake = SimpleNamespace(vision_token_ids=(4,), device=torch.device("cpu"))
+    fake = SimpleNamespace(vision_token_ids=(4,), wordless_ids=(), device=torch.device("cpu"))
     chooser = Chooser(fake, Decoding(max_new_tokens=1, temperature=1.0))  # pyright: ignore[reportArgumentType]
     logits = torch.tensor([[3.0, 1.0, -torch.inf, 2.0, 9.0, -torch.inf]])
     assert chooser(logits, torch.tensor([1 - 2**-24])).tokens_B.tolist() == [3]
@@ -262,6 +262,27 @@ def test_noise_belongs_to_the_example_and_not_to_its_place():
     assert (one[2:4] == other[0:2]).all() and (one[0:2] == other[2:4]).all()
     assert len({tuple(row) for row in one.tolist()}) == 6
     assert (noise("a", seed=4, num=1) != one[0]).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_ids_that_no_token_has_are_never_sampled(temperature):
+    """Heads are rounded up: Qwen2.5-VL has 151,665 tokens and 151,936 or 152,064 rows."""
+    made = tiny_backbone()
+    num_tokens = len(made.tokenizer)
+    made.model.resize_token_embeddings(num_tokens + 16, mean_resizing=False)
+    with torch.no_grad():
+        weight_VH = made.model.get_output_embeddings().weight
+        weight_VH[num_tokens:] = weight_VH[:16] * 1.5
+    rollouts = generate(
+        TransformersEngine(made),
+        mixed_views(),
+        example_ids=IDS,
+        temperature=temperature,
+        max_new_tokens=40,
+        num_return=2,
+    )
+    assert all(max(rollout.token_ids) < num_tokens for rollout in rollouts)
+    assert made.wordless_ids == tuple(range(num_tokens, num_tokens + 16))
 
 
 def test_training_mode_and_gradients_are_as_before(backbone):

@@ -17,6 +17,7 @@ from pilotage.backbones.families.text import TextProcessor
 from pilotage.backbones.parameters import opener
 from pilotage.backbones.processed import still_pictures
 from pilotage.nano.tokenizer import CHAT_TEMPLATE
+from sentence_piece import sentence_piece_tokenizer
 from tiny import tiny_tokenizer
 
 HIDDEN, SIDE_PX, PATCH_PX = 32, 32, 8
@@ -77,6 +78,8 @@ class Tiny:
     pixels: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     """Of the processor."""
+    is_byte_level: bool = True
+    """What the tokenizer is; else of SentencePiece's kind."""
 
     @property
     def sees(self) -> bool:
@@ -169,6 +172,7 @@ _ALL = (
         image_processor="Gemma3ImageProcessorPil",
         pixels=SQUARES,
         settings={"image_seq_length": 4},
+        is_byte_level=False,
     ),
     _TILES,
     replace(_TILES, model_type="smolvlm", image_processor="SmolVLMImageProcessorPil"),
@@ -218,7 +222,10 @@ TINIES = {tiny.model_type: tiny for tiny in _ALL}
 
 def _tokenizer(tiny: Tiny) -> PreTrainedTokenizerFast:
     backend = tiny_tokenizer().backend_tokenizer
-    backend = type(backend).from_str(backend.to_str())
+    if tiny.is_byte_level:
+        backend = type(backend).from_str(backend.to_str())
+    else:
+        backend = sentence_piece_tokenizer(tiny_tokenizer().all_special_tokens)
     tokens = (*tiny.tokens, *tiny.named.values())
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     tokenizer = PreTrainedTokenizerFast(

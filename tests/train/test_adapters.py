@@ -73,6 +73,18 @@ def test_the_saved_model_in_transformers_answers_as_the_adapter_in_peft(
     assert torch.equal(merged.argmax(-1), adapted.argmax(-1))
 
 
+@pytest.mark.parametrize("stage", ["distill", "sft"])
+@pytest.mark.parametrize("lora", KINDS)
+def test_an_adapter_is_trained_in_float32_whatever_it_stands_on(
+    tmp_path: Path, stage: str, lora: LoraSettings
+) -> None:
+    directory, _ = trained(stage, tmp_path, lora, torch.bfloat16)
+    adapter = load_file(directory.with_name("adapter") / "adapter_model.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
+    # Numbers that 16 bits do not hold: none was rounded on the way.
+    assert all((value != value.bfloat16().float()).any() for value in adapter.values())
+
+
 def test_a_merge_on_weights_in_16_bits_is_in_float32_and_loses_nothing(tmp_path: Path) -> None:
     directory, first = trained("sft", tmp_path, LoraSettings(rank=2, alpha=4), torch.bfloat16)
     model = PeftModel.from_pretrained(first.model.float(), directory.with_name("adapter")).merge_and_unload()

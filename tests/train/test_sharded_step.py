@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 
 from distill_run import tiny_config, tiny_examples
 from pilotage.backbones.load import LoraSettings, QLoraSettings, load_backbone
@@ -21,11 +22,13 @@ from pilotage.distill.divergences import ReverseKL
 from pilotage.distill.estimators import FullVocabulary, Sampled
 from pilotage.errors import PilotageError
 from pilotage.train.distill import DistillTrainer
+from pilotage.train.distill_config import AdapterOff
 from pilotage.train.optimisers import (
     AdamW,
     AdamW8bit,
     AdamWKahan,
     beside,
+    prepared,
     refuse_sharing,
     shares_weights,
     trainer_optimiser,
@@ -47,6 +50,19 @@ def trainer_of(estimator: str, run_dir: Path) -> DistillTrainer:
         token for token in range(0, len(student.tokenizer), 12) if token not in student.vision_token_ids
     )
     student = replace(student, eos_ids=ends)
+    return DistillTrainer(config, student=student, examples=tiny_examples(), run_dir=run_dir)
+
+
+def adapted_trainer(run_dir: Path) -> DistillTrainer:
+    """A student with an adapter that changes it from the start."""
+    lora = LoraSettings(rank=2, alpha=4)
+    student = prepared(tiny_backbone(), AdamW(), lora, seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in student.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    config = tiny_config(prompts_per_step=4, max_new_tokens=8, lora=lora, weights=AdapterOff())
     return DistillTrainer(config, student=student, examples=tiny_examples(), run_dir=run_dir)
 
 
@@ -120,6 +136,13 @@ def run_rank(rank: int, folder: str) -> None:
                 gradients[parameter_name] = parameter.grad.full_tensor()
         results[name] = (metrics, gradients)
         trainer._save_student(Path(folder) / name)
+    trainer = adapted_trainer(Path(folder))
+    mesh = init_device_mesh("cpu", (NUM_RANKS,))
+    for layer in trainer.student.model.get_base_model().model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(trainer.student.model, mesh=mesh)
+    step_of(trainer)
+    trainer._save_student(Path(folder) / "lora" / "model")
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
 
@@ -189,3 +212,12 @@ def test_a_sharded_student_is_saved_whole(sharded):
     saved = load_backbone(sharded["folder"] / "full").model.state_dict()
     for key, weight in tiny_backbone().model.state_dict().items():
         assert torch.equal(saved[key], weight), key
+
+
+@pytest.mark.slow
+def test_a_sharded_adapter_is_saved_whole_merged_and_beside(sharded, tmp_path):
+    adapted_trainer(tmp_path)._save_student(tmp_path / "lora" / "model")
+    for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        saved, whole = (load_file(folder / "lora" / name) for folder in (sharded["folder"], tmp_path))
+        assert saved.keys() == whole.keys()
+        assert all(torch.equal(saved[key], whole[key]) for key in whole)

@@ -27,6 +27,7 @@ from pilotage.backbones.base import LANGUAGE_LINEARS, Family, Processor, family_
 from pilotage.backbones.checkpoint import BackboneError, refuse_unequal, refusing
 from pilotage.backbones.four_bits import quantise
 from pilotage.backbones.parameters import opener, refuse_misfits, refuse_not_finite
+from pilotage.backbones.template import templated
 from pilotage.errors import PilotageError, require
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,31 @@ class Backbone:
     @property
     def supports_images(self) -> bool:
         return self.image_token_id is not None
+
+    @cached_property
+    def wordless_ids(self) -> tuple[int, ...]:
+        """Ids that no token has: the head is often larger than the tokenizer. None of a model without weights."""
+        if self.model is None:
+            return ()
+        num_entries = self.model.get_output_embeddings().weight.shape[0]
+        return tuple(sorted(set(range(num_entries)) - set(self.tokenizer.get_vocab().values())))
+
+    @cached_property
+    def end_id(self) -> int:
+        """What ends an answer that the model is taught: the end of turn of its chat template, else the tokenizer's end.
+
+        Gemma 3's tokenizer names `<eos>`, and the model ends its turns with `<end_of_turn>`.
+        """
+        asked = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        said = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+        try:
+            behind = templated(self.processor, [asked, said], name=self.name).rpartition("Yes.")[2]
+        except BackboneError:
+            behind = ""
+        ids: Any = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
+        usual = self.tokenizer.eos_token_id
+        last: Any = self.eos_ids[-1] if usual is None else usual
+        return next((token for token in ids if token in self.eos_ids), last)
 
     @cached_property
     def sees_whole_past(self) -> bool:
@@ -256,6 +282,12 @@ def with_lora(backbone: Backbone, lora: LoraSettings, *, device: str | None = No
     if not matched:
         raise BackboneError(
             f"LoRA target_modules {pattern!r} match no linear layer of {backbone.name}; there are {kinds_of(linears)}"
+        )
+    head = backbone.model.get_output_embeddings()
+    if name := next((name for name in matched if backbone.model.get_submodule(name) is head), None):
+        raise BackboneError(
+            f"LoRA target_modules {pattern!r} match {name}, the head of {backbone.name}, and scores are read from its "
+            "weights alone: name other layers"
         )
     if isinstance(lora, QLoraSettings):
         quantise(backbone.model, pattern, form=lora.form, device=device)

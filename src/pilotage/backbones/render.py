@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from pilotage.backbones.checkpoint import BackboneError
 from pilotage.backbones.load import Backbone
 from pilotage.backbones.template import templated
 from pilotage.errors import PilotageError
@@ -23,26 +24,68 @@ def render(backbone: Backbone, view: View, *, name: str = "the prompt") -> str:
     """The view's prompt text: chat template, generation prompt and prefill. `name` is for error messages.
 
     Raises PilotageError where a text holds one of the model's special tokens, which would end a turn or open a
-    picture in the middle of it, and where the template fails, does not end, or writes without end.
+    picture in the middle of it, and where the template fails, does not end, writes without end, or leaves a text out.
     """
     key = json.dumps(view.messages, sort_keys=True)
     text = backbone.text_cache.get(key)
     if text is None:
-        texts = list(_texts(view.messages))
-        for content in texts:
+        for content in _texts(view.messages):
             _check_plain(backbone, content, name, view)
-        text = templated(backbone.processor, view.messages, name=backbone.name)
-        if len(text) > sum(map(len, texts)) + TEMPLATE_ROOM:
-            raise PilotageError(
-                f"the chat template of {backbone.name} makes {len(text)} characters of {sum(map(len, texts))}; "
-                "take another template"
-            )
+        text = _templated_whole(backbone, view.messages)
         if len(backbone.text_cache) > 4096:
             backbone.text_cache.clear()
         backbone.text_cache[key] = text
     if view.prefill:
         _check_plain(backbone, view.prefill, name, view)
     return text + view.prefill
+
+
+def _templated_whole(backbone: Backbone, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The messages in the chat template's words, written in the first way in which it keeps every text.
+
+    Templates that go through the parts of a message make nothing of one that is a plain text, without an error; others
+    refuse or leave out a system message. Raises BackboneError where no way does.
+    """
+    num_given = sum(map(len, _texts(messages)))
+    faults: list[BackboneError] = []
+    for written in _ways(messages):
+        try:
+            text = templated(backbone.processor, written, name=backbone.name)
+        except BackboneError as error:
+            faults.append(error)
+            continue
+        if len(text) > num_given + TEMPLATE_ROOM:
+            raise BackboneError(
+                f"the chat template of {backbone.name} makes {len(text)} characters of {num_given}; "
+                "take another template"
+            )
+        # What a model wrote before is not asked for: templates drop its reasoning, as they should.
+        given = (part for message in messages if message["role"] != "assistant" for part in _texts([message]))
+        lost = next((part for part in given if part.strip() not in text), None)
+        if lost is None:
+            return text
+        faults.append(
+            BackboneError(
+                f"the chat template of {backbone.name} leaves out {json.dumps(lost[:60])}: take another template"
+            )
+        )
+    raise faults[0]
+
+
+def _ways(messages: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """The messages as they are, with all their texts as parts, and with the system's in front of the first question."""
+    yield messages
+    listed = [{**message, "content": _parts(message["content"])} for message in messages]
+    if any(isinstance(message["content"], str) for message in messages):
+        yield listed
+    if len(listed) > 1 and listed[0]["role"] == "system":
+        system, asked, *others = listed
+        ahead = [{**part, "text": part["text"] + "\n\n"} for part in system["content"]]
+        yield [{**asked, "content": [*ahead, *asked["content"]]}, *others]
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -26,24 +26,33 @@ def whole_parameters(model: Any, *, dtype: torch.dtype | None = None) -> Iterato
         layer, of_base, kind = name.rpartition(_BASE)
         if not of_base and any(name.startswith(f"{path}.") for path in adapted):
             continue  # the adapter's own
-        value: Any = dequantised(parameter).detach()
-        if hasattr(value, "full_tensor"):
-            value = value.full_tensor()
+        value = _whole(dequantised(parameter).detach())
         value = value if dtype is None else value.to(dtype)
         if of_base and kind == "weight":
             for adapter in adapted[layer].active_adapters:
-                value = value + adapted[layer].get_delta_weight(adapter).to(value.dtype)
+                value = value + _delta(adapted[layer], adapter).to(value.dtype)
         yield name.replace(_BASE, "."), value
 
 
 @torch.no_grad()
 def lost_in(model: Any, dtype: torch.dtype) -> float:
-    """Share of an adapter's change that is rounded away where the merged model is in `dtype`: |rounding| / |change|."""
+    """Share of an adapter's change that is rounded away where the merged model is in `dtype`: |rounding| / |change|.
+
+    Of a sharded model, all ranks must call this.
+    """
     lost = change = 0.0
     for layer in model.modules():
         if hasattr(layer, "get_delta_weight"):
-            base = dequantised(layer.get_base_layer().weight).float()
-            merged = base + sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
+            base = _whole(dequantised(layer.get_base_layer().weight)).float()
+            merged = base + sum(_delta(layer, name).float() for name in layer.active_adapters)
             lost += float((merged.to(dtype).float() - merged).square().sum())
             change += float((merged - base).square().sum())
     return (lost / change) ** 0.5 if change else 0.0
+
+
+def _delta(layer: Any, adapter: str) -> torch.Tensor:
+    return _whole(layer.get_delta_weight(adapter))
+
+
+def _whole(value: Any) -> torch.Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -15,7 +15,7 @@ and any multiple of it. Any other use is noticed in backward and recomputed ther
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,13 @@ class Head:
                 f"Head needs hidden_MH [M, H] and weight_VH [V, H], got {tuple(self.hidden_MH.shape)} and "
                 f"{tuple(self.weight_VH.shape)}; select the active tokens first: hidden[mask]"
             )
+
+    def first(self, num_entries: int | None) -> Head:
+        """The same over so many first entries of the vocabulary; None: over all."""
+        if num_entries is None or num_entries == self.weight_VH.shape[0]:
+            return self
+        bias_V = None if self.bias_V is None else self.bias_V[:num_entries]
+        return replace(self, weight_VH=self.weight_VH[:num_entries], bias_V=bias_V)
 
     def logits(self) -> Tensor:
         """All logits [M, V] at once, differentiable: what the chunked path avoids."""

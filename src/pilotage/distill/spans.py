@@ -242,11 +242,13 @@ def _character_of_byte(data: bytes) -> list[int]:
     return [*owners, num_characters]
 
 
-def token_bytes(tokens: Sequence[str], *, special: Collection[str] = ()) -> list[bytes]:
+def token_bytes(
+    tokens: Sequence[str], *, special: Collection[str] = (), added: Collection[str] = ()
+) -> list[bytes]:
     """The bytes behind a byte-level BPE tokenizer's tokens (`convert_ids_to_tokens`); `b""` for special ones.
 
-    Such tokenizers write each byte as one printable character. Raises ValueError for a character outside that
-    alphabet: the tokenizer is of another kind.
+    Such tokenizers write each byte as one printable character, but for `added` words, which may stand as they are.
+    Raises ValueError for another character outside that alphabet: the tokenizer is of another kind.
     """
     pieces = []
     for token in tokens:
@@ -256,10 +258,47 @@ def token_bytes(tokens: Sequence[str], *, special: Collection[str] = ()) -> list
         try:
             pieces.append(bytes(_BYTE_OF_CHARACTER[character] for character in token))
         except KeyError as error:
+            if token in added:
+                pieces.append(token.encode())
+                continue
             raise ValueError(
                 f"token {token!r} has {error.args[0]!r}, which is not in the byte-level alphabet; if it is a special "
                 "token, name it in `special`"
             ) from None
+    return pieces
+
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""How SentencePiece's kind of tokenizers writes a byte that is in no other token of theirs."""
+
+
+def sentence_pieces(tokens: Sequence[str], *, special: Collection[str] = ()) -> list[bytes]:
+    """The bytes of one response's tokens, in order, where words are written as they are and a space as `\u2581`.
+
+    Bytes that make no character are one replacement character each, as these tokenizers decode them.
+    """
+    pieces: list[bytes] = []
+    run: list[int] = []
+    """Places of the bytes that follow one another up to here."""
+
+    def end_run() -> None:
+        try:
+            b"".join(pieces[place] for place in run).decode()
+        except UnicodeDecodeError:
+            for place in run:
+                pieces[place] = "\ufffd".encode()
+        run.clear()
+
+    for place, token in enumerate(tokens):
+        if token in special:
+            pieces.append(b"")
+        elif byte := BYTE_TOKEN.fullmatch(token):
+            run.append(place)
+            pieces.append(bytes.fromhex(byte[1]))
+        else:
+            end_run()
+            pieces.append(token.replace("\u2581", " ").encode())
+    end_run()
     return pieces
 
 

@@ -132,8 +132,10 @@ def evaluate(
     paths = {kind: rows_path(out, stage, kind) for kind in kinds}
     known = {kind: kept_rows(path, settings) for kind, path in paths.items()}
     missing = {kind: _missing(questions, kept) for kind, (kept, _) in known.items()}
-    if before_work is not None and (first := _first_view(missing, settings)) is not None:
-        before_work(first)
+    if (first := _first_view(missing, settings)) is not None:
+        _refuse_pictures(engine, first, kinds)
+        if before_work is not None:
+            before_work(first)
     measured: list[dict[str, Any]] = []
     folder = out / EVAL_FOLDER
     busy = f"another evaluation is writing to {folder}: wait for it or give another folder (--out)"
@@ -245,6 +247,16 @@ def _first_view(missing: Mapping[str, Sequence[_Wanted]], settings: Settings) ->
             moment = Moment(example=example, role=condition.role, seen=example.start)
             views.append(make_view(condition.views[condition.role], moment, settings.prompts))
     return next((view for view in views if view.images), views[0] if views else None)
+
+
+def _refuse_pictures(engine: Engine | StreamingEngine, view: View, kinds: Sequence[str]) -> None:
+    """Raises PilotageError where the engine's model reads text only: every row would be a failure of its own."""
+    backbone = getattr(engine, "backbone", None)
+    if view.images and backbone is not None and not backbone.supports_images:
+        raise PilotageError(
+            f"{backbone.name} reads text only, and {', '.join(kinds)} show it a picture (view {view.name!r}): measure "
+            "it by kinds of words alone, as in --kinds text"
+        )
 
 
 def _measure(

@@ -36,6 +36,9 @@ class Chooser:
 
     def __init__(self, backbone: Backbone, decoding: Decoding) -> None:
         self.vision_ids = torch.tensor(backbone.vision_token_ids, dtype=torch.long, device=backbone.device)
+        never = (*backbone.vision_token_ids, *backbone.wordless_ids)
+        self.never_ids = torch.tensor(never, dtype=torch.long, device=backbone.device)
+        """What an answer cannot hold: it would look for a picture, or say nothing that could be read or scored."""
         self.temperature = decoding.temperature
         self.top_p = decoding.top_p
         self.top_k = decoding.top_k
@@ -46,7 +49,7 @@ class Chooser:
             logits_BV = logits_BV / self.temperature
         logprobs_BV = logits_BV.log_softmax(dim=-1)
         vision_mass_B = logprobs_BV[:, self.vision_ids].exp().sum(-1)
-        allowed_BV = logprobs_BV.index_fill(1, self.vision_ids, -torch.inf)
+        allowed_BV = logprobs_BV.index_fill(1, self.never_ids, -torch.inf)
         if uniforms_B is None:
             best_B, tokens_B = allowed_BV.max(dim=-1)
             attempts_B = logprobs_BV.amax(dim=-1) > best_B

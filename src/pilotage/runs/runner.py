@@ -28,9 +28,10 @@ from pilotage.runs.measurement import examples_of, kinds_of
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
+from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.optimisers import prepared
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, Validate
-from pilotage.train.step.teacher_models import check_tokenizer
+from pilotage.train.step.teacher_models import check_sees, check_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,11 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
     base = load_without_weights(recipe.backbone)
     for stage in recipe.stages:
         if not (run_dir / stage.stage / "model").is_dir():
-            for source in {*getattr(stage, "teacher_sources", ())} - {recipe.backbone}:
-                check_tokenizer(load_without_weights(source), base)
+            for weights in stage.all_weights if isinstance(stage, DistillConfig) else ():
+                if isinstance(weights, FrozenCopy) and weights.source not in (None, recipe.backbone):
+                    teacher = load_without_weights(weights.source)
+                    check_tokenizer(teacher, base)
+                    check_sees(teacher, stage, weights)
     busy = f"another command is running the recipe in {run_dir}: wait for it to end, or name another folder"
     with locked(run_dir / LOCK, busy=busy):
         return _run(recipe, run_dir, train, test, watcher)

@@ -47,7 +47,6 @@ from pilotage.train.distill_setup import (
     checkpoint_activations,
     example_digest,
     fingerprint,
-    gathered_weights,
     save_whole,
     training_arguments,
 )
@@ -291,9 +290,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         logger.info("memory on each rank, about, in GiB: %s, together %.2f", told, gib(memory.together))
 
     def _save_student(self, directory: Path) -> None:
-        weights = gathered_weights(self.student.model)
+        save_whole(self.student, directory, writes=self.is_world_process_zero())
         if self.is_world_process_zero():
-            save_whole(self.student, directory, state_dict=weights)
             clear_partial(self.stage_dir)
         self.accelerator.wait_for_everyone()
 
@@ -409,7 +407,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
                     self.router,
                     routed,
                     row_weights,
-                    student=head_of(self.student.model, hidden_NH),
+                    student=head_of(self.student.model, hidden_NH).first(self.teachers.num_entries),
                     teachers={name: score.of_rows(own, hidden_NH) for name, score in scores.items()},
                     token_ids_N=response_tokens(batch["inputs"]["input_ids"], batch["response_mask"]),
                 )

@@ -265,12 +265,6 @@ class DistillConfig(Updates):
         return tuple(dict.fromkeys(found))  # pyright: ignore[reportReturnType]
 
     @property
-    def teacher_sources(self) -> tuple[str, ...]:
-        """Directories and hub ids of the models that teach beside the student."""
-        copies = [weights for weights in self.all_weights if isinstance(weights, FrozenCopy)]
-        return tuple(copy.source for copy in copies if copy.source is not None)
-
-    @property
     def _writing(self) -> list[FromTeacher]:
         """The teachers that write: whole rollouts, or turns of the student's episodes."""
         found = [source for source in self.sources.sources if isinstance(source, FromTeacher)]

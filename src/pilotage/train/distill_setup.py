@@ -44,20 +44,20 @@ def gathered_weights(model: Any) -> dict[str, torch.Tensor] | None:
     )
 
 
-def save_whole(
-    backbone: Backbone, directory: Path, *, state_dict: dict[str, torch.Tensor] | None = None
-) -> None:
+def save_whole(backbone: Backbone, directory: Path, *, writes: bool = True) -> None:
     """Writes a model directory that appears when it is complete; a LoRA adapter is merged, and kept beside it.
 
     A merged model is in float32, as an adapter's change may be below what 16 bits hold; the log says what reading it in
-    bfloat16 loses. `state_dict` are the weights of a sharded model (`gathered_weights`).
+    bfloat16 loses. All ranks call this, one of which `writes`: a sharded model is gathered.
     """
-    partial = directory.with_name(directory.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
     model = backbone.model
+    if not writes and not is_sharded(model):
+        return
+    state_dict = gathered_weights(model)
     if hasattr(model, "get_base_model"):
-        model.save_pretrained(directory.with_name("adapter"))
-        if (lost := lost_in(model, torch.bfloat16)) > MUCH_LOST:
+        if writes:
+            model.save_pretrained(directory.with_name("adapter"), state_dict=state_dict)
+        if (lost := lost_in(model, torch.bfloat16)) > MUCH_LOST and writes:
             logger.warning(
                 "%s is merged in float32; read in bfloat16 it loses %.0f %% of what the adapter changes to rounding",
                 *(directory, 100 * lost),
@@ -65,10 +65,15 @@ def save_whole(
         base = model.get_base_model()
         kept = base.state_dict().keys()  # without buffers that are computed anew
         state_dict = {name: value.cpu() for name, value in base.named_buffers() if name in kept}
-        state_dict |= {name: value.cpu() for name, value in whole_parameters(model, dtype=torch.float32)}
+        for name, value in whole_parameters(model, dtype=torch.float32):
+            if writes:
+                state_dict[name] = value.cpu()
         model = _shape_of(base)
-    save_backbone(model, backbone.processor, partial, state_dict=state_dict)
-    checkpoints.publish(partial, directory)
+    if writes:
+        partial = directory.with_name(directory.name + PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)
+        save_backbone(model, backbone.processor, partial, state_dict=state_dict)
+        checkpoints.publish(partial, directory)
 
 
 def with_weights(config: DistillConfig, change: Callable[[Any], Any]) -> DistillConfig:

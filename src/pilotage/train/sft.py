@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilotage.backbones.load import Backbone, freeze_vision
+from pilotage.backbones.load import Backbone, freeze_vision, is_sharded
 from pilotage.errors import PilotageError
 from pilotage.files import clear_partial
 from pilotage.records import Example
@@ -105,11 +105,11 @@ def _train(
     )
     trainer.run()
     settle(backbone.model, config.optimiser, trainer.optimizer)
+    save_whole(backbone, directory, writes=is_first)
     if is_first:
-        save_whole(backbone, directory)
         clear_partial(folder)
     trained = backbone.model
-    if config.lora is not None:
+    if config.lora is not None and not is_sharded(trained):
         trained = trained.merge_and_unload()
     for parameter in trained.parameters():
         if parameter.is_floating_point():  # in 4 bits none can be trained

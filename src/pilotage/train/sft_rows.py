@@ -174,11 +174,10 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
     # A reference holds what the prompt has begun of it.
     texts = [row.answer.removeprefix(view.prefill or "") for row, view in zip(rows, views, strict=True)]
     ids: Any = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    end: Any = backbone.tokenizer.eos_token_id
     encoded = encode_with_response(
         backbone,
         views,
-        [[*answer, end] for answer in ids],
+        [[*answer, backbone.end_id] for answer in ids],
         pad_to_multiple=PAD_TO,
         max_length=config.max_length,
         names=[row.example.id for row in rows],

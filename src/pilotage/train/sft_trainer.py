@@ -22,7 +22,7 @@ from pilotage.errors import PilotageError
 from pilotage.train import checkpoints
 from pilotage.train.beginning import ValidatesBeginning
 from pilotage.train.movement import MovementWatch
-from pilotage.train.optimisers import refuse_sharing, shares_weights, trainer_optimiser
+from pilotage.train.optimisers import refuse_sharing, shares_weights, trained, trainer_optimiser
 from pilotage.train.settings import check_finite
 from pilotage.train.sft_config import OnStep, SftConfig, Validate
 from pilotage.train.sft_rows import IGNORED, RowCollator
@@ -118,6 +118,7 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
         }
         self._sums = torch.zeros(4, dtype=torch.float64)
         """Negative log-likelihood and tokens of the step so far: images, then text."""
+        own_numbers = {name: parameter.data for name, parameter in trained(backbone.model).items()}
         super().__init__(
             model=backbone.model,
             args=args,
@@ -126,6 +127,9 @@ class StageTrainer(checkpoints.WholeCheckpoints, SFTTrainer):
             processing_class=backbone.processor,
             optimizer_cls_and_kwargs=trainer_optimiser(config.optimiser, lr=config.lr, betas=config.betas),
         )
+        # TRL rounds an adapter on 4 bits to bfloat16, where small updates of it would be rounded away.
+        for name, parameter in trained(backbone.model).items():
+            parameter.data = own_numbers[name].to(parameter.device)
         self.remove_callback(PrinterCallback)
         if validate is not None:
             self.add_callback(ValidatesBeginning(validate, backbone))

@@ -21,7 +21,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.distill.align import split_rows
 from pilotage.distill.estimators import TokenLoss
 from pilotage.distill.routes import RoutedRow
-from pilotage.distill.spans import SpanLayout, Spans, token_bytes
+from pilotage.distill.spans import SpanLayout, Spans, sentence_pieces, token_bytes
 from pilotage.records import Example, Outcome, Rollout
 from pilotage.worlds.score import DESCRIBE
 
@@ -114,15 +114,24 @@ class SpanFinder:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        added = backbone.tokenizer.added_tokens_decoder.values()
-        self._special = {token.content for token in added if token.special}
-        self._special.update(backbone.tokenizer.all_special_tokens)
+        tokenizer = backbone.tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        self._special = {token.content for token in added if token.special} | set(
+            tokenizer.all_special_tokens
+        )
+        self._added = {token.content for token in added} - self._special
+        # Gemma's and Llama 2's kind.
+        self._in_sentence_pieces = "<0x0A>" in tokenizer.get_vocab()
         self._bytes: dict[int, bytes] = {}
 
     def find(self, layout: SpanLayout, token_ids: Sequence[int], *, prefill: str = "") -> Spans:
         """The owners of these ids in a format."""
-        pieces = self._pieces(token_ids)
-        return layout.find(pieces, self._backbone.decode(token_ids), prefill=prefill)
+        pieces, text = self._pieces(token_ids), self._backbone.decode(token_ids)
+        if self._in_sentence_pieces and not text.startswith(" "):
+            # Some of that kind take the space in front of the first word away.
+            first = next((place for place, piece in enumerate(pieces) if piece), 0)
+            pieces[first : first + 1] = [piece.removeprefix(b" ") for piece in pieces[first : first + 1]]
+        return layout.find(pieces, text, prefill=prefill)
 
     def holds_content(self, token_ids: Sequence[int], actions: Sequence[str]) -> np.ndarray:
         """bool [T]: tokens with a digit, an action, or a row of one-letter actions; the others are style."""
@@ -137,9 +146,12 @@ class SpanFinder:
         return np.array([is_content(piece) for piece in self._pieces(token_ids)], dtype=bool)
 
     def _pieces(self, token_ids: Sequence[int]) -> list[bytes]:
+        convert = self._backbone.tokenizer.convert_ids_to_tokens
+        if self._in_sentence_pieces:
+            return sentence_pieces(convert(list(token_ids)), special=self._special)
         if new := sorted(set(token_ids) - self._bytes.keys()):
-            tokens = self._backbone.tokenizer.convert_ids_to_tokens(new)
-            self._bytes |= zip(new, token_bytes(tokens, special=self._special), strict=True)
+            pieces = token_bytes(convert(new), special=self._special, added=self._added)
+            self._bytes |= zip(new, pieces, strict=True)
         return [self._bytes[token] for token in token_ids]
 
 

@@ -272,13 +272,12 @@ class RolloutMaker:
 
     def _reference(self, moment: Moment, view: View) -> Rollout:
         tokenizer: Any = self._student.tokenizer
-        end_id = tokenizer.eos_token_id
         return text_rollout(
             reference_of_view(moment, view.name),
             example_id=moment.example.id,
             encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
             decode=self._student.decode,
-            end_id=self._student.eos_ids[-1] if end_id is None else end_id,
+            end_id=self._student.end_id,
             prefill=view.prefill,
             max_new_tokens=self.config.max_new_tokens,
         )

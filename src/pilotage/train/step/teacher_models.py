@@ -34,6 +34,7 @@ from pilotage.train.optimisers import refuse_sharing
 from pilotage.train.step.moves import TeacherTurns
 from pilotage.train.step.scoring import head_of
 from pilotage.train.teachers import MovingTeacher
+from pilotage.views import shows_picture
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class TeacherModel:
         self.moving = moving
         self.scorer = scorer
         """Set for a remote teacher, which has no head."""
+        self.num_entries: int | None = None
+        """First entries of the vocabulary that it is asked about, where it has more of them than others; None: all."""
         self._head: Head | None = None
 
     def _inside(self) -> AbstractContextManager[Any]:
@@ -89,7 +92,8 @@ class TeacherModel:
             weight_VH = gathered(weight_VH.detach()).clone()
             own = head_of(self.backbone.model, weight_VH[:0])
             bias_V = None if own.bias_V is None else gathered(own.bias_V.detach()).clone()
-            self._head = Head(hidden_MH=weight_VH[:0], weight_VH=weight_VH, bias_V=bias_V)
+            whole = Head(hidden_MH=weight_VH[:0], weight_VH=weight_VH, bias_V=bias_V)
+            self._head = whole.first(self.num_entries)
 
     def head(self, hidden_MH: Tensor) -> Head:
         """The teacher's head over hidden states; all of a step share its tensors, so that routes can be merged."""
@@ -98,7 +102,7 @@ class TeacherModel:
             if self.moving is not None:
                 bias_V = None if own.bias_V is None else self.moving.shadow.of(own.bias_V)
                 own = replace(own, weight_VH=self.moving.shadow.of(own.weight_VH), bias_V=bias_V)
-            self._head = own
+            self._head = own.first(self.num_entries)
         return replace(self._head, hidden_MH=hidden_MH)
 
     def head_of_none(self, like: Tensor) -> Head:
@@ -129,6 +133,14 @@ class TeacherModels:
             weights: _teacher_model(weights, student=student, given=given, device=device)
             for weights in config.all_weights
         }
+        for weights in frozen:
+            check_sees(self._of[weights].backbone, config, weights)
+        # Models of one tokenizer round its size up differently: Qwen2.5-VL-3B to 151,936, the 7B to 152,064.
+        sizes = {num_entries(backbone) for backbone in (student, *self.backbones)}
+        self.num_entries = min(sizes) if len(sizes) > 1 else None
+        """First entries of the vocabulary that student and teachers all have, where they differ in how many."""
+        for teacher in self._of.values():
+            teacher.num_entries = self.num_entries
 
     def __getitem__(self, weights: Any) -> TeacherModel:
         return self._of[weights]
@@ -190,6 +202,22 @@ def check_tokenizer(teacher: Backbone, student: Backbone) -> None:
         raise PilotageError(
             f"teacher {teacher.name} and student {student.name} do not share a tokenizer: rollouts are scored id by id"
         )
+
+
+def num_entries(backbone: Backbone) -> int:
+    """Of the vocabulary, as many as the model's head has."""
+    return backbone.model.get_output_embeddings().weight.shape[0]
+
+
+def check_sees(teacher: Backbone, config: DistillConfig, weights: TeacherWeights) -> None:
+    """Raises PilotageError for a teacher that reads text only, where a route shows it a picture."""
+    for route in config.routes:
+        shows = route.view is not None and route.images != "none" and shows_picture(route.view)
+        if shows and route.weights == weights and not teacher.supports_images:
+            raise PilotageError(
+                f"{config.stage}: teacher {teacher.name} reads text only, and view {route.view!r} of route "
+                f"{route.name!r} shows the picture; use a text view, images='none' or a teacher that sees"
+            )
 
 
 def _teacher_model(
