@@ -1,7 +1,7 @@
 """What an episode costs beside the model: worlds of many turns, a step of training on them, rows of an evaluation.
 
     python benchmarks/episode_cost.py
-    python benchmarks/episode_cost.py --out benchmarks/results/episode_cost_now.md
+    python benchmarks/episode_cost.py --out episode_cost.md
 
 Three tables, all on nano, one thread, greedy answers of at most 144 tokens:
 

@@ -8,6 +8,7 @@ first levels are drawn with their plans, `filter` the time of one change of a fi
 
 from __future__ import annotations
 
+import argparse
 import base64
 import html
 import json
@@ -112,4 +113,8 @@ FILTER = """async () => {
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("num_rows", nargs="?", type=int, default=10_000, metavar="NUM_ROWS")
+    main(parser.parse_args().num_rows)

@@ -48,10 +48,19 @@ def test_every_training_command_of_a_page_is_accepted(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
-        if not re.match(r"https?://|#", target):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+        if not re.match(r"https?://", target):
+            place, _, heading = target.partition("#")
+            file = page.parent / place if place else page
+            assert file.exists(), target
+            assert not heading or heading in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the page's headings are called, as GitHub makes it of their words."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -1,1 +1,1 @@
-"""The toy in one room: a tiny model that fits a laptop, with its tokenizer, corpus and pretraining."""
+"""`nano`: a tiny model that fits a laptop, with its tokenizer, corpus and pretraining."""

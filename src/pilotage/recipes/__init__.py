@@ -1,4 +1,4 @@
-"""Whole runs as typed configurations, and what runs them.
+"""Whole runs as typed configurations, by name.
 
 A name here imports what it needs when it is used: torch and transformers take seconds, and a list of the recipes or a
 refused name needs neither.

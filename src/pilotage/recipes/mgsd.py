@@ -67,7 +67,10 @@ def mgsd(seed: int = 0, *, backbone: str) -> Recipe:
 
 
 def mgsd_full(seed: int = 0, *, backbone: str) -> Recipe:
-    """MGSD as the paper's figure draws it: whole distributions, reverse KL over the full vocabulary."""
+    """MGSD as the paper's figure draws it: whole distributions, reverse KL over the full vocabulary.
+
+    All else is as in `mgsd`, departures included.
+    """
     released = mgsd(seed, backbone=backbone)
     stage1, stage2 = released.stages
     assert isinstance(stage2, DistillConfig)

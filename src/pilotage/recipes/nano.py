@@ -1,10 +1,4 @@
-"""MGSD on the shipped nano model: the same two stages, sized for two CPU cores.
-
-Departures from the paper, all for the model's size: every parameter trains at learning rates of 1e-3 and 5e-4 instead
-of LoRA at 1e-4 and 1e-6, a third of stage 1 is planning from words, and two fifths of stage 2's prompts ask to
-describe the picture, judged by the base that reads the state in words; at these rates the model would forget. Tasks
-count alike in stage 2: in a mean over tokens the maze's long recitals would have about three times FrozenLake's share.
-"""
+"""MGSD on the shipped nano model: the same two stages, sized for two CPU cores."""
 
 from __future__ import annotations
 
@@ -61,7 +55,14 @@ def nano_stage2(seed: int, backbone: str = "nano") -> DistillConfig:
 
 
 def nano_mgsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
-    """Base -> perception tuning -> on-policy self-distillation, over the three tasks. What `pilotage demo` runs."""
+    """Base -> perception tuning -> on-policy self-distillation, over the three tasks. What `pilotage demo` runs.
+
+    Departures from the paper, all for the model's size: every parameter trains at learning rates of 1e-3 and 5e-4
+    instead of LoRA at 1e-4 and 1e-6, a third of stage 1 is planning from words, and two fifths of stage 2's prompts
+    ask to describe the picture, judged by the base that reads the state in words; at these rates the model would
+    forget. Tasks count alike in stage 2: in a mean over tokens the maze's long recitals would have about three times
+    FrozenLake's share. Stage 2 takes the forward KL over the whole vocabulary.
+    """
     return Recipe(
         name="nano_mgsd",
         backbone=backbone,

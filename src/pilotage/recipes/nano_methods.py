@@ -1,9 +1,7 @@
 """Every method on the nano model, after the same first stage and with the same number of rollouts as `nano_mgsd`.
 
-The paper forms are in `pilotage.recipes.neighbours`; the methods themselves in `pilotage.recipes.methods`. Departures
-that all of these share, for the model's size: MGSD's nano budget, rate and schedule; all parameters train, so the
-initial weights are a frozen copy in place of an adapter that is off; and two fifths of the prompts ask for
-descriptions, which a copy of the first stage's model judges from the picture where the method has no teacher of words.
+The paper forms are in `pilotage.recipes.neighbours`; the methods themselves in `pilotage.recipes.methods`. What most
+of them have in common stands at `nano_vigos`.
 """
 
 from __future__ import annotations
@@ -31,8 +29,11 @@ from pilotage.train.distill_config import DistillConfig, FrozenCopy
 def nano_vigos(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """ViGOS (arXiv 2606.19120), paper form, on the nano model.
 
-    Departure besides the shared ones: the perception teacher reads the student's own prompt, which says nothing of
-    the example, because the nano model has never seen a picture without words.
+    Departures that methods on nano share, for the model's size: budget, rate and schedule of the recipe `nano`; all
+    parameters train, so the initial weights are a frozen copy in place of an adapter that is off; and two fifths of
+    the prompts ask for descriptions, which a copy of the first stage's model judges from the picture where the method
+    has no teacher of words. Of ViGOS alone: the perception teacher reads the student's own prompt, which says nothing
+    of the example, because the nano model has never seen a picture without words.
     """
     return _nano_vigos("nano_vigos", seed, backbone, form="paper")
 
@@ -51,7 +52,10 @@ def _nano_vigos(name: str, seed: int, backbone: str, *, form: Form) -> Recipe:
 
 
 def nano_opsd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
-    """OPSD (arXiv 2601.18734), version 3, on the nano model; the shared departures, and a plan for a solution."""
+    """OPSD (arXiv 2601.18734), version 3, on the nano model.
+
+    Departures: those that methods on nano share (`nano_vigos`); the reference plan is the solution.
+    """
     return _nano(
         "nano_opsd",
         seed,
@@ -74,8 +78,8 @@ def nano_opsd_v1(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 def nano_gkd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """GKD (arXiv 2306.13649) on the nano model: JSD 0.5, half the rows from the data set.
 
-    Departure besides the shared ones: there is no larger nano model, so the teacher is MGSD's, the base that reads
-    state and plan.
+    Departures: those that methods on nano share (`nano_vigos`); and there is no larger nano model, so the teacher is
+    MGSD's, the base that reads state and plan.
     """
     return _nano(
         "nano_gkd",
@@ -86,7 +90,7 @@ def nano_gkd(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 
 
 def nano_dense_rl(seed: int = 0, *, backbone: str = "nano") -> Recipe:
-    """Dense-feedback RL (the baseline of arXiv 2604.07944) on the nano model; its teacher is that of `nano_gkd`."""
+    """Dense-feedback RL (the baseline of arXiv 2604.07944) on nano; teacher and departures as in `nano_gkd`."""
     return _nano(
         "nano_dense_rl",
         seed,
@@ -96,7 +100,10 @@ def nano_dense_rl(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 
 
 def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
-    """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts."""
+    """Supervised fine-tuning on reference answers, after stage 1, on as many pictures as MGSD has rollouts.
+
+    All else is as in `nano`, departures included.
+    """
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
     answers = replace(answers_stage(stage1, stage2), lr=stage2.lr)
@@ -106,8 +113,8 @@ def nano_visual_sft(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
     """GRPO (arXiv 2402.03300) after stage 1, with MGSD's number of rollouts: 12 groups of 4 in a step.
 
-    No prompt asks for a description here, since nothing judges one. The rate is a fifth of MGSD's, because a group's
-    verdicts are a far noisier signal than a teacher's distributions.
+    Departures besides those of `nano`: no prompt asks for a description, since nothing judges one, and the rate is a
+    fifth of MGSD's, because a group's verdicts are a far noisier signal than a teacher's distributions.
     """
     whole = nano_mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)
@@ -125,7 +132,10 @@ def nano_grpo(seed: int = 0, *, backbone: str = "nano") -> Recipe:
 
 
 def nano_control_no_privilege(seed: int = 0, *, backbone: str = "nano") -> Recipe:
-    """Nano MGSD whose teacher, the base, sees what the student sees; it must not help."""
+    """Nano MGSD whose teacher, the base, sees what the student sees; it must not help.
+
+    All else is as in `nano`, departures included.
+    """
     return _nano(
         "nano_control_no_privilege", seed, backbone, lambda stage: with_teacher(stage, view="student")
     )

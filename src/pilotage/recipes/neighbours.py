@@ -110,8 +110,8 @@ def dense_rl(seed: int = 0, *, backbone: str, teacher: str | None = None) -> Rec
 def visual_sft(seed: int = 0, *, backbone: str) -> Recipe:
     """Supervised fine-tuning on the reference answers to pictures, after MGSD's first stage: the visual baseline.
 
-    As many rows as `mgsd` has rollouts, with the first stage's adapter and schedule. The paper's own settings of this
-    baseline are not known.
+    As many rows as `mgsd` has rollouts, with the first stage's adapter and schedule, departures included. The paper's
+    own settings of this baseline are not known.
     """
     whole = mgsd(seed, backbone=backbone)
     stage1, stage2 = two_stages(whole)

@@ -1,13 +1,7 @@
 """MGSD on `smolvl`, a pretrained language model with eyes that are new: from words to pixels on two CPU cores.
 
-    pilotage models make smolvl runs/smolvl-base
-    pilotage train runs/smolvl --recipe smolvl --backbone runs/smolvl-base --all
-
-Departures from the paper, all for the model's size. SmolLM2 cannot plan yet, so that a stage of planning from words
-comes first, and what it leaves is the base that teaches. The vision tower is small and new, so that stage 1 trains
-everything, a sixth of it planning from words. Stage 2 trains an adapter, and its teacher is the same model with the
-adapter switched off. Weights are in float32, products in bfloat16; a processor that has no units for it is faster with
-`--set text.bf16=false --set stage1.bf16=false --set stage2.bf16=false`.
+pilotage models make smolvl runs/smolvl-base
+pilotage train runs/smolvl --recipe smolvl --backbone runs/smolvl-base --all
 """
 
 from __future__ import annotations
@@ -77,7 +71,11 @@ def smolvl_stage2(seed: int) -> DistillConfig:
 def smolvl(seed: int = 0, *, backbone: str) -> Recipe:
     """Words, sight, then planning from pixels on SmolLM2-135M with a new vision tower: FrozenLake 3 and 4.
 
-    MGSD's stages behind one of planning from words; the departures are told at the top of this module.
+    Departures from the paper, all for the model's size. SmolLM2 cannot plan yet, so that a stage of planning from
+    words comes first, and what it leaves is the base that teaches. The vision tower is small and new, so that stage 1
+    trains everything, a sixth of it planning from words. Stage 2 trains an adapter, and its teacher is the same model
+    with the adapter switched off. Weights are in float32, products in bfloat16; a processor that has no units for it
+    is faster with `--set text.bf16=false --set stage1.bf16=false --set stage2.bf16=false`.
     """
     return Recipe(
         name="smolvl",

@@ -1,4 +1,4 @@
-"""Rollout engines: they turn views into token ids. Importing this package does not import torch."""
+"""Engines, which turn views into token ids, and the one loop in which episodes are played. No torch here."""
 
 from pilotage.rollouts.engine import Decoding, Engine, Request, samples_of
 from pilotage.rollouts.replay import ReplayEngine

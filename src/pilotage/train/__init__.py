@@ -1,1 +1,1 @@
-"""Both training stages, and how the base was made."""
+"""Training: supervised stages, on-policy distillation, and what both need."""

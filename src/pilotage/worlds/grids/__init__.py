@@ -1,1 +1,1 @@
-"""Grid worlds, each solved by one plan: states, generators, solvers, the answer grammar, the judge, pictures."""
+"""Grid worlds, answered by one plan or move by move: states, generators, solvers, pictures, views, agents."""

@@ -1,7 +1,8 @@
 """Who sees what of a question: the student the picture and the question, each teacher what it is given beside.
 
 The views of ViGOS (arXiv 2606.19120): a student that describes, thinks and answers in a box; a teacher of perception
-that sees the picture alone; one of reasoning that sees the answer; one of form that sees all. Question texts may be of
+that sees the picture alone; one of reasoning that sees the answer; one of form that sees all. Beside them
+OPSD's teacher, which sees the worked solution, and MGSD's, which reads the state in words. Question texts may be of
 strangers: they stand in the prompt as they are, and no placeholder in them is filled.
 """
 
