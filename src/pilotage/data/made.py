@@ -8,8 +8,9 @@ from typing import Any
 from pilotage.data.store import sample_examples
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import beside_world, get_world
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Sampled
 
 
 def made_examples(
@@ -23,14 +24,14 @@ def made_examples(
     side_px: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Example]:
-    """`count` examples in all: sampled of a planning task, else by `examples` of the data module beside the world, else
-    by the world's own `examples`, which knows no levels.
+    """`count` examples in all: sampled of a planning world (`Sampled`), else by `examples` of the data module beside
+    the world, else by the world's own `examples`, which knows no levels.
 
     Raises PilotageError for a world that makes none.
     """
     world, beside = get_world(name), _beside(name)
-    if isinstance(world, Task):
-        return sample_examples(world, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
+    if (sampled := able(world, Sampled)) is not None:
+        return sample_examples(sampled, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
     if beside is not None:
         return beside(name, levels, count, split, seed, cell_px=cell_px or 32, options=dict(options or {}))
     if hasattr(world, "examples"):
@@ -51,7 +52,7 @@ def own_levels(name: str) -> tuple[int, ...]:
 def makes_examples(name: str) -> bool:
     """Whether `made_examples` has any of this world."""
     world = get_world(name)
-    return isinstance(world, Task) or _beside(name) is not None or hasattr(world, "examples")
+    return able(world, Sampled) is not None or _beside(name) is not None or hasattr(world, "examples")
 
 
 def _beside(name: str) -> Any:

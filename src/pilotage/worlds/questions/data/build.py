@@ -44,6 +44,8 @@ Progress = Callable[[int, int], None]
 class QuestionsConfig(SetConfig):
     """Which questions, and where they are written."""
 
+    tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
+    """Tasks, by name."""
     kinds: tuple[Kind, ...] = KINDS
     """cell: which cell holds a thing; safe: does a plan fail; first_move and length: of a shortest plan."""
 
