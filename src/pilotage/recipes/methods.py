@@ -1,8 +1,8 @@
 """The neighbours of MGSD as stages of the one trainer: what each says of views, routes, divergences and sources.
 
 A stage here is the method alone, on whatever is taught; what a world changes of it lies beside the world.
-`pilotage.recipes.neighbours` gives it its paper's settings, and `pilotage.recipes.nano_methods` those of the nano model,
-so that both run the same method.
+`pilotage.recipes.neighbours` gives it its paper's settings, and `pilotage.recipes.nano_methods` those of the nano
+model, so that both run the same method.
 """
 
 from __future__ import annotations
