@@ -1,4 +1,4 @@
-"""What holds for every registered task, whatever it is. A new task is picked up by itself.
+"""What holds for every planning world, by what it can do. A new one is picked up by itself.
 
 Nothing here uses a task's solver to check its solver: `shortest_plans` tries plans by executing them.
 """
@@ -15,12 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from halls import HALLS
 from pilotage.errors import BadStateError, ImpossibleRequestError, PilotageError
-from pilotage.worlds import TASKS, Task, drawing, get_task
+from pilotage.worlds import Task, drawing, get_task
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.judge import REASONS, judge
 from pilotage.worlds.recital import split_items
+from pilotage.worlds.registry import planning_world, planning_worlds
 from pilotage.worlds.score import same_text
 from pilotage.worlds.task import (
+    Draws,
+    DrawsTiles,
+    Generates,
+    Plans,
+    Recites,
+    Sampled,
     TextMaps,
     canonical_key,
     reference_response,
@@ -29,7 +38,16 @@ from pilotage.worlds.task import (
     worked_state,
 )
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+WORLDS = (*planning_worlds(), *HALLS)
+"""The registered ones, and some that can do a part of it."""
+
+
+def having(*capabilities: type) -> Any:
+    """Over every planning world that has these capabilities."""
+    able_ones = [world for world in WORLDS if all(able(world, each) for each in capabilities)]
+    return pytest.mark.parametrize("task", able_ones, ids=lambda task: task.name)
+
+
 seeds = st.integers(0, 2**32 - 1)
 
 ABSURD_LEVELS = (0, -1, 10**9, True, 3.5, "5", None)
@@ -80,9 +98,9 @@ def through_json(data: Any) -> dict[str, Any]:
     return json.loads(json.dumps(data))
 
 
-@every_task
-def test_a_task_is_found_by_its_name(task: Task[Any]) -> None:
-    assert get_task(task.name) is task
+@pytest.mark.parametrize("task", planning_worlds(), ids=lambda task: task.name)
+def test_a_task_is_found_by_its_name(task: Plans[Any]) -> None:
+    assert planning_world(task.name, Plans) is task
     assert re.fullmatch(r"[a-z]+", task.name)
 
 
@@ -93,7 +111,7 @@ def test_an_unknown_task_is_an_error_that_names_the_known_ones() -> None:
         get_task("chess")
 
 
-@every_task
+@having(Generates)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_a_state_survives_its_json_form(task: Task[Any], seed: int) -> None:
@@ -106,7 +124,7 @@ def test_a_state_survives_its_json_form(task: Task[Any], seed: int) -> None:
     assert task.level_of(state) in task.levels
 
 
-@every_task
+@having(Generates)
 def test_generation_is_a_function_of_level_and_seed(task: Task[Any]) -> None:
     level = task.levels[-1]
     twice = [[task.generate(level, rng) for _ in range(20)] for rng in map(np.random.default_rng, (3, 3))]
@@ -115,7 +133,7 @@ def test_generation_is_a_function_of_level_and_seed(task: Task[Any]) -> None:
     assert worked_state(task) == worked_state(task)
 
 
-@every_task
+@having(Sampled)
 @given(seed=seeds)
 @settings(max_examples=25)
 def test_the_reference_plan_is_shortest_and_shortest_plans_are_counted(task: Task[Any], seed: int) -> None:
@@ -131,7 +149,7 @@ def test_the_reference_plan_is_shortest_and_shortest_plans_are_counted(task: Tas
     assert solution.num_optimal in (num_plans, None)
 
 
-@every_task
+@having(Sampled)
 @given(seed=seeds)
 @settings(max_examples=60)
 def test_the_reference_plan_succeeds_step_by_step(task: Task[Any], seed: int) -> None:
@@ -146,11 +164,10 @@ def test_the_reference_plan_succeeds_step_by_step(task: Task[Any], seed: int) ->
         assert outcome.num_executed == len(plan)
     for end in range(len(plan)):
         assert task.execute(state, plan[:end]).reason == "not_reached"
-    assert len(task.trace(state, plan)) == len(plan) + 1
     assert task.difficulty(state, len(plan)) in ("easy", "medium", "hard")
 
 
-@every_task
+@having(Sampled)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_a_solver_with_a_generator_gives_another_shortest_plan(task: Task[Any], seed: int) -> None:
@@ -163,7 +180,7 @@ def test_a_solver_with_a_generator_gives_another_shortest_plan(task: Task[Any], 
     assert task.solve(state) == first
 
 
-@every_task
+@having(Generates)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_actions_after_the_end_change_nothing(task: Task[Any], seed: int) -> None:
@@ -179,7 +196,7 @@ def test_actions_after_the_end_change_nothing(task: Task[Any], seed: int) -> Non
         assert task.execute(state, plan[: outcome.num_executed - 1]).reason == "not_reached"
 
 
-@every_task
+@having(Sampled)
 def test_listed_states_are_all_distinct_solvable_and_as_many_as_counted(task: Task[Any]) -> None:
     levels = small_levels(task)
     assert levels, "no level of this task can be listed"
@@ -193,7 +210,7 @@ def test_listed_states_are_all_distinct_solvable_and_as_many_as_counted(task: Ta
             assert task.parse_state(through_json(task.to_json(state))) == state
 
 
-@every_task
+@having(Generates)
 def test_generated_states_are_among_the_listed_ones(task: Task[Any]) -> None:
     level = small_levels(task)[-1]
     listed = {canonical_key(task, state) for state in task.enumerate_states(level)}
@@ -202,7 +219,7 @@ def test_generated_states_are_among_the_listed_ones(task: Task[Any]) -> None:
     assert drawn <= listed
 
 
-@every_task
+@having(Generates)
 @pytest.mark.parametrize("level", ABSURD_LEVELS, ids=repr)
 def test_an_absurd_level_is_an_error_at_once(task: Task[Any], level: Any) -> None:
     rng = np.random.default_rng(0)
@@ -242,7 +259,7 @@ class StuckGenerator(np.random.Generator):
         return drawn[0] if size is None else drawn
 
 
-@every_task
+@having(Sampled)
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.999])
 def test_a_generator_of_numbers_that_never_changes_cannot_make_it_loop(
     task: Task[Any], fraction: float
@@ -255,13 +272,13 @@ def test_a_generator_of_numbers_that_never_changes_cannot_make_it_loop(
         assert task.solve(state) is not None
 
 
-@every_task
+@having(Generates)
 def test_the_form_of_a_state_names_every_field_in_one_line(task: Task[Any]) -> None:
     assert set(re.findall(r'"(\w+)":', task.state_form)) == set(task.to_json(worked_state(task)))
     assert "\n" not in task.state_form
 
 
-@pytest.mark.parametrize("task", [t for t in TASKS if isinstance(t, TextMaps)], ids=lambda task: task.name)
+@having(Generates, TextMaps)
 @given(seed=seeds, text=st.text(max_size=40) | st.text("SFHG#APT. \n", max_size=80))
 @settings(max_examples=100)
 def test_a_map_of_characters_is_read_back_as_its_state_and_no_text_as_more(
@@ -280,7 +297,7 @@ def test_a_map_of_characters_is_read_back_as_its_state_and_no_text_as_more(
             assert task.parse_text(task.to_text(again)) == again
 
 
-@every_task
+@having(Plans)
 @given(data=Json)
 @settings(max_examples=150)
 def test_any_json_is_a_state_or_a_clear_error(task: Task[Any], data: Any) -> None:
@@ -288,7 +305,7 @@ def test_any_json_is_a_state_or_a_clear_error(task: Task[Any], data: Any) -> Non
         task.parse_state(data)
 
 
-@every_task
+@having(Generates)
 @given(seed=seeds, value=Json)
 @settings(max_examples=60)
 def test_a_state_with_one_odd_field_is_a_state_or_an_error_that_names_the_field(
@@ -303,7 +320,7 @@ def test_a_state_with_one_odd_field_is_a_state_or_an_error_that_names_the_field(
         assert re.search(rf"\b{field}\b|outside the \d+x\d+ grid|share a cell", str(error)), error
 
 
-@every_task
+@having(Generates)
 def test_a_missing_field_is_named_with_the_fields_there_are(task: Task[Any]) -> None:
     data = task.to_json(worked_state(task))
     for field in data:
@@ -312,7 +329,7 @@ def test_a_missing_field_is_named_with_the_fields_there_are(task: Task[Any]) -> 
             task.parse_state(rest)
 
 
-@every_task
+@having(Generates, Recites)
 def test_the_recital_determines_the_state(task: Task[Any]) -> None:
     level = small_levels(task)[-1]
     listed = islice(task.enumerate_states(level), NUM_SMALL)
@@ -320,7 +337,7 @@ def test_the_recital_determines_the_state(task: Task[Any]) -> None:
     assert len(set(recitals)) == len(recitals)
 
 
-@every_task
+@having(Generates, Recites)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_facts_begin_with_the_recital_and_stay_on_one_line(task: Task[Any], seed: int) -> None:
@@ -333,7 +350,7 @@ def test_facts_begin_with_the_recital_and_stay_on_one_line(task: Task[Any], seed
         assert text and not re.search(r"[.\n<>]", text)
 
 
-@every_task
+@having(Generates, Recites)
 @given(seed=seeds)
 @settings(max_examples=60)
 def test_a_recital_is_read_back_as_the_state_it_tells(task: Task[Any], seed: int) -> None:
@@ -342,7 +359,7 @@ def test_a_recital_is_read_back_as_the_state_it_tells(task: Task[Any], seed: int
     assert task.parse_recital(task.facts(state)) == state
 
 
-@every_task
+@having(Generates, Recites)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_a_recital_in_another_order_and_spelling_tells_the_same_state(task: Task[Any], seed: int) -> None:
@@ -359,7 +376,7 @@ def test_a_recital_in_another_order_and_spelling_tells_the_same_state(task: Task
     assert task.parse_recital(spelt) == state
 
 
-@every_task
+@having(Generates, Recites)
 @given(seed=seeds, data=st.data())
 @settings(max_examples=150)
 def test_any_recited_text_is_a_state_or_a_clear_error(task: Task[Any], seed: int, data: Any) -> None:
@@ -379,7 +396,7 @@ def test_any_recited_text_is_a_state_or_a_clear_error(task: Task[Any], seed: int
         assert task.parse_recital(task.recital(state)) == state
 
 
-@every_task
+@having(Generates, Recites)
 def test_a_field_that_is_missing_or_repeats_itself_is_no_state(task: Task[Any]) -> None:
     recital = task.recital(worked_state(task))
     for name, text in recital.items():
@@ -397,7 +414,7 @@ def test_a_field_that_is_missing_or_repeats_itself_is_no_state(task: Task[Any]) 
                 task.parse_recital(fields if spoilt is None else fields | {name: spoilt})
 
 
-@every_task
+@having(Sampled, Recites)
 @given(seed=seeds)
 @settings(max_examples=60)
 def test_the_reference_response_is_judged_a_perfect_answer(task: Task[Any], seed: int) -> None:
@@ -420,7 +437,7 @@ def test_the_reference_response_is_judged_a_perfect_answer(task: Task[Any], seed
     }
 
 
-@every_task
+@having(Generates, DrawsTiles)
 @given(seed=seeds, cell_px=st.integers(drawing.MIN_CELL_PX, 70))
 @settings(max_examples=25)
 def test_the_picture_is_made_of_whole_cells(task: Task[Any], seed: int, cell_px: int) -> None:
@@ -436,10 +453,19 @@ def test_the_picture_is_made_of_whole_cells(task: Task[Any], seed: int, cell_px:
             assert np.array_equal(cell, tiles.palette[tiles.indices[kinds[r, c]]])
 
 
-@every_task
+@having(Sampled, DrawsTiles)
+@given(seed=seeds)
+@settings(max_examples=40)
+def test_the_trace_of_the_reference_plan_has_a_cell_for_each_step(task: Task[Any], seed: int) -> None:
+    state = sample(task, seed)
+    solution = task.solve(state)
+    assert solution is not None and len(task.trace(state, solution.plan)) == len(solution.plan) + 1
+
+
+@having(Generates, Draws)
 def test_no_two_states_draw_the_same_picture(task: Task[Any]) -> None:
     level = small_levels(task)[-1]
-    for cell_px in (8, 32):
+    for cell_px in (8, 32) if able(task, DrawsTiles) else ():
         tiles = task.tiles(cell_px).indices.reshape(-1, cell_px * cell_px)
         assert len(np.unique(tiles, axis=0)) == len(tiles)
     num_states = task.num_states(level)
@@ -447,7 +473,7 @@ def test_no_two_states_draw_the_same_picture(task: Task[Any]) -> None:
     assert len(pictures) == num_states
 
 
-@every_task
+@having(Plans)
 def test_rules_exist_for_both_prompt_sets_and_name_every_action(task: Task[Any]) -> None:
     assert set(task.rules) == {"full", "brief"}
     words = set(re.findall(r"\w+", task.rules["full"]))

@@ -18,7 +18,7 @@ from pilotage.studies.runs import run_part, write_tables
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.sft_config import SftConfig
 from pilotage.worlds import get_task
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.question import question_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

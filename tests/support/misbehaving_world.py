@@ -47,7 +47,7 @@ def installed(folder: Path) -> Iterator[Path]:
     from pilotage.worlds import registry
 
     def forget() -> None:
-        for known in (registry.places, registry._opened, registry.tasks, views._of_packages):
+        for known in (registry.places, registry._opened, registry._installed, views._of_packages):
             known.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:

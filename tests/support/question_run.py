@@ -5,7 +5,7 @@ from __future__ import annotations
 from pilotage.records import Example
 from pilotage.rollouts import ReplayEngine
 from pilotage.worlds import TASKS
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written

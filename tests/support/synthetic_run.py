@@ -21,9 +21,9 @@ from pilotage.records import Example, Observation, Privileged, Rollout
 from pilotage.rollouts import Decoding, Request
 from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, get_task, get_world
-from pilotage.worlds.asked import KINDS
 from pilotage.worlds.drawing import encode_png
 from pilotage.worlds.grids.data.steps import step_examples
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.score import score

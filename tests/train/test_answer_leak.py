@@ -15,7 +15,7 @@ from pilotage.backbones.load import Backbone
 from pilotage.distill.divergences import ForwardKL
 from pilotage.distill.estimators import FullVocabulary
 from pilotage.errors import PilotageError
-from pilotage.recipes.methods import opsd_stage, vigos_question_stage, vigos_stage
+from pilotage.recipes.methods import opsd_stage, vigos_stage
 from pilotage.records import View
 from pilotage.train.answer_leak import Leak, LeakProbe, leak_meter, leak_of_trained
 from pilotage.train.distill import distill
@@ -26,6 +26,7 @@ from pilotage.worlds import get_task
 from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import question_of
+from pilotage.worlds.questions.recipes import vigos_question_stage
 from tiny import tiny_backbone
 
 FORWARD = FullVocabulary(divergence=ForwardKL())

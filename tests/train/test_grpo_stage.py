@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone, LoraSettings
 from pilotage.recipes import RECIPES
-from pilotage.recipes.methods import grpo_stage, on_questions
+from pilotage.recipes.methods import grpo_stage
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts.engine import Decoding, Request
 from pilotage.rollouts.replay import ReplayEngine
@@ -23,10 +23,11 @@ from pilotage.train.distill_config import DistillConfig
 from pilotage.train.step.scoring import encode_rollouts, head_of, predicting_states, sampled_logprobs
 from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
-from pilotage.worlds.asked import KINDS
 from pilotage.worlds.grids.data.steps import make_step_example, map_hash
 from pilotage.worlds.grids.views import VIEWS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
+from pilotage.worlds.questions.recipes import for_world
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
 
@@ -202,7 +203,7 @@ def test_questions_are_rewarded_by_their_grader(tmp_path: Path) -> None:
         ),
         off_policy=True,
     )
-    stage = on_questions(RECIPES["nano_grpo"](0, backbone="nano"), config_of(len(asked), kl_coef=0.1))
+    stage = for_world(RECIPES["nano_grpo"](0, backbone="nano"), config_of(len(asked), kl_coef=0.1))
     assert isinstance(stage, DistillConfig)
     distill(
         stage,

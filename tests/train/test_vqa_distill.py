@@ -13,7 +13,6 @@ from distill_run import rows_of, tiny_config, tiny_examples
 from pilotage.backbones.load import Backbone
 from pilotage.errors import PilotageError
 from pilotage.recipes import RECIPES
-from pilotage.recipes.methods import on_questions, vigos_question_stage
 from pilotage.records import Example, Observation
 from pilotage.runs.recipe import Form
 from pilotage.train.answer_leak import leak_meter
@@ -24,9 +23,10 @@ from pilotage.train.sft_rows import Mixture, encode_rows
 from pilotage.train.step.teacher_models import TeacherModels
 from pilotage.views import make_view
 from pilotage.worlds import get_task
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import FOREIGN, question_of
+from pilotage.worlds.questions.recipes import for_world, vigos_question_stage
 from pilotage.worlds.questions.views import described, vqa_reference_response
 from question_run import answers, questions
 from tiny import tiny_backbone
@@ -106,18 +106,18 @@ def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_n
 
 def test_a_recipe_for_levels_has_a_form_for_questions_or_says_that_it_has_none(tmp_path):
     config = tiny_config()
-    stage = on_questions(RECIPES["nano_vigos_released"](0, backbone="nano"), config)
+    stage = for_world(RECIPES["nano_vigos_released"](0, backbone="nano"), config)
     assert isinstance(stage, DistillConfig)
     assert stage.student_view == "vqa_student" and stage.routes[0].weights == FrozenCopy()
     with pytest.raises(PilotageError, match="gkd is for levels"):
-        on_questions(RECIPES["gkd"](0, backbone="nano"), config)
+        for_world(RECIPES["gkd"](0, backbone="nano"), config)
 
 
 @pytest.mark.parametrize(("name", "view"), [("nano", "vqa_symbolic"), ("nano_opsd", "vqa_solution")])
 def test_one_teacher_of_questions_begins_as_the_student_does(name: str, view: str) -> None:
     """OPSD's is shown the worked solution beside the picture, MGSD's reads the state in place of it."""
     config = RECIPES[name](0, backbone="nano").stages[1]
-    stage = on_questions(RECIPES[name](0, backbone="nano"), config)
+    stage = for_world(RECIPES[name](0, backbone="nano"), config)
     assert isinstance(stage, DistillConfig) and isinstance(config, DistillConfig)
     (route,) = stage.routes
     assert (route.view, route.prefill, route.spans) == (view, "<description>", "all")
@@ -135,7 +135,7 @@ def test_one_teacher_of_questions_begins_as_the_student_does(name: str, view: st
 
 def test_reference_answers_to_questions_are_fine_tuned_on_behind_what_the_prompt_begins(tmp_path):
     answers = RECIPES["nano_visual_sft"](0, backbone="nano").stages[1]
-    stage = on_questions(
+    stage = for_world(
         RECIPES["nano_visual_sft"](0, backbone="nano"),
         replace(answers, steps=1, batch_size=4, micro_batch_size=2),
     )

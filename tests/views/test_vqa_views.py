@@ -15,7 +15,7 @@ from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS, reference_of_view
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade
 from pilotage.worlds.questions.question import make_question, question_of

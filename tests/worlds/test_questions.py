@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pilotage.worlds import TASKS, Task, get_task
-from pilotage.worlds.asked import (
+from pilotage.worlds.questions.asked import (
     KINDS,
     Asked,
     ask,

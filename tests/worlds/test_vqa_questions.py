@@ -15,7 +15,7 @@ from pilotage.data.examples import split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Observation
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions, iter_questions
 from pilotage.worlds.questions.data.store import COLUMNS, load_questions, questions_hash, write_questions
 from pilotage.worlds.questions.grading import grade

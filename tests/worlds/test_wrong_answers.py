@@ -12,7 +12,7 @@ from pilotage.data.examples import make_example
 from pilotage.errors import ImpossibleRequestError
 from pilotage.records import Example
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.asked import KINDS
+from pilotage.worlds.questions.asked import KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade_answer
 from pilotage.worlds.questions.question import make_question, question_of

@@ -13,6 +13,7 @@ from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 
 if TYPE_CHECKING:
+    from pilotage.data.sets import SetKind
     from pilotage.rollouts.sessions import SessionSettings
     from pilotage.runs import Recipe
     from pilotage.runs.measurement import Measurement
@@ -85,11 +86,11 @@ class RecipeOptions:
     def _with_threads(self, recipe: Recipe) -> Recipe:
         return recipe if self.threads is None else replace(recipe, num_threads=self.threads)
 
-    def holds_questions(self) -> bool:
-        """Whether `--data` is a set of questions about pictures, not of levels."""
+    def kind_of_data(self) -> SetKind | None:
+        """What kind of set `--data` is; None without one."""
         from pilotage.data.sets import kind_of_set
 
-        return self.data is not None and kind_of_set(self.data).holds == "questions"
+        return None if self.data is None else kind_of_set(self.data)
 
     def load_examples(
         self, measured: Measurement, split: Split, sessions: SessionSettings | None = None

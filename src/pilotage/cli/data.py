@@ -14,7 +14,6 @@ from pilotage.cli.progress import Bar
 from pilotage.data.build import BuildConfig, build
 from pilotage.data.source import Note
 from pilotage.errors import PilotageError
-from pilotage.worlds import get_task
 from pilotage.worlds.grids.data import PUBLISHED, Json, Loader, Text
 from pilotage.worlds.grids.data.importing import (
     LISTS,
@@ -27,6 +26,8 @@ from pilotage.worlds.grids.data.importing import (
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions
 from pilotage.worlds.questions.data.importing import REPORT as VQA_REPORT
 from pilotage.worlds.questions.data.importing import SplitRule, import_vqa
+from pilotage.worlds.registry import planning_world
+from pilotage.worlds.task import Plans
 
 NUM_SHOWN = 10
 """Notes of each kind that are printed; the report file has them all."""
@@ -116,7 +117,7 @@ class Import:
             raise PilotageError(
                 f"--task {self.task} is for text; {self.source} says itself what its levels are of"
             )
-        task = get_task(self.task) if self.task is not None else None
+        task = planning_world(self.task, Plans) if self.task is not None else None
         loaders: Sequence[Loader] = (*PUBLISHED, Json(), Text(task))
         return next(loader for loader in loaders if loader.name == self.source)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pilotage.cli.options import Count
 from pilotage.cli.progress import Heartbeat, figures_text, make_progress, minutes
-from pilotage.worlds import TASKS
+from pilotage.worlds.registry import planning_worlds
 
 if TYPE_CHECKING:
     from pilotage.evaluate import Progress
@@ -143,7 +143,7 @@ class LiveTable:
         """Success in per cent, as far as it is known."""
         table = Table(caption="success on unseen levels, %; seen: every part of the description right")
         table.add_column("", no_wrap=True)
-        titles = {task.name: task.title for task in TASKS}
+        titles = {task.name: task.title for task in planning_worlds()}
         heads = "".join(
             f"{title:>{width}}" for title, width in zip(KIND_TITLES.values(), KIND_WIDTHS, strict=True)
         )

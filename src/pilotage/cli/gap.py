@@ -58,16 +58,18 @@ class GapCommand(Eval):
 
 
 def _check_planning(worlds: Iterable[str]) -> None:
-    """Raises PilotageError for a world that is no planning task."""
-    from pilotage.worlds import TASKS
+    """Raises PilotageError for a world that is no planning task, and for one that recites nothing."""
+    from pilotage.worlds.registry import planning_world, planning_worlds
+    from pilotage.worlds.task import Recites
 
-    known = [task.name for task in TASKS]
+    known = [task.name for task in planning_worlds()]
     for name in dict.fromkeys(worlds):
         if name not in known:
             raise PilotageError(
                 f"the gap is measured on planning tasks ({', '.join(known)}), whose whole answer is one plan, and "
                 f"{name} is none; pilotage eval measures it"
             )
+        planning_world(name, Recites)
 
 
 def print_gap(gap: Gap, *, by_level: bool) -> None:

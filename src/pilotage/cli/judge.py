@@ -28,8 +28,9 @@ from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_
 from pilotage.errors import PilotageError
 from pilotage.files import whole
 from pilotage.records import Outcome
-from pilotage.worlds import TASKS, get_task
 from pilotage.worlds.judge import StateJudge
+from pilotage.worlds.registry import planning_world, planning_worlds
+from pilotage.worlds.task import Plans
 
 MAX_ERROR_CHARACTERS = 300
 MAX_KNOWN_BYTES = 4 * 2**20
@@ -43,6 +44,7 @@ class Judge:
     A row is {"id": ..., "task": ..., "state": {...}, "response": "..."}. Each becomes one line with
     id, parsed, legal, success, optimal, num_executed and reason; a bad row becomes one with line and
     error, and makes the exit status 1. Blank lines are skipped. The summary goes to standard error.
+    optimal is null in a world that solves nothing.
 
     States, by task:
     """
@@ -68,7 +70,7 @@ class Judge:
 def _state_forms() -> str:
     """The forms of all registered tasks' states, as lines of a docstring of 80 columns."""
     wrapper = textwrap.TextWrapper(width=76, subsequent_indent=" " * 6)
-    lines = [line for task in TASKS for line in wrapper.wrap(f"  {task.name} {task.state_form}")]
+    lines = [line for task in planning_worlds() for line in wrapper.wrap(f"  {task.name} {task.state_form}")]
     return "".join(f"    {line}\n" for line in lines)
 
 
@@ -86,7 +88,7 @@ class Tally:
     def add(self, task: str, outcome: Outcome) -> None:
         of = outcome.measures
         legal = of["parsed"] and not of["illegal"]
-        self._endings[task, bool(of["parsed"]), bool(legal), outcome.success, bool(of["optimal"])] += 1
+        self._endings[task, bool(of["parsed"]), bool(legal), outcome.success, bool(of.get("optimal"))] += 1
 
     def summary(self, wall_s: float) -> str:
         by_task: dict[str, Counter[str]] = {}
@@ -137,7 +139,7 @@ def _outcome_text(outcome: Outcome) -> str:
         bool(of["parsed"]),
         bool(of["parsed"] and not of["illegal"]),
         outcome.success,
-        bool(of["optimal"]),
+        bool(of["optimal"]) if "optimal" in of else None,
         int(of["num_executed"]),
         outcome.reason,
     )
@@ -145,7 +147,7 @@ def _outcome_text(outcome: Outcome) -> str:
 
 @lru_cache(maxsize=4096)
 def _verdict_text(
-    parsed: bool, legal: bool, success: bool, optimal: bool, num_executed: int, reason: str
+    parsed: bool, legal: bool, success: bool, optimal: bool | None, num_executed: int, reason: str
 ) -> str:
     """The rest of a line, after the id. ASCII, as all of it: a lone surrogate in an id survives any encoding."""
     verdict = {
@@ -183,7 +185,7 @@ class KnownStates:
         if known is None:
             known = self._older.get(key)
             if known is None:
-                task = get_task(task_name)
+                task = planning_world(task_name, Plans)
                 known = StateJudge(task, task.parse_state(data))
             self._keep(key, known)
         return known

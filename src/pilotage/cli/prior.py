@@ -59,13 +59,14 @@ class PriorCommand(Eval):
     def _examples(self, measured: Measurement) -> list[Any]:
         from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
         from pilotage.runs.measurement import TEST_SEED
-        from pilotage.worlds import get_task
         from pilotage.worlds.drawing import FIXED_SIDE_PX
+        from pilotage.worlds.registry import planning_world
+        from pilotage.worlds.task import Plans, Sampled
 
         if self.data is not None:
             examples = replace(self, num=None).load_examples(measured, self.split)
-            return [example for example in examples if prior_of(get_task(example.task))]
-        levels = {name: at for name, at in measured.levels if prior_of(get_task(name))}
+            return [example for example in examples if prior_of(planning_world(example.task, Plans))]
+        levels = {name: at for name, at in measured.levels if prior_of(planning_world(name, Plans))}
         if not levels:
             raise PilotageError(
                 f"none of the recipe's tasks has a prior; such tasks are {', '.join(tasks_with_prior())}"
@@ -74,7 +75,7 @@ class PriorCommand(Eval):
             example
             for name, at in levels.items()
             for pair in prior_pairs(
-                get_task(name),
+                planning_world(name, Sampled),
                 at,
                 self.num or NUM_PAIRS,
                 split=self.split,

@@ -157,8 +157,9 @@ class Train(SessionOptions, RecipeOptions):
 
     def _suited(self, recipe: Recipe, record: RunRecord | None) -> Recipe:
         """The recipe on the kind of data and with the teacher that the options name, in the stages to be trained."""
-        from pilotage.recipes.methods import adapted, on_questions, taught_by, teaches_answers
+        from pilotage.recipes.methods import adapted, taught_by, teaches_answers
         from pilotage.train.distill_config import DistillConfig
+        from pilotage.worlds.registry import beside_world
 
         if self.lora is not None and self.qlora is not None:
             raise PilotageError(f"--lora {self.lora} and --qlora {self.qlora}: give one of them")
@@ -169,16 +170,19 @@ class Train(SessionOptions, RecipeOptions):
             return recipe
         names = self._names_ahead(recipe, record)
         stages = [stage for stage in recipe.stages if stage.stage in names]
-        if self.holds_questions():
+        kind = self.kind_of_data()
+        beside = None if kind is None or kind.world is None else beside_world(kind.world, "recipes")
+        suit = getattr(beside, "for_world", None)
+        if kind is not None and suit is not None:
             answering = [stage for stage in stages if teaches_answers(stage)]
             if stages[0] not in answering:
-                remedy = f"; questions are for --stage {answering[0].stage}" if answering else ""
+                remedy = f"; {kind.holds} are for --stage {answering[0].stage}" if answering else ""
                 raise PilotageError(
                     f"{stages[0].stage} of {command_name(recipe)} is trained on levels{remedy}"
                 )
             for stage in answering:
                 if record is None or stage.stage not in record.began_with:
-                    recipe = with_stage(recipe, on_questions(recipe, stage))
+                    recipe = with_stage(recipe, suit(recipe, stage))
         if self.teacher is not None:
             taught = [
                 stage

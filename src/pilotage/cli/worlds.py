@@ -49,6 +49,7 @@ def _told(world: World) -> Iterator[tuple[str, str]]:
     from pilotage.data.made import makes_examples, own_levels
     from pilotage.worlds.agents import agents_of
     from pilotage.worlds.registry import beside_world, planning_task
+    from pilotage.worlds.task import Draws, DrawsTiles, Generates, HasPrior, Recites, Solves, TextMaps
     from pilotage.worlds.world import HasExpert, HasWrongAnswers, TellsAgents
 
     yield "title", world.title
@@ -66,11 +67,19 @@ def _told(world: World) -> Iterator[tuple[str, str]]:
     yield "measures", _listed(measure.name for measure in world.measures)
     yield "ends", _listed(world.reasons)
     able = {
-        "an expert from any state": isinstance(world, HasExpert),
-        "wrong answers (diagnose palr)": isinstance(world, HasWrongAnswers),
-        "what agents need besides seeing": isinstance(world, TellsAgents),
+        "an expert from any state": HasExpert,
+        "wrong answers (diagnose palr)": HasWrongAnswers,
+        "what agents need besides seeing": TellsAgents,
+        "states at random": Generates,
+        "best plans": Solves,
+        "states in words (diagnose gap)": Recites,
+        "pictures": Draws,
+        "tiles of them": DrawsTiles,
+        "maps of characters": TextMaps,
+        "a prior (diagnose prior)": HasPrior,
     }
-    yield "has", _listed(what for what, has in able.items() if has) or "none of the optional capabilities"
+    has = (what for what, capability in able.items() if isinstance(world, capability))
+    yield "has", _listed(has) or "none of the optional capabilities"
 
 
 def _listed(parts: Iterable[object]) -> str:

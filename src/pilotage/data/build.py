@@ -28,8 +28,9 @@ from pilotage.data.store import Shard, manifest_of, read_manifest, save_shard
 from pilotage.data.workers import Workers
 from pilotage.errors import PilotageError, require
 from pilotage.records import SPLITS, Split
-from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.task import Task
+from pilotage.worlds.capabilities import able
+from pilotage.worlds.registry import planning_world, planning_worlds
+from pilotage.worlds.task import Sampled
 
 GENERATOR_VERSION = 1
 """Goes up whenever the same arguments would give other content than before."""
@@ -44,7 +45,7 @@ class SetConfig:
 
     out: Path
     """Folder of the set; new, empty, or one of the same arguments, which goes on."""
-    tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
+    tasks: tuple[str, ...] = tuple(task.name for task in planning_worlds() if able(task, Sampled))
     """Tasks, by name."""
     levels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Task and its levels, e.g. `frozenlake 3 4 5 maze 3 4`; a task left out has its own training levels."""
@@ -86,7 +87,8 @@ class SetConfig:
         if unused := set(self.levels) - set(self.tasks):
             raise PilotageError(f"levels are given for {sorted(unused)}, but tasks are {list(self.tasks)}")
         chosen = {}
-        for task in map(get_task, sorted(self.tasks)):
+        for name in sorted(self.tasks):
+            task = planning_world(name, Sampled)
             chosen[task.name] = levels = sorted(self.levels.get(task.name, task.levels))
             if not levels or len(set(levels)) != len(levels):
                 raise PilotageError(
@@ -114,7 +116,7 @@ class BuildConfig(SetConfig):
 class Part:
     """All examples of one (task, level, split)."""
 
-    task: Task[Any]
+    task: Sampled[Any]
     level: int
     split: Split
     count: int
@@ -224,7 +226,7 @@ def _deal(
 
 
 def _draw(
-    task: Task[Any], level: int, seed: int, block: int, wanted: frozenset[Split]
+    task: Sampled[Any], level: int, seed: int, block: int, wanted: frozenset[Split]
 ) -> list[tuple[int, Candidate]]:
     return list(draw_block(task, level, seed, block, wanted))
 
@@ -242,7 +244,7 @@ def _parts(config: BuildConfig) -> list[Part]:
     config.check_numbers(workers=1, shard_rows=1)
     return [
         Part(
-            task=get_task(name),
+            task=planning_world(name, Sampled),
             level=level,
             split=split,
             count=config.count(split),

@@ -21,9 +21,8 @@ from pilotage.data.source import Loader, Malformed
 from pilotage.data.store import MANIFEST, read_manifest, read_shard
 from pilotage.errors import PilotageError
 from pilotage.files import file_hash
-from pilotage.worlds import get_task
-from pilotage.worlds.registry import beside_worlds
-from pilotage.worlds.task import Task, state_hash
+from pilotage.worlds.registry import beside_worlds, planning_world
+from pilotage.worlds.task import Plans, state_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +76,13 @@ def load_exclusions(paths: Iterable[Path | str]) -> Exclusions:
     return Exclusions(hashes=frozenset(levels), counts=counts, files=tuple(files))
 
 
-def excluded_states(paths: Iterable[Path | str]) -> Iterator[tuple[Task[Any], Any]]:
+def excluded_states(paths: Iterable[Path | str]) -> Iterator[tuple[Plans[Any], Any]]:
     """The states themselves, with their tasks; raises as `load_exclusions` does."""
     for path in map(Path, paths):
         yield from _states(path)[1]
 
 
-def _states(path: Path) -> tuple[str, Iterator[tuple[Task[Any], Any]]]:
+def _states(path: Path) -> tuple[str, Iterator[tuple[Plans[Any], Any]]]:
     """What kind of file or folder it is, and its states."""
     if not path.exists():
         raise PilotageError(f"cannot read exclusion file {path}: there is no such file or folder")
@@ -101,21 +100,21 @@ def _loader_of(path: Path) -> Loader:
     return next((loader for loader in published if loader.finds(path)), plain[0])
 
 
-def _data_set(root: Path) -> tuple[str, Iterator[tuple[Task[Any], Any]]]:
+def _data_set(root: Path) -> tuple[str, Iterator[tuple[Plans[Any], Any]]]:
     """What kind it is, and its states, one shard in memory at a time."""
     manifest = read_manifest(root)
     loader = manifest["arguments"].get("import")
 
-    def states() -> Iterator[tuple[Task[Any], Any]]:
+    def states() -> Iterator[tuple[Plans[Any], Any]]:
         for shard in manifest["shards"]:
             for example in read_shard(root, shard):
-                task = get_task(example.task)
+                task = planning_world(example.task, Plans)
                 yield task, task.parse_state(example.state)
 
     return (f"import {loader}" if loader else "data set"), states()
 
 
-def _published(loader: Loader, path: Path) -> Iterator[tuple[Task[Any], Any]]:
+def _published(loader: Loader, path: Path) -> Iterator[tuple[Plans[Any], Any]]:
     for piece in loader.read(path):
         if isinstance(piece, Malformed):
             line = "" if piece.place.line is None else f" line {piece.place.line}"

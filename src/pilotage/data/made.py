@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from pilotage.data.store import sampled
 from pilotage.errors import PilotageError
 from pilotage.records import Example, Split
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import beside_world, get_world
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Sampled
 
 
 class Make(Protocol):
@@ -40,8 +41,8 @@ def made_examples(
     side_px: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Example]:
-    """`count` examples in all: sampled of a planning task, else by `examples` of the data module beside the world, else
-    by the world's own `examples`, which knows no levels.
+    """`count` examples in all: sampled of a planning world (`Sampled`), else by `examples` of the data module beside
+    the world, else by the world's own `examples`, which knows no levels.
 
     Raises PilotageError for a world that makes none.
     """
@@ -64,8 +65,8 @@ def making(
     """
     world, beside = get_world(name), _beside(name)
     found: Iterable[Example]
-    if isinstance(world, Task):
-        found = sampled(world, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
+    if (task := able(world, Sampled)) is not None:
+        found = sampled(task, levels, count, split, seed, cell_px=cell_px, side_px=side_px)
     elif beside is not None:
         found = beside(name, levels, count, split, seed, cell_px=cell_px or 32, options=dict(options or {}))
     elif hasattr(world, "examples"):
@@ -88,7 +89,7 @@ def own_levels(name: str) -> tuple[int, ...]:
 def makes_examples(name: str) -> bool:
     """Whether `made_examples` has any of this world."""
     world = get_world(name)
-    return isinstance(world, Task) or _beside(name) is not None or hasattr(world, "examples")
+    return able(world, Sampled) is not None or _beside(name) is not None or hasattr(world, "examples")
 
 
 def _beside(name: str) -> Any:

@@ -23,8 +23,9 @@ from pilotage.data.sampling import (
 )
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Example, Split
-from pilotage.worlds import TASKS
-from pilotage.worlds.task import HasPrior, Task, state_hash, worked_state
+from pilotage.worlds.capabilities import able
+from pilotage.worlds.registry import planning_worlds
+from pilotage.worlds.task import HasPrior, Plans, Sampled, state_hash, worked_state
 
 PATIENCE_BLOCKS = 12
 """Blocks of draws without one new pair, after which no more are expected."""
@@ -33,18 +34,18 @@ Pair = tuple[Example, Example]
 """(follows the prior, reverses it), of one level and one optimal length."""
 
 
-def prior_of(task: Task[Any]) -> HasPrior[Any] | None:
+def prior_of(task: Plans[Any]) -> HasPrior[Any] | None:
     """The task's regularity, or None where it has none."""
-    return task if isinstance(task, HasPrior) else None
+    return able(task, HasPrior)
 
 
 def tasks_with_prior() -> list[str]:
     """Names of the planning tasks that have a prior (`pilotage.worlds.task.HasPrior`)."""
-    return [task.name for task in TASKS if prior_of(task)]
+    return [task.name for task in planning_worlds() if prior_of(task)]
 
 
 def examples_with_prior(
-    task: Task[Any],
+    task: Sampled[Any],
     level: int,
     count: int,
     *,
@@ -75,7 +76,7 @@ def examples_with_prior(
 
 
 def prior_pairs(
-    task: Task[Any],
+    task: Sampled[Any],
     levels: Sequence[int],
     num_pairs: int,
     *,
@@ -112,7 +113,7 @@ class _Turns(Turns):
 
 
 def _pairs(
-    task: Task[Any], level: int, count: int, split: Split, seed: int
+    task: Sampled[Any], level: int, count: int, split: Split, seed: int
 ) -> list[tuple[Candidate, Candidate]]:
     """`count` pairs, easy, medium and hard ones in turn as long as the level has them."""
     found: dict[str, list[tuple[Candidate, Candidate]]] = {name: [] for name in DIFFICULTIES}
@@ -137,7 +138,7 @@ def _pairs(
 
 
 def _stream(
-    task: Task[Any], level: int, split: Split, seed: int
+    task: Sampled[Any], level: int, split: Split, seed: int
 ) -> Iterator[tuple[int, str, tuple[Candidate, Candidate] | None]]:
     """(block, difficulty, pair) whenever two distinct states match, and (block, "", None) at the end of a block."""
     prior = _require(task)
@@ -159,7 +160,7 @@ def _stream(
         yield block, "", None
 
 
-def _require(task: Task[Any]) -> HasPrior[Any]:
+def _require(task: Plans[Any]) -> HasPrior[Any]:
     prior = prior_of(task)
     if prior is None:
         raise PilotageError(

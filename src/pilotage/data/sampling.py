@@ -22,7 +22,7 @@ import numpy as np
 from pilotage.data.examples import SPLIT_SHARES, key_of, make_example, split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
-from pilotage.worlds.task import ENUMERATION_LIMIT, Solution, Task, state_hash, worked_state
+from pilotage.worlds.task import ENUMERATION_LIMIT, Sampled, Solution, state_hash, worked_state
 
 DIFFICULTIES = ("easy", "medium", "hard")
 
@@ -51,7 +51,7 @@ class Candidate:
     difficulty: str
     solution: Solution
 
-    def example(self, task: Task[Any], *, cell_px: int | None = 32, side_px: int | None = None) -> Example:
+    def example(self, task: Sampled[Any], *, cell_px: int | None = 32, side_px: int | None = None) -> Example:
         """As `make_example` makes it, without solving the state again."""
         return make_example(
             task,
@@ -65,7 +65,7 @@ class Candidate:
 
 
 def sample(
-    task: Task[Any],
+    task: Sampled[Any],
     level: int,
     count: int,
     split: Split,
@@ -96,7 +96,7 @@ def sample(
 
 
 def draw_block(
-    task: Task[Any], level: int, seed: int, block: int, wanted: frozenset[Split]
+    task: Sampled[Any], level: int, seed: int, block: int, wanted: frozenset[Split]
 ) -> Iterator[tuple[int, Candidate]]:
     """The draws of one block that belong to `wanted` splits, each with its position in the stream."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, _number(task.name), level, block]))
@@ -107,7 +107,7 @@ def draw_block(
 
 
 def check_request(
-    task: Task[Any],
+    task: Sampled[Any],
     level: int,
     count: int,
     split: Split,
@@ -138,7 +138,7 @@ class Turns:
 
     def __init__(
         self,
-        task: Task[Any],
+        task: Sampled[Any],
         level: int,
         count: int,
         split: Split,
@@ -248,7 +248,7 @@ class KeySet:
             self._recent.clear()
 
 
-def _candidate(task: Task[Any], level: int, state: Any, wanted: frozenset[Split]) -> Candidate | None:
+def _candidate(task: Sampled[Any], level: int, state: Any, wanted: frozenset[Split]) -> Candidate | None:
     """None for a state of another split: it is not solved, which is most of the cost."""
     hash_ = state_hash(task, state)
     split = split_of(hash_)
@@ -266,12 +266,12 @@ def _comes_near(num_states: int, count: int, split: Split, exclude: Collection[s
 
 
 @lru_cache(maxsize=64)
-def _worked_hash(task: Task[Any]) -> str:
+def _worked_hash(task: Sampled[Any]) -> str:
     return state_hash(task, worked_state(task))
 
 
 @lru_cache(maxsize=8)
-def _keys_by_split(task: Task[Any], level: int) -> dict[Split, np.ndarray]:
+def _keys_by_split(task: Sampled[Any], level: int) -> dict[Split, np.ndarray]:
     keys: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for state in task.enumerate_states(level):
         hash_ = state_hash(task, state)

@@ -21,6 +21,8 @@ class SetKind:
     format: str
     holds: str
     """In one word: `levels`, `questions`."""
+    world: str | None = None
+    """Whose examples it holds; None where they are levels of planning worlds, each with its own."""
     load: Callable[[Path, Split], list[Example]]
     """The examples of a split. Raises PilotageError for a folder that is damaged or does not have it."""
 

@@ -12,7 +12,7 @@ from pilotage.data.lines import BadLineError, numbered_lines, parse_object
 from pilotage.errors import PilotageError
 from pilotage.pictures import BadPictureError, opened
 from pilotage.worlds.drawing import MAX_SIDE_PX
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Plans
 
 MAX_TEXT_BYTES = 64 * 2**10
 """A map of 64x64 cells, told in words, fits."""
@@ -80,7 +80,7 @@ class Level:
     """A state that was read, with what came along."""
 
     place: Place
-    task: Task[Any]
+    task: Plans[Any]
     state: Any
     plan: tuple[str, ...] | None = None
     """The set's reference plan; None where it has none."""

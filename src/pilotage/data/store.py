@@ -27,7 +27,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.records import SPLITS, Example, Observation, Privileged, Split
 from pilotage.worlds.grid import shorten
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Sampled
 
 MANIFEST = "manifest.json"
 FORMAT = "pilotage-data"
@@ -91,7 +91,7 @@ def load_examples(path: Path | str, split: Split | None = None) -> list[Example]
 
 
 def sample_examples(
-    task: Task[Any],
+    task: Sampled[Any],
     levels: Sequence[int],
     count: int,
     split: Split,

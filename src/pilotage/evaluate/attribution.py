@@ -26,11 +26,12 @@ from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_mean
 from pilotage.evaluate.roles import role_of
 from pilotage.evaluate.samples import Row, example_means
 from pilotage.records import Outcome
-from pilotage.worlds import get_task
 from pilotage.worlds.answers import parse_answer
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.judge import MEASURES, judge_plan
+from pilotage.worlds.registry import planning_world
 from pilotage.worlds.score import DESCRIBE, score
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Recites, Solves
 
 FAULTS = ("none", "misread", "misplanned", "both", "format", "error")
 LUCKY = "lucky"
@@ -73,7 +74,8 @@ class Attribution(Figures):
 def attribute(row: Row) -> Attribution:
     """The fault of one row of a planning view. Needs `task`, `state` and `response`; never raises on any response.
 
-    Raises PilotageError for a row of a view that asks for no plan, and for one without these keys.
+    Raises PilotageError for a row of a view that asks for no plan, of a world that recites nothing, and for one without
+    these keys.
     """
     for key in ("task", "state", "response"):
         if key not in row:
@@ -84,7 +86,7 @@ def attribute(row: Row) -> Attribution:
         )
     if row.get("error"):
         return Attribution(fault="error")
-    task = get_task(row["task"])
+    task = planning_world(row["task"], Recites)
     strict_edges = bool((row.get("settings") or {}).get("strict_edges", False))
     scored = _known_score(row)
     if scored is None:
@@ -104,7 +106,7 @@ def attribute(row: Row) -> Attribution:
     )
 
 
-def recited_state(task: Task[Any], fields: Mapping[str, str]) -> Any | None:
+def recited_state(task: Recites[Any], fields: Mapping[str, str]) -> Any | None:
     """The state that recited `fields` tell of, or None where they tell of none."""
     try:
         return task.parse_recital(fields)
@@ -122,14 +124,14 @@ def _known_score(row: Row) -> Outcome | None:
     measures = {name: value for name, value in told.items() if name not in ("success", "reason")}
     if not isinstance(told.get("success"), bool) or not isinstance(told.get("reason"), str):
         return None
-    if not {measure.name for measure in MEASURES} <= measures.keys():
+    if not {measure.name for measure in MEASURES} - {"optimal"} <= measures.keys():
         return None
     return Outcome(
         success=told["success"], reason=told["reason"], measures=measures, fields=fields, right=right
     )
 
 
-def _judge_as_read(task: Task[Any], scored: Outcome, response: str, strict_edges: bool) -> Outcome | None:
+def _judge_as_read(task: Recites[Any], scored: Outcome, response: str, strict_edges: bool) -> Outcome | None:
     """The outcome of the plan in the recited state; None without such a state or without a plan."""
     plan = parse_answer(response, task.actions).plan
     believed = None if plan is None else recited_state(task, scored.fields)
@@ -138,7 +140,7 @@ def _judge_as_read(task: Task[Any], scored: Outcome, response: str, strict_edges
     return judge_plan(task, believed, plan, strict_edges=strict_edges)
 
 
-def _fault(task: Task[Any], scored: Outcome, as_read: Outcome | None, *, was_cut: bool) -> tuple[str, str]:
+def _fault(task: Recites[Any], scored: Outcome, as_read: Outcome | None, *, was_cut: bool) -> tuple[str, str]:
     if scored.success:
         return "none", "" if scored.all_right else LUCKY if scored.fields else UNREAD
     if not scored.is_("parsed"):
@@ -151,7 +153,8 @@ def _fault(task: Task[Any], scored: Outcome, as_read: Outcome | None, *, was_cut
         return "both", NO_STATE
     if as_read.success:
         return "misread", ""
-    is_hopeless = task.solve(task.parse_recital(scored.fields)) is None
+    solving = able(task, Solves)
+    is_hopeless = solving is not None and solving.solve(task.parse_recital(scored.fields)) is None
     return "both", NO_WAY if is_hopeless else as_read.reason
 
 
@@ -211,7 +214,7 @@ def count_faults(attributed: Sequence[Attributed]) -> FaultCounts:
             details.setdefault(attribution.fault, Counter())[attribution.detail] += 1
         if attribution.fault in ("misread", "both"):
             unseen.update(attribution.unseen_fields)
-    task = get_task(rows[0]["task"])
+    task = planning_world(rows[0]["task"], Recites)
     names = tuple(task.recital(task.parse_state(rows[0]["state"])))
     return FaultCounts(
         num_answers=len(rows),

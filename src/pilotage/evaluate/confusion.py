@@ -16,10 +16,11 @@ import numpy as np
 
 from pilotage.evaluate.bootstrap import Figures
 from pilotage.evaluate.samples import Row
-from pilotage.worlds import get_task
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.grid import Cell
 from pilotage.worlds.recital import split_items
-from pilotage.worlds.task import Task
+from pilotage.worlds.registry import planning_world
+from pilotage.worlds.task import Generates, Recites
 
 OUTSIDE = "outside"
 UNREAD = "unread"
@@ -86,11 +87,12 @@ class Confusion(Figures):
 def confusions(rows: Iterable[Row]) -> list[Confusion]:
     """One for every task, field with a single cell, and level. Rows need `task`, `state`, `fields`.
 
-    Answers without anything recited, failed ones among them, count as unread.
+    Answers without anything recited, failed ones among them, count as unread. Raises PilotageError for a row of a world
+    that recites nothing; one whose states cannot be drawn has no fields that are known to hold a single cell.
     """
     counts: dict[tuple[str, str, int], Counter[tuple[Cell, Cell | str]]] = {}
     for row in rows:
-        task = get_task(row["task"])
+        task = planning_world(row["task"], Recites)
         state = task.parse_state(row["state"])
         # The row's own word for its level could be anything; the grid has as many cells as the state has.
         truth, level = task.recital(state), task.level_of(state)
@@ -116,10 +118,14 @@ def confusions(rows: Iterable[Row]) -> list[Confusion]:
 
 
 @lru_cache(maxsize=64)
-def single_cell_fields(task: Task[Any]) -> tuple[str, ...]:
+def single_cell_fields(task: Recites[Any]) -> tuple[str, ...]:
     """Fields of the recital that held exactly one cell in each of many random states."""
-    rng = np.random.default_rng(0)
-    recitals = [task.recital(task.generate(level, rng)) for level in task.levels for _ in range(16)]
+    generating, rng = able(task, Generates), np.random.default_rng(0)
+    if generating is None:
+        return ()
+    recitals = [
+        task.recital(generating.generate(level, rng)) for level in generating.levels for _ in range(16)
+    ]
     return tuple(name for name in recitals[0] if all(single_cell(recital[name]) for recital in recitals))
 
 

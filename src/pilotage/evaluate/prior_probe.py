@@ -20,7 +20,8 @@ from pilotage.evaluate.compare import excludes_zero
 from pilotage.evaluate.roles import is_description
 from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
-from pilotage.worlds import get_task
+from pilotage.worlds.registry import planning_world
+from pilotage.worlds.task import Plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def _pairs_by_kind(rows: Iterable[Row]) -> dict[str, dict[str, _Paired]]:
     """Kind -> task -> pairs, where there are any; tasks without a prior take no part."""
     found: dict[str, dict[str, _Paired]] = {}
     for (kind, task), group in grouped(rows, "kind", "task").items():
-        if prior_of(get_task(task)) is not None and (paired := _pair(group)).pairs:
+        if prior_of(planning_world(task, Plans)) is not None and (paired := _pair(group)).pairs:
             found.setdefault(kind, {})[task] = paired
     return found
 
@@ -123,7 +124,7 @@ def _pair(rows: Sequence[Row]) -> _Paired:
     answers = grouped(rows, "id")
     for id_ in sorted(answers):
         row = answers[id_][0]
-        task = get_task(row["task"])
+        task = planning_world(row["task"], Plans)
         prior = prior_of(task)
         assert prior is not None, "rows of tasks without a prior were left out"
         follows = prior.follows_prior(task.parse_state(row["state"]))
@@ -140,7 +141,7 @@ def _pair(rows: Sequence[Row]) -> _Paired:
 
 
 def _cell(paired: _Paired, kind: str, task: str) -> PriorCell:
-    prior = prior_of(get_task(task))
+    prior = prior_of(planning_world(task, Plans))
     assert prior is not None
 
     def faults(side: int) -> FaultCounts | None:

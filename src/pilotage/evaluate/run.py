@@ -27,11 +27,11 @@ from pilotage.rollouts.sessions import SessionSettings, SessionsHere
 from pilotage.views import make_view
 from pilotage.views.prompts import PromptSet
 from pilotage.worlds.agents import agent_of
-from pilotage.worlds.planning import PlanningWorld
+from pilotage.worlds.planning import USUAL
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import condition_of
 
-KINDS = PlanningWorld.usual
+KINDS = USUAL
 EVAL_FOLDER = "eval"
 
 

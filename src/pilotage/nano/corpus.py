@@ -13,10 +13,9 @@ from pilotage.data.sampling import DIFFICULTIES
 from pilotage.errors import PilotageError
 from pilotage.nano.pictures import sample_question
 from pilotage.records import Example, Observation, Privileged, Split, View
-from pilotage.views import PromptSet, reference_of_view
+from pilotage.views import PromptSet, make_view, reference_of_view
 from pilotage.worlds import TASKS, Task
 from pilotage.worlds.drawing import encode_png
-from pilotage.worlds.grids.views import VIEWS
 from pilotage.worlds.task import reference_response, state_hash
 
 PROMPTS: PromptSet = "brief"
@@ -67,7 +66,7 @@ def _planning_lesson(task: Task[Any], state: Any, rng: np.random.Generator) -> L
     view_name = str(rng.choice(TEXT_VIEWS, p=TEXT_VIEW_SHARES))
     solution = task.solve(state, rng=rng if view_name == "teacher" else None)
     assert solution is not None, "generators only give solvable states"
-    view = VIEWS[view_name](_example(task, state, solution.plan), PROMPTS)
+    view = make_view(view_name, _example(task, state, solution.plan), PROMPTS)
     return Lesson(view=view, answer=reference_response(task, state, solution.plan))
 
 
@@ -78,7 +77,7 @@ def description_lesson(
     state = _draw(task, level, rng, split)
     example = _example(task, state, ())
     return Lesson(
-        view=VIEWS["description"](example, PROMPTS), answer=reference_of_view(example, "description")
+        view=make_view("description", example, PROMPTS), answer=reference_of_view(example, "description")
     )
 
 
@@ -91,7 +90,7 @@ def derivation_lesson(
     """
     state = _draw(task, level, rng, split)
     example = _example(task, state, ())
-    shown = VIEWS["perception"](example, PROMPTS).messages[0]["content"]
+    shown = make_view("perception", example, PROMPTS).messages[0]["content"]
     lines = reference_of_view(example, "perception").splitlines(keepends=True)
     num_read = len(task.recital(state))
     view = View(
@@ -125,7 +124,7 @@ def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
                 assert solution is not None, "generators only give solvable states"
                 example = _example(task, state, solution.plan)
                 for name in VOCABULARY_VIEWS:
-                    for message in VIEWS[name](example, PROMPTS).messages:
+                    for message in make_view(name, example, PROMPTS).messages:
                         content = message["content"]
                         yield content if isinstance(content, str) else content[0]["text"]
                     yield reference_of_view(example, name)
@@ -133,7 +132,7 @@ def vocabulary_texts(seed: int, num_each: int = 400) -> Iterator[str]:
             state = task.generate(task.levels[0], rng)
             solution = task.solve(state)
             assert solution is not None, "generators only give solvable states"
-            for message in VIEWS[name](_example(task, state, solution.plan), "full").messages:
+            for message in make_view(name, _example(task, state, solution.plan), "full").messages:
                 content = message["content"]
                 yield content if isinstance(content, str) else content[0]["text"]
     for _ in range(num_each * 4):

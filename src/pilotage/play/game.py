@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from pilotage.report.gallery import pack_answer, walk
 from pilotage.report.text import visible
 from pilotage.report.tiles import kinds_text
 from pilotage.report.verdicts import verdict_class
-from pilotage.worlds import get_task
 from pilotage.worlds.answers import last_answer_block
+from pilotage.worlds.capabilities import able
+from pilotage.worlds.registry import planning_world
 from pilotage.worlds.score import PLAN, score
-from pilotage.worlds.task import Task, TextMaps, state_hash
+from pilotage.worlds.task import DrawsTiles, Recites, Sampled, TextMaps, state_hash
 
 MAX_LEVEL = 24
 """Larger grids have cells too small to play on. Pasted ones may have any level that the task accepts."""
@@ -31,6 +32,11 @@ MAX_SEED = 2**31 - 1
 MAX_PLAN_CHARACTERS = 50_000
 
 View = Literal["image", "text"]
+
+
+@runtime_checkable
+class Playable(Sampled[Any], DrawsTiles[Any], Protocol):
+    """What is played here: levels that are drawn at random, solved, and shown cell by cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +72,17 @@ def own_level(request: Mapping[str, Any]) -> dict[str, Any]:
     text = request.get("text")
     if not isinstance(text, str) or not text.strip():
         raise PilotageError("the map is empty")
-    if not isinstance(task, TextMaps):
+    maps = able(task, TextMaps)
+    if maps is None:
         raise PilotageError(f"{task.title} has no form for maps of characters")
-    return describe(task, task.parse_text(text))
+    return describe(task, maps.parse_text(text))
 
 
-def describe(task: Task[Any], state: Any) -> dict[str, Any]:
+def describe(task: Playable, state: Any) -> dict[str, Any]:
     """Everything that the page shows of a level; not how to solve it, only whether it can be done."""
     solution = task.solve(state)
     level = task.level_of(state)
+    maps, reciting = able(task, TextMaps), able(task, Recites)
     return {
         "task": task.name,
         "title": task.title,
@@ -84,8 +92,8 @@ def describe(task: Task[Any], state: Any) -> dict[str, Any]:
         "k": kinds_text(task, state),
         "difficulty": task.difficulty(state, len(solution.plan)) if solution else "",
         "solvable": solution is not None,
-        "text": task.to_text(state) if isinstance(task, TextMaps) else "",
-        "words": [[name, told] for name, told in task.recital(state).items()],
+        "text": maps.to_text(state) if maps else "",
+        "words": [[name, told] for name, told in reciting.recital(state).items()] if reciting else [],
     }
 
 
@@ -112,7 +120,7 @@ def ask_model(request: Mapping[str, Any], answerer: Answerer) -> dict[str, Any]:
     return judged | {"seconds": round(reply.seconds, 2), "best": _best(task, state)}
 
 
-def _judged(task: Task[Any], state: Any, response: str, *, kind: str, finished: bool) -> dict[str, Any]:
+def _judged(task: Playable, state: Any, response: str, *, kind: str, finished: bool) -> dict[str, Any]:
     scored = score(task, state, response)
     row = {
         "id": "",
@@ -138,16 +146,16 @@ def _judged(task: Task[Any], state: Any, response: str, *, kind: str, finished: 
     }
 
 
-def _best(task: Task[Any], state: Any) -> dict[str, Any] | None:
+def _best(task: Playable, state: Any) -> dict[str, Any] | None:
     solution = task.solve(state)
     return None if solution is None else walk(task, state, solution.plan, len(solution.plan))
 
 
-def _task(request: Mapping[str, Any]) -> Task[Any]:
-    return get_task(visible(request.get("task", ""), 40))
+def _task(request: Mapping[str, Any]) -> Playable:
+    return planning_world(visible(request.get("task", ""), 40), Playable)
 
 
-def _state(request: Mapping[str, Any]) -> tuple[Task[Any], Any]:
+def _state(request: Mapping[str, Any]) -> tuple[Playable, Any]:
     task = _task(request)
     state = request.get("state")
     if not isinstance(state, dict):

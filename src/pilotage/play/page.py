@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from pilotage.play.game import Playable
 from pilotage.report.assets import asset, embedded_json, environment, script
 from pilotage.report.text import visible
 from pilotage.report.tiles import ALPHABET, task_strip
 from pilotage.report.verdicts import VERDICTS
-from pilotage.worlds import TASKS
+from pilotage.worlds.capabilities import able
+from pilotage.worlds.registry import planning_worlds
 from pilotage.worlds.task import TextMaps
 
 PACKAGE = "pilotage.play"
@@ -33,10 +35,11 @@ def render_page(*, model: str | None, token: str) -> str:
                 "levels": list(task.levels),
                 "actions": list(task.actions),
                 "rules": task.rules["full"],
-                "form": task.text_form if isinstance(task, TextMaps) else "",
+                "form": maps.text_form if (maps := able(task, TextMaps)) else "",
                 "strip": task_strip(task),
             }
-            for task in TASKS
+            for task in (able(world, Playable) for world in planning_worlds())
+            if task is not None
         ],
     }
     return (

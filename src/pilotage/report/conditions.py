@@ -13,7 +13,9 @@ from pilotage.evaluate.roles import kind_order
 from pilotage.evaluate.samples import Row
 from pilotage.records import Measure
 from pilotage.report.text import visible
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import get_world, planning_task, world_names
+from pilotage.worlds.task import Recites
 
 NUM_COLOURS = 10
 """Classes `k-0` to `k-9` of the style sheet, one a condition; `k-unknown` is of what no world has."""
@@ -95,7 +97,7 @@ def measure_title(name: str, measures: dict[str, Measure]) -> str:
 
 def recites(worlds: Iterable[str]) -> bool:
     """Whether answers in some of these worlds can recite a state."""
-    return any(name in world_names() and planning_task(name) is not None for name in worlds)
+    return any(name in world_names() and able(planning_task(name), Recites) is not None for name in worlds)
 
 
 def size(level: int) -> str:

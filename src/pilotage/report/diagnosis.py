@@ -11,10 +11,10 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.confusion import Confusion
 from pilotage.evaluate.gap import Gap, gap
 from pilotage.evaluate.roles import is_planning
-from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
+from pilotage.report.conditions import ordered_kinds, ordered_tasks, recites, task_title
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.faults import FAULTS
-from pilotage.report.folder import state_problem
+from pilotage.report.folder import Row, state_problem
 from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import percent, span_text, tenths, visible
 
@@ -90,7 +90,7 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     kinds = ordered_kinds({kind for source in sources for kind in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
-        rows = [row for row in all_rows([source]) if is_planning(row) and not state_problem(row)]
+        rows = [row for row in all_rows([source]) if _is_explained(row)]
         if any(row["kind"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:
@@ -120,6 +120,11 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
         unseen=tuple(_unseen(found, titles)),
         heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
     )
+
+
+def _is_explained(row: Row) -> bool:
+    """Whether the answer to the row can be laid to seeing or to planning: its world recites, its state is one."""
+    return is_planning(row) and recites([row["task"]]) and not state_problem(row)
 
 
 def _shown(row: FaultRow) -> list[tuple[str, tuple[int, Interval, str]]]:

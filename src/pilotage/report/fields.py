@@ -11,7 +11,7 @@ from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.worlds.recital import split_items
 from pilotage.worlds.score import read_recital, same_text
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Recites
 
 MAX_ITEMS = 8
 """More cells than this in one field are summed up, with the wrong ones named."""
@@ -42,14 +42,14 @@ class Field:
     """What should have been there, as far as it was not."""
 
 
-def recited_fields(task: Task[Any], state: Any, row: Row) -> tuple[Field, ...]:
+def recited_fields(task: Recites[Any], state: Any, row: Row) -> tuple[Field, ...]:
     """Every field that the answer should have told, in the task's order."""
     truth = task.facts(state) if is_description(row["kind"]) else task.recital(state)
     read = read_fields_of(task, state, row)
     return tuple(_field(name, read.get(name, ""), text) for name, text in truth.items())
 
 
-def read_fields_of(task: Task[Any], state: Any, row: Row) -> dict[str, str]:
+def read_fields_of(task: Recites[Any], state: Any, row: Row) -> dict[str, str]:
     """Field -> the text that was read for it: as the row says, or out of its answer."""
     read = row.get("fields")
     if not read and row["response"]:

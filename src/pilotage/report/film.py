@@ -13,8 +13,9 @@ from pilotage.report.folder import Row
 from pilotage.report.text import visible
 from pilotage.report.tiles import kinds_text
 from pilotage.worlds.answers import last_answer_block, parse_answer
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import planning_task
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import DrawsTiles, Plans, Solves, Stepwise
 
 MAX_FRAMES = 30
 MAX_SAID = 24
@@ -84,7 +85,7 @@ def pack_film(row: Row) -> dict[str, Any] | None:
     }
 
 
-def _shot(task: Task[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
+def _shot(task: Plans[Any] | None, turn: dict[str, Any], row: Row) -> _Shot:
     text = str(turn.get("response", ""))
     state = _state(task, turn)
     plan = None if task is None or len(text) > MAX_READ else parse_answer(text, task.actions).plan
@@ -108,15 +109,15 @@ def _asked(row: Row, name: str, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
-def _end(task: Task[Any] | None, last: _Shot, row: Row) -> tuple[Any, int | None]:
+def _end(task: Plans[Any] | None, last: _Shot, row: Row) -> tuple[Any, int | None]:
     """The state behind the last turn and the way on from it; none where the episode ended there."""
-    after = getattr(task, "after", None)
+    stepwise = able(task, Stepwise)
     state = last.state
-    if after is None or state is None:
+    if stepwise is None or state is None:
         return None, None
     strict = bool((row.get("settings") or {}).get("strict_edges", False))
     for move in last.moves:
-        state, reason = after(state, move, strict_edges=strict)
+        state, reason = stepwise.after(state, move, strict_edges=strict)
         if reason:
             return None, None
     return state, _length(task, state)
@@ -142,16 +143,17 @@ def _mark_seen(turns: Sequence[dict[str, Any]], marks: Sequence[list[str]]) -> N
         seen.add(key)
 
 
-def _frame(task: Task[Any] | None, shot: _Shot, marks: list[str]) -> list[Any]:
+def _frame(task: Plans[Any] | None, shot: _Shot, marks: list[str]) -> list[Any]:
     said = visible(shot.said[:MAX_SAID], MAX_SAID)
-    if task is None or shot.state is None:
+    tiles = able(task, DrawsTiles)
+    if tiles is None or shot.state is None:
         return [None, said, marks, list(shot.moves), []]
-    level = task.level_of(shot.state)
-    cells = [r * level + c for r, c in task.trace(shot.state, shot.moves)]
-    return [kinds_text(task, shot.state), said, marks, list(shot.moves), cells]
+    level = tiles.level_of(shot.state)
+    cells = [r * level + c for r, c in tiles.trace(shot.state, shot.moves)]
+    return [kinds_text(tiles, shot.state), said, marks, list(shot.moves), cells]
 
 
-def _state(task: Task[Any] | None, turn: dict[str, Any]) -> Any:
+def _state(task: Plans[Any] | None, turn: dict[str, Any]) -> Any:
     state = turn.get("state")
     if task is None or not isinstance(state, dict):
         return None
@@ -161,7 +163,8 @@ def _state(task: Task[Any] | None, turn: dict[str, Any]) -> Any:
         return None
 
 
-def _length(task: Task[Any] | None, state: Any) -> int | None:
+def _length(task: Plans[Any] | None, state: Any) -> int | None:
     """Actions of the expert's way from a state; None without one."""
-    solution = None if task is None or state is None else task.solve(state)
+    solving = able(task, Solves)
+    solution = None if solving is None or state is None else solving.solve(state)
     return None if solution is None else len(solution.plan)

@@ -39,7 +39,7 @@ _OPTIONAL_TYPES = {
 }
 _OUTCOME_TYPES = {"success": bool, "reason": str}
 _PLAN_TYPES = {"parsed": bool, "illegal": bool, "optimal": bool, "num_executed": int}
-"""Of a plan's outcome besides: all of them, or none."""
+"""Of a plan's outcome besides: all of them, or none; only `optimal` may be missing, where a world solves nothing."""
 
 Row = dict[str, Any]
 
@@ -303,7 +303,7 @@ def _is_outcome(outcome: Any) -> bool:
         return False
     types = dict(_OUTCOME_TYPES)
     if "optimal" in outcome or "illegal" in outcome:
-        types |= _PLAN_TYPES
+        types |= {name: type_ for name, type_ in _PLAN_TYPES.items() if name != "optimal" or name in outcome}
     return all(isinstance(outcome.get(key), type_) for key, type_ in types.items())
 
 

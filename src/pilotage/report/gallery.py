@@ -26,11 +26,12 @@ from pilotage.report.film import has_film, pack_film
 from pilotage.report.folder import Row
 from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
-from pilotage.report.tiles import ALPHABET, kinds_text, task_strip
+from pilotage.report.tiles import ALPHABET, kinds_text, picture_uri, task_strip
 from pilotage.report.verdicts import GOOD, VERDICTS, reason_text, verdict_class, verdict_text
 from pilotage.worlds.answers import parse_answer
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import planning_task
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Draws, DrawsTiles, Plans, Recites
 
 LEVELS_A_CHUNK = 48
 MAX_STEPS = 400
@@ -152,12 +153,12 @@ class _Packer:
     def index(self, sources: Sequence[str], kinds: Sequence[str]) -> dict[str, Any]:
         tasks = []
         for name in self.tasks:
-            task = planning_task(name)
+            tiles = able(planning_task(name), DrawsTiles)
             tasks.append(
                 {
                     "title": task_title(name),
                     "fields": [visible(field, 40) for field in self.fields[name]],
-                    "strip": task_strip(task) if task else None,
+                    "strip": task_strip(tiles) if tiles else None,
                 }
             )
         return {
@@ -194,8 +195,7 @@ class _Packer:
         packed = [self.answer(number, other, prompts) for number, other in ordered]
         self.start.append(self.start[-1] + len(packed))
         return {
-            "n": task.level_of(state) if task else 0,
-            "k": kinds_text(task, state) if task else None,
+            **_drawn(task, state),
             **_asked(row),
             "a": packed,
         }
@@ -232,6 +232,14 @@ class _Packer:
         if row.get("sample", 0):
             packed["s"] = row["sample"]
         return packed
+
+
+def _drawn(task: Plans[Any] | None, state: Any) -> dict[str, Any]:
+    """`n` cells a side and `k` the kinds of the cells where the world has tiles; else `i`, its picture, if it draws."""
+    if (tiles := able(task, DrawsTiles)) is not None:
+        return {"n": tiles.level_of(state), "k": kinds_text(tiles, state)}
+    draws = able(task, Draws)
+    return {"n": 0, "k": None} | ({} if draws is None else {"i": picture_uri(draws, state)})
 
 
 def _asked(row: Row) -> dict[str, Any]:
@@ -288,7 +296,7 @@ def _all_turns(row: Row) -> str:
 
 
 def pack_answer(
-    task: Task[Any] | None,
+    task: Plans[Any] | None,
     state: Any,
     row: Row,
     numbers: dict[str, int],
@@ -300,25 +308,26 @@ def pack_answer(
 
     `numbers` are the task's fields and grow by those that are new.
     """
-    fields = recited_fields(task, state, row) if task and row["response"] else ()
+    reciting, tiles = able(task, Recites), able(task, DrawsTiles)
+    fields = recited_fields(reciting, state, row) if reciting and row["response"] else ()
     packed: dict[str, Any] = {
         "b": verdict_text(row),
         "w": fault_text(attribution) if attribution else "",
         "r": visible_ends(row["response"], limit),
         "f": [_pack_field(field, numbers.setdefault(field.name, len(numbers))) for field in fields],
     }
-    if task is None or not row["response"]:
+    if tiles is None or not row["response"]:
         return packed
-    plan = _plan(task, row)
+    plan = _plan(tiles, row)
     if plan:
-        packed |= walk(task, state, plan, row["outcome"]["num_executed"])
-    seen = recited_state(task, read_fields_of(task, state, row))
+        packed |= walk(tiles, state, plan, row["outcome"]["num_executed"])
+    seen = recited_state(reciting, read_fields_of(reciting, state, row)) if reciting else None
     if seen is not None and seen != state:
-        packed["q"] = _as_read(task, seen, plan)
+        packed["q"] = _as_read(tiles, seen, plan)
     return packed
 
 
-def _as_read(task: Task[Any], seen: Any, plan: Sequence[str] | None) -> dict[str, Any]:
+def _as_read(task: DrawsTiles[Any], seen: Any, plan: Sequence[str] | None) -> dict[str, Any]:
     """The state that the answer recites, and its plan in it; `ok` and `bad` tell how it ends there."""
     packed: dict[str, Any] = {"n": task.level_of(seen), "k": kinds_text(task, seen)}
     if plan:
@@ -328,8 +337,8 @@ def _as_read(task: Task[Any], seen: Any, plan: Sequence[str] | None) -> dict[str
     return packed
 
 
-def _plan(task: Task[Any] | None, row: Row) -> tuple[str, ...] | None:
-    if task is None or row.get("outcome") is None or is_description(row["kind"]):
+def _plan(task: Plans[Any], row: Row) -> tuple[str, ...] | None:
+    if row.get("outcome") is None or is_description(row["kind"]):
         return None
     text = row["response"]
     return None if len(text) > _MAX_PLAN_CHARACTERS else parse_answer(text, task.actions).plan
@@ -340,7 +349,7 @@ def _pack_field(field: Field, number: int) -> list[Any]:
     return [number, int(field.is_right), items, field.truth, field.num_right, field.num_items]
 
 
-def walk(task: Task[Any], state: Any, plan: Sequence[str], num_executed: int) -> dict[str, Any]:
+def walk(task: DrawsTiles[Any], state: Any, plan: Sequence[str], num_executed: int) -> dict[str, Any]:
     """`p` the actions as executed, `c` the cells that they visit, `t` how many actions the plan has.
 
     Cells are `row * N + column`. There is one cell fewer where the last action could not be taken; `all` tells
@@ -375,7 +384,7 @@ def _piece(piece: Any) -> str:
     return "[picture]" if "image" in str(piece.get("type", "")) else ""
 
 
-def parse_row(row: Row) -> tuple[Task[Any] | None, Any]:
+def parse_row(row: Row) -> tuple[Plans[Any] | None, Any]:
     """The row's task and state, or (None, None) where they are none that we know."""
     try:
         task = planning_task(str(row["task"]))

@@ -25,7 +25,7 @@ VERDICTS = {
     "misread": ("✗", "a field is wrong"),
 }
 """Class of an answer -> its sign and its name. The order is the filter's. `solved` and `failed` are of worlds that
-measure neither optimal nor illegal ways; the last two are descriptions."""
+measure no optimal or no illegal ways; the last two are descriptions."""
 GOOD = ("optimal", "success", "solved", "read")
 
 
@@ -34,7 +34,7 @@ def verdict_class(row: Row) -> str:
     outcome = row.get("outcome")
     if row.get("error"):
         return "error"
-    if outcome is None or "optimal" not in outcome:
+    if outcome is None or not {"optimal", "illegal"} & outcome.keys():
         if role_of(row) not in (DESCRIBE, ""):
             return _class_without_way(row, outcome or {})
         right = row.get("right") or {}
@@ -45,13 +45,18 @@ def verdict_class(row: Row) -> str:
     if not outcome["parsed"]:
         return "unparsed"
     if outcome["success"]:
-        return "optimal" if outcome["optimal"] else "success"
+        return _class_of_success(outcome)
     return "illegal" if outcome["illegal"] else "not_reached"
+
+
+def _class_of_success(outcome: Mapping[str, Any]) -> str:
+    """`solved` where nobody knows the best way."""
+    return "solved" if "optimal" not in outcome else "optimal" if outcome["optimal"] else "success"
 
 
 def _class_of_episode(row: Row, outcome: dict[str, Any]) -> str:
     if outcome["success"]:
-        return "optimal" if outcome.get("optimal", True) else "success"
+        return _class_of_success(outcome)
     if outcome.get("illegal"):
         return "illegal"
     return "unparsed" if _unread(row, outcome) else "not_reached"

@@ -23,7 +23,7 @@ from pilotage.rollouts.stream import Answer, StreamingEngine, answers
 from pilotage.worlds.agents import Agent, AgentSession, Ask, agent_of, direct
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.wire import one_line
-from pilotage.worlds.world import Session, SessionError
+from pilotage.worlds.world import Session, SessionError, World, check_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class _Running:
         else:
             agent = self.agent or getattr(world, "agent", direct)
         try:
-            self._session = _Recorder(self.open_session(self.start))
+            self._session = _Recorder(self.open_session(self.start), world)
         except PilotageError:
             raise
         except Exception as failure:  # noqa: BLE001 - a simulator at the other side: record and go on
@@ -345,8 +345,8 @@ class _Running:
 class _Recorder:
     """The session; remembers what was seen last, and what an answer was rewarded with."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, world: World) -> None:
+        self._session, self._world = session, world
         self._seen: Observation | None = None
         self._failure: Exception | None = None
         self.reward: float | None = None
@@ -368,7 +368,8 @@ class _Recorder:
         return replace(seen, privileged=self._seen.privileged)
 
     def outcome(self) -> Outcome:
-        return self._ask(self._session.outcome)
+        """In the world's own words, or the world has failed and not the model."""
+        return self._ask(lambda: check_outcome(self._world, self._session.outcome()))
 
     def close(self) -> None:
         self._session.close()

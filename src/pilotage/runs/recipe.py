@@ -41,7 +41,7 @@ class Recipe(Measurement):
     sessions: SessionSettings = field(default=SessionsHere(), metadata=LATER)
     """Where episodes live, while the model is trained, validated and measured."""
     questions: QuestionForm | None = field(default=None, metadata=LATER)
-    """How its stages teach on questions about pictures (`recipes.methods.on_questions`); None: for levels alone."""
+    """How its stages teach on questions about pictures (`pilotage.worlds.questions.recipes`); None: levels alone."""
     dtype: str = "float32"
     attention: str = "sdpa"
     validate_every: int = 0

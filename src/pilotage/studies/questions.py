@@ -20,7 +20,6 @@ import numpy as np
 from pilotage.data.prior import prior_pairs
 from pilotage.distill.divergences import Cap, NoCap
 from pilotage.evaluate import rows_path
-from pilotage.recipes.methods import on_questions
 from pilotage.recipes.nano import nano_mgsd, nano_stage1
 from pilotage.recipes.nano_methods import nano_opsd, nano_vigos, nano_vigos_released, nano_visual_sft
 from pilotage.recipes.smolvl import smolvl, smolvl_stage1, smolvl_stage2
@@ -37,8 +36,9 @@ from pilotage.studies.tables import PerSeed, cell, difference_cell, less, not_ru
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
-from pilotage.worlds.asked import KINDS, ask
+from pilotage.worlds.questions.asked import KINDS, ask
 from pilotage.worlds.questions.data.build import asked_about
+from pilotage.worlds.questions.recipes import for_world
 from pilotage.worlds.registry import get_task
 
 TASK, LEVELS = "frozenlake", (3, 4, 5)
@@ -99,7 +99,7 @@ class _Model:
     ) -> Recipe:
         """The second stage of a recipe in its form for questions, taught by the base that knows their form."""
         recipe = whole(seed)
-        stage = on_questions(recipe, recipe.stages[1])
+        stage = for_world(recipe, recipe.stages[1])
         if self.stage2 is not None:
             stage = like(stage, self.stage2(seed))
         elif isinstance(stage, DistillConfig):

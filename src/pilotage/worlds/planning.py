@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.records import Condition, Example, Outcome
+from pilotage.records import Condition, Example, Measure, Outcome
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.judge import MEASURES, REASONS
 from pilotage.worlds.score import DESCRIBE, PLAN, READING_REASONS, score
+from pilotage.worlds.task import Recites, Solves
 from pilotage.worlds.world import OneAnswer
 from pilotage.worlds.wrong_plans import wrong_plans
 
@@ -25,18 +27,43 @@ CONDITIONS = (
 )
 """`image` and `text` make the modality gap; `corrected` is the image with its state told: what planning alone would
 reach; the teachers show what there is to be learnt from them."""
+USUAL = ("image", "text", "perception")
+"""What is measured when nothing else is asked for."""
+_RECITED = {"student_with_state", "perception", "description"}
+"""Views that tell a state, or ask for it, in the words of its recital."""
+_UNRECITED = tuple(each for each in CONDITIONS if not _RECITED & set(each.views.values()))
+_UNSOLVED = tuple(measure for measure in MEASURES if measure.name != "optimal")
 
 
 class PlanningWorld:
-    """Inherited by a `Task`: what it has as a world, whatever its states are."""
+    """Inherited by a planning world (`Plans`): what it has as a world, whatever its states are.
 
-    roles = (PLAN, DESCRIBE)
-    reasons = (*REASONS, READING_REASONS[1])
-    measures = MEASURES
-    conditions = CONDITIONS
-    usual = ("image", "text", "perception")
-    """What is measured when nothing else is asked for."""
+    Who recites nothing has no role `describe` and no conditions that need a recital; who solves nothing has no measure
+    `optimal`.
+    """
+
     answer_form = "block"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (PLAN, DESCRIBE) if able(self, Recites) else (PLAN,)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return (*REASONS, READING_REASONS[1]) if able(self, Recites) else REASONS
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        return MEASURES if able(self, Solves) else _UNSOLVED
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return CONDITIONS if able(self, Recites) else _UNRECITED
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        known = {condition.name for condition in self.conditions}
+        return tuple(name for name in USUAL if name in known)
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> PlanSession:
         """An episode of one turn. Raises PilotageError for another world's example, BadStateError for a bad state."""

@@ -17,12 +17,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pilotage.errors import PilotageError, meant
+from pilotage.worlds.capabilities import able, need
 
 if TYPE_CHECKING:
-    from pilotage.worlds.task import Task
+    from pilotage.worlds.task import Plans, Task
+
+C = TypeVar("C")
 
 GROUP = "pilotage.worlds"
 
@@ -92,42 +95,56 @@ def _opened(name: str) -> Any:
         raise PilotageError(f"world {name!r} cannot be opened at {known[name]}: {error}") from error
 
 
-@cache
-def tasks() -> tuple[Task[Any], ...]:
-    """The worlds whose whole answer is one plan and that can be generated and solved: what data sets are built of."""
+def planning_worlds() -> tuple[Plans[Any], ...]:
+    """The worlds whose whole answer is one plan, whatever else they can do."""
     # Here, so that a process of worlds which are no tasks starts without numpy: half of the time that one takes.
+    from pilotage.worlds.task import Plans
+
+    found = (able(world, Plans) for world in (*_installed(), *_GIVEN.values()))
+    return tuple(world for world in found if world is not None)
+
+
+@cache
+def _installed() -> tuple[Any, ...]:
+    return tuple(map(get_world, places()))
+
+
+def tasks() -> tuple[Task[Any], ...]:
+    """The planning worlds that can do all that `Task` asks for."""
     from pilotage.worlds.task import Task
 
-    worlds = (get_world(name) for name in places())
-    return tuple(world for world in worlds if isinstance(world, Task))
+    found = (able(world, Task) for world in planning_worlds())
+    return tuple(task for task in found if task is not None)
 
 
 def get_task(name: str) -> Task[Any]:
-    """The planning world of this name. Raises PilotageError for any other."""
-    for task in tasks():
-        if task.name == name:
-            return task
-    names = [task.name for task in tasks()]
-    raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
+    """The planning world of this name. Raises PilotageError for any other, and for one that lacks a part of `Task`."""
+    from pilotage.worlds.task import Task
+
+    return planning_world(name, Task)
 
 
-def planning_task(name: str) -> Task[Any] | None:
-    """The planning task by which a world's states are read and drawn: itself, or what is played move by move."""
+def planning_world(name: str, capability: type[C]) -> C:
+    """The planning world of this name, as one that has the capability.
+
+    Raises PilotageError for any other world, and for one that lacks the capability.
+    """
+    from pilotage.worlds.task import Plans
+
+    if name not in world_names() or able(get_world(name), Plans) is None:
+        names = [world.name for world in planning_worlds()]
+        raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
+    return need(get_world(name), capability)
+
+
+def planning_task(name: str) -> Plans[Any] | None:
+    """The planning world by which a world's states are read and drawn: itself, or what is played move by move."""
     if name not in world_names():
         return None
+    from pilotage.worlds.task import Plans
+
     world = get_world(name)
-    known = _TASK_WITHIN.get(name)
-    if known is None or known[0] is not world:
-        from pilotage.worlds.task import Task
-
-        task = getattr(world, "task", world)
-        known = _TASK_WITHIN[name] = world, task if isinstance(task, Task) else None
-    return known[1]
-
-
-_TASK_WITHIN: dict[str, tuple[Any, Task[Any] | None]] = {}
-"""Name -> the world and its planning task: every view asks, and to check a protocol of so many members takes longer
-than to fill a prompt."""
+    return able(getattr(world, "task", world), Plans)
 
 
 def usual_kinds(names: Iterable[str]) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from functools import lru_cache
 from typing import Any
 
 from pilotage.records import Outcome
+from pilotage.worlds.capabilities import able, need
 from pilotage.worlds.judge import judge
 from pilotage.worlds.recital import split_items
-from pilotage.worlds.task import Task
+from pilotage.worlds.task import Plans, Recites
 
 PLAN, DESCRIBE = "plan", "describe"
 """The roles of a planning world: who plans is judged by the plan, who describes by the fields alone."""
@@ -29,14 +30,17 @@ _DECORATION = str.maketrans("", "", "*_`")
 _NUMBERED = re.compile(r"[ \t]*([0-9]{1,3})[.)](.*)")
 
 
-def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_edges: bool = False) -> Outcome:
+def score(
+    task: Plans[Any], state: Any, text: str, *, role: str = PLAN, strict_edges: bool = False
+) -> Outcome:
     """The outcome of one response, with what was read of the state. Never raises on any `text`.
 
     Of a description: success is that every fact is right. Of a plan: the judge's outcome; `fields` and `right` are of
-    the state that was recited before it.
+    the state that was recited before it; there are none in a world that recites nothing. Raises PilotageError where a
+    description is asked for in such a world.
     """
     if role == DESCRIBE:
-        facts = task.facts(state)
+        facts = need(task, Recites).facts(state)
         fields, right = _compared(read_fields(text, tuple(facts)), facts)
         success = bool(right) and all(right.values())
         reason = READING_REASONS[0] if success else READING_REASONS[1]
@@ -46,9 +50,15 @@ def score(task: Task[Any], state: Any, text: str, *, role: str = PLAN, strict_ed
     return replace(outcome, fields=fields, right=right)
 
 
-def compared_recital(task: Task[Any], state: Any, text: str) -> tuple[dict[str, str], dict[str, bool]]:
-    """What a plan's answer recites of the state, by field, and whether it is right; a field not found is wrong."""
-    return _compared(read_recital(text, tuple(task.facts(state))), task.recital(state))
+def compared_recital(task: Plans[Any], state: Any, text: str) -> tuple[dict[str, str], dict[str, bool]]:
+    """What a plan's answer recites of the state, by field, and whether it is right; a field not found is wrong.
+
+    Both are empty where the world recites nothing.
+    """
+    reciting = able(task, Recites)
+    if reciting is None:
+        return {}, {}
+    return _compared(read_recital(text, tuple(reciting.facts(state))), reciting.recital(state))
 
 
 def _compared(read: Mapping[str, str], truth: Mapping[str, str]) -> tuple[dict[str, str], dict[str, bool]]:

@@ -1,4 +1,4 @@
-"""The protocol that a planning world implements, and what every world shares. No torch here."""
+"""The protocols of planning worlds: what each must be able to do, and what it may besides. No torch here."""
 
 from __future__ import annotations
 
@@ -55,8 +55,13 @@ class Swatch:
 
 
 @runtime_checkable
-class Task(Protocol[S]):
-    """A planning world. States are frozen dataclasses of the task's own; their JSON form is `to_json`."""
+class Plans(Protocol[S]):
+    """A planning world: its whole answer is one plan. States are frozen dataclasses of its own; their JSON form is
+    `to_json`.
+
+    What else such a world can do is a capability of its own below; whoever needs one asks for it
+    (`pilotage.worlds.capabilities`). The world itself can be hashed, as a frozen dataclass can.
+    """
 
     @property
     def name(self) -> str:
@@ -69,18 +74,8 @@ class Task(Protocol[S]):
         ...
 
     @property
-    def levels(self) -> range:
-        """Levels used for training by default; any level that `generate` accepts is legal."""
-        ...
-
-    @property
     def actions(self) -> tuple[str, ...]:
         """Action names, upper case, in the order that breaks ties."""
-        ...
-
-    @property
-    def state_form(self) -> str:
-        """The JSON form of a state in one line, as `pilotage judge --help` shows it."""
         ...
 
     @property
@@ -89,8 +84,32 @@ class Task(Protocol[S]):
         ...
 
     @property
-    def legend(self) -> Mapping[str, Swatch]:
-        """What is drawn -> its colour, for every thing whose colour a prompt names."""
+    def state_form(self) -> str:
+        """The JSON form of a state in one line, as `pilotage judge --help` shows it."""
+        ...
+
+    def parse_state(self, data: Mapping[str, Any]) -> S:
+        """The state in `data`, the JSON form. Raises BadStateError that names the field."""
+        ...
+
+    def to_json(self, state: S) -> dict[str, Any]: ...
+
+    def level_of(self, state: S) -> int:
+        """How large the state is: what results are grouped by. Of a grid the side; 0 where a world has no sizes."""
+        ...
+
+    def execute(self, state: S, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
+        """Runs `plan` until success, failure or its end. `strict_edges` makes a harmless bump a failure."""
+        ...
+
+
+@runtime_checkable
+class Generates(Plans[S], Protocol[S]):
+    """A planning world whose states can be drawn at random: prompts then show a worked example."""
+
+    @property
+    def levels(self) -> range:
+        """Levels used for training by default; any level that `generate` accepts is legal."""
         ...
 
     def generate(self, level: int, rng: np.random.Generator) -> S:
@@ -105,23 +124,25 @@ class Task(Protocol[S]):
         """Every solvable state once, in a fixed order. Only meant for levels with `num_states` in reach."""
         ...
 
-    def parse_state(self, data: Mapping[str, Any]) -> S:
-        """The state in `data`, the JSON form. Raises BadStateError that names the field."""
-        ...
 
-    def to_json(self, state: S) -> dict[str, Any]: ...
-
-    def level_of(self, state: S) -> int: ...
+@runtime_checkable
+class Solves(Plans[S], Protocol[S]):
+    """A planning world that knows the best plans: teachers have one, and a judge says whether a plan is `optimal`."""
 
     def solve(self, state: S, *, rng: np.random.Generator | None = None) -> Solution | None:
         """A shortest plan, or None when the goal cannot be reached. `rng` breaks ties at random instead."""
         ...
 
-    def execute(self, state: S, plan: Sequence[str], *, strict_edges: bool = False) -> Execution:
-        """Runs `plan` until success, failure or its end. `strict_edges` makes a harmless bump a failure."""
-        ...
-
     def difficulty(self, state: S, optimal_length: int) -> str: ...
+
+
+@runtime_checkable
+class Recites(Plans[S], Protocol[S]):
+    """A planning world that tells its states in words and reads them back: descriptions of pictures are asked for and
+    scored, the state recited before a plan is compared, and a failure is laid to the eye or to the planner.
+
+    Without it a state is told as its JSON form.
+    """
 
     def recital(self, state: S) -> dict[str, str]:
         """Ordered fields -> texts that determine the state: recited in responses, shown in symbolic views."""
@@ -143,8 +164,24 @@ class Task(Protocol[S]):
         """One sentence that traces `plan`, starting with `Route: `."""
         ...
 
-    def trace(self, state: S, plan: Sequence[str]) -> list[tuple[int, int]]:
-        """Cells visited by `plan`, the start first, until it ends or fails: for drawing it on the picture."""
+
+@runtime_checkable
+class Draws(Plans[S], Protocol[S]):
+    """A planning world that draws its states: examples have pictures, and pages show them."""
+
+    def draw(self, state: S, cell_px: int) -> np.ndarray:
+        """The picture, uint8 [height, width, 3]; of a grid [level*cell_px, level*cell_px, 3]."""
+        ...
+
+
+@runtime_checkable
+class DrawsTiles(Draws[S], Protocol[S]):
+    """A planning world on a square grid whose pictures are made of tiles: pages draw levels and plans themselves, cell
+    by cell, and show what was misread in its place."""
+
+    @property
+    def legend(self) -> Mapping[str, Swatch]:
+        """What is drawn -> its colour, for every thing whose colour a prompt names."""
         ...
 
     def tiles(self, cell_px: int) -> TileSet:
@@ -155,9 +192,20 @@ class Task(Protocol[S]):
         """[level, level] of whole numbers: which tile stands in each cell."""
         ...
 
-    def draw(self, state: S, cell_px: int) -> np.ndarray:
-        """The picture, uint8 [level*cell_px, level*cell_px, 3]."""
+    def trace(self, state: S, plan: Sequence[str]) -> list[tuple[int, int]]:
+        """Cells visited by `plan`, the start first, until it ends or fails: for drawing it on the picture."""
         ...
+
+
+@runtime_checkable
+class Sampled(Generates[S], Solves[S], Protocol[S]):
+    """What data sets are built of: states that are drawn, with their best plans."""
+
+
+@runtime_checkable
+class Task(Sampled[S], Recites[S], DrawsTiles[S], Protocol[S]):
+    """A planning world with all of this, as grid worlds are: their prompts show a worked example with its recital and
+    its route, questions are asked about their cells, and nano was brought up on them."""
 
 
 @runtime_checkable
@@ -227,12 +275,12 @@ class Stepwise(Protocol[S]):
         ...
 
 
-def worked_state(task: Task[S]) -> S:
+def worked_state(task: Generates[S]) -> S:
     """The fixed state whose answer the prompts show as an example; data sets leave it out."""
     return task.generate(task.levels[0], np.random.default_rng(WORKED_EXAMPLE_SEED))
 
 
-def canonical_key(task: Task[S], state: S) -> str:
+def canonical_key(task: Plans[S], state: S) -> str:
     """A text that two states share exactly when they are the same state."""
     return f"{task.name}:" + _CANONICAL_JSON(task.to_json(state))
 
@@ -241,7 +289,7 @@ _CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_
 """Made once: `json.dumps` with these arguments makes an encoder a call, half the cost of a hash."""
 
 
-def state_hash(task: Task[S], state: S) -> str:
+def state_hash(task: Plans[S], state: S) -> str:
     """128 bits of SHA-256 over the canonical key, in hex: the identity that splits and ids are made of."""
     return hashlib.sha256(canonical_key(task, state).encode()).hexdigest()[:32]
 
@@ -258,6 +306,11 @@ def state_text(fields: Mapping[str, str]) -> str:
     return " ".join(f"{name}: {text}." for name, text in fields.items())
 
 
-def reference_response(task: Task[S], state: S, plan: Sequence[str]) -> str:
+def told_facts(facts: Mapping[str, str], state: Mapping[str, Any] | None) -> str:
+    """A state in words: its facts as one line, or its JSON form where the world tells none."""
+    return state_text(facts) if facts or not state else _CANONICAL_JSON(dict(state))
+
+
+def reference_response(task: Recites[S], state: S, plan: Sequence[str]) -> str:
     """The whole answer in the output format that every prompt asks for: state, route, one answer block."""
     return f"{state_text(task.recital(state))}\n{task.route(state, plan)}\n<answer>{' '.join(plan)}</answer>"

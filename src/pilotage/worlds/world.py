@@ -1,8 +1,8 @@
 """The protocols of worlds: what a simulator must offer, and what it may offer besides.
 
 A world emits content, public and privileged apart (`Observation`), and judges. It writes no prompt and knows no model.
-What it can do beyond that is a capability of its own, a protocol that a world has or has not (`Task` in
-`pilotage.worlds.task` for worlds that are generated, solved, recited and drawn; `HasExpert` here).
+What it can do beyond that is a capability of its own, a protocol that a world has or has not: `HasExpert` and
+its like here, those of planning worlds in `pilotage.worlds.task`. Who needs one asks `pilotage.worlds.capabilities`.
 """
 
 from __future__ import annotations
@@ -160,12 +160,15 @@ def condition_of(world: World, name: str) -> Condition | None:
 
 
 def check_outcome(world: World, outcome: Outcome) -> Outcome:
-    """The outcome, if it speaks the world's own words. An `assert`: a world that breaks it is broken."""
-    known: Mapping[str, Measure] = {measure.name: measure for measure in world.measures}
-    assert outcome.reason in world.reasons, (
-        f"{world.name}: reason {outcome.reason!r} is not one of {world.reasons}"
-    )
-    assert set(outcome.measures) <= set(known), (
-        f"{world.name}: {sorted(outcome.measures)} has unknown measures"
-    )
+    """The outcome, if it speaks the world's own words. Raises SessionError: a world that breaks them is broken."""
+    if outcome.reason not in world.reasons:
+        raise SessionError(
+            f"{world.name}: reason {outcome.reason!r} is not one of {', '.join(world.reasons)}"
+        )
+    known = {measure.name for measure in world.measures}
+    if unknown := sorted(outcome.measures.keys() - known):
+        raise SessionError(
+            f"{world.name}: {', '.join(unknown)} of its outcome is no measure that it declares "
+            f"({', '.join(sorted(known))})"
+        )
     return outcome

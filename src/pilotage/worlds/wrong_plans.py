@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from pilotage.errors import ImpossibleRequestError
-from pilotage.worlds.task import Task
+from pilotage.worlds.capabilities import need
+from pilotage.worlds.task import Plans, Solves
 
 MAX_EXECUTIONS = 20_000
 """Plans tried before a search gives up, so that no state can make it loop."""
 
 
 def wrong_plans(
-    task: Task[Any], state: Any, num_plans: int, *, num_actions: int | None = None, seed: int = 0
+    task: Plans[Any], state: Any, num_plans: int, *, num_actions: int | None = None, seed: int = 0
 ) -> tuple[tuple[str, ...], ...]:
     """Distinct random plans of one length, each legal to its end and without success.
 
@@ -30,7 +31,7 @@ def wrong_plans(
     if num_plans < 1:
         raise ImpossibleRequestError(f"num_plans {num_plans} must be at least 1")
     if num_actions is None:
-        solution = task.solve(state)
+        solution = need(task, Solves).solve(state)
         if solution is None:
             raise ImpossibleRequestError(f"{task.name}: the state has no plan, so no length to take from it")
         num_actions = len(solution.plan)
@@ -66,7 +67,7 @@ class _Walks:
     """Depth-first search over legal plans that have not succeeded, in random order."""
 
     def __init__(
-        self, task: Task[Any], state: Any, num_actions: int, rng: np.random.Generator, *, strict_edges: bool
+        self, task: Plans[Any], state: Any, num_actions: int, rng: np.random.Generator, *, strict_edges: bool
     ) -> None:
         self.task, self.state, self.num_actions, self.rng = task, state, num_actions, rng
         self.strict_edges = strict_edges

@@ -170,7 +170,8 @@ const Level = (() => {
         pictures.append(h("figure", {}, read.root, h("figcaption", {}, "as recited" + fits)));
         if (seen.p) walks.push(walk(read.over, seen.n, seen, Boolean(seen.bad)));
       }
-    } else pictures.append(h("p", { class: "nopicture" }, level.t ? "Its picture is in the data set alone." : "This state cannot be drawn."));
+    } else if (level.i) pictures.append(h("figure", {}, h("img", { src: level.i, alt: `${task.title}, ${answer.b}` })));
+    else pictures.append(h("p", { class: "nopicture" }, level.t ? "Its picture is in the data set alone." : "This state cannot be drawn."));
     const steps = answer.p ? stepper(walks, answer, "") : null;
     return { parts: [h("div", { class: answer.q ? "look two" : "look" }, pictures, recital(answer.f, task.fields)), steps ? steps.root : null], steps };
   };

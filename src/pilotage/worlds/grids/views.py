@@ -19,6 +19,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Moment, Privileged, View
 from pilotage.views.prompts import PromptSet, prompt_template
 from pilotage.views.registry import ViewSpec
+from pilotage.worlds.capabilities import need
 from pilotage.worlds.grid import cell_text
 from pilotage.worlds.registry import planning_task
 from pilotage.worlds.score import read_recital
@@ -181,10 +182,10 @@ VIEWS: Mapping[str, ViewSpec] = {
 
 
 def task_of(world: str) -> Task[Any]:
-    """The planning task of a grid world."""
+    """The planning task of a grid world. Raises PilotageError for one that can do less than these views tell of."""
     task = planning_task(world)
-    assert task is not None, f"{world} is no grid world"
-    return task
+    assert task is not None, f"{world} is no planning world"
+    return need(task, Task)
 
 
 @lru_cache(maxsize=16)

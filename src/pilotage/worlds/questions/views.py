@@ -17,8 +17,8 @@ from pilotage.views.prompts import PromptSet, prompt_template
 from pilotage.views.registry import ViewSpec
 from pilotage.worlds.questions.grading import LETTERS
 from pilotage.worlds.questions.question import FOREIGN, Question, question_of
-from pilotage.worlds.registry import get_task
-from pilotage.worlds.task import state_text
+from pilotage.worlds.registry import planning_world
+from pilotage.worlds.task import Plans, Recites, state_text
 
 DESCRIPTION_PREFILL = "<description>"
 THINK_PREFILL = "<think>"
@@ -85,7 +85,7 @@ def described(example: Example) -> str:
         raise PilotageError(
             f"question {example.id} is of no world of ours: there is no reference description of it"
         )
-    task = get_task(example.task)
+    task = planning_world(example.task, Recites)
     return state_text(task.recital(task.parse_state(example.state)))
 
 
@@ -138,7 +138,7 @@ def reference_of(question: Question) -> str:
 def question_text(example: Example, prompts: PromptSet) -> str:
     """The rules of the world for a question of our own worlds, the question, and its options line by line."""
     question = question_of(example)
-    lines = [] if example.task == FOREIGN else [get_task(example.task).rules[prompts]]
+    lines = [] if example.task == FOREIGN else [planning_world(example.task, Plans).rules[prompts]]
     lines.append(question.text)
     lines += [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
     if question.options:

@@ -21,10 +21,11 @@ from pilotage.data.store import Shard, content_hash, manifest_of, save_shard
 from pilotage.errors import PilotageError, require
 from pilotage.files import write_json, write_whole
 from pilotage.records import SPLITS, Example, Split
+from pilotage.worlds.capabilities import able, need
 from pilotage.worlds.grids.data import PUBLISHED
 from pilotage.worlds.grids.data.plain import level_row
 from pilotage.worlds.judge import StateJudge
-from pilotage.worlds.task import Solution, Task, state_hash, worked_state
+from pilotage.worlds.task import Generates, Plans, Solution, Solves, state_hash, worked_state
 
 SPLIT: Split = "test"
 REPORT = "import.json"
@@ -113,7 +114,7 @@ def import_levels(
 
     The picture is the set's own, unless it has none or `redraw` asks for ours at `cell_px` a cell or on a square of
     `side_px`. A repeated level is left out, or kept under an id of its own. Raises PilotageError when nothing at all
-    can be imported.
+    can be imported, and for a world that knows no best plans (`Solves`).
     """
     if not root.exists():
         raise PilotageError(f"{root} does not exist")
@@ -133,7 +134,8 @@ def import_levels(
         if isinstance(piece, Malformed):
             found.note("malformed", piece.place, piece.problem)
             continue
-        solution = piece.task.solve(piece.state)
+        task = need(piece.task, Solves)
+        solution = task.solve(piece.state)
         if solution is None:
             found.note("unsolvable", piece.place, "no plan reaches the goal")
             continue
@@ -153,7 +155,7 @@ def import_levels(
         if piece.picture is not None and not redraw:
             canvas = {"cell_px": None, "side_px": None}
         example = make_example(
-            piece.task,
+            task,
             piece.state,
             SPLIT,
             solution=_checked(piece, solution, found),
@@ -275,5 +277,7 @@ def _source(name: str, source: Source | None) -> Source:
 
 
 @lru_cache(maxsize=16)
-def _worked(task: Task[Any]) -> Any:
-    return worked_state(task)
+def _worked(task: Plans[Any]) -> Any:
+    """The state of the prompts' worked example; None where there can be none."""
+    generating = able(task, Generates)
+    return None if generating is None else worked_state(generating)

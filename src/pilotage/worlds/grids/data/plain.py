@@ -30,9 +30,10 @@ from pilotage.data.source import (
 )
 from pilotage.errors import PilotageError
 from pilotage.records import Example
-from pilotage.worlds import TASKS, get_task
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.grid import shorten
-from pilotage.worlds.task import Task, TextMaps
+from pilotage.worlds.registry import planning_world, planning_worlds
+from pilotage.worlds.task import Plans, TextMaps
 
 MAX_MAPS_BYTES = 16 * 2**20
 
@@ -60,7 +61,7 @@ def _read_row(place: Place, row: dict[str, Any]) -> Level | Malformed:
     try:
         if not isinstance(row.get("task"), str) or "state" not in row:
             raise BadLevelError('expected an object with "task" (a name) and "state" (an object)')
-        task = get_task(row["task"])
+        task = planning_world(row["task"], Plans)
         state = task.parse_state(row["state"])
         source = row.get("source", "")
         if not isinstance(source, str) or len(source) > 100:
@@ -81,7 +82,7 @@ def _read_row(place: Place, row: dict[str, Any]) -> Level | Malformed:
     )
 
 
-def _plan(value: Any, task: Task[Any]) -> tuple[tuple[str, ...] | None, str]:
+def _plan(value: Any, task: Plans[Any]) -> tuple[tuple[str, ...] | None, str]:
     """The plan, or None, and why it cannot be read."""
     if value is None:
         return None, ""
@@ -123,7 +124,7 @@ def level_row(example: Example, source: str = "") -> dict[str, Any]:
 class Text:
     """Levels drawn as maps of characters."""
 
-    task: Task[Any] | None = None
+    task: Plans[Any] | None = None
     """What the maps are of; by None, the folders tell."""
 
     name = "text"
@@ -143,7 +144,8 @@ class Text:
         file = path.name if path == root else path.relative_to(root).as_posix()
         try:
             task = self.task or _task_of(path)
-            if not isinstance(task, TextMaps):
+            maps = able(task, TextMaps)
+            if maps is None:
                 raise BadLevelError(f"{task.name} has no form for maps of characters; use JSON")
             text = read_bytes(path, MAX_MAPS_BYTES).decode("utf-8-sig")
         except PilotageError as error:
@@ -157,18 +159,18 @@ class Text:
         for line, drawn in _blocks(text):
             place = Place(file=file, line=line)
             try:
-                yield Level(place=place, task=task, state=task.parse_text(drawn))
+                yield Level(place=place, task=task, state=maps.parse_text(drawn))
             except PilotageError as error:
                 yield Malformed(place=place, problem=str(error))
 
 
-def _task_of(path: Path) -> Task[Any]:
+def _task_of(path: Path) -> Plans[Any]:
     folders = [folder.name for folder in path.resolve().parents]
     for folder in folders:
-        for task in TASKS:
+        for task in planning_worlds():
             if task.name == folder:
                 return task
-    names = ", ".join(task.name for task in TASKS)
+    names = ", ".join(task.name for task in planning_worlds())
     raise BadLevelError(f"no folder above it is named after a task ({names}): give the task")
 
 

@@ -21,7 +21,7 @@ from pilotage.data.sampling import Candidate, sample
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.asked import KINDS, Asked, Kind, ask
+from pilotage.worlds.questions.asked import KINDS, Asked, Kind, ask
 from pilotage.worlds.questions.data.store import write_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.task import Task, state_hash, worked_state
@@ -44,6 +44,8 @@ Progress = Callable[[int, int], None]
 class QuestionsConfig(SetConfig):
     """Which questions, and where they are written."""
 
+    tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
+    """Tasks, by name."""
     kinds: tuple[Kind, ...] = KINDS
     """cell: which cell holds a thing; safe: does a plan fail; first_move and length: of a shortest plan."""
 

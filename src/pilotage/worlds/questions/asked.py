@@ -1,4 +1,4 @@
-"""Questions about a state's picture, with exact answers, for any world: made through the `Task` protocol alone.
+"""Questions about a state's picture, with exact answers, of any planning world that can do all of `Task`.
 
 * `cell`: which cell holds a thing, for every recited field that is one cell ("Which cell holds the goal?");
 * `safe`: whether a plan can be executed without a failure, yes and no equally likely whatever the state;
