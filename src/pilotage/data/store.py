@@ -109,7 +109,7 @@ def sample_examples(
 
 
 def sampled(
-    task: Task[Any],
+    task: Sampled[Any],
     levels: Sequence[int],
     count: int,
     split: Split,
