@@ -142,7 +142,7 @@ def moment_of(example: Example, seen: Any) -> Moment:
 # -- episodes -------------------------------------------------------------------------------------------------------
 
 
-def _evaluate(engine: Engine, examples: Sequence[Example], kind: str, out: Path) -> None:
+def _evaluate(engine: Engine, examples: Sequence[Example], condition: str, out: Path) -> None:
     evaluate(
         engine,
         examples,
@@ -150,18 +150,18 @@ def _evaluate(engine: Engine, examples: Sequence[Example], kind: str, out: Path)
         prompts="brief",
         max_new_tokens=DECODING.max_new_tokens,
         out=out,
-        kinds=[kind],
+        conditions=[condition],
         batch_size=BATCH,
     )
 
 
-def evaluated(engine: TransformersEngine, examples: Sequence[Example], kind: str) -> dict[str, Any]:
+def evaluated(engine: TransformersEngine, examples: Sequence[Example], condition: str) -> dict[str, Any]:
     """As `pilotage eval` plays them: seconds by part, turns, who succeeded."""
     with tempfile.TemporaryDirectory() as folder, metered() as meter:
         meter.reset()
-        _evaluate(engine, examples, kind, Path(folder))
+        _evaluate(engine, examples, condition, Path(folder))
         spent = meter.read()
-        rows = [json.loads(line) for line in (Path(folder) / "eval" / f"bench.{kind}.jsonl").open()]
+        rows = [json.loads(line) for line in (Path(folder) / "eval" / f"bench.{condition}.jsonl").open()]
     won = {row["id"]: row["outcome"]["success"] for row in rows}
     turns = sum(row["num_turns"] for row in rows)
     return {"cpu_s": sum(spent.values()), "parts": spent, "turns": turns, "won": won}
@@ -169,7 +169,7 @@ def evaluated(engine: TransformersEngine, examples: Sequence[Example], kind: str
 
 def by_hand(
     examples: Sequence[Example],
-    kind: str,
+    condition: str,
     answer: Callable[[Sequence[Example], Sequence[Any]], Sequence[str]],
 ) -> dict[str, Any]:
     """The plainest loop: every open episode is asked, `answer` writes, and nothing is kept."""
@@ -178,7 +178,7 @@ def by_hand(
     waiting = [(example, sessions[example.id].observe()) for example in examples]
     while waiting:
         asked = [example for example, _ in waiting]
-        views = [make_view(VIEWS[kind], moment_of(example, seen), "brief") for example, seen in waiting]
+        views = [make_view(VIEWS[condition], moment_of(example, seen), "brief") for example, seen in waiting]
         for example, view, text in zip(asked, views, answer(asked, views), strict=True):
             sessions[example.id].act(view.prefill + text)
         num_turns += len(asked)
@@ -189,7 +189,7 @@ def by_hand(
     return {"cpu_s": time.process_time() - began_s, "turns": num_turns, "won": won}
 
 
-def engine_by_hand(engine: TransformersEngine, examples: Sequence[Example], kind: str) -> dict[str, Any]:
+def engine_by_hand(engine: TransformersEngine, examples: Sequence[Example], condition: str) -> dict[str, Any]:
     def answer(asked: Sequence[Example], views: Sequence[Any]) -> Sequence[str]:
         requests = [
             Request(view=view, example_id=example.id) for example, view in zip(asked, views, strict=True)
@@ -200,10 +200,10 @@ def engine_by_hand(engine: TransformersEngine, examples: Sequence[Example], kind
             for rollout in engine.generate(requests[start : start + BATCH], DECODING)
         ]
 
-    return by_hand(examples, kind, answer)
+    return by_hand(examples, condition, answer)
 
 
-def generate_by_hand(backbone: Backbone, examples: Sequence[Example], kind: str) -> dict[str, Any]:
+def generate_by_hand(backbone: Backbone, examples: Sequence[Example], condition: str) -> dict[str, Any]:
     processor: Any = backbone.processor
     model: Any = backbone.model
 
@@ -227,7 +227,7 @@ def generate_by_hand(backbone: Backbone, examples: Sequence[Example], kind: str)
             texts.append(backbone.decode(ids[0, inputs["input_ids"].shape[1] :].tolist()))
         return texts
 
-    played = [by_hand([example], kind, answer) for example in examples]
+    played = [by_hand([example], condition, answer) for example in examples]
     return {
         "cpu_s": sum(one["cpu_s"] for one in played),
         "turns": sum(one["turns"] for one in played),
@@ -246,19 +246,19 @@ def episodes_table(backbone: Backbone, num: int, repeats: int) -> list[str]:
         "CPU s | ours / by hand | generate, by hand: turns per CPU s | ours / generate |",
         "| --- " + "| ---: " * (8 + len(EVAL_PARTS)) + "|",
     ]
-    for kind in VIEWS:
+    for condition in VIEWS:
         ours, bare, plain = [], [], []
         for number in range(repeats + 1):
             sides: list[Callable[..., dict[str, Any]]] = [evaluated, engine_by_hand]
             played: list[dict[str, Any]] = [{}, {}]
             for side in (0, 1) if number % 2 else (1, 0):
                 forget(backbone)
-                played[side] = sides[side](engine, examples, kind)
+                played[side] = sides[side](engine, examples, condition)
             one, other = played
             if one["won"] != other["won"] or one["turns"] != other["turns"]:
                 raise SystemExit("the evaluation and the loop by hand played other episodes")
             forget(backbone)
-            third = generate_by_hand(backbone, few, kind) if number <= 2 else plain[-1]
+            third = generate_by_hand(backbone, few, condition) if number <= 2 else plain[-1]
             if number:  # the first of each pays for what is made once
                 ours.append(one)
                 bare.append(other)
@@ -273,7 +273,7 @@ def episodes_table(backbone: Backbone, num: int, repeats: int) -> list[str]:
         ]
         ratio = statistics.median((b["cpu_s"] / a["cpu_s"]) for a, b in zip(ours, bare, strict=True))
         lines.append(
-            f"| {kind} | {len(examples)} | {ours[0]['turns']} | {rates[0]:.0f} | "
+            f"| {condition} | {len(examples)} | {ours[0]['turns']} | {rates[0]:.0f} | "
             f"{' | '.join(f'{100 * share:.1f} %' for share in shares)} | {rates[1]:.0f} | {ratio:.3f} | "
             f"{rates[2]:.0f} | {rates[0] / rates[2]:.1f} |"
         )
@@ -356,9 +356,9 @@ class Canned:
         self.engine.sync(model)
 
 
-def rows_by_hand(engine: Canned, examples: Sequence[Example], kind: str, path: Path) -> None:
+def rows_by_hand(engine: Canned, examples: Sequence[Example], condition: str, path: Path) -> None:
     """The peer: the same views, answers and verdicts, a bare row of each in one open file."""
-    views = [make_view(VIEWS[kind], example, "brief") for example in examples]
+    views = [make_view(VIEWS[condition], example, "brief") for example in examples]
     requests = [
         Request(view=view, example_id=example.id) for example, view in zip(examples, views, strict=True)
     ]
@@ -384,29 +384,31 @@ def rows_table(backbone: Backbone, num: int, repeats: int) -> list[str]:
         "| asked | rows | us a row | by hand, us a row | ours / by hand | with the model, us a row | share |",
         "| --- " + "| ---: " * 6 + "|",
     ]
-    for kind in VIEWS:
+    for condition in VIEWS:
         pairs = []
-        whole_s = cpu_seconds(lambda kind=kind: whole_rows(engine, examples, kind))
+        whole_s = cpu_seconds(lambda condition=condition: whole_rows(engine, examples, condition))
         for number in range(5 * repeats + 1):
             with tempfile.TemporaryDirectory() as folder:
-                ours_s = cpu_seconds(lambda kind=kind: whole_rows(engine, examples, kind))
+                ours_s = cpu_seconds(lambda condition=condition: whole_rows(engine, examples, condition))
                 path = Path(folder) / "rows.jsonl"
-                hand_s = cpu_seconds(lambda kind=kind, path=path: rows_by_hand(engine, examples, kind, path))
+                hand_s = cpu_seconds(
+                    lambda condition=condition, path=path: rows_by_hand(engine, examples, condition, path)
+                )
             if number:
                 pairs.append((1e6 * ours_s / len(examples), 1e6 * hand_s / len(examples)))
         ours = statistics.median(one for one, _ in pairs)
         ratio = statistics.median(one / other for one, other in pairs)
         whole = 1e6 * whole_s / len(examples)
         lines.append(
-            f"| {kind} | {len(examples)} | {ours:.0f} | {statistics.median(other for _, other in pairs):.0f} | "
+            f"| {condition} | {len(examples)} | {ours:.0f} | {statistics.median(other for _, other in pairs):.0f} | "
             f"{ratio:.2f} | {whole:.0f} | {100 * ours / whole:.1f} % |"
         )
     return lines
 
 
-def whole_rows(engine: Canned, examples: Sequence[Example], kind: str) -> None:
+def whole_rows(engine: Canned, examples: Sequence[Example], condition: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        _evaluate(engine, examples, kind, Path(folder))
+        _evaluate(engine, examples, condition, Path(folder))
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:

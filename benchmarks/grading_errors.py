@@ -46,11 +46,11 @@ def main() -> None:
     parts = ["all", "seen", "held out", *sorted({pair["kind"] for pair in pairs})]
     for part in parts:
         print(
-            f"{part:<18} {_told(wrong[part, False], count[part, False])} {_told(wrong[part, True], count[part, True])}"
+            f"{part:<18} {_text(wrong[part, False], count[part, False])} {_text(wrong[part, True], count[part, True])}"
         )
 
 
-def _told(num_wrong: int, num_all: int) -> str:
+def _text(num_wrong: int, num_all: int) -> str:
     if not num_all:
         return f"{'-':>34}"
     z, share = 1.959964, num_wrong / num_all

@@ -127,13 +127,13 @@ def measure(model: str, case: str) -> dict[str, Any]:
         attention=recipe.attention,
         examples=examples,
     )
-    told = plan.memory(on_gpu=False)
+    estimate = plan.memory(on_gpu=False)
     return {
         "measured": peaks[-1],
-        "estimated": told.together,
-        "phase": told.phase,
-        "parts": told.parts,
-        "phases": {name: sum(parts.values()) for name, parts in told.phases.items()},
+        "estimated": estimate.together,
+        "phase": estimate.phase,
+        "parts": estimate.parts,
+        "phases": {name: sum(parts.values()) for name, parts in estimate.phases.items()},
     }
 
 
@@ -152,11 +152,11 @@ def report(model: str | None, found: dict[str, dict[str, dict[str, Any]]]) -> st
 
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    told = "" if model is None else f" --model {model}"
+    option = "" if model is None else f" --model {model}"
     lines = [
         "# Memory: the estimate beside what was alive",
         "",
-        f"`python benchmarks/memory_estimate.py{told}` at commit {commit}, {date.today()}, Python "
+        f"`python benchmarks/memory_estimate.py{option}` at commit {commit}, {date.today()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}, one thread. MiB at the largest moment of two "
         "optimiser steps, weights among them. In stage 2 answers are cut so short that most reach the limit, which is "
         "what the estimate is told for.",

@@ -28,7 +28,7 @@ from pilotage.cli.evaluation_rows import find_rows
 from pilotage.data.examples import split_of
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.bootstrap import Interval
-from pilotage.evaluate.gap import GAP_KINDS, Gap, gap
+from pilotage.evaluate.gap import GAP_CONDITIONS, Gap, gap
 from pilotage.recipes.nano import nano_mgsd
 from pilotage.records import Example
 from pilotage.report import write_report
@@ -120,17 +120,19 @@ def diagnose(model: str, stage: str, examples: Sequence[Example], folder: Path) 
         max_new_tokens=NANO_MAX_NEW_TOKENS,
         out=folder,
         model=model,
-        kinds=GAP_KINDS,
+        conditions=GAP_CONDITIONS,
         batch_size=128,
     )
     wanted = {example.id for example in examples}
-    assert all(rows_path(folder, stage, kind).is_file() for kind in GAP_KINDS), "every kind has its file"
+    assert all(rows_path(folder, stage, condition).is_file() for condition in GAP_CONDITIONS), (
+        "every condition has its file"
+    )
     return gap(row for row in find_rows(str(folder), stage).rows if row["id"] in wanted)
 
 
 def print_rows(run: Path, name: str, stage: str, found: Gap) -> None:
     for task, cell in found.tasks.items():
-        rates = [cell.success[kind] for kind in GAP_KINDS] + [
+        rates = [cell.success[condition] for condition in GAP_CONDITIONS] + [
             cell.fault_shares[fault] for fault in SHOWN_FAULTS
         ]
         line = [str(run), name, task, stage, str(cell.success["image"].n), *map(percent, rates)]

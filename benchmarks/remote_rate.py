@@ -40,8 +40,8 @@ def main() -> None:
         worlds.open(small).close()  # the process is up and the world imported
         for name, example in (("no picture", bare), ("32 px a cell", small), ("96 px a cell", large)):
             num_bytes = len(example.image)
-            told = f"turn, {name}" + (f" ({num_bytes} bytes)" if num_bytes else "")
-            show(told, *(turns_s(opener, example, num_turns) for opener in (here, worlds.open)))
+            label = f"turn, {name}" + (f" ({num_bytes} bytes)" if num_bytes else "")
+            show(label, *(turns_s(opener, example, num_turns) for opener in (here, worlds.open)))
         show(
             "open, outcome, close, 32 px",
             *(episodes_s(opener, small, num_turns) for opener in (here, worlds.open)),

@@ -58,8 +58,10 @@ def record(work: Path) -> dict[str, Any]:
         }
     recipe = replace(RECIPES["nano"](0, backbone="nano"), num_test=NUM_ROWS)
     engine = TransformersEngine(load(recipe, "nano"))
-    for kind in (condition.name for condition in CONDITIONS):
-        parts[f"eval {kind}"] = _evaluated(engine, examples_of(recipe, "test"), kind, work / "eval", {})
+    for condition in (each.name for each in CONDITIONS):
+        parts[f"eval {condition}"] = _evaluated(
+            engine, examples_of(recipe, "test"), condition, work / "eval", {}
+        )
     build_questions(QuestionsConfig(out=work / "questions", num_train=1, num_val=1, num_test=NUM_ROWS))
     sampled = {"temperature": 1.0, "top_p": 0.9, "samples": 2}
     questions = load_questions(work / "questions", "test")
@@ -78,7 +80,7 @@ def _short(stage: Any) -> Any:
     return replace(stage, **small)
 
 
-def _evaluated(engine: Any, examples: Any, kind: str, out: Path, decoding: Mapping[str, Any]) -> Any:
+def _evaluated(engine: Any, examples: Any, condition: str, out: Path, decoding: Mapping[str, Any]) -> Any:
     summary = evaluate(
         engine,
         examples,
@@ -87,10 +89,10 @@ def _evaluated(engine: Any, examples: Any, kind: str, out: Path, decoding: Mappi
         max_new_tokens=144,
         out=out,
         model="golden",
-        kinds=[kind],
+        conditions=[condition],
         **decoding,
     )
-    rows = _rows(out / "eval" / f"golden.{kind}.jsonl")
+    rows = _rows(out / "eval" / f"golden.{condition}.jsonl")
     return {"summary": summary.headline(), "rows": _digest(rows), "num_rows": len(rows)}
 
 
@@ -121,6 +123,8 @@ def _as_before(row: dict[str, Any]) -> dict[str, Any]:
         return row
     new = ("world", "axes", "role", "end", "num_turns", "outcome", "asked")
     old = {key: value for key, value in row.items() if key not in new}
+    old["kind"] = old.pop("condition")
+    old["condition"] = old.pop("condition")
     outcome = row["outcome"]
     if row["world"] == "questions":
         for key in ("difficulty", "optimal_length"):
@@ -144,8 +148,8 @@ def _as_before(row: dict[str, Any]) -> dict[str, Any]:
         return old
     is_plan = row["role"] == "plan"
     names = ("parsed", "legal", "success", "optimal", "num_executed", "reason")
-    told = {**outcome, "legal": outcome["parsed"] and not outcome["illegal"]} if is_plan else {}
-    old["verdict"] = {name: told[name] for name in names} if is_plan else None
+    verdict = {**outcome, "legal": outcome["parsed"] and not outcome["illegal"]} if is_plan else {}
+    old["verdict"] = {name: verdict[name] for name in names} if is_plan else None
     return old
 
 
@@ -158,13 +162,13 @@ def _differences(before: Any, after: Any, place: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         names = [*before, *(name for name in after if name not in before)]
         return [
-            told
+            line
             for name in names
-            for told in _differences(before.get(name), after.get(name), f"{place}/{name}")
+            for line in _differences(before.get(name), after.get(name), f"{place}/{name}")
         ]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
-        return [told for i, (one, two) in pairs for told in _differences(one, two, f"{place}/{i}")]
+        return [line for i, (one, two) in pairs for line in _differences(one, two, f"{place}/{i}")]
     return [] if before == after else [f"{place}: {before!r} before, {after!r} now"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotage.errors import PilotageError, told_of_disk, told_of_missing
+from pilotage.errors import PilotageError, disk_message, missing_message
 from pilotage.files import STALE_S, locked, read_json, whole, write_whole
 
 
@@ -50,9 +50,9 @@ def test_what_a_kill_left_goes_with_the_next_write_and_a_living_writers_file_sta
 def test_an_error_names_the_file_that_the_user_named(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         write_whole(tmp_path / "gone" / "page.html", "x")
-    told = told_of_disk(caught.value)
-    assert told is not None
-    assert told.startswith(f"{tmp_path / 'gone' / 'page.html'}: No such file")
+    message = disk_message(caught.value)
+    assert message is not None
+    assert message.startswith(f"{tmp_path / 'gone' / 'page.html'}: No such file")
 
 
 def test_a_path_without_a_name_is_a_folder():
@@ -93,9 +93,9 @@ def test_a_lock_refuses_a_second_holder_and_is_free_after_the_first(tmp_path):
 
 def test_a_full_disk_has_a_remedy_and_an_unknown_failure_has_none():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/rows.jsonl")
-    told = "/data/rows.jsonl: No space left on device: make room and run the same command again"
-    assert told_of_disk(full) == told
-    assert told_of_disk(OSError("what?")) is None
+    message = "/data/rows.jsonl: No space left on device: make room and run the same command again"
+    assert disk_message(full) == message
+    assert disk_message(OSError("what?")) is None
 
 
 def raised_from(cause: Exception) -> RuntimeError:
@@ -107,8 +107,8 @@ def raised_from(cause: Exception) -> RuntimeError:
 
 def test_what_a_library_wrapped_is_told_and_a_bug_while_a_failure_was_handled_is_not():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/rows.jsonl")
-    assert told_of_disk(raised_from(full)) == told_of_disk(full)
-    assert told_of_missing(raised_from(ModuleNotFoundError("", name="trl"))) is not None
+    assert disk_message(raised_from(full)) == disk_message(full)
+    assert missing_message(raised_from(ModuleNotFoundError("", name="trl"))) is not None
     try:
         try:
             raise full
@@ -116,12 +116,12 @@ def test_what_a_library_wrapped_is_told_and_a_bug_while_a_failure_was_handled_is
             raise KeyError("a bug of ours") from None
     except KeyError as error:
         bug = error
-    assert bug.__context__ is full and told_of_disk(bug) is None
-    assert told_of_disk(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert bug.__context__ is full and disk_message(bug) is None
+    assert disk_message(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_a_missing_extra_is_named_and_our_own_broken_import_is_not():
-    assert told_of_missing(ModuleNotFoundError("", name="torch.nn")) == (
+    assert missing_message(ModuleNotFoundError("", name="torch.nn")) == (
         "this needs torch, which is not installed: pip install 'pilotage[train]'"
     )
-    assert told_of_missing(ModuleNotFoundError("", name="pilotage.nothing")) is None
+    assert missing_message(ModuleNotFoundError("", name="pilotage.nothing")) is None

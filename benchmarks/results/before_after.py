@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import statistics
@@ -70,8 +71,8 @@ class Worker:
             for name, sides in WORLDS.items()
         }
 
-    def reply(self, **told):
-        self.replies.write(json.dumps(told) + "\n")
+    def reply(self, **content):
+        self.replies.write(json.dumps(content) + "\n")
         self.replies.flush()
 
     def serve(self):
@@ -91,7 +92,8 @@ class Worker:
         work()
         self.reply(cpu=time.process_time() - cpu, wall=time.perf_counter() - wall)
 
-    def measured(self, engine, examples, kinds):
+    def measured(self, engine, examples, conditions):
+        is_older = "kinds" in inspect.signature(self.evaluate).parameters
         with tempfile.TemporaryDirectory(dir="/dev/shm") as out:
             self.evaluate(
                 engine,
@@ -101,7 +103,7 @@ class Worker:
                 max_new_tokens=144,
                 out=Path(out),
                 model="m",
-                kinds=kinds,
+                **{"kinds" if is_older else "conditions": conditions},
             )
 
     def train(self, job, steps):
@@ -160,7 +162,7 @@ class Side:
         return self.read()
 
 
-def tell(job, pairs, unit=1.0, what="s"):
+def show(job, pairs, unit=1.0, what="s"):
     cpu = [[unit * side["cpu"] for side in pair] for pair in pairs]
     olds, news = zip(*cpu, strict=True)
     ratios = sorted(new / old for old, new in cpu)
@@ -214,7 +216,7 @@ def main():
     if "import" in jobs:
         for argument in ("--help", "recipes"):
             paired(given.sources, 1, partial(started, argument))
-            tell(
+            show(
                 f"`pilotage {argument}`, s",
                 paired(given.sources, given.repeats, partial(started, argument)),
             )
@@ -225,13 +227,13 @@ def main():
         for kind in ("image", "text", "perception"):
             paired(sides, 2, asked(f"canned {kind}"))
             pairs = paired(sides, given.repeats, asked(f"canned {kind}"))
-            tell(f"bookkeeping, {kind}, ms a row", pairs, unit=1e3 / 180)
+            show(f"bookkeeping, {kind}, ms a row", pairs, unit=1e3 / 180)
     if "eval" in jobs:
         for name in WORLDS:
             for kind in ("image", "text"):
                 paired(sides, 1, asked(f"eval {name} {kind}"))
                 pairs = paired(sides, given.repeats, asked(f"eval {name} {kind}"))
-                tell(f"evaluate {name}, {kind}, s for 60 rows", pairs)
+                show(f"evaluate {name}, {kind}, s for 60 rows", pairs)
     for job in ("stage1", "stage2", "grpo"):
         if job in jobs:
             steps = given.repeats + 3
@@ -239,7 +241,7 @@ def main():
             pairs = paired(sides, steps - 1, asked("go"))
             for side in sides:
                 assert side.ask("go") == {"done": True}
-            tell(f"a step of {job}, s", pairs[2:])
+            show(f"a step of {job}, s", pairs[2:])
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ class PilotageError(ValueError):
 class ImpossibleRequestError(PilotageError):
     """More of something was asked for than there is (or than can be found within the stated number of tries)."""
 
-    def __init__(self, told: str, *, num_found: int = 0) -> None:
+    def __init__(self, message: str, *, num_found: int = 0) -> None:
         """`num_found`: how many there are, where whoever asked may be content with them."""
-        super().__init__(told)
+        super().__init__(message)
         self.num_found = num_found
 
 
@@ -57,7 +57,7 @@ _TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \
 """What torch.save says of an archive that it could not write to its end."""
 
 
-def told_of_disk(error: BaseException) -> str | None:
+def disk_message(error: BaseException) -> str | None:
     """One line for a disk, a folder or a permission that a user can mend; None for any other failure.
 
     Libraries wrap what the system said: into a text of their own, or behind `raise ... from`. What was merely being
@@ -65,13 +65,13 @@ def told_of_disk(error: BaseException) -> str | None:
     """
     link: BaseException | None = error
     while link is not None:
-        if (told := _told_by_system(link)) is not None:
-            return told
+        if (message := _system_message(link)) is not None:
+            return message
         link = link.__cause__
     return None
 
 
-def _told_by_system(error: BaseException) -> str | None:
+def _system_message(error: BaseException) -> str | None:
     """The same for one exception of a chain."""
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and _TORCH_WRITER.search(text):
@@ -111,7 +111,7 @@ _EXTRA_OF = {
 }
 
 
-def told_of_missing(error: BaseException) -> str | None:
+def missing_message(error: BaseException) -> str | None:
     """One line for a library of an extra that is not installed; None for any other failure.
 
     Libraries that import late wrap what they lack behind `raise ... from`.
@@ -121,7 +121,7 @@ def told_of_missing(error: BaseException) -> str | None:
         if isinstance(link, ModuleNotFoundError):
             missing = (link.name or "").partition(".")[0]
             if missing in _EXTRA_OF:
-                return _told_of_extra(missing)
+                return _extra_message(missing)
         link = link.__cause__
     return None
 
@@ -130,8 +130,8 @@ def require(*libraries: str) -> None:
     """Raises PilotageError where a library of an extra is not installed: before anything is written, and unimported."""
     for library in libraries:
         if importlib.util.find_spec(library) is None:
-            raise PilotageError(_told_of_extra(library))
+            raise PilotageError(_extra_message(library))
 
 
-def _told_of_extra(library: str) -> str:
+def _extra_message(library: str) -> str:
     return f"this needs {library}, which is not installed: pip install 'pilotage[{_EXTRA_OF[library]}]'"

@@ -224,14 +224,14 @@ def test_image_places_and_images_must_agree(backbone, view):
     ],
 )
 def test_a_text_cannot_hold_a_token_that_ends_a_turn_or_opens_a_picture(backbone, text):
-    told = r"maze-3, view '.*': its text holds '<\|\w+\|>', a special token of"
+    message = r"maze-3, view '.*': its text holds '<\|\w+\|>', a special token of"
     for view in (
         image_view(png(picture(2)), text),
         text_view(text),
         text_view("Plan.", prefill=text),
         View(name="x", messages=[{"role": "system", "content": text}, {"role": "user", "content": "Plan."}]),
     ):
-        with pytest.raises(PilotageError, match=told):
+        with pytest.raises(PilotageError, match=message):
             encode_views(backbone, [view], names=["maze-3"])
 
 
@@ -248,7 +248,7 @@ def test_what_only_looks_like_a_token_is_text(backbone):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "did not end in"),
         ("{{ 'x' * 4000000 }}", "makes 4000000 characters"),
@@ -257,11 +257,11 @@ def test_what_only_looks_like_a_token_is_text(backbone):
         ("{% for %}", "failed on the messages"),
     ],
 )
-def test_a_chat_template_that_fails_or_does_not_end_is_one_error(monkeypatch, template, told):
+def test_a_chat_template_that_fails_or_does_not_end_is_one_error(monkeypatch, template, message):
     monkeypatch.setattr("pilotage.backbones.template.TEMPLATE_LIMIT_S", 0.3)
     backbone = tiny_backbone()
     monkeypatch.setattr(backbone.processor, "chat_template", template)
-    with pytest.raises(PilotageError, match=told) as caught:
+    with pytest.raises(PilotageError, match=message) as caught:
         encode_views(backbone, [text_view("Plan.")])
     assert "take another template" in str(caught.value)
 

@@ -286,14 +286,14 @@ def no_weight_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_weight_read")
 @pytest.mark.parametrize(
-    ("damage", "told"), [*PARAMETERS.values(), *FILES.values()], ids=[*PARAMETERS, *FILES]
+    ("damage", "message"), [*PARAMETERS.values(), *FILES.values()], ids=[*PARAMETERS, *FILES]
 )
 def test_a_damaged_directory_is_one_line_before_a_weight_is_read(
-    directory: Path, damage: Damage, told: str, capfd: pytest.CaptureFixture[str]
+    directory: Path, damage: Damage, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     damage(directory)
     refused = refusal(load_backbone, directory)
-    assert str(directory) in refused and re.search(told, refused), refused
+    assert str(directory) in refused and re.search(message, refused), refused
     assert "LOAD REPORT" not in capfd.readouterr().err
     # A dry run says what the run would.
     assert refusal(load_shape, directory) == refused
@@ -434,7 +434,7 @@ def test_a_file_is_no_directory(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (without("visual"), rf"{SINGLE} lacks model\.visual"),
         (cut(SINGLE), "is cut or damaged"),
@@ -445,12 +445,12 @@ def test_a_file_is_no_directory(directory: Path) -> None:
     ids=["no vision", "cut", "pickles", "adapter", "no image settings"],
 )
 def test_eval_refuses_a_damaged_nano_with_status_2_and_no_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Damage, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Damage, message: str
 ) -> None:
     directory = shutil.copytree(NANO_DIRECTORY, tmp_path / "nano")
     damage(directory)
     out = tmp_path / "run"
-    assert main(["eval", str(directory), "--num", "1", "--kinds", "text", "--out", str(out)]) == 2
+    assert main(["eval", str(directory), "--num", "1", "--conditions", "text", "--out", str(out)]) == 2
     err = capsys.readouterr().err
-    assert re.search(told, err) and err.count("\n") == 1 and err.startswith("pilotage: error: ")
+    assert re.search(message, err) and err.count("\n") == 1 and err.startswith("pilotage: error: ")
     assert not (out / "eval").exists()

@@ -88,8 +88,8 @@ def test_an_unknown_command_is_one_line_that_names_the_known_ones(capsys):
         ("evla nano", "eval"),
         ("nano pretrian", "nano pretrain"),
         ("pretrain", "train"),
-        ("eval nano --kindz text", "--kinds"),
-        ("eval nano --kinds imege", "image"),
+        ("eval nano --conditionz text", "--conditions"),
+        ("eval nano --conditions imege", "image"),
         ("eval nano --split trian", "train"),
         ("train RUN --recipe nano_vigo", "nano_vigos"),
         ("train RUN --set stage2.lrr=1", "lr"),
@@ -114,7 +114,7 @@ def test_a_mistyped_name_is_one_line_with_a_guess(typed, guess, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("judge", "Missing from pilotage judge: FILE.jsonl (pilotage judge --help)"),
         ("judge a b", "Unrecognized options: b (pilotage judge --help)"),
@@ -131,13 +131,13 @@ def test_a_mistyped_name_is_one_line_with_a_guess(typed, guess, tmp_path, capsys
         ),
     ],
 )
-def test_options_that_cannot_be_read_are_one_line(typed, told, capsys):
+def test_options_that_cannot_be_read_are_one_line(typed, message, capsys):
     assert main(typed.split()) == 2
-    assert capsys.readouterr().err == f"pilotage: error: {told}\n"
+    assert capsys.readouterr().err == f"pilotage: error: {message}\n"
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("eval nano --temperature nan", "--temperature nan is no number that can be worked with"),
         ("serve nano --port 8000000000", "--port 8000000000 is too large; the largest is 4294967295"),
@@ -170,14 +170,14 @@ def test_options_that_cannot_be_read_are_one_line(typed, told, capsys):
     ],
 )
 def test_an_option_that_cannot_be_worked_with_is_one_line_and_nothing_is_written(
-    typed, told, tmp_path, capsys
+    typed, message, tmp_path, capsys
 ):
     places = {"OUT": str(tmp_path / "out"), "BYTES": os.fsdecode(bytes(tmp_path) + b"/\xff")}
     words = [places[word] if word in places else word.replace("OUT", places["OUT"]) for word in typed.split()]
     assert main(words) == 2
     err = capsys.readouterr().err
     assert err.startswith("pilotage: error: ") and err.count("\n") == 1
-    assert told.replace("OUT", places["OUT"]) in err
+    assert message.replace("OUT", places["OUT"]) in err
     assert not any(tmp_path.iterdir())
 
 

@@ -41,10 +41,10 @@ def test_shares_fill_while_a_stage_is_measured(table):
         table.stage_begins("base", 0)
         assert line_of(rendered(table), "Base") == ["Base", *["·"] * 6]
         rows = [answer("frozenlake", True), answer("frozenlake", False), answer("maze", True)]
-        table.measured("base", Progress(kind="image", num_done=3, num_total=8, rows=rows))
+        table.measured("base", Progress(condition="image", num_done=3, num_total=8, rows=rows))
         assert line_of(rendered(table), "Base") == ["Base", "50.0", "·", "·", "100.0", "·", "·"]
         rows = [answer("frozenlake", False), answer("frozenlake", None, error="no memory")]
-        table.measured("base", Progress(kind="image", num_done=5, num_total=8, rows=rows))
+        table.measured("base", Progress(condition="image", num_done=5, num_total=8, rows=rows))
         assert line_of(rendered(table), "Base")[1] == "25.0"
 
 
@@ -52,7 +52,7 @@ def test_perception_counts_only_answers_that_are_right_in_every_field(table):
     with table:
         table.stage_begins("stage1", 10)
         rows = [answer("maze", None, right=right) for right in (True, True, False, True)]
-        table.measured("stage1", Progress(kind="perception", num_done=4, num_total=4, rows=rows))
+        table.measured("stage1", Progress(condition="perception", num_done=4, num_total=4, rows=rows))
         assert line_of(rendered(table), "Stage 1")[-1] == "75.0"
 
 
@@ -60,8 +60,8 @@ def test_a_finished_stage_shows_the_summarys_numbers_and_its_time(table):
     with table:
         table.stage_begins("stage2", 10)
         table.trained("stage2", 3, 10, {"loss": 0.25})
-        kinds = {"image": {"success": 0.9}, "text": {"success": 1.0}, "perception": {"success": 0.5}}
-        table.stage_ends("stage2", {"seconds": 187.0, "tasks": {"maze": kinds}})
+        conditions = {"image": {"success": 0.9}, "text": {"success": 1.0}, "perception": {"success": 0.5}}
+        table.stage_ends("stage2", {"seconds": 187.0, "tasks": {"maze": conditions}})
     assert line_of(rendered(table), "Stage 2") == [
         "Stage",
         "2",

@@ -149,8 +149,8 @@ def test_an_out_that_cannot_be_written_is_status_2(tmp_path, capsys):
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row()))
     assert main(["judge", str(source), "--out", str(tmp_path / "no" / "such" / "dir.jsonl")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"pilotage: error: {tmp_path / 'no' / 'such' / 'dir.jsonl'}: No such file")
+    message = capsys.readouterr().err
+    assert message.startswith(f"pilotage: error: {tmp_path / 'no' / 'such' / 'dir.jsonl'}: No such file")
 
 
 def test_out_never_overwrites_the_rows_that_are_read(tmp_path):

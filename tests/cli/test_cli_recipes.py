@@ -62,16 +62,16 @@ def test_what_a_runs_first_command_changes_in_a_later_stage_holds_when_it_comes(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("stage1.lr=0.5", "was begun with stage1.lr 0.001, now 0.5"),
         ("num_train=30", "was begun with num_train 3000, now 30"),
     ],
 )
-def test_what_a_begun_run_rests_on_cannot_be_changed(tmp_path, trained, capsys, change, told):
+def test_what_a_begun_run_rests_on_cannot_be_changed(tmp_path, trained, capsys, change, message):
     assert main(["train", str(tmp_path)]) == 0
     assert main(["train", str(tmp_path), "--set", change]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_stage_2_goes_on_from_the_runs_stage_1_and_is_taught_by_the_base(tmp_path, trained):
@@ -96,8 +96,8 @@ def test_a_stage_is_not_trained_before_the_one_it_begins_with_has_ended(tmp_path
     if begun:
         (tmp_path / "stage1").mkdir()
     assert main(["train", str(tmp_path), "--stage", "stage2"]) == 2
-    told = capsys.readouterr().err
-    assert f"let pilotage train {tmp_path} --stage stage1 end first" in told and "--from nano" in told
+    message = capsys.readouterr().err
+    assert f"let pilotage train {tmp_path} --stage stage1 end first" in message and "--from nano" in message
 
 
 def test_a_run_with_every_stage_says_what_is_next(tmp_path, trained, capsys):
@@ -173,11 +173,11 @@ def test_a_mistake_is_one_line_with_status_2(tmp_path, capsys, monkeypatch, argu
     assert complaint in err
 
 
-def row(kind: str, number: int, success: bool) -> dict[str, Any]:
+def row(condition: str, number: int, success: bool) -> dict[str, Any]:
     verdict = {"parsed": True, "illegal": False, "success": success, "optimal": success, "num_executed": 3}
     return {
         "id": f"maze-3-{number}",
-        "kind": kind,
+        "condition": condition,
         "task": "maze",
         "level": 3,
         "outcome": verdict,
@@ -221,7 +221,7 @@ def test_at_80_columns_a_table_of_many_rates_is_in_blocks_and_no_number_is_cut(
     print_summary(summarise(rows), by_level=True)
     lines = printed.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in printed.getvalue()
-    heads = [line.split()[3:] for line in lines if line.split()[:3] == ["kind", "task", "n"]]
+    heads = [line.split()[3:] for line in lines if line.split()[:3] == ["condition", "task", "n"]]
     assert len(heads) > 1
     assert [name for head in heads for name in head] == ["success", "optimal", "illegal", "parsed", *flags]
     of_image = [line.split() for line in lines if line.split()[:2] == ["image", "maze"]]
@@ -259,12 +259,12 @@ def test_recipes_are_told_and_names_refused_without_torch_and_worlds(tmp_path):
 def test_a_dry_run_tells_settings_memory_and_prompts_and_makes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "nano_opsd", "--dry-run", "--stage", "stage2", "--set", "stage2.lr=0.125"]) == 0
-    told = capsys.readouterr().out
-    assert '"lr": 0.125' in told and '"class": "ElementCap"' in told
-    assert "optimiser" in told and "GiB" in told
-    assert "route solution, view student_with_plan, teaches all of all rows (with the picture)" in told
-    assert "Keep it to yourself" in told.split("route solution")[1]
-    assert "Keep it to yourself" not in told.split("route solution")[0]
+    printed = capsys.readouterr().out
+    assert '"lr": 0.125' in printed and '"class": "ElementCap"' in printed
+    assert "optimiser" in printed and "GiB" in printed
+    assert "route solution, view student_with_plan, teaches all of all rows (with the picture)" in printed
+    assert "Keep it to yourself" in printed.split("route solution")[1]
+    assert "Keep it to yourself" not in printed.split("route solution")[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,8 +305,8 @@ def test_an_adapter_that_is_off_needs_one(tmp_path, trained, capsys):
 def test_an_adapter_of_any_rank_can_be_trained_in_every_stage(tmp_path, trained, recipe):
     for stage in RECIPES[recipe](0, backbone="base").stages:
         options = ["--recipe", recipe, "--backbone", "base", "--stage", stage.stage, "--from", "base"]
-        for kind, settings in (("--lora", LoraSettings), ("--qlora", QLoraSettings)):
-            assert main(["train", str(tmp_path / f"{stage.stage}{kind}"), *options, kind, "4"]) == 0
+        for flag, settings in (("--lora", LoraSettings), ("--qlora", QLoraSettings)):
+            assert main(["train", str(tmp_path / f"{stage.stage}{flag}"), *options, flag, "4"]) == 0
             dropout = 0.05 if recipe == "vigos" else 0.0
             assert trained["config"].lora == settings(rank=4, alpha=8.0, dropout=dropout)
     assert main(["train", str(tmp_path / "two"), "--lora", "4", "--qlora", "4"]) == 2
@@ -365,9 +365,9 @@ def test_a_dry_run_of_gkd_takes_its_teacher(capsys):
 def test_a_dry_run_of_grpo_tells_its_rewards(capsys):
     grpo = ["train", "nano_grpo", "--dry-run", "--stage", "grpo", "--steps", "3"]
     assert main(grpo) == 0
-    told = capsys.readouterr().out
-    assert '"steps": 3' in told and '"warmup_share": 0.0625' in told and "GiB" in told
-    assert "4 answers to each prompt, rewarded by the judge: EpisodeReturn(parsed=0.1)" in told
+    printed = capsys.readouterr().out
+    assert '"steps": 3' in printed and '"warmup_share": 0.0625' in printed and "GiB" in printed
+    assert "4 answers to each prompt, rewarded by the judge: EpisodeReturn(parsed=0.1)" in printed
 
 
 def test_a_dry_run_of_supervised_stages_tells_what_rows_teach(capsys):
@@ -397,8 +397,8 @@ def test_a_later_supervised_stage_begins_with_the_first_ones_model(tmp_path, cap
     assert (tmp_path / "sft_answers" / "model" / "model.safetensors").is_file()
     assert "next: pilotage eval" in capsys.readouterr().out
     assert main(["train", str(tmp_path), *few, "--stage", "stage3"]) == 2
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         "nano_visual_sft has no stage 'stage3'; it has stage1, sft_answers; another recipe is another run"
-        in told
+        in message
     )

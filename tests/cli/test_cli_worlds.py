@@ -20,13 +20,13 @@ def test_every_world_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_that_a_world_declares_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     world = get_world(name)
     assert main(["worlds", name]) == 0
-    told = {
+    facts = {
         line.split("  ")[0]: line.partition("  ")[2].strip() for line in capsys.readouterr().out.splitlines()
     }
-    assert told["title"] == world.title and told["measures"] == ", ".join(m.name for m in world.measures)
-    assert {f"condition {condition.name}" for condition in world.conditions} <= told.keys()
-    assert set(told["ends"].split(", ")) == set(world.reasons)
-    assert ("options" in told) == (name.endswith("_steps") or name == "questions")
+    assert facts["title"] == world.title and facts["measures"] == ", ".join(m.name for m in world.measures)
+    assert {f"condition {condition.name}" for condition in world.conditions} <= facts.keys()
+    assert set(facts["ends"].split(", ")) == set(world.reasons)
+    assert ("options" in facts) == (name.endswith("_steps") or name == "questions")
 
 
 def test_what_is_told_of_options_is_what_eval_takes(capsys: pytest.CaptureFixture[str]) -> None:

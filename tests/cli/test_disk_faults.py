@@ -18,7 +18,7 @@ import torch
 
 from pilotage.cli.main import main
 from pilotage.cli.progress import Bar
-from pilotage.errors import told_of_disk
+from pilotage.errors import disk_message
 
 SMALL_BUILD = (
     *("--tasks", "frozenlake", "--levels", "frozenlake", "3", "--workers", "1"),
@@ -85,10 +85,10 @@ def refused(arguments: Sequence[str | Path], capsys: Any) -> str:
     capsys.readouterr()
     status = main(list(map(str, arguments)))
     err = capsys.readouterr().err
-    told = [line for line in err.splitlines() if line.startswith("pilotage: error: ")]
+    refusals = [line for line in err.splitlines() if line.startswith("pilotage: error: ")]
     assert status == 2
-    assert len(told) == 1 and err.splitlines()[-1] == told[0], err
-    return told[0]
+    assert len(refusals) == 1 and err.splitlines()[-1] == refusals[0], err
+    return refusals[0]
 
 
 LEVELS = '{"task": "frozenlake", "state": {"map": ["SFF", "FHF", "FFG"]}}\n'
@@ -138,7 +138,7 @@ FAULTS: dict[str, tuple[int, tuple[str, ...], str]] = {
         ("train", "OUT", *FEW_STEPS, *GRPO, *few("grpo", **FEW_PLANS, **TWO_EACH)),
         "safetensors",
     ),
-    "eval": (2000, (*EVAL, "--kinds", "text", "--out", "OUT"), "OUT/eval/base.text.jsonl"),
+    "eval": (2000, (*EVAL, "--conditions", "text", "--out", "OUT"), "OUT/eval/base.text.jsonl"),
     "judge": (2000, ("judge", "ANSWERS", "--out", "OUT"), "OUT"),
     "report": (9000, ("report", "RUN", "--out", "OUT"), "OUT"),
     "gap": (1000, ("diagnose", "RUN", "gap", "--rows-only"), "RUN/eval/base.gap.json"),
@@ -156,7 +156,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["LEVELS"].write_text(LEVELS)
     found["ANSWERS"].write_text(ANSWERS)
     assert main(["data", "build", "--out", str(found["DATA"]), *SMALL_BUILD]) == 0
-    words = placed((*EVAL, "--kinds", "text", "image", "--out", "RUN"), found)
+    words = placed((*EVAL, "--conditions", "text", "image", "--out", "RUN"), found)
     assert main(words) == 0
     return found
 
@@ -169,16 +169,16 @@ def placed(words: Sequence[str], places: Mapping[str, Path]) -> list[str]:
 def content(place: Path) -> dict[str, Any]:
     """Every file: of rows, whose times differ, their number; of what is always the same, the bytes; else just True."""
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for path in files:
         held = path.read_bytes()
-        told[str(path.relative_to(place))] = {
+        found[str(path.relative_to(place))] = {
             ".jsonl": held.count(b"\n"),
             ".parquet": held,
             ".safetensors": held,
             ".md": held,
         }.get(path.suffix, True)
-    return told
+    return found
 
 
 @pytest.mark.parametrize("command", FAULTS)
@@ -188,9 +188,9 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(command,
         {**places, "OUT": tmp_path / name, "ROWS": tmp_path / "rows" / name} for name in ("a", "b")
     )
     with files_of_at_most(limit):
-        told = refused(placed(words, twice), capsys)
+        message = refused(placed(words, twice), capsys)
     (where,) = placed([begins], twice)
-    assert told == f"pilotage: error: {where}: File too large: {LIMIT}"
+    assert message == f"pilotage: error: {where}: File too large: {LIMIT}"
     assert main(placed(words, twice)) == main(placed(words, once)) == 0
     assert content(twice["OUT"]) == content(once["OUT"])
 
@@ -202,16 +202,16 @@ def test_a_full_disk_is_one_line_whatever_library_writes(small_disk, places, cap
         ("nano", "export", "DISK/nano"),
         ("train", "DISK/run", *FEW_STEPS, *FEW_ROWS),
     ):
-        told = refused(placed(words, {**places, "DISK": small_disk}), capsys)
-        assert told.endswith(f"No space left on device: {ROOM}"), told
+        message = refused(placed(words, {**places, "DISK": small_disk}), capsys)
+        assert message.endswith(f"No space left on device: {ROOM}"), message
     with pytest.raises(RuntimeError) as caught:
         torch.save({"weights": torch.zeros(100_000)}, small_disk / "optimizer.pt")
-    assert told_of_disk(caught.value) == f"a file of torch could not be written to its end: {ROOM}"
+    assert disk_message(caught.value) == f"a file of torch could not be written to its end: {ROOM}"
 
 
 READING: dict[str, tuple[str, ...]] = {
-    "eval": (*EVAL, "--kinds", "text", "image", "--out", "RUN"),
-    "gap": ("diagnose", "gap", *EVAL[1:], "--kinds", "text", "image", "--out", "RUN"),
+    "eval": (*EVAL, "--conditions", "text", "image", "--out", "RUN"),
+    "gap": ("diagnose", "gap", *EVAL[1:], "--conditions", "text", "image", "--out", "RUN"),
     "gap of rows": ("diagnose", "RUN", "gap", "--rows-only"),
     "compare": ("compare", "RUN", "RUN"),
     "report": ("report", "RUN", "--out", "OUT"),
@@ -240,27 +240,29 @@ def test_a_place_that_cannot_be_written_to_is_one_line(places, tmp_path, capsys)
     folder.mkdir()
     with read_only(folder):
         for words in (words for _, words, _ in FAULTS.values() if "OUT" in words):
-            told = refused(placed(words, {**places, "OUT": folder / "new", "ROWS": folder / "rows"}), capsys)
-            assert "that can be written to" in told or "that you may use" in told, told
-            assert str(folder) in told
+            message = refused(
+                placed(words, {**places, "OUT": folder / "new", "ROWS": folder / "rows"}), capsys
+            )
+            assert "that can be written to" in message or "that you may use" in message, message
+            assert str(folder) in message
     assert not any(folder.iterdir())
 
 
 def test_a_folder_that_goes_away_under_a_command_is_one_line(places, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
-    told_before = Bar.__call__
+    call_before = Bar.__call__
 
-    def tell(bar: Bar, *arguments: Any) -> None:
-        told_before(bar, *arguments)
+    def call_and_remove(bar: Bar, *arguments: Any) -> None:
+        call_before(bar, *arguments)
         shutil.rmtree(run, ignore_errors=True)
 
-    monkeypatch.setattr(Bar, "__call__", tell)
+    monkeypatch.setattr(Bar, "__call__", call_and_remove)
     for words in (
-        (*EVAL, "--kinds", "text", "--out", "RUN"),
+        (*EVAL, "--conditions", "text", "--out", "RUN"),
         ("train", "RUN", *FEW_STEPS[2:], *FEW_ROWS, "--steps", "2"),
     ):
-        told = refused(placed(words, {**places, "RUN": run}), capsys)
-        assert str(run) in told and "it was removed or never there" in told, told
+        message = refused(placed(words, {**places, "RUN": run}), capsys)
+        assert str(run) in message and "it was removed or never there" in message, message
 
 
 def test_output_that_cannot_be_printed_is_one_line():

@@ -107,7 +107,7 @@ def test_a_command_without_its_extra_is_one_line_that_names_it_and_writes_nothin
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "rows.parquet").touch()
     done = run_all(list(NEEDS), site_without(EXTRAS), tmp_path)
-    assert done == [(2, told) for told in NEEDS.values()]
+    assert done == [(2, message) for message in NEEDS.values()]
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

@@ -15,7 +15,7 @@ from pilotage.errors import BadStateError, ImpossibleRequestError
 from pilotage.worlds import get_world, world_names
 from pilotage.worlds.agents import AgentSession
 from pilotage.worlds.task import HasPrior, Stepwise, Task, TextMaps
-from pilotage.worlds.world import HasExpert, HasWrongAnswers, ShowsEnd, TellsAgents
+from pilotage.worlds.world import HasAgentInfo, HasExpert, HasWrongAnswers, ShowsEnd
 from world_examples import MAX_ACTS, example_of, reference_of
 
 NUM_LISTED = 20_000
@@ -34,7 +34,7 @@ def having(protocol: type) -> list[str]:
 
 CAPABILITIES = {
     protocol: having(protocol)
-    for protocol in (HasExpert, HasPrior, HasWrongAnswers, ShowsEnd, Stepwise, TellsAgents, TextMaps)
+    for protocol in (HasExpert, HasPrior, HasWrongAnswers, ShowsEnd, Stepwise, HasAgentInfo, TextMaps)
 }
 
 
@@ -87,18 +87,18 @@ def test_an_end_is_shown_without_anything_privileged_and_the_episode_stays_over(
     session.close()
 
 
-@with_capability(TellsAgents)
+@with_capability(HasAgentInfo)
 def test_agents_are_told_by_name_and_nothing_of_the_state_or_the_plan(name: str) -> None:
     world: Any = get_world(name)
     example = example_of(name)
-    told = world.tells_agents(example)
-    assert told and not {"observe", "act"} & set(told)
+    info = world.agent_info(example)
+    assert info and not {"observe", "act"} & set(info)
     session = world.open(example)
     facing = AgentSession(session, world, example)
-    assert all(getattr(facing, each) == value for each, value in told.items())
+    assert all(getattr(facing, each) == value for each, value in info.items())
     with pytest.raises(AttributeError, match="an agent has observe, act, "):
         _ = facing.no_such_name
-    assert world.tells_agents(example.public()) == told
+    assert world.agent_info(example.public()) == info
     session.close()
 
 

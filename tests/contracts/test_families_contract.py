@@ -257,8 +257,8 @@ def test_a_processor_that_cannot_be_built_is_one_line_with_the_remedy(
         raise ImportError("\nIdefics3Processor requires the Torchvision library\nbut it was not found.")
 
     monkeypatch.setattr(Idefics3Processor, "__init__", missing)
-    told = r"needs a package that is not installed \(Idefics3Processor requires the Torchvision .*\): pip install"
-    with pytest.raises(BackboneError, match=told) as raised:
+    message = r"needs a package that is not installed \(Idefics3Processor requires the Torchvision .*\): pip install"
+    with pytest.raises(BackboneError, match=message) as raised:
         load_backbone(directory)
     assert "\n" not in str(raised.value)
 
@@ -292,9 +292,9 @@ def test_a_model_of_words_is_not_measured_on_pictures(directory: Path, tmp_path:
     engine = TransformersEngine(load_backbone(directory))
     asked: dict[str, Any] = {"stage": "base", "prompts": "brief", "max_new_tokens": 4, "model": "base"}
     with pytest.raises(PilotageError, match="reads text only, and image, text show it a picture"):
-        evaluate(engine, tiny_examples()[:2], out=tmp_path, kinds=("image", "text"), **asked)
-    summary = evaluate(engine, tiny_examples()[:2], out=tmp_path, kinds=("text",), **asked)
-    assert list(summary.kinds) == ["text"]
+        evaluate(engine, tiny_examples()[:2], out=tmp_path, conditions=("image", "text"), **asked)
+    summary = evaluate(engine, tiny_examples()[:2], out=tmp_path, conditions=("text",), **asked)
+    assert list(summary.conditions) == ["text"]
 
 
 @pytest.mark.parametrize("directory", ["llama"], indirect=True)
@@ -329,20 +329,20 @@ def moved(before: Backbone, after: Backbone) -> set[str]:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     with caplog.at_level(logging.INFO, logger="pilotage.backbones.load"):
         yield caplog
 
 
 @seeing
 def test_stage_1_trains_all_but_a_frozen_vision(
-    directory: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+    directory: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     backbone = load_backbone(directory)
     saved = run_sft(replace(STAGE1, freeze_vision=True), backbone, tiny_examples()[:3], tmp_path)
     names = moved(load_backbone(directory), load_backbone(saved))
     assert names and not any(map(backbone.family.is_vision, names))
-    [line] = [record.getMessage() for record in told.records if record.name == "pilotage.backbones.load"]
+    [line] = [record.getMessage() for record in log.records if record.name == "pilotage.backbones.load"]
     assert line.startswith("vision is frozen: ") and all(
         f"model.{name}" in line for name in vision_of(backbone)
     )
@@ -397,7 +397,7 @@ def test_stage_2_trains_all_of_it_and_what_it_saves_is_what_was_trained(
 
 @every
 def test_an_adapter_sits_on_language_alone_and_is_merged(
-    directory: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+    directory: Path, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     backbone = load_backbone(directory)
     shows = {} if backbone.supports_images else {"retention_share": 1.0}
@@ -411,7 +411,7 @@ def test_an_adapter_sits_on_language_alone_and_is_merged(
     assert adapted == {
         name for name in inside if "moe" not in backbone.model.config.model_type or "attn" in name
     }
-    assert f"LoRA of rank 2 on {len(adapted)} linear layers" in told.text
+    assert f"LoRA of rank 2 on {len(adapted)} linear layers" in log.text
 
 
 @seeing

@@ -271,16 +271,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_names_its_source_and_its_departures(name):
-    told = RECIPES[name].__doc__ or ""
-    assert told.splitlines()[0].strip()
+    text = RECIPES[name].__doc__ or ""
+    assert text.splitlines()[0].strip()
     recipe = RECIPES[name](3, backbone="somewhere")
     assert recipe.seed == 3 and all(stage.seed == 3 for stage in recipe.stages)
     assert recipe.backbone == "somewhere"
-    assert "eparture" in told
+    assert "eparture" in text
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_recipe_is_measured_on_is_known_without_it(name: str) -> None:
     recipe = RECIPES[name](3, backbone="nano")
-    told = RECIPES.measurement(name, 3)
-    assert {field.name: getattr(recipe, field.name) for field in fields(told)} == vars(told)
+    measurement = RECIPES.measurement(name, 3)
+    assert {field.name: getattr(recipe, field.name) for field in fields(measurement)} == vars(measurement)

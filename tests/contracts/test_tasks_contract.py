@@ -445,7 +445,7 @@ def test_the_picture_is_made_of_whole_cells(task: Task[Any], seed: int, cell_px:
     level = task.level_of(state)
     picture = task.draw(state, cell_px)
     assert picture.shape == (level * cell_px, level * cell_px, 3) and picture.dtype == np.uint8
-    tiles, kinds = task.tiles(cell_px), task.kinds(state)
+    tiles, kinds = task.tiles(cell_px), task.tile_kinds(state)
     assert kinds.shape == (level, level)
     for r in range(level):
         for c in range(level):

@@ -165,9 +165,9 @@ def test_what_is_public_has_nothing_privileged(name: str) -> None:
     assert list(_privileged(moment)) == []
     public = example.public()
     assert not (public.state or public.plan or public.facts or public.hidden)
-    told = [] if example.start.privileged is None else [example.start.privileged]
-    told += [seen.privileged] if seen.privileged else []
-    for privileged in told:
+    parts = [] if example.start.privileged is None else [example.start.privileged]
+    parts += [seen.privileged] if seen.privileged else []
+    for privileged in parts:
         assert str(privileged.state) not in str(public)
 
 
@@ -205,7 +205,7 @@ def test_reference_answers_succeed(name: str) -> None:
 def test_a_damaged_example_is_an_error_and_no_episode(name: str) -> None:
     example = example_of(name)
     assert example.start.privileged is not None
-    told = replace(example.start.privileged, state={"no": "state"})
-    for start in (replace(example.start, privileged=told), replace(example.start, privileged=None)):
+    damaged = replace(example.start.privileged, state={"no": "state"})
+    for start in (replace(example.start, privileged=damaged), replace(example.start, privileged=None)):
         with pytest.raises(PilotageError):
             get_world(name).open(replace(example, start=start, hidden={}))

@@ -162,16 +162,16 @@ def test_row_that_is_no_example_is_named(tmp_path: Path) -> None:
 def test_content_hash_sees_every_column() -> None:
     task = get_task("maze")
     example = sample_examples(task, [3], 1, "train", 0)[0]
-    told = example.start.privileged
-    assert told is not None
+    privileged = example.start.privileged
+    assert privileged is not None
     changed = [
         replace(example, id="x"),
         replace(example, world="x"),
         replace(example, axes={**example.axes, "level": 9}),
         replace(example, split="val"),
         replace(example, axes={**example.axes, "difficulty": "x"}),
-        replace(example, start=replace(example.start, privileged=replace(told, state={}))),
-        replace(example, start=replace(example.start, privileged=replace(told, facts={}))),
+        replace(example, start=replace(example.start, privileged=replace(privileged, state={}))),
+        replace(example, start=replace(example.start, privileged=replace(privileged, facts={}))),
         example.with_plan(()),
         example.with_images(()),
     ]

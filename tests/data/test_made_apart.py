@@ -59,7 +59,7 @@ def test_what_is_asked_wrong_is_said_as_it_is_here():
 
 
 @pytest.mark.parametrize(
-    ("misdeed", "told"),
+    ("misdeed", "message"),
     [
         ("hang", "no answer to examples within 0.5 s; where it is only slow, give it more"),
         ("exit", "its process ended with status 3 during examples"),
@@ -70,14 +70,14 @@ def test_what_is_asked_wrong_is_said_as_it_is_here():
     ],
 )
 def test_a_world_that_fails_while_it_makes_examples_is_asked_again_and_costs_one_line(
-    misdeed, told, tmp_path, monkeypatch, caplog
+    misdeed, message, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("MAKING", misdeed)
     with pytest.raises(PilotageError) as refused:
         made(QUICK)
     line = "the world misbehaving broke off 3 times while it made its examples, when 1 of 4 were there: "
-    assert str(refused.value).startswith(line + told)
-    assert sum("beginning again" in message for message in caplog.messages) == 2
+    assert str(refused.value).startswith(line + message)
+    assert sum("beginning again" in logged for logged in caplog.messages) == 2
     monkeypatch.setenv("MAKING_MARKER", str(tmp_path / "marker"))
     assert made(QUICK) == [example(number).id for number in range(4)]
 

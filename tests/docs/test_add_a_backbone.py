@@ -65,8 +65,8 @@ def test_its_command_measures_such_a_model(folder: Path) -> None:
 
 
 def test_its_check_says_what_the_page_says(folder: Path) -> None:
-    told = run(folder, "python check_family.py models/llava")
-    again, other = map(float, re.findall(r": (\S+) nats apart", told))
+    printed = run(folder, "python check_family.py models/llava")
+    again, other = map(float, re.findall(r": (\S+) nats apart", printed))
     assert again < 1e-5 and other > 1e-3
 
 

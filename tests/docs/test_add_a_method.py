@@ -48,13 +48,13 @@ def test_it_is_short(coach: ModuleType) -> None:
 def test_its_teacher_knows_state_and_first_move_and_no_more(coach: ModuleType) -> None:
     example = tiny_examples()[0]
     hint_of = view_of("hint", example.world)
-    hint, told = hint_of(example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
+    hint, without_plan = hint_of(example, "brief"), VIEWS["teacher_no_plan"](example, "brief")
     assert not hint.images and hint.name == "hint"
     assert (
         hint.messages[-1]["content"]
-        == f"{told.messages[-1]['content']}\nA shortest plan begins with {example.plan[0]}."
+        == f"{without_plan.messages[-1]['content']}\nA shortest plan begins with {example.plan[0]}."
     )
-    assert hint.messages[:-1] == told.messages[:-1]
+    assert hint.messages[:-1] == without_plan.messages[:-1]
     other = example.with_plan((example.plan[0], "L", "L"))
     assert hint_of(other, "brief").messages == hint.messages
 

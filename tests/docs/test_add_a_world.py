@@ -21,12 +21,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [module] = re.findall(r'^```python title="lamps.py"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
     (folder / "lamps.py").write_text(module)
     [points] = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    told = folder / "lamps-1.0.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: lamps\nVersion: 1.0\n")
+    info_dir = folder / "lamps-1.0.dist-info"
+    info_dir.mkdir()
+    (info_dir / "METADATA").write_text("Metadata-Version: 2.1\nName: lamps\nVersion: 1.0\n")
     lines = [line for line in points.splitlines() if "=" in line]
     entries = [line.replace('"', "") for line in lines]
-    (told / "entry_points.txt").write_text("[pilotage.worlds]\n" + "\n".join(entries) + "\n")
+    (info_dir / "entry_points.txt").write_text("[pilotage.worlds]\n" + "\n".join(entries) + "\n")
     return folder
 
 
@@ -97,7 +97,7 @@ def test_the_page_s_commands_measure_it_here_and_apart(installed: Path) -> None:
     commands = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     for command, name in zip(commands, ("lamps", "lamps_apart"), strict=True):
         printed = run(
-            installed, "bash", "-ec", command.strip() + " --kinds image --max-new-tokens 8 --threads 1"
+            installed, "bash", "-ec", command.strip() + " --conditions image --max-new-tokens 8 --threads 1"
         )
         assert "lamps" in printed and "parsed" in printed
         assert (installed / "runs" / name / "eval" / "base.image.jsonl").is_file()

@@ -136,7 +136,7 @@ def test_a_run_with_parts_of_one_s_own_goes_on_and_is_measured_by_the_commands(t
         "pilotage.cli",
         "eval",
         "runs/own",
-        "--kinds",
+        "--conditions",
         "text",
         "--num",
         "2",
@@ -182,9 +182,9 @@ def test_a_condition_is_a_line_of_its_world(tmp_path: Path) -> None:
     world = world.replace(before, before + LINE)
     installed(tmp_path, "lamps", world, "pilotage.worlds", "lamps = lamps:Lamps")
     measure = ["-m", "pilotage.cli", "eval", "nano", "--world", "lamps", "--num", "2"]
-    run_in(tmp_path, *measure, "--kinds", "whispered", "--max-new-tokens", "8", "--out", "runs/lamps")
+    run_in(tmp_path, *measure, "--conditions", "whispered", "--max-new-tokens", "8", "--out", "runs/lamps")
     rows = (tmp_path / "runs" / "lamps" / "eval" / "base.whispered.jsonl").read_text().splitlines()
-    assert {json.loads(row)["kind"] for row in rows} == {"whispered"}
+    assert {json.loads(row)["condition"] for row in rows} == {"whispered"}
     run_in(tmp_path, "-m", "pilotage.cli", "report", "runs/lamps")
     assert "its plan whispered" in (tmp_path / "runs" / "lamps" / "report.html").read_text()
 
@@ -293,7 +293,18 @@ def test_a_family_is_known_to_the_commands_through_an_entry_point(toy: Path, tmp
     support = ROOT / "tests" / "support"
     module = f"import sys\nsys.path.insert(0, {str(support)!r})\nfrom toy_family import FAMILY\n"
     installed(tmp_path, "own_family", module, "pilotage.backbones", "llava = own_family:FAMILY")
-    measure = ["-m", "pilotage.cli", "eval", str(toy), "--recipe", "nano", "--num", "1", "--kinds", "image"]
+    measure = [
+        "-m",
+        "pilotage.cli",
+        "eval",
+        str(toy),
+        "--recipe",
+        "nano",
+        "--num",
+        "1",
+        "--conditions",
+        "image",
+    ]
     run_in(tmp_path, *measure, "--max-new-tokens", "4", "--out", "runs/toy")
     assert (tmp_path / "runs" / "toy" / "eval" / "base.image.jsonl").is_file()
 

@@ -50,4 +50,4 @@ def test_the_rehearsal_runs_as_written(tmp_path: Path) -> None:
     assert (tmp_path / "runs/mine/stage2/model/model.safetensors").exists()
     for run, stage in (("before", "base"), ("after", "stage2")):
         summary = read_json(tmp_path / "runs" / run / "eval" / f"{stage}.summary.json", remedy="")
-        assert set(summary["kinds"]) >= {"image", "text", "perception"}
+        assert set(summary["conditions"]) >= {"image", "text", "perception"}

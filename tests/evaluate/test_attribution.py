@@ -96,7 +96,7 @@ def test_a_bump_is_a_fault_only_under_strict_edges() -> None:
 
 def test_a_perception_row_has_no_plan_to_be_at_fault() -> None:
     with pytest.raises(PilotageError, match="'perception', which asks for no plan"):
-        attribute(row(TRUE, kind="perception"))
+        attribute(row(TRUE, condition="perception"))
     with pytest.raises(PilotageError, match="has no 'state'"):
         attribute({"task": "maze", "response": ""})
 
@@ -141,7 +141,7 @@ def measured(rates: tuple[float, float, float], out: Path) -> tuple[PlantedEngin
         prompts="brief",
         max_new_tokens=500,
         out=out,
-        kinds=("image",),
+        conditions=("image",),
     )
     lines = rows_path(out, "planted", "image").read_text().splitlines()
     return engine, [json.loads(line) for line in lines]

@@ -56,7 +56,7 @@ def test_mcnemar_agrees_with_the_whole_binomial_sum_and_holds_for_thousands_of_p
 def test_pairs_by_hand() -> None:
     #                                 both, only A, only B x 3, neither
     comparison = compare(rows("++---+-"), rows("+-+++--"))
-    pairs = comparison.kinds["image"].tasks["frozenlake"]
+    pairs = comparison.conditions["image"].tasks["frozenlake"]
     assert (pairs.num_only_a, pairs.num_only_b) == (2, 3)
     assert (pairs.a.mean, pairs.b.mean) == (pytest.approx(3 / 7), pytest.approx(4 / 7))
     assert pairs.difference == bootstrap_mean([0, -1, 1, 1, 1, -1, 0], bounds=(-1.0, 1.0))
@@ -68,7 +68,7 @@ def test_pairs_by_hand() -> None:
 
 def test_pairing_sees_what_two_separate_intervals_would_not() -> None:
     a, b = "+" * 50 + "-" * 50, "+" * 60 + "-" * 40
-    pairs = compare(rows(a), rows(b)).kinds["image"].tasks["frozenlake"]
+    pairs = compare(rows(a), rows(b)).conditions["image"].tasks["frozenlake"]
     assert pairs.a.high > pairs.b.low, "the two intervals overlap"
     assert pairs.p_value == pytest.approx(2 / 2**10)
     assert pairs.distinguishable and excludes_zero(pairs.difference)
@@ -76,25 +76,25 @@ def test_pairing_sees_what_two_separate_intervals_would_not() -> None:
 
 def test_the_order_of_rows_means_nothing() -> None:
     a, b = rows("++-+-"), rows("-++++")
-    assert compare(a, b).kinds["image"].tasks["frozenlake"].difference.mean == pytest.approx(0.2)
-    assert compare(a, b[::-1]).kinds["image"].tasks["frozenlake"].difference.mean == pytest.approx(0.2)
+    assert compare(a, b).conditions["image"].tasks["frozenlake"].difference.mean == pytest.approx(0.2)
+    assert compare(a, b[::-1]).conditions["image"].tasks["frozenlake"].difference.mean == pytest.approx(0.2)
 
 
 def test_equal_models_are_told_apart_about_one_time_in_twenty_at_most() -> None:
     rng = np.random.default_rng(0)
-    told = 0
+    num_distinguished = 0
     for _ in range(200):
         a, b = (["+" if x else "-" for x in rng.random(60) < 0.6] for _ in range(2))
         pairs = compare(rows("".join(a)), rows("".join(b)))
-        told += pairs.kinds["image"].tasks["frozenlake"].distinguishable
+        num_distinguished += pairs.conditions["image"].tasks["frozenlake"].distinguishable
     # McNemar's exact test errs on the safe side.
-    assert told / 200 <= 0.06
+    assert num_distinguished / 200 <= 0.06
 
 
 def test_macro_is_the_plain_mean_of_the_tasks_differences() -> None:
     a = rows("----") + [row(f"m{i}", False, task="maze") for i in range(40)]
     b = rows("++++") + [row(f"m{i}", False, task="maze") for i in range(40)]
-    compared = compare(a, b).kinds["image"]
+    compared = compare(a, b).conditions["image"]
     assert compared.macro.difference.mean == pytest.approx(0.5)
     assert (compared.macro.a.mean, compared.macro.b.mean) == (0.0, pytest.approx(0.5))
     assert compared.num_examples == 44
@@ -109,7 +109,9 @@ def lake_and_maze(lake: str, maze: str) -> list[Any]:
 
 def test_all_tasks_are_pooled_in_one_exact_test_and_a_verdict_of_their_own_is_explained() -> None:
     # 0 against 4 in each task: p 0.125 each, and 2 / 2^8 for the 0 against 8 of both.
-    compared = compare(lake_and_maze("----++", "----+-"), lake_and_maze("++++++", "+++++-")).kinds["image"]
+    compared = compare(lake_and_maze("----++", "----+-"), lake_and_maze("++++++", "+++++-")).conditions[
+        "image"
+    ]
     assert [pairs.p_value for pairs in compared.tasks.values()] == [0.125, 0.125]
     assert compared.macro.p_value == pytest.approx(2 / 2**8)
     assert (compared.macro.num_only_a, compared.macro.num_only_b, compared.macro.a.n) == (0, 8, 12)
@@ -122,7 +124,7 @@ def test_all_tasks_are_pooled_in_one_exact_test_and_a_verdict_of_their_own_is_ex
 
 def test_the_verdict_over_all_tasks_is_that_of_the_exact_test_and_not_of_the_interval() -> None:
     # 0 against 2 and 0 against 3: the interval of the mean is off zero, p is 2 / 2^5.
-    compared = compare(lake_and_maze("--++", "---+"), lake_and_maze("++++", "++++")).kinds["image"]
+    compared = compare(lake_and_maze("--++", "---+"), lake_and_maze("++++", "++++")).conditions["image"]
     assert excludes_zero(compared.macro.difference)
     assert compared.macro.p_value == pytest.approx(2 / 2**5)
     assert not compared.macro.distinguishable and compared.pooling_note == ""
@@ -131,7 +133,7 @@ def test_the_verdict_over_all_tasks_is_that_of_the_exact_test_and_not_of_the_int
 def test_examples_and_tasks_that_disagree_tell_nothing_apart() -> None:
     # 12 of 100 levels of one task for A, all 2 of the other for B: the examples say A, the mean of the tasks says B.
     a, b = lake_and_maze("+" * 12 + "-" * 88, "--"), lake_and_maze("-" * 100, "++")
-    compared = compare(a, b).kinds["image"]
+    compared = compare(a, b).conditions["image"]
     assert compared.macro.difference.mean == pytest.approx((1 - 0.12) / 2)
     assert compared.macro.p_value is not None and compared.macro.p_value < 0.05
     assert compared.macro.direction == 0 and compared.pooling_note == ""
@@ -140,7 +142,7 @@ def test_examples_and_tasks_that_disagree_tell_nothing_apart() -> None:
 def test_an_id_is_one_example_of_each_task() -> None:
     a = [row("1", True), row("1", False, task="maze")]
     b = [row("1", True), row("1", True, task="maze")]
-    compared = compare(a, b).kinds["image"]
+    compared = compare(a, b).conditions["image"]
     assert compared.num_examples == 2
     assert {task: pairs.num_only_b for task, pairs in compared.tasks.items()} == {"frozenlake": 0, "maze": 1}
 
@@ -153,7 +155,9 @@ def test_several_answers_are_compared_by_their_mean_and_without_mcnemar() -> Non
             for sample, mark in enumerate(of)
         ]
 
-    pairs = compare(sampled(["++--", "----"]), sampled(["++++", "+---"])).kinds["image"].tasks["frozenlake"]
+    pairs = (
+        compare(sampled(["++--", "----"]), sampled(["++++", "+---"])).conditions["image"].tasks["frozenlake"]
+    )
     assert pairs.difference == bootstrap_mean([0.5, 0.25], bounds=(-1.0, 1.0))
     assert pairs.p_value is None
     assert pairs.distinguishable, "both pairs point the same way, so every resample does"
@@ -164,7 +168,7 @@ def test_different_example_sets_are_refused_with_their_numbers_and_the_remedy() 
     a, b = rows("++--"), rows("++--++")[1:]
     with pytest.raises(PilotageError, match="1 examples are only in A, 2 only in B, 3 in both.*--common"):
         compare(a, b)
-    compared = compare(a, b, common=True).kinds["image"]
+    compared = compare(a, b, common=True).conditions["image"]
     assert (compared.num_examples, compared.num_only_in_a, compared.num_only_in_b) == (3, 1, 2)
 
 
@@ -172,9 +176,9 @@ def test_nothing_in_common_is_an_error_even_with_common() -> None:
     with pytest.raises(PilotageError, match="no example in common"):
         compare(rows("+"), [row("other", True)], common=True)
     with pytest.raises(PilotageError, match="A has rows of image and B of text"):
-        compare(rows("+"), rows("+", kind="text"))
-    with pytest.raises(PilotageError, match="B has no rows of the kind 'text'; it has image"):
-        compare(rows("+") + rows("+", kind="text"), rows("+"), kinds=("text",))
+        compare(rows("+"), rows("+", condition="text"))
+    with pytest.raises(PilotageError, match="B has no rows of the condition 'text'; it has image"):
+        compare(rows("+") + rows("+", condition="text"), rows("+"), conditions=("text",))
 
 
 def test_one_id_for_two_states_is_refused() -> None:
@@ -197,9 +201,9 @@ def test_unfair_settings_and_failed_rows_are_warned_of() -> None:
 def test_another_rate_can_be_compared() -> None:
     a, b = rows("++"), rows("++")
     a[0]["outcome"] = a[0]["outcome"] | {"optimal": False}
-    pairs = compare(a, b, rate="optimal").kinds["image"].tasks["frozenlake"]
+    pairs = compare(a, b, rate="optimal").conditions["image"].tasks["frozenlake"]
     assert pairs.difference.mean == pytest.approx(0.5)
-    assert compare(a, b).kinds["image"].tasks["frozenlake"].difference.mean == 0.0
+    assert compare(a, b).conditions["image"].tasks["frozenlake"].difference.mean == 0.0
 
 
 def test_a_flag_of_a_world_s_own_is_compared_and_less_of_it_may_be_better(
@@ -216,16 +220,16 @@ def test_a_flag_of_a_world_s_own_is_compared_and_less_of_it_may_be_better(
     assert main([*command, "circled"]) == 0
     assert "image, maze_steps: B is better by 100.0 points" in capsys.readouterr().out
     assert main([*command, "circeld"]) == 2
-    told = capsys.readouterr().err
-    assert "no rate 'circeld' in the rows of image; there are success, parsed, circled, state" in told
-    assert "did you mean circled?" in told and len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "no rate 'circeld' in the rows of image; there are success, parsed, circled, state" in printed
+    assert "did you mean circled?" in printed and len(printed.splitlines()) == 1
 
 
-def test_kinds_without_the_rate_are_left_out_unless_they_are_named() -> None:
-    both = rows("++") + rows("++", kind="perception", outcome={"success": True})
-    assert list(compare(both, both, rate="optimal").kinds) == ["image"]
+def test_conditions_without_the_rate_are_left_out_unless_they_are_named() -> None:
+    both = rows("++") + rows("++", condition="perception", outcome={"success": True})
+    assert list(compare(both, both, rate="optimal").conditions) == ["image"]
     with pytest.raises(PilotageError, match="no rate 'optimal' in the rows of perception; there are success"):
-        compare(both, both, rate="optimal", kinds=("perception",))
+        compare(both, both, rate="optimal", conditions=("perception",))
 
 
 @pytest.fixture
@@ -267,8 +271,8 @@ def test_the_command_gives_json_and_takes_files(
 ) -> None:
     one, two = folders
     assert main(["compare", str(one / "eval/stage2.image.jsonl"), str(two), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    pairs = told["kinds"]["image"]["tasks"]["frozenlake"]
+    printed = json.loads(capsys.readouterr().out)
+    pairs = printed["conditions"]["image"]["tasks"]["frozenlake"]
     assert (pairs["num_only_a"], pairs["num_only_b"], pairs["distinguishable"]) == (0, 8, True)
     assert pairs["p_value"] == pytest.approx(2 / 2**8)
 
@@ -291,6 +295,6 @@ def test_a_damaged_line_costs_itself_alone(tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows("+-+"))
     with path.open("a") as file:
-        file.write('{"id": "e9", "kind": "image"}\n{"id": ')
+        file.write('{"id": "e9", "condition": "image"}\n{"id": ')
     assert main(["compare", str(path), str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kinds"]["image"]["num_examples"] == 3
+    assert json.loads(capsys.readouterr().out)["conditions"]["image"]["num_examples"] == 3

@@ -46,8 +46,8 @@ def eval_(url: str, out: Path, *more: str, model: str = "good") -> int:
     return main(["eval", "--endpoint", url, "--model", model, "--out", str(out), *quick, *more])
 
 
-def rows(out: Path, kind: str = "image") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "eval" / f"base.{kind}.jsonl").read_text().splitlines()]
+def rows(out: Path, condition: str = "image") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "eval" / f"base.{condition}.jsonl").read_text().splitlines()]
 
 
 def needs_image(handler: Handler, body: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def needs_image(handler: Handler, body: dict[str, Any]) -> None:
 
 def test_rows_summary_and_cost_of_an_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(well(GOOD)) as server:
-        status = eval_(server.url, tmp_path, "--kinds", "image", "--price-in", "2", "--price-out", "10")
+        status = eval_(server.url, tmp_path, "--conditions", "image", "--price-in", "2", "--price-out", "10")
     assert status == 0
     kept = rows(tmp_path)
     assert len(kept) == 6 and len(server.requests) == 7  # one of them the probe
@@ -80,7 +80,7 @@ def test_tokens_that_nobody_reported_are_counted_as_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "model", "told"),
+    ("behaviour", "model", "message"),
     [
         (says(401, "Incorrect API key"), "good", "wants a key (HTTP 401: Incorrect API key)"),
         (says(403, "no access"), "good", "wants a key"),
@@ -94,12 +94,12 @@ def test_tokens_that_nobody_reported_are_counted_as_unknown() -> None:
     ],
 )
 def test_what_would_fail_every_request_is_one_line_before_any_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], behaviour: Any, model: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], behaviour: Any, model: str, message: str
 ) -> None:
     with serving(behaviour) as server:
         status = eval_(server.url, tmp_path / "run", model=model)
     err = capsys.readouterr().err
-    assert status == 2 and err.count("\n") == 1 and told in err
+    assert status == 2 and err.count("\n") == 1 and message in err
     assert not (tmp_path / "run").exists()
     assert len(server.requests) <= 6
 
@@ -134,20 +134,22 @@ def test_the_probe_learns_how_a_server_wants_to_be_asked(tmp_path: Path) -> None
             well(GOOD)(handler, body)
 
     with serving(fussy) as server:
-        assert eval_(server.url, tmp_path, "--kinds", "text", "--temperature", "0.5", "--samples", "2") == 0
+        assert (
+            eval_(server.url, tmp_path, "--conditions", "text", "--temperature", "0.5", "--samples", "2") == 0
+        )
     assert [bool(row["error"]) for row in rows(tmp_path, "text")] == [False] * 12
     assert server.requests[-1]["max_completion_tokens"] == 2048
 
 
 def test_a_finished_run_needs_no_server(tmp_path: Path) -> None:
     with serving(well(GOOD)) as server:
-        eval_(server.url, tmp_path, "--kinds", "text")
+        eval_(server.url, tmp_path, "--conditions", "text")
         url = server.url
-    assert eval_(url, tmp_path, "--kinds", "text", "--resume") == 0
+    assert eval_(url, tmp_path, "--conditions", "text", "--resume") == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("eval", "give a model"),
         ("eval nano --endpoint http://h/v1 --model m", "give a model"),
@@ -166,11 +168,11 @@ def test_a_finished_run_needs_no_server(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
     assert main([*arguments.replace("NOWHERE", str(tmp_path)).split(), "--num", "2"]) == 2
     err = capsys.readouterr().err
-    assert told in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1
 
 
 def test_the_key_is_in_no_file_and_no_line(
@@ -179,7 +181,7 @@ def test_the_key_is_in_no_file_and_no_line(
     monkeypatch.setenv("MY_KEY", KEY)
     behave = in_turn(echoes_the_key, echoes_the_key, says(400, f"no: {KEY}"), says(500, KEY), cuts_the_body)
     with serving(choose=behave) as server:
-        assert eval_(server.url, tmp_path, "--kinds", "image", "--key-env", "MY_KEY") == 0
+        assert eval_(server.url, tmp_path, "--conditions", "image", "--key-env", "MY_KEY") == 0
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"[key]" in written and KEY.encode() not in written
@@ -194,22 +196,24 @@ def test_failures_count_are_told_and_only_those_of_transport_are_asked_again(
     # The probe, then one after the other: right, refused, empty, and the last three cut.
     behave = in_turn(well(GOOD), well(GOOD), says(400, "too long"), empty, cuts_the_body)
     with serving(choose=behave) as server:
-        assert eval_(server.url, tmp_path, "--kinds", "image", "--concurrency", "1", "--retries", "0") == 0
+        assert (
+            eval_(server.url, tmp_path, "--conditions", "image", "--concurrency", "1", "--retries", "0") == 0
+        )
         captured = capsys.readouterr()
         assert "5 rows failed and count as failures: 1 empty, 1 refused, 3 transport" in captured.out
         assert "5 failed" in captured.err
-        kinds = Counter(row["error_kind"] for row in rows(tmp_path))
-        assert kinds == {None: 1, "refused": 1, "empty": 1, "transport": 3}
+        error_kinds = Counter(row["error_kind"] for row in rows(tmp_path))
+        assert error_kinds == {None: 1, "refused": 1, "empty": 1, "transport": 3}
         summary = json.loads((tmp_path / "eval" / "base.summary.json").read_text())
-        tasks = summary["kinds"]["image"]["tasks"]
+        tasks = summary["conditions"]["image"]["tasks"]
         assert sum(task["num_errors"] for task in tasks.values()) == 5
         assert all(task["n"] == 2 for task in tasks.values())
         asked = len(server.requests)
         server.behave = lambda *_: well(GOOD)
-        assert eval_(server.url, tmp_path, "--kinds", "image", "--resume") == 0
+        assert eval_(server.url, tmp_path, "--conditions", "image", "--resume") == 0
         assert len(server.requests) - asked == 1 + 3
-    kinds = Counter(row["error_kind"] for row in rows(tmp_path))
-    assert kinds == {None: 4, "refused": 1, "empty": 1}
+    error_kinds = Counter(row["error_kind"] for row in rows(tmp_path))
+    assert error_kinds == {None: 4, "refused": 1, "empty": 1}
 
 
 NURSERY = """
@@ -231,7 +235,7 @@ for _ in sys.stdin:
         status = 1
         try:
             evaluate(EndpointEngine(config), examples, stage="base", prompts="brief", max_new_tokens=5,
-                     out=Path(sys.argv[2]), model="good", kinds=("image", "text"), temperature=0.5, samples=2)
+                     out=Path(sys.argv[2]), model="good", conditions=("image", "text"), temperature=0.5, samples=2)
             status = 0
         finally:
             os._exit(status)
@@ -256,22 +260,22 @@ def test_killed_at_random_moments_every_row_is_there_exactly_once(
     folder = tmp_path / "eval"
     kept: set[str] = set()
     num_killed = 0
-    with serving(choose=choose) as server, nursery(server.url, tmp_path) as told:
+    with serving(choose=choose) as server, nursery(server.url, tmp_path) as answer:
         while len(kept) < NUM_ROWS and num_killed < 60:
-            pid = int(told())
+            pid = int(answer())
             time.sleep(rng.uniform(0.0, 0.4))
             with contextlib.suppress(ProcessLookupError):  # it was done already
                 os.kill(pid, how)
-            num_killed += int(told()) != 0
+            num_killed += int(answer()) != 0
             now = whole_lines(folder)
             assert kept <= now, "a finished row was lost"
             kept = now
-        told()
-        assert int(told()) == 0, "a life that nobody cuts short ends well"
+        answer()
+        assert int(answer()) == 0, "a life that nobody cuts short ends well"
     assert num_killed >= 3
     found = [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
     assert len(found) == NUM_ROWS
-    assert len({(row["kind"], row["id"], row["sample"]) for row in found}) == NUM_ROWS
+    assert len({(row["condition"], row["id"], row["sample"]) for row in found}) == NUM_ROWS
     assert not any(row["error"] for row in found)
 
 
@@ -289,7 +293,7 @@ def nursery(url: str, out: Path) -> Iterator[Callable[[], str]]:
     assert process.stdin is not None and process.stdout is not None
     lines = itertools.count()
 
-    def told() -> str:
+    def answer() -> str:
         assert process.stdin is not None and process.stdout is not None
         if next(lines) % 2 == 0:
             process.stdin.write("\n")
@@ -297,7 +301,7 @@ def nursery(url: str, out: Path) -> Iterator[Callable[[], str]]:
         return process.stdout.readline()
 
     try:
-        yield told
+        yield answer
     finally:
         process.stdin.close()
         process.wait(timeout=30)

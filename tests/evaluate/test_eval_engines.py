@@ -13,7 +13,7 @@ import pytest
 from pilotage.backbones.load import load_backbone, load_without_weights, resolve
 from pilotage.cli.main import main
 
-ARGUMENTS = ["eval", "nano", "--engine", "vllm", "--num", "2", "--kinds", "image", "text"]
+ARGUMENTS = ["eval", "nano", "--engine", "vllm", "--num", "2", "--conditions", "image", "text"]
 
 
 def test_vllm_that_is_not_installed_is_one_line_before_any_file(

@@ -26,7 +26,7 @@ def measured(asked: list[Example], out: Path, engine: Any = None) -> Any:
         prompts="brief",
         max_new_tokens=200,
         out=out,
-        kinds=("question",),
+        conditions=("question",),
     )
 
 
@@ -55,7 +55,7 @@ def test_answers_are_graded_and_failures_stay_in_the_denominator(tmp_path: Path)
         )
         reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
     assert reasons["no_box"] == len(range(2, len(asked), 3))
-    cells = summary.kinds["question"].tasks
+    cells = summary.conditions["question"].tasks
     won = sum(rate.rates["success"].mean * rate.n for rate in cells.values())
     assert won == pytest.approx(len(range(0, len(asked), 3)))
     parsed = sum(rate.rates["parsed"].mean * rate.n for rate in cells.values())
@@ -105,7 +105,7 @@ def test_an_answer_that_wants_to_be_run_is_text(tmp_path: Path) -> None:
 
 def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
     asked = questions()
-    with pytest.raises(PilotageError, match=r"unknown kinds \['image'\]: Questions is measured by question"):
+    with pytest.raises(PilotageError, match=r"unknown condition 'image': Questions is measured by question"):
         evaluate(
             answers(asked),
             asked,
@@ -113,7 +113,7 @@ def test_levels_and_questions_do_not_mix(tmp_path: Path) -> None:
             prompts="brief",
             max_new_tokens=9,
             out=tmp_path,
-            kinds=("image",),
+            conditions=("image",),
         )
 
 
@@ -122,8 +122,8 @@ def test_the_command_measures_a_set_of_questions(tmp_path: Path, capsys: pytest.
     build = ["data", "questions", "--out", str(data), "--tasks", "frozenlake", "--levels", "frozenlake", "3"]
     assert main([*build, "--num-train", "1", "--num-val", "1", "--num-test", "6"]) == 0
     assert main(["eval", "nano", "--data", str(data), "--num", "4", "--out", str(run)]) == 0
-    told = json.loads((run / "eval" / "base.summary.json").read_text())
-    assert told["kinds"]["question"]["tasks"]["frozenlake"]["n"] == 4
+    stored = json.loads((run / "eval" / "base.summary.json").read_text())
+    assert stored["conditions"]["question"]["tasks"]["frozenlake"]["n"] == 4
     assert "question" in capsys.readouterr().out
     write_report(run)
     page = (run / "report.html").read_text()

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate import KINDS, Progress, evaluate, rows_path
+from pilotage.evaluate import USUAL_CONDITIONS, Progress, evaluate, rows_path
 from pilotage.evaluate.run import sample_seed
 from pilotage.records import Example, Rollout, View
 from pilotage.rollouts import Answer, Decoding, Request
 from synthetic_run import ScriptedEngine, make_examples
 
 PERFECT: dict[str, tuple[float, float]] = dict.fromkeys(
-    (*KINDS, "teacher", "teacher_no_plan", "student_with_plan"), (1.0, 0.0)
+    (*USUAL_CONDITIONS, "teacher", "teacher_no_plan", "student_with_plan"), (1.0, 0.0)
 )
 EXAMPLES = make_examples(3)
 
@@ -45,16 +45,16 @@ def run(engine: Any, out: Path, examples: Sequence[Example] = EXAMPLES, **more: 
     return evaluate(engine, examples, **options)
 
 
-def read(out: Path, kind: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rows_path(out, "base", kind).read_text().splitlines()]
+def read(out: Path, condition: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in rows_path(out, "base", condition).read_text().splitlines()]
 
 
-def test_every_kind_has_one_row_for_every_example(tmp_path: Path) -> None:
+def test_every_condition_has_one_row_for_every_example(tmp_path: Path) -> None:
     summary = run(Spy(EXAMPLES), tmp_path)
-    for kind in KINDS:
-        rows = read(tmp_path, kind)
+    for condition in USUAL_CONDITIONS:
+        rows = read(tmp_path, condition)
         assert sorted(row["id"] for row in rows) == sorted(example.id for example in EXAMPLES)
-        assert summary.kinds[kind].macro["success"].mean == 1.0
+        assert summary.conditions[condition].macro["success"].mean == 1.0
     image = read(tmp_path, "image")[0]
     assert image["view"] == "student"
     assert image["messages"][0]["role"] == "user"
@@ -65,16 +65,16 @@ def test_every_kind_has_one_row_for_every_example(tmp_path: Path) -> None:
 
 
 def test_every_teacher_can_be_asked_to_plan_itself(tmp_path: Path) -> None:
-    kinds = ("teacher", "teacher_no_plan", "teacher_with_picture")
-    summary = run(Spy(EXAMPLES), tmp_path, kinds=kinds)
-    told = read(tmp_path, "teacher_with_picture")[0]
-    assert told["view"] == "student_with_plan"
-    example = next(example for example in EXAMPLES if example.id == told["id"])
-    (message,) = told["messages"]
+    conditions = ("teacher", "teacher_no_plan", "teacher_with_picture")
+    summary = run(Spy(EXAMPLES), tmp_path, conditions=conditions)
+    row = read(tmp_path, "teacher_with_picture")[0]
+    assert row["view"] == "student_with_plan"
+    example = next(example for example in EXAMPLES if example.id == row["id"])
+    (message,) = row["messages"]
     assert {"type": "image"} in message["content"]
     assert " ".join(example.plan) in str(message["content"])
-    for kind in kinds:
-        assert summary.kinds[kind].macro["success"].mean == 1.0
+    for condition in conditions:
+        assert summary.conditions[condition].macro["success"].mean == 1.0
 
 
 def test_rows_can_be_judged_again_from_what_they_hold(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_killed_between_batches_it_goes_on_without_asking_twice(tmp_path: Path, 
     summary = run(rest, tmp_path)
     asked = killed.asked + rest.asked
     assert len(asked) == len(set(asked)) == 3 * len(EXAMPLES)
-    assert summary.kinds["text"].tasks["maze"].n == 3
+    assert summary.conditions["text"].tasks["maze"].n == 3
 
 
 @pytest.mark.parametrize("cut", [1, 20, 200])
@@ -124,13 +124,13 @@ def test_a_row_written_twice_counts_once(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() * 2)
     summary = run(Spy(EXAMPLES), tmp_path)
     assert len(read(tmp_path, "image")) == len(EXAMPLES)
-    assert summary.kinds["image"].tasks["maze"].n == 3
+    assert summary.conditions["image"].tasks["maze"].n == 3
 
 
 def test_a_failure_costs_one_row_stays_in_the_denominator_and_is_asked_again(tmp_path: Path) -> None:
     bad = EXAMPLES[0].id
     summary = run(Spy(EXAMPLES, bad=[bad]), tmp_path)
-    rates = summary.kinds["image"].tasks["frozenlake"]
+    rates = summary.conditions["image"].tasks["frozenlake"]
     assert (rates.n, rates.num_errors) == (3, 1)
     assert rates.rates["success"].mean == pytest.approx(2 / 3)
     failed = [row for row in read(tmp_path, "image") if row["error"]]
@@ -140,7 +140,7 @@ def test_a_failure_costs_one_row_stays_in_the_denominator_and_is_asked_again(tmp
     mended = Spy(EXAMPLES)
     summary = run(mended, tmp_path)
     assert {id_ for _, id_ in mended.asked} == {bad}
-    assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == 1.0
+    assert summary.conditions["image"].tasks["frozenlake"].rates["success"].mean == 1.0
     assert len(read(tmp_path, "image")) == len(EXAMPLES)
 
 
@@ -158,18 +158,18 @@ def test_progress_reaches_the_total_and_hands_over_every_row_once(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         run(Spy(EXAMPLES, batches=2), tmp_path)
     run(Spy(EXAMPLES), tmp_path, progress=seen.append)
-    for kind in KINDS:
-        of_kind = [p for p in seen if p.kind == kind]
-        assert of_kind[-1].num_done == of_kind[-1].num_total == len(EXAMPLES)
-        ids = [row["id"] for p in of_kind for row in p.rows]
+    for condition in USUAL_CONDITIONS:
+        of_condition = [p for p in seen if p.condition == condition]
+        assert of_condition[-1].num_done == of_condition[-1].num_total == len(EXAMPLES)
+        ids = [row["id"] for p in of_condition for row in p.rows]
         assert sorted(ids) == sorted(example.id for example in EXAMPLES)
     assert len(seen[0].rows) == 4
 
 
 def test_requests_that_make_no_sense_are_refused_before_any_work(tmp_path: Path) -> None:
     engine = Spy(EXAMPLES)
-    with pytest.raises(PilotageError, match="unknown kinds"):
-        run(engine, tmp_path, kinds=("smell",))
+    with pytest.raises(PilotageError, match="unknown condition"):
+        run(engine, tmp_path, conditions=("smell",))
     with pytest.raises(PilotageError, match="more than once"):
         run(engine, tmp_path, [EXAMPLES[0], EXAMPLES[0]])
     with pytest.raises(PilotageError, match="no examples"):
@@ -195,12 +195,12 @@ class Sampler(Spy):
         ]
 
 
-def keys(out: Path, kind: str = "image") -> list[tuple[str, int]]:
-    return sorted((row["id"], row["sample"]) for row in read(out, kind))
+def keys(out: Path, condition: str = "image") -> list[tuple[str, int]]:
+    return sorted((row["id"], row["sample"]) for row in read(out, condition))
 
 
 def sampled(engine: Any, out: Path, samples: int, **more: Any) -> Any:
-    return run(engine, out, kinds=("image",), temperature=0.8, samples=samples, **more)
+    return run(engine, out, conditions=("image",), temperature=0.8, samples=samples, **more)
 
 
 def test_every_example_has_as_many_rows_as_samples_each_from_its_own_seed(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_every_example_has_as_many_rows_as_samples_each_from_its_own_seed(tmp_pa
     summary = sampled(engine, tmp_path, 3)
     assert keys(tmp_path) == sorted((example.id, k) for example in EXAMPLES for k in range(3))
     assert len(set(engine.seeds)) == 3 * len(EXAMPLES)
-    rates = summary.kinds["image"].tasks["maze"]
+    rates = summary.conditions["image"].tasks["maze"]
     assert (rates.n, rates.num_answers, rates.rates["success"].n) == (3, 9, 3)
 
 
@@ -221,7 +221,7 @@ def test_more_samples_are_added_to_those_that_are_there(tmp_path: Path) -> None:
     after = {(row["id"], row["sample"]): row["response"] for row in read(tmp_path, "image")}
     assert before.items() <= after.items() and len(after) == 3 * len(EXAMPLES)
     # Asked for fewer again, the rest stays in the file and out of the rates.
-    assert sampled(Sampler(EXAMPLES), tmp_path, 2).kinds["image"].tasks["maze"].num_answers == 6
+    assert sampled(Sampler(EXAMPLES), tmp_path, 2).conditions["image"].tasks["maze"].num_answers == 6
     assert len(read(tmp_path, "image")) == 3 * len(EXAMPLES)
 
 
@@ -259,7 +259,7 @@ def test_rows_from_before_there_were_samples_are_the_first_ones(tmp_path: Path) 
 
 
 class Streamer:
-    """Answers one by one, the last question first; `failing` has (error, kind) for chosen examples."""
+    """Answers one by one, the last question first; `failing` has (error, condition) for chosen examples."""
 
     def __init__(self, failing: dict[str, tuple[str, Any]], *, stop_after: int = 10**9) -> None:
         self.scripted = ScriptedEngine(EXAMPLES, PERFECT)
@@ -271,35 +271,37 @@ class Streamer:
                 raise PilotageError("the key was refused")
             id_ = requests[index].example_id
             self.asked.append(id_)
-            error, kind = self.failing.get(id_, (None, None))
+            error, error_kind = self.failing.get(id_, (None, None))
             rollout = None
-            if error is None or kind == "too_large":
+            if error is None or error_kind == "too_large":
                 (rollout,) = self.scripted.generate([requests[index]], decoding)
-            yield Answer(index=index, rollout=rollout, error=error, error_kind=kind, seconds=0.5)
+            yield Answer(index=index, rollout=rollout, error=error, error_kind=error_kind, seconds=0.5)
 
 
 def test_a_stream_s_rows_are_there_one_by_one_and_stay_when_it_breaks(tmp_path: Path) -> None:
     with pytest.raises(PilotageError, match="refused"):
-        run(Streamer({}, stop_after=4), tmp_path, kinds=("image",))
+        run(Streamer({}, stop_after=4), tmp_path, conditions=("image",))
     assert len(read(tmp_path, "image")) == 4
     rest = Streamer({})
-    run(rest, tmp_path, kinds=("image",))
+    run(rest, tmp_path, conditions=("image",))
     assert len(rest.asked) == len(EXAMPLES) - 4
     assert keys(tmp_path) == sorted((example.id, 0) for example in EXAMPLES)
 
 
 def test_only_failures_that_say_nothing_of_the_model_are_asked_again(tmp_path: Path) -> None:
-    kinds = ("transport", "engine", "refused", "empty", "too_large")
-    failing = {example.id: (f"bad: {kind}", kind) for example, kind in zip(EXAMPLES, kinds, strict=False)}
-    summary = run(Streamer(failing), tmp_path, kinds=("image",))
-    assert summary.kinds["image"].tasks["frozenlake"].num_errors == 3
-    assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == 0.0
+    error_kinds = ("transport", "engine", "refused", "empty", "too_large")
+    failing = {
+        example.id: (f"bad: {each}", each) for example, each in zip(EXAMPLES, error_kinds, strict=False)
+    }
+    summary = run(Streamer(failing), tmp_path, conditions=("image",))
+    assert summary.conditions["image"].tasks["frozenlake"].num_errors == 3
+    assert summary.conditions["image"].tasks["frozenlake"].rates["success"].mean == 0.0
     large = next(row for row in read(tmp_path, "image") if row["error_kind"] == "too_large")
     assert large["response"] and large["outcome"] is None and not any(large["right"].values())
     again = Streamer({})
-    summary = run(again, tmp_path, kinds=("image",))
-    assert sorted(again.asked) == sorted(id_ for id_, (_, kind) in failing.items() if kind in kinds[:2])
-    assert summary.kinds["image"].tasks["frozenlake"].rates["success"].mean == pytest.approx(2 / 3)
+    summary = run(again, tmp_path, conditions=("image",))
+    assert sorted(again.asked) == sorted(id_ for id_, (_, each) in failing.items() if each in error_kinds[:2])
+    assert summary.conditions["image"].tasks["frozenlake"].rates["success"].mean == pytest.approx(2 / 3)
     left = {row["error_kind"] for row in read(tmp_path, "image")}
     assert left == {None, "refused", "empty", "too_large"}
 
@@ -312,7 +314,7 @@ def test_before_work_sees_a_view_with_a_picture_and_may_stop_everything(tmp_path
         raise PilotageError("nobody there")
 
     with pytest.raises(PilotageError, match="nobody there"):
-        run(Spy(EXAMPLES), tmp_path / "run", kinds=("text", "image"), before_work=refuse)
+        run(Spy(EXAMPLES), tmp_path / "run", conditions=("text", "image"), before_work=refuse)
     assert seen[0].images and not (tmp_path / "run").exists()
 
 
@@ -326,15 +328,15 @@ def test_two_evaluations_do_not_write_to_one_folder(tmp_path: Path) -> None:
         with pytest.raises(PilotageError, match="another evaluation"):
             run(Spy(EXAMPLES), tmp_path)
 
-    run(Spy(EXAMPLES), tmp_path, kinds=("image",), progress=second)
-    run(Spy(EXAMPLES), tmp_path, kinds=("image",))
+    run(Spy(EXAMPLES), tmp_path, conditions=("image",), progress=second)
+    run(Spy(EXAMPLES), tmp_path, conditions=("image",))
 
 
 def test_progress_counts_failures(tmp_path: Path) -> None:
     seen: list[Progress] = []
     failing = {EXAMPLES[0].id: ("cut", "transport"), EXAMPLES[4].id: ("no", "refused")}
-    run(Streamer(failing), tmp_path, kinds=("image",), progress=seen.append)
+    run(Streamer(failing), tmp_path, conditions=("image",), progress=seen.append)
     assert seen[-1].num_failed == 2
     seen.clear()
-    run(Streamer({}), tmp_path, kinds=("image",), progress=seen.append)
+    run(Streamer({}), tmp_path, conditions=("image",), progress=seen.append)
     assert (seen[0].num_failed, seen[-1].num_failed, seen[-1].num_done) == (1, 1, len(EXAMPLES))

@@ -13,7 +13,7 @@ from pilotage.evaluate.bootstrap import UNBOUNDED
 
 
 def row(
-    id_: str, success: bool, *, kind: str = "image", task: str = "maze", level: int = 3, **more: Any
+    id_: str, success: bool, *, condition: str = "image", task: str = "maze", level: int = 3, **more: Any
 ) -> Any:
     verdict = {
         "parsed": True,
@@ -25,7 +25,7 @@ def row(
     }
     base = {
         "id": id_,
-        "kind": kind,
+        "condition": condition,
         "task": task,
         "level": level,
         "outcome": verdict,
@@ -130,7 +130,7 @@ def test_rates_by_hand() -> None:
         # arrives by a detour
         row("f", True, task="frozenlake", outcome={**row("", True)["outcome"], "optimal": False}),
     ]
-    summary = summarise(rows).kinds["image"]
+    summary = summarise(rows).conditions["image"]
     maze = summary.tasks["maze"]
     assert maze.n == 5
     means = {name: interval.mean for name, interval in maze.rates.items()}
@@ -147,7 +147,7 @@ def test_rates_by_hand() -> None:
 
 def test_rows_that_the_engine_failed_on_stay_in_the_denominator() -> None:
     failed = row("c", False, outcome=None, right={"Size": False}, finished=False, error="TimeoutError: 60 s")
-    rates = summarise([row("a", True), row("b", True), failed]).kinds["image"].tasks["maze"]
+    rates = summarise([row("a", True), row("b", True), failed]).conditions["image"].tasks["maze"]
     assert (rates.n, rates.num_errors) == (3, 1)
     assert rates.rates["success"].mean == pytest.approx(2 / 3)
     assert rates.rates["parsed"].mean == pytest.approx(2 / 3)
@@ -157,22 +157,22 @@ def test_rows_that_the_engine_failed_on_stay_in_the_denominator() -> None:
 
 def test_an_engine_that_always_fails_scores_zero() -> None:
     failed = row("a", False, outcome=None, right={}, error="down")
-    assert summarise([failed]).kinds["image"].tasks["maze"].rates["success"].mean == 0.0
+    assert summarise([failed]).conditions["image"].tasks["maze"].rates["success"].mean == 0.0
 
 
 def test_perception_succeeds_when_every_field_is_right() -> None:
     rows = [
-        row("a", True, kind="perception", outcome=None, right={"Size": True, "Goal": True}),
-        row("b", True, kind="perception", outcome=None, right={"Size": True, "Goal": False}),
+        row("a", True, condition="perception", outcome=None, right={"Size": True, "Goal": True}),
+        row("b", True, condition="perception", outcome=None, right={"Size": True, "Goal": False}),
     ]
-    rates = summarise(rows).kinds["perception"].tasks["maze"]
+    rates = summarise(rows).conditions["perception"].tasks["maze"]
     assert set(rates.rates) == {"success", "state", "finished"}
     assert rates.rates["success"].mean == 0.5
     assert (rates.fields["Size"].mean, rates.fields["Goal"].mean) == (1.0, 0.5)
 
 
 def test_the_modality_gap_is_paired_by_state() -> None:
-    rows = [row(i, i != "c", kind="text") for i in "abcd"] + [row(i, i in "ac") for i in "abc"]
+    rows = [row(i, i != "c", condition="text") for i in "abcd"] + [row(i, i in "ac") for i in "abc"]
     summary = summarise(rows)
     # a: 1-1, b: 1-0, c: 0-1; d has no picture answer.
     assert summary.gap["maze"].mean == pytest.approx(0.0)
@@ -183,12 +183,12 @@ def test_the_modality_gap_is_paired_by_state() -> None:
 def test_several_answers_to_an_example_count_as_one_example() -> None:
     # a: 2 of 4, b: 1 of 1. By answers it would be 3 of 5.
     rows = [row("a", sample < 2, sample=sample) for sample in range(4)] + [row("b", True, sample=0)]
-    summary = summarise([*rows, row("a", True, kind="text"), row("b", False, kind="text")])
-    rates = summary.kinds["image"].tasks["maze"]
+    summary = summarise([*rows, row("a", True, condition="text"), row("b", False, condition="text")])
+    rates = summary.conditions["image"].tasks["maze"]
     assert (rates.n, rates.num_answers) == (2, 5)
     assert rates.rates["success"] == bootstrap_mean([0.5, 1.0])
     assert rates.fields["Size"].mean == pytest.approx(0.75)
-    assert summary.kinds["image"].macro["success"].mean == pytest.approx(0.75)
+    assert summary.conditions["image"].macro["success"].mean == pytest.approx(0.75)
     assert summary.gap["maze"].mean == pytest.approx(((1 - 0.5) + (0 - 1)) / 2)
     assert summary.gap["maze"].n == 2
 
@@ -202,4 +202,4 @@ def test_headline_is_what_the_demo_writes() -> None:
 
 def test_a_row_without_its_keys_is_an_error_that_names_the_key() -> None:
     with pytest.raises(PilotageError, match="'level'"):
-        summarise([{"id": "a", "kind": "image", "task": "maze"}])
+        summarise([{"id": "a", "condition": "image", "task": "maze"}])

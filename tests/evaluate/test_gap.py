@@ -13,7 +13,7 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.evaluate import evaluate, rows_path
 from pilotage.evaluate.confusion import confusions, single_cell, single_cell_fields
-from pilotage.evaluate.gap import GAP_KINDS, gap
+from pilotage.evaluate.gap import GAP_CONDITIONS, gap
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.strata import success_curves
 from pilotage.worlds import TASKS, get_task
@@ -35,14 +35,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompts="brief",
         max_new_tokens=500,
         out=out,
-        kinds=GAP_KINDS,
+        conditions=GAP_CONDITIONS,
     )
     return out
 
 
 @pytest.fixture(scope="module")
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [row for kind in GAP_KINDS for row in read_jsonl(rows_path(folder, "base", kind)).rows]
+    return [
+        row for condition in GAP_CONDITIONS for row in read_jsonl(rows_path(folder, "base", condition)).rows
+    ]
 
 
 def test_what_is_lost_where_is_what_was_planted(rows: list[dict[str, Any]]) -> None:
@@ -54,8 +56,10 @@ def test_what_is_lost_where_is_what_was_planted(rows: list[dict[str, Any]]) -> N
         "corrected": 1 - MISPLAN,
         "perception": 1 - MISREAD,
     }
-    for kind, expected in planted.items():
-        assert found.macro.success[kind].low <= expected <= found.macro.success[kind].high, kind
+    for condition, expected in planted.items():
+        assert found.macro.success[condition].low <= expected <= found.macro.success[condition].high, (
+            condition
+        )
     assert found.macro.state_read.low <= 1 - MISREAD <= found.macro.state_read.high
     lost = found.macro.differences
     assert lost["lost_in_seeing"].low <= MISREAD * (1 - MISPLAN) <= lost["lost_in_seeing"].high
@@ -83,13 +87,13 @@ def test_levels_add_up_to_their_task(rows: list[dict[str, Any]]) -> None:
 
 def test_the_macro_is_the_mean_of_the_tasks(rows: list[dict[str, Any]]) -> None:
     found = gap(rows)
-    for kind in GAP_KINDS:
-        means = [cell.success[kind].mean for cell in found.tasks.values()]
-        assert found.macro.success[kind].mean == pytest.approx(sum(means) / 3)
+    for condition in GAP_CONDITIONS:
+        means = [cell.success[condition].mean for cell in found.tasks.values()]
+        assert found.macro.success[condition].mean == pytest.approx(sum(means) / 3)
 
 
 def test_the_corrected_view_cannot_misread(rows: list[dict[str, Any]]) -> None:
-    corrected = [row for row in rows if row["kind"] == "corrected"]
+    corrected = [row for row in rows if row["condition"] == "corrected"]
     assert len(corrected) == len(EXAMPLES)
     assert all(all(row["right"].values()) for row in corrected)
     assert all(
@@ -103,16 +107,18 @@ def test_the_plane_has_a_bubble_for_every_task(rows: list[dict[str, Any]]) -> No
         cell = found.tasks[point.task]
         assert (point.perception, point.perception_from) == (cell.success["perception"], "perception")
         assert (point.planning, point.success) == (cell.success["text"], cell.success["image"])
-    without = gap([row for row in rows if row["kind"] != "perception"])
+    without = gap([row for row in rows if row["condition"] != "perception"])
     assert without.plane[0].perception == without.tasks[without.plane[0].task].state_read
     assert {point.perception_from for point in without.plane} == {"recital"}
     assert without.notes == ("perception was not measured",)
 
 
 def test_rows_of_other_examples_and_failed_rows_are_told_of(rows: list[dict[str, Any]]) -> None:
-    kept = [row for row in rows if row["kind"] == "image"]
+    kept = [row for row in rows if row["condition"] == "image"]
     text = [
-        row | {"id": f"{row['id']}x"} if i < 2 else row for i, row in enumerate(rows) if row["kind"] == "text"
+        row | {"id": f"{row['id']}x"} if i < 2 else row
+        for i, row in enumerate(rows)
+        if row["condition"] == "text"
     ]
     kept[0] = kept[0] | {"error": "TimeoutError"}
     found = gap([*kept, *text])
@@ -122,8 +128,8 @@ def test_rows_of_other_examples_and_failed_rows_are_told_of(rows: list[dict[str,
 
 
 def test_without_image_rows_there_is_nothing_to_explain(rows: list[dict[str, Any]]) -> None:
-    with pytest.raises(PilotageError, match="no rows of the kind image"):
-        gap([row for row in rows if row["kind"] == "text"])
+    with pytest.raises(PilotageError, match="no rows of the condition image"):
+        gap([row for row in rows if row["condition"] == "text"])
 
 
 def lake(recited: str, *, goal: tuple[int, int] = (2, 2), level: int = 3, id_: str = "a") -> dict[str, Any]:
@@ -146,8 +152,8 @@ def test_confusion_by_hand() -> None:
     assert goal.right_by_cell() == [[None] * 3, [None] * 3, [None, None, pytest.approx(1 / 3)]]
     assert goal.offsets() == pytest.approx({(0, -1): 1 / 6, (0, 0): 1 / 3})
     assert by_place["Player", 3].shares((0, 0)) == {(0, 0): 1.0}
-    told = json.loads(json.dumps(goal.as_dict()))
-    assert told["counts"] == [[2, 2, 2, 1, 1], [2, 2, 2, 2, 2]]
+    content = json.loads(json.dumps(goal.as_dict()))
+    assert content["counts"] == [[2, 2, 2, 1, 1], [2, 2, 2, 2, 2]]
 
 
 def test_every_task_s_single_cells_are_found_by_what_they_hold() -> None:
@@ -177,9 +183,9 @@ def test_curves_by_hand() -> None:
         row("a", True, level=3, difficulty="hard", optimal_length=10),
         row("b", False, level=3, difficulty="easy", optimal_length=2),
         row("c", True, level=4, difficulty="easy", optimal_length=2),
-        row("d", True, level=4, kind="text"),
+        row("d", True, level=4, condition="text"),
     ]
-    curves = {(curve.kind, curve.axis): curve for curve in success_curves(rows)}
+    curves = {(curve.condition, curve.axis): curve for curve in success_curves(rows)}
     assert set(curves) == {
         *(("image", axis) for axis in ("level", "difficulty", "optimal_length")),
         ("text", "level"),
@@ -196,13 +202,13 @@ def test_curves_by_hand() -> None:
 def test_the_command_explains_rows_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", str(folder), "gap", "--rows-only", "--by-level"]) == 0
     printed = capsys.readouterr().out
-    for told in ("lost in seeing", "misplanned", "Printer", "  level 5", "macro"):
-        assert told in printed
+    for text in ("lost in seeing", "misplanned", "Printer", "  level 5", "macro"):
+        assert text in printed
     figures = json.loads((folder / "eval" / "base.gap.json").read_text())
     assert set(figures["tasks"]) == {task.name for task in TASKS}
     assert (
         figures
-        == gap([r for k in GAP_KINDS for r in read_jsonl(rows_path(folder, "base", k)).rows]).as_dict()
+        == gap([r for k in GAP_CONDITIONS for r in read_jsonl(rows_path(folder, "base", k)).rows]).as_dict()
     )
 
 
@@ -217,10 +223,10 @@ def test_the_command_wants_the_image_and_rows(tmp_path: Path, capsys: pytest.Cap
     assert main(["diagnose", str(tmp_path), "gap", "--rows-only"]) == 2
     assert "holds no rows" in capsys.readouterr().err
     assert main(["diagnose", "nano", "gap", "--world", "frozenlake_steps", "--num", "1"]) == 2
-    told = capsys.readouterr().err
-    assert "the gap is measured on planning tasks (frozenlake, maze, minibehaviour)" in told
-    assert "frozenlake_steps is none" in told
-    assert main(["diagnose", "nano", "gap", "--kinds", "text"]) == 2
+    message = capsys.readouterr().err
+    assert "the gap is measured on planning tasks (frozenlake, maze, minibehaviour)" in message
+    assert "frozenlake_steps is none" in message
+    assert main(["diagnose", "nano", "gap", "--conditions", "text"]) == 2
     assert "lack image" in capsys.readouterr().err
 
 
@@ -230,8 +236,8 @@ def test_the_command_measures_a_model_in_all_four_ways(
     command = ["diagnose", "nano", "gap", "--out", str(tmp_path), "--num", "3", "--threads", "1"]
     assert main(command) == 0
     assert "state told" in capsys.readouterr().out
-    for kind in GAP_KINDS:
-        assert len(read_jsonl(rows_path(tmp_path, "base", kind)).rows) == 9
+    for condition in GAP_CONDITIONS:
+        assert len(read_jsonl(rows_path(tmp_path, "base", condition)).rows) == 9
     for each in read_jsonl(rows_path(tmp_path, "base", "corrected")).rows:
         task = get_task(each["task"])
         recital = task.recital(task.parse_state(each["state"]))

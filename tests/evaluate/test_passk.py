@@ -56,8 +56,8 @@ def test_rates_by_hand() -> None:
     assert json.loads(json.dumps(found.as_dict()))["tasks"]["frozenlake"]["4"]["n"] == 3
 
 
-def test_macro_is_the_plain_mean_over_tasks_and_kinds_stay_apart() -> None:
-    rows = sampled("+-", "+-") + sampled("--", task="maze") + sampled("++", kind="text")
+def test_macro_is_the_plain_mean_over_tasks_and_conditions_stay_apart() -> None:
+    rows = sampled("+-", "+-") + sampled("--", task="maze") + sampled("++", condition="text")
     found = passk(rows, ks=(2,))
     assert found["image"].macro[2].mean == pytest.approx(0.5)
     assert found["image"].macro_average.mean == pytest.approx(0.25)

@@ -168,27 +168,29 @@ def probe_rows(examples: list[Example], habit: float, out: Path) -> list[Any]:
         prompts="brief",
         max_new_tokens=400,
         out=out,
-        kinds=("image", "text"),
+        conditions=("image", "text"),
     )
-    return [row for kind in ("image", "text") for row in read_jsonl(rows_path(out, "base", kind)).rows]
+    return [
+        row for condition in ("image", "text") for row in read_jsonl(rows_path(out, "base", condition)).rows
+    ]
 
 
 def test_a_planted_habit_shows_in_the_image_view_alone(examples: list[Example], tmp_path: Path) -> None:
     probe = prior_conflict(probe_rows(examples, 0.5, tmp_path))
     for task in WITH_PRIOR:
-        seen, told = probe.kinds["image"][task.name], probe.kinds["text"][task.name]
+        seen, from_text = probe.conditions["image"][task.name], probe.conditions["text"][task.name]
         assert (seen.num_pairs, seen.num_unpaired) == (60, (0, 0))
         assert seen.follows.mean == 1.0
         assert seen.leans and seen.difference.mean == pytest.approx(seen.follows.mean - seen.reverses.mean)
-        assert told.difference.mean == 0.0 and not told.leans
+        assert from_text.difference.mean == 0.0 and not from_text.leans
         assert seen.faults[1] is not None and seen.faults[1].counts["misplanned"] > 10
     assert probe.macro["image"].low > 0
-    assert json.loads(json.dumps(probe.as_dict()))["kinds"]["image"]["frozenlake"]["num_pairs"] == 60
+    assert json.loads(json.dumps(probe.as_dict()))["conditions"]["image"]["frozenlake"]["num_pairs"] == 60
 
 
 def test_no_habit_shows_no_difference(examples: list[Example], tmp_path: Path) -> None:
     probe = prior_conflict(probe_rows(examples, 0.0, tmp_path))
-    for cell in probe.kinds["image"].values():
+    for cell in probe.conditions["image"].values():
         assert cell.difference.mean == 0.0 and cell.difference.low < 0 < cell.difference.high
         assert not cell.leans
 
@@ -197,7 +199,7 @@ def lake_row(rows: list[str], length: int, success: bool, id_: str) -> dict[str,
     verdict = {"parsed": True, "illegal": False, "success": success, "optimal": success, "num_executed": 1}
     return {
         "id": id_,
-        "kind": "image",
+        "condition": "image",
         "task": "frozenlake",
         "level": 2,
         "optimal_length": length,
@@ -220,7 +222,7 @@ def test_pairs_are_made_within_one_length_by_hand() -> None:
         # Upper right: neither with nor against.
         lake_row(["FG", "SF"], 2, True, "g"),
     ]
-    [cell] = prior_conflict(rows).kinds["image"].values()
+    [cell] = prior_conflict(rows).conditions["image"].values()
     # a-d and c-e are paired; b and f are left over.
     assert (cell.num_pairs, cell.num_unpaired) == (2, (1, 1))
     assert cell.difference == bootstrap_mean([1.0, -1.0], bounds=(-1.0, 1.0))
@@ -242,14 +244,14 @@ def test_the_command_pairs_rows_that_are_there(
     assert "text, minibehaviour: usually the table stands in the lower half" in printed
     assert "+100.0" in printed
     figures = json.loads((tmp_path / "eval" / "base.prior.json").read_text())
-    assert figures["kinds"]["image"]["minibehaviour"]["difference"]["mean"] == 1.0
+    assert figures["conditions"]["image"]["minibehaviour"]["difference"]["mean"] == 1.0
 
 
 def test_the_command_draws_pairs_and_keeps_their_rows_apart_from_the_run_s(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["diagnose", "nano", "prior", "--num", "3", "--kinds", "image", "--threads", "1"]) == 0
+    assert main(["diagnose", "nano", "prior", "--num", "3", "--conditions", "image", "--threads", "1"]) == 0
     capsys.readouterr()
     folder = tmp_path / "runs" / "nano" / "probe"
     rows = read_jsonl(rows_path(folder, "base", "image")).rows

@@ -48,11 +48,11 @@ def test_it_plans_from_words_and_not_from_pictures(engine, examples, tmp_path):
         prompts="brief",
         max_new_tokens=NANO_MAX_NEW_TOKENS,
         out=tmp_path,
-        kinds=("text", "image"),
+        conditions=("text", "image"),
     )
-    for task, kinds in summary.headline().items():
-        assert kinds["text"]["success"] >= 0.85, task
-        assert kinds["image"]["success"] <= 0.25, task
+    for task, conditions in summary.headline().items():
+        assert conditions["text"]["success"] >= 0.85, task
+        assert conditions["image"]["success"] <= 0.25, task
 
 
 def test_it_follows_the_reference_plan_that_it_is_shown(engine, examples):

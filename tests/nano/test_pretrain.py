@@ -105,8 +105,8 @@ def test_planning_lessons_show_no_picture_and_their_answers_are_optimal(task):
     for _ in range(20):
         lesson = planning_lesson(task, task.levels[0], rng)
         assert not lesson.view.images
-        told = str(lesson.view.messages)
-        assert lesson.answer.splitlines()[0] in told, "the state is copied from the prompt"
+        prompt = str(lesson.view.messages)
+        assert lesson.answer.splitlines()[0] in prompt, "the state is copied from the prompt"
         derived = derivation_lesson(task, task.levels[0], rng)
         assert not derived.view.images and "Size:" not in str(derived.view.messages)
         assert derived.view.prefill.startswith("1. Size: ")

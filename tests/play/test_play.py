@@ -122,7 +122,7 @@ def test_a_model_is_asked_and_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "question", "told"),
+    ("endpoint", "question", "message"),
     [
         (new_level, {"task": "chess", "level": 3, "seed": 0}, "chess"),
         (new_level, {"task": "maze", "level": 10**9, "seed": 0}, "level is 1000000000"),
@@ -139,9 +139,9 @@ def test_a_model_is_asked_and_judged() -> None:
     ],
 )
 def test_a_question_that_makes_no_sense_is_answered_in_a_line(
-    endpoint: Any, question: Any, told: str
+    endpoint: Any, question: Any, message: str
 ) -> None:
-    with pytest.raises(PilotageError, match=told):
+    with pytest.raises(PilotageError, match=message):
         endpoint(question)
 
 

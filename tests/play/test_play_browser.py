@@ -77,7 +77,7 @@ def test_a_level_is_planned_and_judged_with_keys_alone(page: Any) -> None:
     assert page.input_value("#plan") == "R R D D"
     done(page, lambda: page.keyboard.press("Enter"))
     assert "optimal" in badge(page)
-    until(page, "document.querySelector('.told').value === '4 steps'")
+    until(page, "document.querySelector('.status').value === '4 steps'")
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5"]
     page.locator(".mine input[type=range]").press("ArrowLeft")
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5"]
@@ -94,7 +94,7 @@ def test_a_failed_plan_shows_where_and_a_best_plan_on_demand(page: Any) -> None:
     until(page, "document.querySelectorAll(\".plan path[class='cross']\").length === 1")
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L1.5 1.5"]
     page.get_by_role("button", name="Show a best plan, 4 steps").click()
-    until(page, "document.querySelector('.told').value === '4 steps'")
+    until(page, "document.querySelector('.status').value === '4 steps'")
     assert drawn(page) == ["M0.5 0.5L0.5 1.5L0.5 2.5L1.5 2.5L2.5 2.5"]
 
 

@@ -15,7 +15,7 @@ from pilotage.report import write_report
 from report_parts import Cell, page_cell, page_rows
 from synthetic_run import write_run
 
-KINDS = ("image", "text", "perception")
+CONDITIONS = ("image", "text", "perception")
 STAGES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 TASKS = {"frozenlake": "FrozenLake", "maze": "Maze", "minibehaviour": "MiniBehaviour"}
 
@@ -32,7 +32,7 @@ def page(run_dir: Path) -> str:
     return write_report(run_dir).read_text()
 
 
-def told_cells(line: str) -> list[Cell]:
+def printed_cells(line: str) -> list[Cell]:
     """`97.0 [93, 100]`, as often as it stands in a printed line."""
     found = re.findall(r"([+-]?[\d.]+) \[([+-]?\d+), ([+-]?\d+)\]", line)
     return [(float(mean), int(low), int(high)) for mean, low, high in found]
@@ -51,7 +51,7 @@ def test_success_gap_and_faults_are_those_of_gap(
     numbers = {(row[0], row[1]): row for row in page_rows(page, "table")}
     faults = {(row[0], row[1]): row for row in page_rows(page, "faults")}
     for task, title in [*TASKS.items(), ("macro", "All tasks (plain mean)")]:
-        success, lost, *rest = [told_cells(line) for line in printed_rows(printed, task)][:3]
+        success, lost, *rest = [printed_cells(line) for line in printed_rows(printed, task)][:3]
         row = numbers[title, STAGES[stage]]
         # Of the page: success from the picture, from words and in describing, …, gap. Of gap: text, image, perception.
         assert [page_cell(cell) for cell in (row[4], row[3], row[5])] == success
@@ -74,23 +74,27 @@ def test_fields_not_read_right_are_those_of_gap(
         head, *rows = page_rows(page, "faults", number)
         (shown,) = [row[1:] for row in rows if row[0] == STAGES[stage]]
         lines = [line.split() for line in printed_rows(printed, task)]
-        told = {line[1]: " ".join(line) for line in lines if line[1] in head}
-        assert [told_cells(told[field]) for field in head[1:]] == [[page_cell(cell)] for cell in shown]
+        printed_of = {line[1]: " ".join(line) for line in lines if line[1] in head}
+        assert [printed_cells(printed_of[field]) for field in head[1:]] == [
+            [page_cell(cell)] for cell in shown
+        ]
         for field in ("Holes", "Open", "Table"):
             # A list of cells has no map; what is wrong with it stands in words.
-            if field in told and (share := told_cells(told[field])[0][0]):
+            if field in printed_of and (share := printed_cells(printed_of[field])[0][0]):
                 assert f"{title}, {field}: {share} %" in of_stage
 
 
 def test_rates_are_those_of_eval(page: str, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {(row[0], row[1]): row for row in page_rows(page, "table")}
     for stage, title in STAGES.items():
-        rows = [row for kind in KINDS for row in read_jsonl(rows_path(run_dir, stage, kind)).rows]
+        rows = [
+            row for condition in CONDITIONS for row in read_jsonl(rows_path(run_dir, stage, condition)).rows
+        ]
         print_summary(summarise(rows), by_level=False)
         printed = [line.split() for line in capsys.readouterr().out.splitlines()]
         for task, name in TASKS.items():
             row = numbers[name, title]
-            cells = {words[0]: told_cells(" ".join(words)) for words in printed if words[1:2] == [task]}
+            cells = {words[0]: printed_cells(" ".join(words)) for words in printed if words[1:2] == [task]}
             success, optimal, illegal, parsed = cells["image"]
             assert [page_cell(row[i]) for i in (3, 6, 7, 8)] == [success, optimal, illegal, parsed]
             assert page_cell(row[4]) == cells["text"][0] and page_cell(row[5]) == cells["perception"][0]
@@ -100,7 +104,7 @@ def test_rates_are_those_of_eval(page: str, run_dir: Path, capsys: pytest.Captur
 def test_differences_are_those_of_compare(
     page: str, run_dir: Path, first: str, second: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", f"{run_dir}/{first}", f"{run_dir}/{second}", "--kinds", "image"]) == 0
+    assert main(["compare", f"{run_dir}/{first}", f"{run_dir}/{second}", "--conditions", "image"]) == 0
     printed = capsys.readouterr().out
     group = f"{STAGES[second]} against {STAGES[first]} from the picture"
     shown = {row[1]: row for row in page_rows(page, "pairs") if row[0] == group}
@@ -110,11 +114,11 @@ def test_differences_are_those_of_compare(
         row = shown[title]
         assert row[2] == words[2]
         assert [page_cell(cell)[0] for cell in row[3:5]] == [float(word) for word in words[3:5]]
-        assert [page_cell(row[7])] == told_cells(line)
+        assert [page_cell(row[7])] == printed_cells(line)
         assert row[5:7] == words[-3:-1]
         # The page rounds p to two decimals from 0.1 on.
-        p, told = row[8].replace(" ", ""), words[-1]
-        assert p == told or abs(float(p) - float(told)) < 0.006
+        p, printed_p = row[8].replace(" ", ""), words[-1]
+        assert p == printed_p or abs(float(p) - float(printed_p)) < 0.006
         (verdict,) = [line for line in printed.splitlines() if line.startswith(f"image, {task}: ")]
         assert ("not distinguishable" in verdict) == ("not distinguishable" in row[9])
         assert ("B is better" in verdict) == (row[9] == "second is better")

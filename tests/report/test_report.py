@@ -18,7 +18,7 @@ from pilotage.cli.main import main
 from pilotage.errors import PilotageError
 from pilotage.report import write_report
 from pilotage.report.charts import MAX_RADIUS, Share, gap_chart, perception_planning
-from pilotage.report.conditions import kind_titles
+from pilotage.report.conditions import condition_titles
 from pilotage.report.curves import MAX_POINTS, notes, panels
 from pilotage.report.folder import read_run
 from pilotage.report.pairs import pair_sources
@@ -28,7 +28,7 @@ from pilotage.report.text import duration, p_value, percent, points, visible, vi
 from report_parts import chunks_of
 from synthetic_run import write_run
 
-KINDS = kind_titles(["image", "text", "perception"])
+CONDITIONS = condition_titles(["image", "text", "perception"])
 SECTIONS = (
     "gap",
     "diagnostic",
@@ -124,13 +124,13 @@ def test_the_page_is_made_without_torch() -> None:
 
 def test_every_stage_stands_against_the_first_one_and_against_the_one_before(run_dir: Path) -> None:
     pairs, notes = pair_sources(make_sources([read_run(run_dir)]))
-    image = [(pair.second, pair.first) for pair in pairs if pair.kind == "image"]
+    image = [(pair.second, pair.first) for pair in pairs if pair.condition == "image"]
     assert image == [("Stage 1", "Base"), ("Stage 2", "Base"), ("Stage 2", "Stage 1")]
     assert notes == []
     page = page_of(run_dir)
     assert "<b>Stage 2</b> against Stage 1" in page
     # What only one of them solves is led to: stage 2 is source 2, stage 1 is source 1.
-    assert "kind=0&amp;right=2&amp;wrong=1" in page
+    assert "condition=0&amp;right=2&amp;wrong=1" in page
 
 
 def test_runs_side_by_side_stand_against_the_first_alone(run_dir: Path, copy: Path) -> None:
@@ -150,12 +150,12 @@ def test_a_pooled_verdict_is_explained_beside_it(copy: Path) -> None:
             ),
         )
     pairs, _ = pair_sources(make_sources([read_run(copy)]))
-    (pair,) = [p for p in pairs if (p.second, p.first, p.kind) == ("Stage 2", "Stage 1", "image")]
-    assert [(row.pairs.p_value, row.told) for row in pair.rows[:-1]] == [
+    (pair,) = [p for p in pairs if (p.second, p.first, p.condition) == ("Stage 2", "Stage 1", "image")]
+    assert [(row.pairs.p_value, row.meaning) for row in pair.rows[:-1]] == [
         (0.125, "not distinguishable from zero")
     ] * 3
     assert pair.rows[-1].pairs.p_value == pytest.approx(2 / 2**12)
-    assert pair.rows[-1].told == "second is better"
+    assert pair.rows[-1].meaning == "second is better"
     assert "All tasks: the 12 examples of all tasks together tell what those of no task tell" in page_of(copy)
 
 
@@ -178,8 +178,10 @@ def test_as_many_stages_as_one_likes_are_one_page(run_dir: Path, tmp_path: Path,
     names = ["base", "stage1", "stage2", *(f"stage{i}" for i in range(3, 9))][:num_stages]
     (tmp_path / "eval").mkdir()
     for name in names:
-        for kind in ("image", "text", "perception"):
-            shutil.copy(run_dir / "eval" / f"base.{kind}.jsonl", tmp_path / "eval" / f"{name}.{kind}.jsonl")
+        for condition in ("image", "text", "perception"):
+            shutil.copy(
+                run_dir / "eval" / f"base.{condition}.jsonl", tmp_path / "eval" / f"{name}.{condition}.jsonl"
+            )
     reader = Reader(page_of(tmp_path))
     assert {"gap", "diagnostic", "faults", "strata", "heat", "table", "gallery"} <= reader.ids
     assert ("pairs" in reader.ids) == (num_stages > 1)
@@ -341,12 +343,13 @@ def test_damage_is_told_once_with_how_often(copy: Path) -> None:
     text = copy / "eval" / "base.text.jsonl"
     text.write_text(text.read_text() * 2)
     (copy / "rollouts.jsonl").write_text('{"step": 1}\n{"step": \n')
-    told = read_run(copy).problems
-    assert "base.image.jsonl: a row has no level and is left out (12 such)" in told
+    problems = read_run(copy).problems
+    assert "base.image.jsonl: a row has no level and is left out (12 such)" in problems
     assert (
-        "base.text.jsonl: a row answers again what an earlier one answers and is left out (12 such)" in told
+        "base.text.jsonl: a row answers again what an earlier one answers and is left out (12 such)"
+        in problems
     )
-    assert "rollouts.jsonl line 2 is not JSON and is left out" in told
+    assert "rollouts.jsonl line 2 is not JSON and is left out" in problems
 
 
 @pytest.mark.parametrize(
@@ -387,8 +390,8 @@ def test_steps_and_stages_that_are_none_are_named(copy: Path) -> None:
 
 def test_a_state_that_the_diagnosis_leaves_out_is_named(copy: Path) -> None:
     rewrite(copy / "eval" / "base.image.jsonl", lambda row: row | {"level": row["level"] + 1})
-    told = [problem for problem in read_run(copy).problems if "cannot be judged" in problem]
-    assert "it is of level 3, and the row says 4; it is no part of whose fault" in told[0]
+    problems = [problem for problem in read_run(copy).problems if "cannot be judged" in problem]
+    assert "it is of level 3, and the row says 4; it is no part of whose fault" in problems[0]
 
 
 def test_one_id_is_a_level_of_each_task(copy: Path) -> None:
@@ -438,11 +441,11 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     assert not reader.ids & set(SECTIONS)
 
 
-@pytest.mark.parametrize("kind", ["corrected", "description", "teacher", "teacher_with_picture"])
-def test_a_kind_without_a_bar_of_its_own_is_shown_in_the_gallery(copy: Path, kind: str) -> None:
+@pytest.mark.parametrize("condition", ["corrected", "description", "teacher", "teacher_with_picture"])
+def test_a_condition_without_a_bar_of_its_own_is_shown_in_the_gallery(copy: Path, condition: str) -> None:
     rows = [json.loads(line) for line in (copy / "eval" / "stage2.image.jsonl").read_text().splitlines()]
-    lines = [json.dumps(row | {"kind": kind}) + "\n" for row in rows]
-    (copy / "eval" / f"stage2.{kind}.jsonl").write_text("".join(lines))
+    lines = [json.dumps(row | {"condition": condition}) + "\n" for row in rows]
+    (copy / "eval" / f"stage2.{condition}.jsonl").write_text("".join(lines))
     page = write_report(copy).read_text()
     assert page.count("<figure") > 0 and "Traceback" not in page
 
@@ -473,7 +476,7 @@ def test_a_line_cut_short_is_left_out_and_named(copy: Path) -> None:
         {"settings": [1]},
         {"split": []},
         {"sample": "first"},
-        {"kind": "text"},
+        {"condition": "text"},
         {"id": 7},
     ],
 )
@@ -486,9 +489,10 @@ def test_a_malformed_row_is_left_out_and_named(copy: Path, damage: dict[str, Any
 
 def test_a_state_or_task_that_cannot_be_drawn_still_shows_its_answer(copy: Path) -> None:
     rewrite(copy / "eval" / "stage2.image.jsonl", lambda row: row | {"state": {"map": ["XX"]}})
-    for kind in ("image", "text", "perception"):
+    for condition in ("image", "text", "perception"):
         rewrite(
-            copy / "eval" / f"base.{kind}.jsonl", lambda row: row | {"task": "sokoban", "id": "s" + row["id"]}
+            copy / "eval" / f"base.{condition}.jsonl",
+            lambda row: row | {"task": "sokoban", "id": "s" + row["id"]},
         )
     levels = [level for chunk in chunks_of(page_of(copy)) for level in chunk["levels"]]
     assert len(levels) == 24
@@ -512,7 +516,7 @@ def share(success: float, n: int = 100) -> Share:
 
 def test_bars_are_as_high_as_the_success_they_show() -> None:
     cells = {"base": {"text": share(1.0), "image": share(0.25), "perception": share(0.5)}}
-    svg = gap_chart("Maze", cells, {"base": "Base"}, KINDS)
+    svg = gap_chart("Maze", cells, {"base": "Base"}, CONDITIONS)
     heights = dict(re.findall(r"<title>Base, ([a-z ]+): .*?height=\"([\d.]+)\"", svg))
     full = float(heights["from words"])
     assert float(heights["from the picture"]) == pytest.approx(full / 4, abs=0.01)
@@ -522,9 +526,9 @@ def test_bars_are_as_high_as_the_success_they_show() -> None:
 
 
 def test_bars_lie_down_and_are_as_high_as_their_conditions_are_many() -> None:
-    kinds = {f"k{i}": f"condition {i}" for i in range(6)}
-    cells = {"base": {kind: share(0.5) for kind in kinds}}
-    svg = gap_chart("Maze", cells, {"base": "Base"}, kinds | {"unmeasured": "not there"})
+    conditions = {f"k{i}": f"condition {i}" for i in range(6)}
+    cells = {"base": {condition: share(0.5) for condition in conditions}}
+    svg = gap_chart("Maze", cells, {"base": "Base"}, conditions | {"unmeasured": "not there"})
     (height,) = re.findall(r'viewBox="0 0 420 (\d+)"', svg)
     lowest = max(float(y) + 11 for y in re.findall(r'<rect x="2" y="([\d.]+)"', svg))
     assert svg.count("<rect") == 6 and lowest <= float(height) and "not there" not in svg
@@ -533,7 +537,7 @@ def test_bars_lie_down_and_are_as_high_as_their_conditions_are_many() -> None:
 def test_bars_lie_down_where_names_are_long_and_keep_n_and_the_paired_gap() -> None:
     name = "a-run-with-quite-a-long-name-0"
     cells = {str(i): {"text": share(1.0), "image": share(0.25, n=50)} for i in range(3)}
-    svg = gap_chart("Maze", cells, {str(i): f"{name}{i}" for i in range(3)}, KINDS, {"0": 0.5})
+    svg = gap_chart("Maze", cells, {str(i): f"{name}{i}" for i in range(3)}, CONDITIONS, {"0": 0.5})
     assert "gap +50 · n = 50–100" in svg and svg.count("gap +75 · n = 50–100") == 2
     widths = re.findall(r'<rect x="2" y="[\d.]+" width="([\d.]+)"', svg)
     assert [float(width) for width in widths[:2]] == [94.5, 378.0]
@@ -542,7 +546,9 @@ def test_bars_lie_down_where_names_are_long_and_keep_n_and_the_paired_gap() -> N
 def test_lying_bars_leave_no_room_for_what_a_stage_was_not_measured_by() -> None:
     few, many = {"image": share(0.5)}, {"image": share(0.5), "text": share(0.5), "perception": share(0.5)}
     titles = {"a": "a" * 60, "b": "b" * 60}
-    rects = re.findall(r'<rect x="2" y="([\d.]+)"', gap_chart("Maze", {"a": few, "b": many}, titles, KINDS))
+    rects = re.findall(
+        r'<rect x="2" y="([\d.]+)"', gap_chart("Maze", {"a": few, "b": many}, titles, CONDITIONS)
+    )
     first, *others = map(float, rects)
     assert [y - first for y in others] == [40, 54, 68]
 
@@ -721,6 +727,6 @@ def test_svg_attributes_and_children_are_escaped() -> None:
 def test_a_chart_of_any_number_of_stages_shows_each(num_stages: int) -> None:
     cells = {f"s{i}": {"text": share(0.9), "image": share(0.1 * i)} for i in range(num_stages)}
     titles = {f"s{i}": f"Stage with a long name {i}" for i in range(num_stages)}
-    svg = gap_chart("Maze", cells, titles, KINDS)
+    svg = gap_chart("Maze", cells, titles, CONDITIONS)
     assert all(f"Stage with a long name {i}" in svg for i in range(num_stages))
     assert svg.count("from the picture: ") == num_stages

@@ -178,7 +178,7 @@ def test_a_square_of_the_overview_leads_to_its_level(page: Any, report: str) -> 
 
 LAKE = {
     "task": "frozenlake",
-    "kind": "image",
+    "condition": "image",
     "level": 3,
     "state": {"map": ["SFF", "FHF", "FFG"]},
     "error": None,
@@ -214,12 +214,12 @@ def test_the_plan_is_drawn_step_by_step(page: Any, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5"]
-    assert page.locator(".told").inner_text() == "step 2 of 4: right"
+    assert page.locator(".status").inner_text() == "step 2 of 4: right"
     assert page.locator(".moves .now").inner_text() == "→"
     page.keyboard.press("Home")
     assert drawn(page) == ["M0.5 0.5"]
     page.get_by_role("button", name="play the plan").click()
-    until(page, "document.querySelector('.told').value === '4 steps'")
+    until(page, "document.querySelector('.status').value === '4 steps'")
     assert drawn(page) == ["M0.5 0.5L1.5 0.5L2.5 0.5L2.5 1.5L2.5 2.5"]
     assert page.locator(".rest").inner_text() == "1 more actions were not executed"
 
@@ -326,7 +326,7 @@ def test_hostile_answers_run_nothing_and_are_shown_as_text(page: Any, tmp_path: 
         json.dumps({"stage": HOSTILE, "step": 0, f"kl/{HOSTILE}": 1.0}) + "\n"
     )
     opened(page, write_report(tmp_path).as_uri())
-    page.select_option("#f-kind", "")
+    page.select_option("#f-condition", "")
     until(page, "document.querySelectorAll('.answer').length === 27")
     for summary in page.locator(".answer summary").all():
         summary.click()

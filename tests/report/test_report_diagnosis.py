@@ -27,13 +27,13 @@ def diagnosis_of(counts: dict[str, int]) -> Diagnosis:
 
 def test_every_fault_is_counted_and_leads_to_its_levels() -> None:
     counts = {"none": 4, "misread": 3, "misplanned": 2, "both": 1, "format": 5, "error": 1}
-    ((task, (told,)),) = diagnosis_of(counts).faults
-    assert (task, told.source, told.num_answers) == ("FrozenLake", "Base", 16)
-    assert [count for count, *_ in told.cells] == list(counts.values())
-    assert told.cells[1][1].mean == 3 / 16
+    ((task, (of_source,)),) = diagnosis_of(counts).faults
+    assert (task, of_source.source, of_source.num_answers) == ("FrozenLake", "Base", 16)
+    assert [count for count, *_ in of_source.cells] == list(counts.values())
+    assert of_source.cells[1][1].mean == 3 / 16
     # Faults are numbered from 1 in the order of the counts; 0 stands for descriptions.
-    assert [address for *_, address in told.cells] == [
-        f"#gallery?task=0&kind=0&source=0&fault={number}" for number in range(1, 7)
+    assert [address for *_, address in of_source.cells] == [
+        f"#gallery?task=0&condition=0&source=0&fault={number}" for number in range(1, 7)
     ]
 
 
@@ -119,7 +119,7 @@ def test_what_examples_do_not_have_is_no_axis() -> None:
 
 
 def test_no_image_answers_no_diagnosis() -> None:
-    text = row("none", 0, kind="text", view="symbolic")
+    text = row("none", 0, condition="text", view="symbolic")
     assert diagnose(make_sources([run_of({"base": {"text": [text]}})])) is None
 
 

@@ -44,7 +44,7 @@ def played(tmp_path: Path, *answers: str, limits: Limits | None = None, burst: i
         prompts="brief",
         max_new_tokens=8,
         out=tmp_path,
-        kinds=("image",),
+        conditions=("image",),
         limits=limits,
     )
     [row] = read_jsonl(rows_path(tmp_path, "base", "image")).rows
@@ -165,12 +165,12 @@ def test_damaged_turns_are_shown_without_a_picture(tmp_path: Path, turns: list[A
 
 
 def test_rows_of_plans_have_no_film_and_the_page_of_episodes_is_written(tmp_path: Path) -> None:
-    assert pack_film({"task": "maze", "kind": "image", "role": "plan"}) is None
+    assert pack_film({"task": "maze", "condition": "image", "role": "plan"}) is None
     played(tmp_path, *map(answer, "RLRRDD"))
     path = rows_path(tmp_path, "base", "image")
     damaged = [
         {**read_jsonl(path).rows[0], "id": f"x{i}", "turns": turns} for i, turns in enumerate((5, [1]))
     ]
     append_jsonl(path, damaged)
-    told = write_report(tmp_path).read_text()
-    assert "has malformed turns" in told and "FrozenLake, step by step" in told
+    page = write_report(tmp_path).read_text()
+    assert "has malformed turns" in page and "FrozenLake, step by step" in page

@@ -17,7 +17,7 @@ from pilotage.report.folder import read_run
 from pilotage.report.gallery import LEVELS_A_CHUNK, MAX_STEPS, make_gallery, prompt_text
 from pilotage.report.pairs import pair_sources
 from pilotage.report.sources import Source, make_sources, run_names
-from pilotage.report.tiles import ALPHABET, kinds_text
+from pilotage.report.tiles import ALPHABET, tile_kinds_text
 from pilotage.report.verdicts import verdict_class
 from pilotage.worlds import TASKS, get_task
 from report_parts import levels_of, run_of
@@ -27,7 +27,7 @@ from synthetic_run import write_many_rows
 def lake_row(response: str, verdict: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
     base = {
         "id": "frozenlake-3-a",
-        "kind": "image",
+        "condition": "image",
         "task": "frozenlake",
         "level": 3,
         "state": {"map": ["SFF", "FHF", "FFG"]},
@@ -104,7 +104,7 @@ def test_a_misread_state_is_kept_with_what_its_plan_does_there() -> None:
     row = lake_row(text, verdict(False, 2), right=right, fields=fields)
     gallery = make_gallery(sources_of(base=[row]))
     seen = levels_of(gallery)[0]["a"][0]["q"]
-    # Kinds: ice 0, hole 1, player 2, goal 3.
+    # Conditions: ice 0, hole 1, player 2, goal 3.
     assert (seen["n"], seen["k"]) == (3, "203010000")
     assert (seen["c"], seen["ok"], seen["bad"]) == ([0, 1, 2], 1, 0)
     assert gallery.index["faults"][gallery.index["fault"][0]][0] == "misread"
@@ -125,8 +125,8 @@ def test_a_state_read_right_is_not_kept_twice() -> None:
         (lake_row("", verdict(False, 2, legal=False)), "illegal"),
         (lake_row("", verdict(False, 0) | {"parsed": False, "illegal": True}), "unparsed"),
         (lake_row("", {}, error="down"), "error"),
-        (lake_row("", None, kind="perception", right={"Size": True}), "read"),
-        (lake_row("", None, kind="perception", right={"Size": False}), "misread"),
+        (lake_row("", None, condition="perception", right={"Size": True}), "read"),
+        (lake_row("", None, condition="perception", right={"Size": False}), "misread"),
     ],
 )
 def test_every_answer_has_one_verdict_class(row: dict[str, Any], expected: str) -> None:
@@ -193,7 +193,7 @@ def test_every_kind_of_cell_has_a_character_that_means_nothing_in_html() -> None
     task = get_task("maze")
     state = task.parse_state({"start": [0, 0], "target": [0, 1], "walls": [[13, 13], [6, 10]]})
     # 13 + 16 with the player, 13 + 32 with the goal, 6 and 10 alone.
-    assert kinds_text(task, state) == ALPHABET[29] + ALPHABET[45] + ALPHABET[6] + ALPHABET[10]
+    assert tile_kinds_text(task, state) == ALPHABET[29] + ALPHABET[45] + ALPHABET[6] + ALPHABET[10]
 
 
 def test_several_runs_show_their_last_stage_or_the_one_that_is_asked_for() -> None:
@@ -229,7 +229,7 @@ def test_paired_differences_count_the_levels_that_only_one_solves() -> None:
     assert row.pairs.difference.mean == pytest.approx(8 / 20)
     # 2 (1 + 10) / 2^10
     assert row.pairs.p_value == pytest.approx(22 / 1024)
-    assert row.told == "second is better"
+    assert row.meaning == "second is better"
 
 
 def test_a_difference_that_may_be_chance_is_told_as_such() -> None:
@@ -237,7 +237,7 @@ def test_a_difference_that_may_be_chance_is_told_as_such() -> None:
     first = [lake_row("", verdict(a, 4), id=f"l{i}") for i, (a, _) in enumerate(won)]
     second = [lake_row("", verdict(b, 4), id=f"l{i}") for i, (_, b) in enumerate(won)]
     (pair,), _ = pair_sources(sources_of(base=first, stage2=second))
-    assert pair.rows[0].told == "not distinguishable from zero"
+    assert pair.rows[0].meaning == "not distinguishable from zero"
 
 
 def test_what_cannot_be_compared_fairly_is_said() -> None:

@@ -30,14 +30,14 @@ def run_dir(tmp_path: Path) -> Path:
     stages = {"base": ["none", "misread", "misplanned", "format"], "stage2": ["none", "none", "none", "both"]}
     for stage, faults in stages.items():
         write(tmp_path, stage, "image", [row(fault, i) for i, fault in enumerate(faults)])
-    text = [row("none", i, kind="text", view="symbolic") for i in range(4)]
+    text = [row("none", i, condition="text", view="symbolic") for i in range(4)]
     write(tmp_path, "base", "text", text)
     return tmp_path
 
 
-def write(folder: Path, stage: str, kind: str, rows: list[dict[str, Any]]) -> None:
+def write(folder: Path, stage: str, condition: str, rows: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(each) + "\n" for each in rows)
-    (folder / "eval" / f"{stage}.{kind}.jsonl").write_text(lines)
+    (folder / "eval" / f"{stage}.{condition}.jsonl").write_text(lines)
 
 
 def read(folder: Path, name: str) -> list[dict[str, str]]:
@@ -59,7 +59,7 @@ def test_every_table_comes_in_three_forms(run_dir: Path, tmp_path: Path) -> None
 
 def test_the_csv_holds_the_rates_and_their_intervals(run_dir: Path, tmp_path: Path) -> None:
     write_tables([run_dir], tmp_path)
-    rates = {(r["source"], r["kind"]): r for r in read(tmp_path, "rates")}
+    rates = {(r["source"], r["condition"]): r for r in read(tmp_path, "rates")}
     assert [rates[key]["success"] for key in (("Base", "image"), ("Base", "text"), ("Stage 2", "image"))] == [
         "0.250000",
         "1.000000",

@@ -14,15 +14,15 @@ def page(*variants: ShownVariant, lines: list[list[str]] | None = None) -> str:
 
 
 def test_what_was_not_run_is_named_and_drawn_nowhere() -> None:
-    told = page(variant("here", 0.6), ShownVariant(title="absent", shares={}))
-    assert told.count("absent") == 1 and "<li>absent</li>" in told
-    assert "Dashed: 76 %" in told
+    html = page(variant("here", 0.6), ShownVariant(title="absent", shares={}))
+    assert html.count("absent") == 1 and "<li>absent</li>" in html
+    assert "Dashed: 76 %" in html
 
 
 def test_titles_and_cells_are_text_whatever_they_hold() -> None:
-    told = page(variant("<script>x</script>", 0.6), lines=[["<img src=x>", "1"]])
-    assert "<script" not in told and "<img" not in told
-    assert "&lt;script&gt;" in told and "&lt;img" in told
+    html = page(variant("<script>x</script>", 0.6), lines=[["<img src=x>", "1"]])
+    assert "<script" not in html and "<img" not in html
+    assert "&lt;script&gt;" in html and "&lt;img" in html
 
 
 def test_a_way_is_the_mean_of_its_seeds_before_the_others() -> None:
@@ -33,21 +33,21 @@ def test_a_way_is_the_mean_of_its_seeds_before_the_others() -> None:
 
 
 def test_the_legend_names_what_was_measured_and_no_more() -> None:
-    told = page(variant("here", 0.6), ShownVariant(title="words", shares={"text": share(0.9)}))
-    legend = told.partition('<p class="legend">')[2].partition("</p>")[0]
+    html = page(variant("here", 0.6), ShownVariant(title="words", shares={"text": share(0.9)}))
+    legend = html.partition('<p class="legend">')[2].partition("</p>")[0]
     assert legend.count("<span") == 2
     assert "from the picture" in legend and "from words" in legend and "describing" not in legend
 
 
 def test_variants_that_are_asked_by_another_condition_are_drawn_by_it() -> None:
-    told = page(ShownVariant(title="asked", shares={"question": share(0.4)}))
-    assert "from the picture and the question by variant. asked 40 %" in told
-    assert "success from the picture and the question." in told
+    html = page(ShownVariant(title="asked", shares={"question": share(0.4)}))
+    assert "from the picture and the question by variant. asked 40 %" in html
+    assert "success from the picture and the question." in html
 
 
 def test_a_study_of_nothing_is_a_page_too() -> None:
-    told = page(ShownVariant(title="absent", shares={}))
-    assert "Where each ends" not in told and "Numbers" in told
+    html = page(ShownVariant(title="absent", shares={}))
+    assert "Where each ends" not in html and "Numbers" in html
 
 
 def test_the_page_names_the_levels_that_the_variants_are_measured_on(tmp_path: Path) -> None:

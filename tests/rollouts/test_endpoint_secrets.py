@@ -136,15 +136,15 @@ def spellings(key: str) -> list[str]:
 @pytest.mark.parametrize("way", WAYS)
 def test_no_row_and_no_log_holds_the_key(way: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    told = ""
+    shown = ""
     with serving(WAYS[way]) as server:
         try:
-            told = repr(ask(server.url))
+            shown = repr(ask(server.url))
         except Exception as error:  # noqa: BLE001 - a refused key ends the work, with a message that is looked at too
-            told = f"{error} {error!r} {error.__cause__!r}"
-    told += caplog.text + "".join(str(record.args) for record in caplog.records)
+            shown = f"{error} {error!r} {error.__cause__!r}"
+    shown += caplog.text + "".join(str(record.args) for record in caplog.records)
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert not [spelled for spelled in spellings(KEY) if spelled in told]
+    assert not [spelled for spelled in spellings(KEY) if spelled in shown]
 
 
 def test_the_terminal_and_the_rows_of_a_whole_evaluation_hold_no_key(
@@ -155,13 +155,23 @@ def test_the_terminal_and_the_rows_of_a_whole_evaluation_hold_no_key(
         with serving(WAYS[way]) as server:
             server.models = [f"other {KEY}"]
             out = tmp_path / f"{place}"
-            command = ["eval", "--endpoint", server.url, "--model", "good", "--kinds", "text", "--num", "1"]
+            command = [
+                "eval",
+                "--endpoint",
+                server.url,
+                "--model",
+                "good",
+                "--conditions",
+                "text",
+                "--num",
+                "1",
+            ]
             main([*command, "--retries", "0", "--recipe", "nano", "--out", str(out)])
         streams = capfd.readouterr()
-        told = (
+        shown = (
             streams.out + streams.err + "".join(path.read_text() for path in out.rglob("*") if path.is_file())
         )
-        assert not [spelled for spelled in spellings(KEY) if spelled in told], way
+        assert not [spelled for spelled in spellings(KEY) if spelled in shown], way
 
 
 @pytest.mark.parametrize("key", PLACEHOLDERS)

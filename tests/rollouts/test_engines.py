@@ -80,7 +80,7 @@ def test_every_named_engine_is_made_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("vlm", "did you mean vllm"),
         ("nowhere.at_all:Engine", "cannot be imported"),
@@ -88,12 +88,12 @@ def test_every_named_engine_is_made_by_its_name() -> None:
         ("pilotage.records:Rollout", "no engine's settings"),
     ],
 )
-def test_what_is_no_engine_is_one_line(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PilotageError, match=told):
+def test_what_is_no_engine_is_one_line(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PilotageError, match=message):
         engine_named(name)
     assert main(["eval", "nano", "--num", "1", "--engine", name]) == 2
     err = capsys.readouterr().err
-    assert told in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1
 
 
 def test_a_recipe_holds_its_engine_and_its_record_tells_it() -> None:
@@ -113,7 +113,7 @@ def test_an_engine_of_ones_own_answers_in_an_evaluation(
     parrots: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_threads: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["eval", "nano", "--out", "out", "--num", "2", "--kinds", "image"]
+    words = ["eval", "nano", "--out", "out", "--num", "2", "--conditions", "image"]
     assert main([*words, "--engine", f"{parrots}:Parrot"]) == 0
     rows = read_jsonl(tmp_path / "out" / "eval" / "base.image.jsonl").rows
     assert {row["response"] for row in rows} == {"<answer>R</answer>"}

@@ -54,7 +54,7 @@ def test_an_outcome_in_the_worlds_words_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "message"),
     [
         ({"reason": "sideways"}, "counted: reason 'sideways' is not one of success, not_reached"),
         (
@@ -64,8 +64,8 @@ def test_an_outcome_in_the_worlds_words_is_taken_as_it_is() -> None:
     ],
     ids=["reason", "measure"],
 )
-def test_an_outcome_in_other_words_breaks_the_episode_off(said: dict[str, Any], told: str) -> None:
+def test_an_outcome_in_other_words_breaks_the_episode_off(said: dict[str, Any], message: str) -> None:
     world = Misspoken(**said)
     episode = played(world)
     assert (episode.end, episode.outcome, episode.error_kind) == ("world_failed", None, "world")
-    assert episode.error == told and world.num_opened == episode.num_tries == 3
+    assert episode.error == message and world.num_opened == episode.num_tries == 3

@@ -42,8 +42,8 @@ from tiny import generate, image_view, picture, png, text_view, tiny_backbone
 TEXT: list[dict[str, Any]] = [{"role": "user", "content": "Plan a way over the ice."}]
 
 
-def data_url(data: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def data_url(data: bytes, condition: str = "png") -> str:
+    return f"data:image/{condition};base64,{base64.b64encode(data).decode()}"
 
 
 def with_image(url: str) -> list[dict[str, Any]]:
@@ -463,7 +463,7 @@ def test_a_prompt_beyond_the_context_is_refused(http: httpx2.Client, url: str) -
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status"),
+    ("content", "condition", "status"),
     [
         (b"{", "application/json", 400),
         (b"[1]", "application/json", 400),
@@ -476,9 +476,9 @@ def test_a_prompt_beyond_the_context_is_refused(http: httpx2.Client, url: str) -
     ],
 )
 def test_bodies_that_are_no_requests(
-    http: httpx2.Client, url: str, content: bytes, kind: str, status: int
+    http: httpx2.Client, url: str, content: bytes, condition: str, status: int
 ) -> None:
-    said = http.post(f"{url}/chat/completions", content=content, headers={"Content-Type": kind})
+    said = http.post(f"{url}/chat/completions", content=content, headers={"Content-Type": condition})
     assert said.status_code == status and said.json()["error"]["message"]
 
 
@@ -508,21 +508,26 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 def test_nano_behind_an_endpoint_and_in_process_agree_answer_by_answer(tmp_path: Path) -> None:
     engine = TransformersEngine(load_backbone("nano", attn_implementation="eager"), batch_size=8)
     examples = make_examples(2, seed=5)
-    kinds = ("image", "text", "corrected", "perception")
-    settings: dict[str, Any] = {"stage": "base", "prompts": "brief", "max_new_tokens": 72, "kinds": kinds}
+    conditions = ("image", "text", "corrected", "perception")
+    settings: dict[str, Any] = {
+        "stage": "base",
+        "prompts": "brief",
+        "max_new_tokens": 72,
+        "conditions": conditions,
+    }
     evaluate(engine, examples, out=tmp_path / "here", **settings)
     with served(engine) as url:
         there = EndpointEngine(EndpointConfig(url=url, model="m", concurrency=5))
         there.probe(VIEWS["student"](examples[0], "brief"))
         evaluate(there, examples, out=tmp_path / "there", endpoint={"url": url}, **settings)
     same = ("response", "num_tokens", "finished", "outcome", "fields", "right", "error")
-    for kind in kinds:
+    for condition in conditions:
         here, there_ = (
             {
                 row["id"]: [row[name] for name in same]
                 for row in map(json.loads, path.read_text().splitlines())
             }
-            for path in (tmp_path / place / "eval" / f"base.{kind}.jsonl" for place in ("here", "there"))
+            for path in (tmp_path / place / "eval" / f"base.{condition}.jsonl" for place in ("here", "there"))
         )
         assert len(here) == 6 and here == there_
 
@@ -566,7 +571,7 @@ def test_the_command_serves_until_it_is_interrupted(http: httpx2.Client) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("serve nano --key-env NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE"),
         ("serve nano --batch-size 0", "--batch-size 0"),
@@ -575,8 +580,8 @@ def test_the_command_serves_until_it_is_interrupted(http: httpx2.Client) -> None
     ],
 )
 def test_mistakes_of_the_command_are_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: str, told: str
+    capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
     assert main(arguments.split()) == 2
     err = capsys.readouterr().err
-    assert told in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1

@@ -18,7 +18,7 @@ from pilotage.rollouts.sources import (
     by_source,
     on_policy_share,
     only,
-    plan_rows,
+    plan_rollouts,
     text_rollout,
 )
 
@@ -60,7 +60,7 @@ def test_a_batch_has_one_source_and_batches_differ():
 
 
 def test_prompts_get_as_many_rows_as_their_source_says():
-    rows = plan_rows(THREE, seed=3, step=2, slots=range(8, 40))
+    rows = plan_rollouts(THREE, seed=3, step=2, slots=range(8, 40))
     origins = drawn(THREE, seed=3, step=2, slots=range(8, 40))
     expected = [
         (slot, sample, origin)
@@ -72,15 +72,15 @@ def test_prompts_get_as_many_rows_as_their_source_says():
 
 
 def test_rows_of_all_ranks_have_different_numbers():
-    whole = plan_rows(THREE, seed=0, step=0, slots=range(32))
-    ranks = [plan_rows(THREE, seed=0, step=0, slots=slots) for slots in (range(16), range(16, 32))]
+    whole = plan_rollouts(THREE, seed=0, step=0, slots=range(32))
+    ranks = [plan_rollouts(THREE, seed=0, step=0, slots=slots) for slots in (range(16), range(16, 32))]
     assert ranks[0] + ranks[1] == whole
     numbers = [row.number(THREE) for row in whole]
     assert len(set(numbers)) == len(numbers)
 
 
 def test_each_source_is_asked_once():
-    rows = plan_rows(THREE, seed=0, step=0, slots=range(32))
+    rows = plan_rollouts(THREE, seed=0, step=0, slots=range(32))
     places = by_source(rows)
     assert sorted(place for of_source in places.values() for place in of_source) == list(range(len(rows)))
     for source, of_source in places.items():

@@ -91,7 +91,7 @@ def test_the_second_stage_of_mgsd_keeps_recipe_base_teacher_and_prompts(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ("train RUN --recipe mgsd_full", "--recipe mgsd_full: RUN was begun with mgsd"),
         ("train RUN --recipe nano --steps 3", "--recipe nano: RUN was begun with mgsd"),
@@ -108,14 +108,14 @@ def test_the_second_stage_of_mgsd_keeps_recipe_base_teacher_and_prompts(
     ],
 )
 def test_what_contradicts_the_record_is_refused_with_both_values_and_writes_nothing(
-    base: Path, tmp_path: Path, trained: dict[str, Any], capsys: Capture, options: str, told: str
+    base: Path, tmp_path: Path, trained: dict[str, Any], capsys: Capture, options: str, message: str
 ) -> None:
     run = tmp_path / "run"
     assert command(f"train {run} --recipe mgsd --backbone {base}") == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     err = refused(options.replace("RUN", str(run)), capsys)
-    assert told.replace("RUN", str(run)).replace("BASE", str(base)) in err
+    assert message.replace("RUN", str(run)).replace("BASE", str(base)) in err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -148,8 +148,8 @@ def test_a_stage_that_was_killed_goes_on_with_its_own_options(
     assert record_of(tmp_path).finished(tmp_path) == []
     before = (tmp_path / RECORD_FILE).read_bytes()
     capsys.readouterr()
-    told = refused(f"train {tmp_path} --stage stage2", capsys)
-    assert f"let pilotage train {tmp_path} --stage stage1 end first" in told
+    message = refused(f"train {tmp_path} --stage stage2", capsys)
+    assert f"let pilotage train {tmp_path} --stage stage1 end first" in message
     assert "neither a model nor a finished stage" in refused(f"eval {tmp_path}", capsys)
     del trained["killed"]
     assert command(f"train {tmp_path} --threads 1") == 0
@@ -168,8 +168,8 @@ def test_a_stages_options_stand_in_the_record_and_bind_what_goes_on_with_it(
     assert command(own) == 0
     assert (trained["config"].lr, trained["backbone"]) == (0.25, str(other))
     capsys.readouterr()
-    told = refused(f"{own} --from nano", capsys)
-    assert "--from nano" in told and str(other) in told
+    message = refused(f"{own} --from nano", capsys)
+    assert "--from nano" in message and str(other) in message
     assert record_of(run).first_weights("stage2", run) == str(other)
     shutil.rmtree(run / "stage2")
     assert command(f"{own} --from nano --set stage2.lr=0.5") == 0
@@ -247,8 +247,8 @@ def test_a_damaged_record_is_one_line_that_names_the_file_and_the_remedy(
     (tmp_path / "stage1" / "model").mkdir(parents=True)
     (tmp_path / "stage1" / "model" / "config.json").write_text("{}")
     (tmp_path / RECORD_FILE).write_bytes(DAMAGES[damage])
-    told = refused(line.replace("RUN", str(tmp_path)), capsys)
-    assert str(tmp_path) in told and "remove it" in told
+    message = refused(line.replace("RUN", str(tmp_path)), capsys)
+    assert str(tmp_path) in message and "remove it" in message
     assert (tmp_path / RECORD_FILE).read_bytes() == DAMAGES[damage]
 
 
@@ -302,6 +302,6 @@ def test_a_model_without_a_recipe_is_measured_for_what_it_is(
 def test_an_ordinary_model_is_not_trained_as_nano_is(
     base: Path, tmp_path: Path, trained: Any, capsys: Capture, line: str
 ) -> None:
-    told = refused(line.replace("RUN", str(tmp_path / "run")).replace("BASE", str(base)), capsys)
-    assert "names no recipe that it is made for: give one" in told
+    message = refused(line.replace("RUN", str(tmp_path / "run")).replace("BASE", str(base)), capsys)
+    assert "names no recipe that it is made for: give one" in message
     assert not (tmp_path / "run").exists()

@@ -93,13 +93,13 @@ def test_what_a_run_takes_on_disk_is_what_was_told(plain: Path) -> None:
             examples=(),
         )
         parts += [plan.disk(), measured]
-    told = added(parts)
+    message = added(parts)
     found = {path: path.stat().st_size for path in plain.rglob("*") if path.is_file()}
-    assert told.together == pytest.approx(sum(found.values()), rel=0.15)
+    assert message.together == pytest.approx(sum(found.values()), rel=0.15)
     of_checkpoints = sum(size for path, size in found.items() if "checkpoint-" in str(path))
-    assert told.checkpoints == pytest.approx(of_checkpoints, rel=0.15)
+    assert message.checkpoints == pytest.approx(of_checkpoints, rel=0.15)
     rows = sum(size for path, size in found.items() if path.suffix == ".jsonl")
-    assert told.rows == pytest.approx(rows, rel=0.5)
+    assert message.rows == pytest.approx(rows, rel=0.5)
 
 
 def test_validation_is_on_unseen_states_and_does_not_disturb_training(plain: Path, tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_stages_own_settings_are_named_where_they_differ_and_where_they_are_da
 ) -> None:
     settings = json.loads((plain / "stage2" / "settings.json").read_text())
     shutil.copytree(plain / "stage2", tmp_path / "stage2")
-    told = (
+    message = (
         r"stage2 holds a run with other settings \(lr 0.0005, now 0.5; steps 3, now 4\): give another folder"
     )
-    with pytest.raises(PilotageError, match=told):
+    with pytest.raises(PilotageError, match=message):
         claim(tmp_path / "stage2", settings | {"lr": 0.5, "steps": 4})
     for damage in (b"{", b"[]", b"\xff"):
         (tmp_path / "stage2" / "settings.json").write_bytes(damage)
@@ -243,9 +243,9 @@ def test_a_trainer_that_refuses_has_not_touched_the_run(
     )
     begin_run(replace(small_recipe(), stages=stages), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    for stage, told in (("stage1", "27 tokens, more than 5"), ("stage2", "./nowhere is not a model")):
+    for stage, message in (("stage1", "27 tokens, more than 5"), ("stage2", "./nowhere is not a model")):
         assert main(["train", str(tmp_path), "--stage", stage, "--from", "nano"]) == 2
-        assert told in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == before
 

@@ -83,7 +83,7 @@ def interrupted(ask: Callable[..., None], student: Backbone, step: int, time_s: 
 
 
 def trained(run_dir: Path, *, stops: bool = False) -> None:
-    """A stage of each kind in one folder; of one that stops and goes on, the second alone."""
+    """A stage of each condition in one folder; of one that stops and goes on, the second alone."""
     if not stops:
         once = replace(sft_run.CONFIG, steps=STEPS)
         first = validator("stage1", run_dir)
@@ -127,8 +127,8 @@ def on_a_rank(rank: int, folder: str) -> None:
         trained(Path(folder) / "stopped", stops=True)
         for layout in LAYOUTS:
             validated(Path(folder) / layout, layout)
-        told = [told_of_failure(Path(folder) / "failing", layout) for layout in (None, *LAYOUTS)]
-    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(told))
+        message = [told_of_failure(Path(folder) / "failing", layout) for layout in (None, *LAYOUTS)]
+    (Path(folder) / f"told-{rank}.json").write_text(json.dumps(message))
 
 
 def timeless(run_dir: Path) -> list[dict[str, Any]]:

@@ -162,13 +162,13 @@ def test_every_cell_of_a_picture_has_its_row_its_column_and_what_is_true_of_it()
         assert [cell[:2] for cell in named] == [
             (ROWS[row], COLUMNS[column]) for row in range(level) for column in range(level)
         ]
-        for (_, *told), cell in zip(picture.cells, named, strict=True):
+        for (_, *words), cell in zip(picture.cells, named, strict=True):
             kinds.add(len(cell))
             if len(cell) == 6:  # bars: one word a side
                 barred = {side for side, word in zip("LDRU", cell[2:], strict=True) if word in BARRED}
-                assert barred == set("" if told == ["none"] else told[0])
+                assert barred == set("" if words == ["none"] else words[0])
             else:
-                assert tuple(f" {word}" for word in told) == cell[2:]
+                assert tuple(f" {word}" for word in words) == cell[2:]
             assert all(any(word in group for group in GROUPS) for word in cell)
     assert kinds == {3, 4, 6}  # empty, a thing of a colour, bars
 
@@ -196,9 +196,9 @@ def test_what_cannot_be_made_is_one_line(
         assert "pilotage[smolvl]" in capsys.readouterr().err
         return
     damaged = tmp_path / "damaged.gguf"
-    for content, told in ((b"no", "is no GGUF file"), (b"GGUF" + bytes(60), "cannot be read")):
+    for content, message in ((b"no", "is no GGUF file"), (b"GGUF" + bytes(60), "cannot be read")):
         damaged.write_bytes(content)
         assert main(["models", "make", "smolvl", str(tmp_path / "out"), "--gguf", str(damaged)]) != 0
         error = capsys.readouterr().err
-        assert told in error and str(damaged) in error and "Traceback" not in error
+        assert message in error and str(damaged) in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()

@@ -19,26 +19,28 @@ from pilotage.studies.tables import cell, stages_table, success_table
 
 
 def measured(out: Path, seed: int, folder: str, stage: str, wins: int) -> None:
-    """A finished run of 10 states per task, of which `wins` succeed in every kind."""
+    """A finished run of 10 states per task, of which `wins` succeed in every condition."""
     run = out / f"seed{seed}" / folder
     (run / "eval").mkdir(parents=True, exist_ok=True)
     path = run / "summary.json"
     summary = json.loads(path.read_text()) if path.exists() else {"stages": {}}
     summary["stages"][stage] = {"tasks": {}}
     path.write_text(json.dumps(summary))
-    for kind in ("image", "text", "perception"):
+    for condition in ("image", "text", "perception"):
         rows = [
             {
                 "id": f"{task}-{i}",
                 "task": task,
                 "error": None,
-                "outcome": None if kind == "perception" else {"success": i < wins},
+                "outcome": None if condition == "perception" else {"success": i < wins},
                 "right": {"Size": i < wins},
             }
             for task, _ in nano_mgsd().levels
             for i in range(10)
         ]
-        (run / "eval" / f"{stage}.{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / "eval" / f"{stage}.{condition}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
 
 
 def test_a_row_is_the_mean_over_seeds_and_a_missing_one_says_so(tmp_path):
@@ -103,7 +105,7 @@ def test_every_variant_differs_from_the_whole_method_in_what_its_title_says(tmp_
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(PilotageError, match="jobs 0"):
-        run_study(ABLATION, tmp_path, (0,), jobs=0, tell=print)
+        run_study(ABLATION, tmp_path, (0,), jobs=0, report=print)
     with pytest.raises(PilotageError, match="no part 'tea'"):
         run_part(ABLATION, tmp_path, 0, "tea")
 
@@ -119,13 +121,13 @@ def test_a_branch_waits_for_its_base_run_and_a_failure_stops_nothing_else(tmp_pa
         return 1 if folder == "mgsd" and seed == 1 else 0
 
     monkeypatch.setattr("pilotage.studies.runs._spawn", spawn)
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(PilotageError, match=r"6 of 18 runs failed: seed 1, mgsd: see .*log.txt"):
-        run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, tell=told.append, threads=3)
+        run_study(ABLATION, tmp_path, (0, 1, 2), jobs=2, report=lines.append, threads=3)
     assert sorted(begun) == sorted(set(begun)) and len(begun) == 13, (
         "branches of a failed base run are not begun"
     )
-    assert "seed 2: no_privilege is there" in told and "seed 1: no_plan failed" in told
+    assert "seed 2: no_privilege is there" in lines and "seed 1: no_plan failed" in lines
     assert (tmp_path / "mgsd.md").exists(), "what is there is still told"
 
 

@@ -89,7 +89,7 @@ def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_m
     monkeypatch.setattr(circles, "engine_of", lambda recipe, weights, batch_size: ByView())
     for variant in CIRCLES.variants:
         if variant.make is not None:
-            recipe = variant.make(0, tmp_path / "seed0" / "trunk")
+            recipe = variant.make(0, tmp_path / "seed0" / "base_run")
             measure_circles(recipe, tmp_path / "seed0" / variant.folder, num_maps=2)
     table = circles_table(CIRCLES, tmp_path, (0,))
     assert all(len(line) == len(table.head) for line in table.rows)
@@ -97,7 +97,7 @@ def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_m
     # Seven ways from pictures and seven from words; a model that learnt with its past in the prompt is played so alone.
     assert len(own) == 14 and len(table.rows) == 14 + 2
     against = {(line[1], line[2]): line[table.head.index("all, against reference")] for line in own}
-    assert [seen for (seen, way), told in against.items() if not told] == ["pictures", "words"]
+    assert [seen for (seen, way), difference in against.items() if not difference] == ["pictures", "words"]
     assert [line[:2] for line in own_plans_table(CIRCLES, tmp_path, (0,)).rows] == [
         [OWN, "pictures"],
         [OWN, "words"],
@@ -105,7 +105,7 @@ def test_every_way_plays_the_same_maps_and_is_held_against_asking_before_every_m
 
     folder = tmp_path / "seed0" / "own" / FOLDER
     rows = {
-        way.folder: read_jsonl(rows_path(folder / way.folder, "steps", way.kinds[0])).rows
+        way.folder: read_jsonl(rows_path(folder / way.folder, "steps", way.conditions[0])).rows
         for way in circles.WAYS
     }
     ids = {name: sorted(row["id"] for row in found) for name, found in rows.items()}
@@ -121,13 +121,13 @@ def test_a_study_of_circles_that_has_not_begun_says_so(tmp_path: Path) -> None:
 
 
 def test_the_model_with_a_memory_differs_from_the_one_without_in_its_view_alone() -> None:
-    own, memory = (make(3, Path("trunk")) for variant in CIRCLES.variants if (make := variant.make))
-    (plain,), (told,) = own.stages, memory.stages
-    assert isinstance(told, DistillConfig) and told.student_view == "memory"
-    assert replace(told, student_view="student") == plain
-    assert replace(memory, name=own.name, stages=own.stages, kinds=own.kinds) == own
+    own, memory = (make(3, Path("base_run")) for variant in CIRCLES.variants if (make := variant.make))
+    (plain,), (with_memory,) = own.stages, memory.stages
+    assert isinstance(with_memory, DistillConfig) and with_memory.student_view == "memory"
+    assert replace(with_memory, student_view="student") == plain
+    assert replace(memory, name=own.name, stages=own.stages, conditions=own.conditions) == own
     assert [way.folder for way in ways_of(memory)] == ["memory"]
     # So that both studies may share a folder: the run is the same.
     of_episodes = next(variant for variant in EPISODES.variants if variant.folder == "own")
-    assert of_episodes.make is not None and of_episodes.make(3, Path("trunk")) == own
+    assert of_episodes.make is not None and of_episodes.make(3, Path("base_run")) == own
     assert ways_of(nano_mgsd(0)) == ways_of(own) == circles.WAYS

@@ -32,7 +32,7 @@ ALL = (METHODS, ESTIMATORS, VIGOS_PARTS, PRIOR)
 def stage_of(study: Study, folder: str) -> Any:
     (variant,) = [v for v in study.variants if v.folder == folder and v.make is not None]
     assert variant.make is not None
-    return variant.make(0, Path("trunk")).stages[-1]
+    return variant.make(0, Path("base_run")).stages[-1]
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
@@ -42,9 +42,11 @@ def test_all_variants_have_one_budget_one_base_run_and_one_measurement(study: St
     for variant in study.variants:
         if variant.make is None:
             continue
-        recipe = variant.make(1, Path("trunk"))
+        recipe = variant.make(1, Path("base_run"))
         (stage,) = recipe.stages
-        assert recipe.backbone == f"trunk/{base_run.stages[-1].stage}/model" and stage.stage == variant.stage
+        assert (
+            recipe.backbone == f"base_run/{base_run.stages[-1].stage}/model" and stage.stage == variant.stage
+        )
         assert (recipe.levels, recipe.num_test, recipe.seed) == (base_run.levels, base_run.num_test, 1)
         assert recipe.train_prior == base_run.train_prior == (study is PRIOR)
         if isinstance(stage, DistillConfig):
@@ -140,8 +142,11 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert cells["GKD"][7].startswith("100.0"), "its teacher reads words: nothing hangs on a picture"
     assert cells["ViGOS, paper"][7] == "-", "cut at 24 tokens, no answer is in the format"
     assert cells["GKD"][6] != "-" and cells["SFT on reference answers"][6] == "-"
-    reader = json.loads((run_folder(tmp_path, 0, "vigos") / "reader.json").read_text())
-    assert reader["view"] == "student_with_plan" and set(reader["success"]) == {"frozenlake", "minibehaviour"}
+    teacher = json.loads((run_folder(tmp_path, 0, "vigos") / "teacher.json").read_text())
+    assert teacher["view"] == "student_with_plan" and set(teacher["success"]) == {
+        "frozenlake",
+        "minibehaviour",
+    }
     page = (tmp_path / "methods.html").read_text()
     assert "<script" not in page and page.count('class="chart ways"') == 4
     assert 'aria-label="ViGOS, paper: 0 % after 96 rollouts"' in page, "two steps of 48"
@@ -149,7 +154,7 @@ def test_runs_of_every_kind_end_in_the_tables(small: None, tmp_path: Path) -> No
     assert "<li>OPSD</li>" in missing and "<li>GKD</li>" not in missing
     assert ends.count('class="reach"') == 6, "base, stage 1 and the four that ran"
     prior = json.loads((run_folder(tmp_path, 0, "vigos") / "prior.json").read_text())
-    assert prior["kinds"]["image"]["frozenlake"]["num_pairs"] == 2
+    assert prior["conditions"]["image"]["frozenlake"]["num_pairs"] == 2
     curve = [row["step"] for row in study_costs.curve_of(tmp_path, 0, METHODS.variant("ViGOS, paper"))]
     assert curve == [0, 1, 2]
 
@@ -175,19 +180,19 @@ def test_the_goal_is_reached_where_validation_first_is_there() -> None:
     assert study_costs._reached(curve, 0.45) == (20, 200.0)
     assert study_costs._reached(curve, 0.95) is None
     assert study_costs._at(curve, 100.0) == pytest.approx(0.3)
-    assert study_costs._told([1.0, 3.0], "{:.0f}") == "2 (1 to 3)"
-    assert study_costs._told([1.0, 1.0], "{:.0f}") == "1"
-    assert study_costs._told([1.0, None, 4.0], "{:.0f}") == "2 of 3 seeds: 1 to 4"
-    assert study_costs._told([None, None], "{:.0f}") == "-"
+    assert study_costs._spread([1.0, 3.0], "{:.0f}") == "2 (1 to 3)"
+    assert study_costs._spread([1.0, 1.0], "{:.0f}") == "1"
+    assert study_costs._spread([1.0, None, 4.0], "{:.0f}") == "2 of 3 seeds: 1 to 4"
+    assert study_costs._spread([None, None], "{:.0f}") == "-"
 
 
 def write_run(folder: Path, successes: Any) -> None:
-    """A measured run of two levels a task: kind -> success of each."""
-    for kind in ("image", "text", "perception"):
-        path = rows_path(folder, "stage2", kind)
+    """A measured run of two levels a task: condition -> success of each."""
+    for condition in ("image", "text", "perception"):
+        path = rows_path(folder, "stage2", condition)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            {"task": task, "id": str(i), "kind": kind, "outcome": {"success": successes(task, i)}}
+            {"task": task, "id": str(i), "condition": condition, "outcome": {"success": successes(task, i)}}
             for task in ("frozenlake", "maze", "minibehaviour")
             for i in (0, 1)
         ]
@@ -226,7 +231,7 @@ def write_probe(folder: Path, won: Any) -> None:
                 rows.append(
                     {
                         "id": f"{task}-{is_holding}-{pair}",
-                        "kind": "image",
+                        "condition": "image",
                         "task": task,
                         "level": 3,
                         "optimal_length": pair,

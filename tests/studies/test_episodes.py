@@ -120,11 +120,13 @@ def test_drift_is_told_by_turn_and_by_part_of_the_training(tmp_path: Path) -> No
             "".join(json.dumps(each) + "\n" for each in metrics)
         )
     table = drift_table(DRIFT, tmp_path, (0, 1))
-    told = dict(zip(table.head, table.rows[0], strict=True))
-    assert told["nats, turns 0"] == "1.00 (0.50 to 1.50)" and told["nats, turns 1"] == "0.25 (0.25 to 0.25)"
-    assert told["nats, turns 2-3"] == "-"
-    assert told["success, part 1 of 3"] == "15 (15 to 15)" and told["success, part 3 of 3"] == "55 (55 to 55)"
-    assert told["nats, first part"] == "0.75 (0.75 to 0.75)"
+    cells = dict(zip(table.head, table.rows[0], strict=True))
+    assert cells["nats, turns 0"] == "1.00 (0.50 to 1.50)" and cells["nats, turns 1"] == "0.25 (0.25 to 0.25)"
+    assert cells["nats, turns 2-3"] == "-"
+    assert (
+        cells["success, part 1 of 3"] == "15 (15 to 15)" and cells["success, part 3 of 3"] == "55 (55 to 55)"
+    )
+    assert cells["nats, first part"] == "0.75 (0.75 to 0.75)"
 
 
 @pytest.mark.parametrize("name", ["episodes", "episodes_anywhere", "episodes_fog", "drift"])
@@ -133,10 +135,10 @@ def test_arms_differ_in_what_they_say_and_begin_with_one_model(name: str) -> Non
     found = {}
     for variant in study.variants:
         assert variant.make is not None
-        recipe = variant.make(3, Path("out") / "trunk")
+        recipe = variant.make(3, Path("out") / "base_run")
         (stage,) = recipe.stages
         assert isinstance(stage, DistillConfig)
-        assert recipe.backbone == "out/trunk/stage2/model" and (recipe.seed, stage.seed) == (3, 3)
+        assert recipe.backbone == "out/base_run/stage2/model" and (recipe.seed, stage.seed) == (3, 3)
         assert stage.stage == variant.stage and stage.steps == 48
         found[variant.folder] = stage
     assert len({repr(stage) for stage in found.values()}) == len(found)
@@ -165,9 +167,9 @@ def test_a_study_of_one_base_run_trains_it_once_and_what_all_share_before_any_va
 
     monkeypatch.setattr(runs, "_spawn", spawn)
     monkeypatch.setattr(runs, "write_tables", lambda study, out, seeds: "")
-    runs.run_study(DRIFT, tmp_path, [5, 6], jobs=1, tell=lambda line: None)
-    assert began[:2] == [(5, "trunk"), (5, "seeing")]
+    runs.run_study(DRIFT, tmp_path, [5, 6], jobs=1, report=lambda line: None)
+    assert began[:2] == [(5, "base_run"), (5, "seeing")]
     assert len(began) == 2 + 2 * len(DRIFT.variants) and len(set(began)) == len(began)
     folder = partial(DRIFT.folder, tmp_path)
-    assert folder(5, "trunk") == folder(6, "trunk") == tmp_path / "trunk"
+    assert folder(5, "base_run") == folder(6, "base_run") == tmp_path / "base_run"
     assert folder(6, "seeing") == tmp_path / "seeing" and folder(6, "at_start_own").parent.name == "seed6"

@@ -18,7 +18,7 @@ from pilotage.studies.runs import run_part, write_tables
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.sft_config import SftConfig
 from pilotage.worlds import get_task
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.question import question_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,7 @@ ARMS = [variant for variant in QUESTIONS.variants if variant.make is not None]
 def recipe_of(folder: str, seed: int = 1) -> Recipe:
     (variant,) = [variant for variant in ARMS if variant.folder == folder]
     assert variant.make is not None
-    return variant.make(seed, Path("trunk"))
+    return variant.make(seed, Path("base_run"))
 
 
 def test_every_arm_has_one_budget_and_is_taught_by_the_base_that_knows_the_form() -> None:
@@ -36,7 +36,7 @@ def test_every_arm_has_one_budget_and_is_taught_by_the_base_that_knows_the_form(
     for variant in ARMS:
         recipe = recipe_of(variant.folder)
         (stage,) = recipe.stages
-        assert recipe.backbone == f"trunk/{FORM}/model" and recipe.levels == QUESTIONS.base_run(1).levels
+        assert recipe.backbone == f"base_run/{FORM}/model" and recipe.levels == QUESTIONS.base_run(1).levels
         if isinstance(stage, DistillConfig):
             assert set(stage.all_weights) == {FrozenCopy()}
             assert stage.student_view == "vqa_student" and stage.perception_share == 0
@@ -53,9 +53,9 @@ def test_every_arm_has_one_budget_and_is_taught_by_the_base_that_knows_the_form(
 def test_the_arms_on_smolvl_have_its_steps_rate_and_adapter_and_its_base_as_teacher() -> None:
     second = smolvl_stage2(3)
     form = SMOLVL_QUESTIONS.base_run(3)
-    assert form.levels == (("questions", (3, 4)),) and form.kinds == ()
+    assert form.levels == (("questions", (3, 4)),) and form.conditions == ()
     assert form.stages[0].steps == study_questions.SMOLVL_FORM_STEPS and form.stages[0].bf16
-    assert str(form.backbone).endswith("smolvl/seed0/trunk/stage1/model")
+    assert str(form.backbone).endswith("smolvl/seed0/base_run/stage1/model")
     arms = [variant for variant in SMOLVL_QUESTIONS.variants if variant.make is not None]
     assert len(arms) == 5
     for variant in arms:
@@ -74,7 +74,7 @@ def test_the_arms_on_smolvl_have_its_steps_rate_and_adapter_and_its_base_as_teac
 def test_pairs_are_of_one_level_length_and_kind_and_differ_in_the_prior() -> None:
     task: Any = get_task(study_questions.TASK)
     pairs = question_pairs()
-    assert len(pairs) > 40 and {question_of(one).kind for one, _ in pairs} == set(KINDS)
+    assert len(pairs) > 40 and {question_of(one).kind for one, _ in pairs} == set(QUESTION_KINDS)
     for one, other in pairs:
         states = [task.parse_state(each.state) for each in (one, other)]
         assert [task.follows_prior(state) for state in states] == [True, False]
@@ -90,23 +90,23 @@ def test_made_questions_are_those_of_the_split_and_tell_a_wrong_option(tmp_path:
     for split, examples in parts.items():
         assert len(examples) == 24 and {example.split for example in examples} == {split}
         assert {example.level for example in examples} == {3, 4, 5}
-        assert {question_of(example).kind for example in examples} == set(KINDS)
+        assert {question_of(example).kind for example in examples} == set(QUESTION_KINDS)
     assert not {example.id for example in parts["train"]} & {example.id for example in parts["test"]}
 
 
 @pytest.mark.parametrize(
-    ("options", "levels", "told"),
+    ("options", "levels", "message"),
     [
         ((("task", "frozenlake"),), (3,), "no option 'task'"),
         ((("tasks", "maze"),), (3, 9), "maze has no level 9"),
         ((), (99,), "no planning task has the levels"),
     ],
 )
-def test_questions_that_cannot_be_made_are_one_line(options: Any, levels: Any, told: str) -> None:
+def test_questions_that_cannot_be_made_are_one_line(options: Any, levels: Any, message: str) -> None:
     from pilotage.errors import PilotageError
 
     recipe = replace(QUESTIONS.base_run(0), levels=(("questions", levels),), options=options)
-    with pytest.raises(PilotageError, match=told):
+    with pytest.raises(PilotageError, match=message):
         examples_of(recipe, "train")
 
 
@@ -120,9 +120,9 @@ def test_the_study_runs_and_tells_kinds_form_leaks_and_conflicts(
     run_part(study, tmp_path, 0, FORM)
     for folder in ("vigos", "mgsd", "visual_sft"):
         run_part(study, tmp_path, 0, folder)
-    told = write_tables(study, tmp_path, (0,))
-    assert told.count("| ViGOS, paper |") == 2 and "| OPSD | not run" in told
-    rows = {line.split(" | ")[0].strip("| "): line for line in told.splitlines() if line.startswith("|")}
+    tables = write_tables(study, tmp_path, (0,))
+    assert tables.count("| ViGOS, paper |") == 2 and "| OPSD | not run" in tables
+    rows = {line.split(" | ")[0].strip("| "): line for line in tables.splitlines() if line.startswith("|")}
     assert "not run" not in rows["SFT on worked solutions"]
     table = conflict_table(study, tmp_path, (0,))
     assert [line[0] for line in table.rows] == [variant.title for variant in ARMS]

@@ -20,11 +20,11 @@ from pilotage.studies import smolvl as study_smolvl
 from pilotage.studies.retention import QUESTIONS, SENTENCES, retention
 from pilotage.studies.runs import run_part, run_study, write_tables
 from pilotage.studies.smolvl import (
+    BASE_RUN,
     LARGER,
     RETENTION,
     SMOLVL,
     STYLE,
-    TRUNK,
     in_gymnasiums_pictures,
     measure_beyond,
     retention_table,
@@ -44,10 +44,10 @@ def test_the_teacher_and_the_reference_answers_have_one_budget_adapter_and_rate(
     *_, distilled = SMOLVL.base_run(3).stages
     (cloning,) = [variant for variant in SMOLVL.variants if variant.make is not None]
     assert cloning.make is not None
-    recipe = cloning.make(3, Path("trunk"))
+    recipe = cloning.make(3, Path("base_run"))
     (copied,) = recipe.stages
     assert isinstance(distilled, DistillConfig) and isinstance(copied, SftConfig)
-    assert recipe.backbone == "trunk/stage1/model" and recipe.seed == copied.seed == 3
+    assert recipe.backbone == "base_run/stage1/model" and recipe.seed == copied.seed == 3
     assert (copied.steps, copied.batch_size) == (distilled.steps, distilled.prompts_per_step)
     assert (copied.lora, copied.lr, copied.betas) == (distilled.lora, distilled.lr, distilled.betas)
     assert copied.lora is not None and distilled.all_weights == (AdapterOff(),)
@@ -59,7 +59,7 @@ def test_without_its_base_the_study_tells_what_makes_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PilotageError, match="pilotage models make smolvl runs/smolvl-base"):
-        run_study(SMOLVL, tmp_path / "out", (0,), jobs=1, tell=print)
+        run_study(SMOLVL, tmp_path / "out", (0,), jobs=1, report=print)
     assert not (tmp_path / "out").exists()
 
 
@@ -119,12 +119,12 @@ def test_the_study_measures_every_stage_and_tells_what_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = small(SMOLVL, monkeypatch)
-    run_part(study, tmp_path, 0, TRUNK)
-    told = write_tables(study, tmp_path, (0,))
-    lines = told.splitlines()
+    run_part(study, tmp_path, 0, BASE_RUN)
+    tables = write_tables(study, tmp_path, (0,))
+    lines = tables.splitlines()
     (cloning,) = [line for line in lines if line.startswith("| reference answers in its place | not run")][:1]
     assert cloning.count("not run") == 6
-    home = tmp_path / "seed0" / TRUNK
+    home = tmp_path / "seed0" / BASE_RUN
     for stage in ("base", "text", "stage1", "stage2"):
         for part in (LARGER, STYLE):
             assert (home / part / f"{stage}.done").exists()

@@ -140,7 +140,7 @@ class ToldHall(Hall):
         return [self.example(HallState(level=9, player=i, goal=8), split) for i in range(count)]
 
     def example(self, state: HallState, split: Split = "test") -> Example:
-        told = Privileged(
+        message = Privileged(
             state=self.to_json(state), facts=self.facts(state), plan=("R",) * (state.goal - state.player)
         )
         return Example(
@@ -148,7 +148,7 @@ class ToldHall(Hall):
             world=self.name,
             split=split,
             axes={"level": state.level},
-            start=Observation(privileged=told),
+            start=Observation(privileged=message),
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 LAKE = {"map": ["SF", "FG"]}
 
 
-def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image", **more: Any) -> Any:
+def row(id_: str, success: bool, *, task: str = "frozenlake", condition: str = "image", **more: Any) -> Any:
     verdict = {
         "parsed": True,
         "illegal": False,
@@ -18,7 +18,7 @@ def row(id_: str, success: bool, *, task: str = "frozenlake", kind: str = "image
     }
     return {
         "id": id_,
-        "kind": kind,
+        "condition": condition,
         "task": task,
         "level": 2,
         "state": LAKE,

@@ -15,8 +15,8 @@ def _student(moment: Moment, prompts: str) -> View:
 
 def _teacher(moment: Moment, prompts: str) -> View:
     assert moment.seen.privileged is not None
-    told = f"{moment.seen.text} Plan: {' '.join(moment.seen.privileged.plan)}."
-    return View(name="teacher", messages=[{"role": "user", "content": [{"type": "text", "text": told}]}])
+    text = f"{moment.seen.text} Plan: {' '.join(moment.seen.privileged.plan)}."
+    return View(name="teacher", messages=[{"role": "user", "content": [{"type": "text", "text": text}]}])
 
 
 VIEWS = {

@@ -29,10 +29,12 @@ SECRET = "the treasure is under the third tree"
 
 def install(folder: Path) -> Path:
     """The folder, to be put on sys.path: this module, and metadata that registers its world."""
-    told = folder / "misbehaving_world-1.0.dist-info"
-    told.mkdir(parents=True)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving-world\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text("[pilotage.worlds]\nmisbehaving = misbehaving_world:Misbehaving\n")
+    info_dir = folder / "misbehaving_world-1.0.dist-info"
+    info_dir.mkdir(parents=True)
+    (info_dir / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving-world\nVersion: 1.0\n")
+    (info_dir / "entry_points.txt").write_text(
+        "[pilotage.worlds]\nmisbehaving = misbehaving_world:Misbehaving\n"
+    )
     for name in ("misbehaving_world", "misbehaving_views"):
         shutil.copy(Path(__file__).with_name(f"{name}.py"), folder)
     return folder

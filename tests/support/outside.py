@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 def installed(folder: Path, name: str, text: str, group: str, value: str) -> None:
     """A module, and what an installation of its package leaves beside it."""
     (folder / f"{name}.py").write_text(text)
-    told = folder / f"{name}-1.0.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text(f"[{group}]\n{value}\n")
+    info_dir = folder / f"{name}-1.0.dist-info"
+    info_dir.mkdir()
+    (info_dir / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info_dir / "entry_points.txt").write_text(f"[{group}]\n{value}\n")
 
 
 def run_in(folder: Path, *arguments: str) -> str:

@@ -28,7 +28,7 @@ CONTRAST = """() => {
   const found = {};
   for (const s of ['.headline', '.facts dt', '.lead', 'figcaption small', '.ci', '.badge.v-optimal', '.badge.v-illegal',
       '.badge.v-not_reached', '.badge.v-unparsed', '.recital del', '.recital ins', 'summary', 'footer', '.fault',
-      '.told', '.moves .now', '.moves li', '.pairs-table .told', '.filters label', '#f-count']) {
+      '.status', '.moves .now', '.moves li', '.pairs-table .meaning', '.filters label', '#f-count']) {
     const e = document.querySelector(s);
     if (!e) continue;
     const ink = light(parse(getComputedStyle(e).color));

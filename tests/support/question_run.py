@@ -5,7 +5,7 @@ from __future__ import annotations
 from pilotage.records import Example
 from pilotage.rollouts import ReplayEngine
 from pilotage.worlds import TASKS
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.views import vqa_reference_response
 from tiny import tiny_backbone, written
@@ -14,7 +14,7 @@ from tiny import tiny_backbone, written
 def questions() -> list[Example]:
     """One of each kind about each world."""
     worlds = [(task, task.levels[0]) for task in TASKS]
-    return list(iter_questions(worlds, KINDS, len(worlds) * len(KINDS), "train", 0))
+    return list(iter_questions(worlds, QUESTION_KINDS, len(worlds) * len(QUESTION_KINDS), "train", 0))
 
 
 def answers(asked: list[Example]) -> ReplayEngine:

@@ -42,7 +42,7 @@ def scored_row(response: str, number: int, *, failed: bool = False, **more: Any)
     scored = score(task, task.parse_state(more.get("state", STATE)), response)
     return {
         "id": f"lake-{number}",
-        "kind": "image",
+        "condition": "image",
         "view": "student",
         "task": "frozenlake",
         "level": 3,

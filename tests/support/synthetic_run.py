@@ -23,14 +23,14 @@ from pilotage.views import reference_of_view
 from pilotage.worlds import TASKS, get_task, get_world
 from pilotage.worlds.drawing import encode_png
 from pilotage.worlds.grids.data.steps import step_examples
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.score import score
 from pilotage.worlds.task import reference_response, state_hash
 
 LEVELS = {"frozenlake": (3, 4, 5), "maze": (3, 4), "minibehaviour": (5,)}
-# Stage -> kind -> (share of right answers, share of faults that are no plan at all)
+# Stage -> condition -> (share of right answers, share of faults that are no plan at all)
 SKILL = {
     "base": {"image": (0.04, 0.3), "text": (0.97, 0.5), "perception": (0.02, 0.3)},
     "stage1": {"image": (0.15, 0.1), "text": (0.96, 0.5), "perception": (0.97, 0.1)},
@@ -97,8 +97,8 @@ class ScriptedEngine:
         return rollouts
 
     def answer(self, example: Example, view_name: str) -> str:
-        kind = {"student": "image", "symbolic": "text"}.get(view_name, view_name)
-        right, broken = self.skill[kind]
+        condition = {"student": "image", "symbolic": "text"}.get(view_name, view_name)
+        right, broken = self.skill[condition]
         truth = reference_of_view(example, view_name)
         if self.rng.random() < right:
             return truth
@@ -175,8 +175,8 @@ def write_step_run(folder: Path, num_per_level: int = 6, seed: int = 0) -> list[
         for example in step_examples(name, levels, num_per_level, "test", seed)
     ]
     skill = {"base": {"image": 0.5, "text": 0.9}, "stage1": {"image": 0.85, "text": 0.92}}
-    for stage, kinds in skill.items():
-        for kind, right in kinds.items():
+    for stage, conditions in skill.items():
+        for condition, right in conditions.items():
             evaluate(
                 Walker(examples, right, seed=seed),  # pyright: ignore[reportArgumentType]
                 examples,
@@ -184,7 +184,7 @@ def write_step_run(folder: Path, num_per_level: int = 6, seed: int = 0) -> list[
                 prompts="brief",
                 max_new_tokens=64,
                 out=folder,
-                kinds=(kind,),
+                conditions=(condition,),
             )
     return examples
 
@@ -209,9 +209,11 @@ class Answerer:
 
 
 def write_question_run(folder: Path, num_each: int = 2, seed: int = 0) -> list[Example]:
-    """Two stages of answers to questions, of every kind about every world, and to one from elsewhere."""
+    """Two stages of answers to questions, of every condition about every world, and to one from elsewhere."""
     worlds = [(task, task.levels[0]) for task in TASKS]
-    examples = list(iter_questions(worlds, KINDS, num_each * len(worlds) * len(KINDS), "test", seed))
+    examples = list(
+        iter_questions(worlds, QUESTION_KINDS, num_each * len(worlds) * len(QUESTION_KINDS), "test", seed)
+    )
     examples.append(
         make_question(
             id="elsewhere-1",
@@ -230,7 +232,7 @@ def write_question_run(folder: Path, num_each: int = 2, seed: int = 0) -> list[E
             prompts="brief",
             max_new_tokens=200,
             out=folder,
-            kinds=("question",),
+            conditions=("question",),
         )
     return examples
 
@@ -262,7 +264,7 @@ def write_many_rows(folder: Path, num_rows: int, seed: int = 0) -> Path:
             scored = score(task, state, response)
             row = {
                 "id": id_,
-                "kind": "image",
+                "condition": "image",
                 "task": task.name,
                 "level": level,
                 "difficulty": task.difficulty(state, len(solution.plan)),

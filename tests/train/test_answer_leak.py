@@ -98,11 +98,11 @@ def test_the_privilege_gap_is_that_of_plain_forwards() -> None:
     for probed in probe.probed:
         text = reference_of_view(probed.example, "student") + str(teacher.tokenizer.eos_token)
         ids: Any = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
-        told, blind = (
+        informed, blind = (
             plain_logps(teacher, VIEWS[name](probed.example, "brief"), ids)
             for name in ("student_with_plan", "student")
         )
-        gaps += list(told - blind)
+        gaps += list(informed - blind)
     assert leak.gap_nats["all"] == pytest.approx(float(np.mean(gaps)), abs=1e-5)
     assert abs(leak.gap_nats["all"]) > 1e-4
 

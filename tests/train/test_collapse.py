@@ -65,9 +65,9 @@ def test_means_of_windows_are_compared_and_each_sign_is_told_once(caplog):
         found = [watch.after_step(step, {REWARD: reward}) for step, reward in enumerate(rewards, 1)]
     assert found[0] == {}
     assert [row["collapse/signs"] for row in found[1:]] == [0, 0, 1, 1, 0, 0, 1]
-    told = [record.message for record in caplog.records]
-    assert [text.split(":")[0] for text in told] == ["step 4", "step 8"]
-    assert "rollout/success fell from 0.5 to 0.15" in told[0]
+    messages = [record.message for record in caplog.records]
+    assert [text.split(":")[0] for text in messages] == ["step 4", "step 8"]
+    assert "rollout/success fell from 0.5 to 0.15" in messages[0]
 
 
 def test_it_goes_on_from_its_state_as_if_it_had_not_stopped():

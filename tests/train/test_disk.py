@@ -15,7 +15,7 @@ from distill_run import tiny_config
 from pilotage.backbones.load import Backbone, LoraSettings
 from pilotage.cli.main import main
 from pilotage.errors import PilotageError
-from pilotage.train.disk import Disk, added, check_room, stage_disk, told
+from pilotage.train.disk import Disk, added, check_room, disk_line, stage_disk
 from pilotage.train.distill_config import EMA, DistillConfig
 from pilotage.train.optimisers import AdamWKahan, prepared
 from pilotage.train.sft_config import SftConfig
@@ -73,23 +73,23 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_without_room_is_refused_with_what_it_needs_and_what_helps(tmp_path: Path, little_room: None):
     needs = Disk(checkpoints=9_000_000, models=1_000_000)
-    told_to = tmp_path / "not" / "yet"
-    assert told(needs, told_to) == (
+    folder = tmp_path / "not" / "yet"
+    assert disk_line(needs, folder) == (
         f"disk: about 0.01 GB (checkpoints 0.009, models 0.001, rows 0), 0.001 GB free at {tmp_path}"
     )
     line = (
-        f"{told_to} has not the room for stage2: about 0.01 GB are needed (checkpoints 0.009, models 0.001), and 0.001 "
+        f"{folder} has not the room for stage2: about 0.01 GB are needed (checkpoints 0.009, models 0.001), and 0.001 "
         f"GB are free at {tmp_path}: make room, name a folder on another disk, or keep fewer checkpoints (--set "
         "stage2.num_checkpoints=1)"
     )
     with pytest.raises(PilotageError) as refused:
-        check_room(needs, told_to, [DISTILLED()])
+        check_room(needs, folder, [DISTILLED()])
     assert str(refused.value) == line
     # What a stopped run holds of its stage already is not needed once more.
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "weights").write_bytes(bytes(8_000_000))
     check_room(needs, tmp_path, [DISTILLED()])
-    check_room(Disk(checkpoints=1_200_000), told_to, [SFT])
+    check_room(Disk(checkpoints=1_200_000), folder, [SFT])
 
 
 def test_a_dry_run_tells_it_and_the_command_refuses(tmp_path, monkeypatch, capsys, little_room):

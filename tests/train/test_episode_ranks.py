@@ -77,7 +77,7 @@ def config(**changes: Any) -> DistillConfig:
 def mixed() -> DistillConfig:
     """Two routes of the student's own weights over some rows each, one of them with a signal; three sources."""
     forward = FullVocabulary(divergence=ForwardKL())
-    told = Route(name="told", view="teacher", weights=Live(), estimator=forward, rows="valid")
+    with_state = Route(name="told", view="teacher", weights=Live(), estimator=forward, rows="valid")
     seen = Route(
         name="seen",
         view="student",
@@ -95,7 +95,7 @@ def mixed() -> DistillConfig:
         )
     )
     return config(
-        router=Router(layout=MgsdLayout(), routes=(told, seen)),
+        router=Router(layout=MgsdLayout(), routes=(with_state, seen)),
         sources=sources,
         max_new_tokens=40,
     )
@@ -167,7 +167,7 @@ def check_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
     assert moved > len(begun) // 2
     for key, weight in expected.items():
         torch.testing.assert_close(
-            found[key], weight, rtol=1e-4, atol=2e-6, msg=lambda told, key=key: f"{key}: {told}"
+            found[key], weight, rtol=1e-4, atol=2e-6, msg=lambda message, key=key: f"{key}: {message}"
         )
 
 

@@ -25,7 +25,7 @@ from pilotage.views import reference_of_view
 from pilotage.worlds import get_task
 from pilotage.worlds.grids.data.steps import make_step_example, map_hash
 from pilotage.worlds.grids.views import VIEWS
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.recipes import for_world
 from pilotage.worlds.questions.views import vqa_reference_response
@@ -190,7 +190,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, lora: LoraSettings | 
 
 
 def test_questions_are_rewarded_by_their_grader(tmp_path: Path) -> None:
-    asked = list(iter_questions([(get_task("frozenlake"), 3)], KINDS, 4, "train", 0))
+    asked = list(iter_questions([(get_task("frozenlake"), 3)], QUESTION_KINDS, 4, "train", 0))
     backbone = tiny_backbone()
     texts = {
         question.id: vqa_reference_response(question).removeprefix("<description>") for question in asked

@@ -120,19 +120,19 @@ def test_the_estimate_is_near_what_a_step_of_nano_takes(case: str, tmp_path: Pat
         attention=recipe.attention,
         examples=examples,
     )
-    told = plan.memory(on_gpu=False)
-    assert told.together == pytest.approx(peaks[-1], rel=0.15)
+    captured = plan.memory(on_gpu=False)
+    assert captured.together == pytest.approx(peaks[-1], rel=0.15)
     num_trained = sum(parameter.numel() for parameter in student.model.parameters())
     # At least in float32, whatever the student is in.
-    assert told.lasting.get("moving teacher", 0) == (4 * num_trained if teacher else 0)
-    copied = told.phases.get("teachers", {}).get("moving teacher's copy", 0)
+    assert captured.lasting.get("moving teacher", 0) == (4 * num_trained if teacher else 0)
+    copied = captured.phases.get("teachers", {}).get("moving teacher's copy", 0)
     assert copied == (2 * num_trained if dtype == "bfloat16" else 0)
 
 
-def tell(options: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def dry_run(options: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     status = main(["train", "mgsd", "--dry-run", *options])
-    told = capsys.readouterr()
-    return status, told.out, told.err.strip().splitlines()[-1] if status else ""
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err.strip().splitlines()[-1] if status else ""
 
 
 @pytest.mark.parametrize(("stage", "gib"), [("stage1", 80), ("stage2", 80), ("stage1", 11), ("stage2", 24)])
@@ -146,7 +146,7 @@ def test_a_model_of_four_billion_fits_or_is_refused_with_what_makes_it_fit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--backbone", str(four_billion), "--stage", stage, "--gpu-memory", str(gib)]
-    status, out, refusal = tell(options, capsys)
+    status, out, refusal = dry_run(options, capsys)
     assert "the model comes without a tokenizer" in out and "an optimiser step, about" in out
     if gib == 80:
         assert status == 0 and f"{stage} fits on a GPU of 80 GiB" in out
@@ -163,7 +163,7 @@ def with_what_is_named(
         rf"{stage} does not fit .* too many; the largest part is .*; with (.*) it takes", refusal
     )
     assert found, refusal
-    status, out, again = tell([*options, *shlex.split(found[1])], capsys)
+    status, out, again = dry_run([*options, *shlex.split(found[1])], capsys)
     assert status == 0 and f"{stage} fits on a GPU of {gib} GiB" in out, again
     return found[1]
 
@@ -183,7 +183,7 @@ def test_vllm_takes_less_of_the_gpu_before_anything_else_gives_way(
     monkeypatch.chdir(tmp_path)
     options = ["--backbone", str(four_billion), "--stage", "stage2", "--set", "engine=InVllm()"]
     options += ["--gpu-memory", str(gib)]
-    status, _, refusal = tell(options, capsys)
+    status, _, refusal = dry_run(options, capsys)
     assert status == 2
     named = with_what_is_named(options, refusal, "stage2", gib, capsys)
     assert needs in named

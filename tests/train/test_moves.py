@@ -152,8 +152,8 @@ def test_from_the_back_the_expert_leads_to_where_the_student_begins(tmp_path: Pa
     for step, left in ((0, 1), (5, 2), (9, 2)):
         rows = taught(trainer, step)
         assert rows[0].number == 6 - left
-        told = rows[0].turn.seen.privileged
-        assert told is not None and len(told.plan) == left
+        privileged = rows[0].turn.seen.privileged
+        assert privileged is not None and len(privileged.plan) == left
 
 
 def test_a_teacher_writes_turns_and_its_own_route_teaches_them(tmp_path: Path) -> None:

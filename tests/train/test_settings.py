@@ -234,7 +234,7 @@ def test_what_is_no_configuration_is_refused(settings: dict[str, object], says: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("stage1.optimiser=AdamW(eps=-1.0)", "eps -1.0 of AdamW must be above 0"),
         ("stage2.lora=LoraSettings(rank=4, alpha=-1)", "alpha -1 and dropout 0.0: alpha must be above 0"),
@@ -245,6 +245,6 @@ def test_what_is_no_configuration_is_refused(settings: dict[str, object], says: 
         ),
     ],
 )
-def test_settings_that_no_training_could_take_are_refused_at_once(change: str, told: str) -> None:
-    with pytest.raises(PilotageError, match=told):
+def test_settings_that_no_training_could_take_are_refused_at_once(change: str, message: str) -> None:
+    with pytest.raises(PilotageError, match=message):
         changed(RECIPES["nano"](0, backbone="nano"), [change])

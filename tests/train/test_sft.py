@@ -22,9 +22,9 @@ from pilotage.train import sft_trainer
 from pilotage.train.sft import SftConfig, run_sft
 from pilotage.train.sft_rows import (
     IGNORED,
-    Mixture,
-    Row,
+    DataMixture,
     RowCollator,
+    SftRow,
     count_tokens,
     cut_where_padding_is_least,
     encode_rows,
@@ -48,8 +48,8 @@ def backbone() -> Backbone:
     return fresh()
 
 
-def mixture_of(backbone: Backbone, config: SftConfig = CONFIG) -> Mixture:
-    return Mixture(config, backbone, EXAMPLES, EXAMPLES, {})
+def mixture_of(backbone: Backbone, config: SftConfig = CONFIG) -> DataMixture:
+    return DataMixture(config, backbone, EXAMPLES, EXAMPLES, {})
 
 
 def trace(run_dir: Path) -> list[dict[str, Any]]:
@@ -75,7 +75,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Backbone]:
 @pytest.mark.parametrize("name", ["perception", "student", "symbolic", "teacher"])
 def test_labels_are_the_answer_and_the_end_of_turn_and_nothing_else(backbone: Backbone, name: str):
     rows = [
-        Row(example=e, view=name, answer=reference_of_view(e, name), place=i) for i, e in enumerate(EXAMPLES)
+        SftRow(example=e, view=name, answer=reference_of_view(e, name), place=i)
+        for i, e in enumerate(EXAMPLES)
     ]
     batch = encode_rows(backbone, rows, CONFIG)
     prompts = encode_with_response(
@@ -108,7 +109,9 @@ def test_image_rows_show_their_own_picture_and_text_rows_none(backbone: Backbone
 def test_answers_given_replace_the_reference(backbone: Backbone):
     answers = {(e.id, "symbolic"): f"mine {e.level}" for e in EXAMPLES}
     config = replace(CONFIG, retention_views=(("symbolic", 1.0),))
-    rows = [row for b in Mixture(config, backbone, EXAMPLES, EXAMPLES, answers).micro_batches(3) for row in b]
+    rows = [
+        row for b in DataMixture(config, backbone, EXAMPLES, EXAMPLES, answers).micro_batches(3) for row in b
+    ]
     assert {row.answer for row in rows if row.view == "symbolic"} <= {"mine 3", "mine 5"}
     assert all(row.answer.startswith("1. Size") for row in rows if row.view == "perception")
 

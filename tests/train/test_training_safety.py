@@ -164,8 +164,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
     assert [step for step, _ in checkpoints.checkpoints(stopped / "stage2")] == [2, 3]
     with caplog.at_level(logging.INFO):
         model = distilled(stopped)
-    told = [record.message for record in caplog.records if "is passed over" in record.message]
-    assert len(told) == 1 and "checkpoint-3" in told[0]
+    messages = [record.message for record in caplog.records if "is passed over" in record.message]
+    assert len(messages) == 1 and "checkpoint-3" in messages[0]
     assert "going on from step 2" in caplog.text
     assert rows_of(stopped) == rows_of(whole)
     ours, theirs = (load_file(at / "model.safetensors") for at in (model, whole / "stage2" / "model"))
@@ -221,7 +221,7 @@ def test_a_rate_that_cannot_be_one_is_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         (None, "tiny gives probabilities that are not numbers"),
         (
@@ -230,11 +230,13 @@ def test_a_rate_that_cannot_be_one_is_one_line_and_nothing_is_written(
         ),
     ],
 )
-def test_what_is_no_number_ends_the_run_before_its_checkpoint(tmp_path: Path, engine: Any, told: str) -> None:
+def test_what_is_no_number_ends_the_run_before_its_checkpoint(
+    tmp_path: Path, engine: Any, message: str
+) -> None:
     student = tiny_backbone()
     with torch.no_grad():
         student.model.lm_head.weight[5] = torch.nan
-    with pytest.raises(PilotageError, match=told):
+    with pytest.raises(PilotageError, match=message):
         distill(
             tiny_config(checkpoint_every=1),
             student=student,
@@ -265,7 +267,7 @@ def test_training_in_float32_or_with_an_adapter_says_nothing(
     distill(config, student=tiny_backbone(), examples=tiny_examples(), run_dir=tmp_path / "float32")
     adapted = with_lora(in_bfloat16(), LoraSettings(rank=2, alpha=4.0))
     distill(replace(config, lr=1e-3), student=adapted, examples=tiny_examples(), run_dir=tmp_path / "adapter")
-    assert not [told for told in warnings_of(caplog) if "trained weights" in told]
+    assert not [message for message in warnings_of(caplog) if "trained weights" in message]
 
 
 def test_an_adapter_that_does_not_move_is_told_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -275,25 +277,27 @@ def test_an_adapter_that_does_not_move_is_told_too(tmp_path: Path, caplog: pytes
         if parameter.requires_grad:
             parameter.register_hook(torch.zeros_like)
     distill(replace(config, weight_decay=0.0), student=adapted, examples=tiny_examples(), run_dir=tmp_path)
-    (told,) = warnings_of(caplog)
-    assert "after 2 steps 0.0 % of the trained weights have changed" in told
+    (message,) = warnings_of(caplog)
+    assert "after 2 steps 0.0 % of the trained weights have changed" in message
 
 
-@pytest.mark.parametrize(("begun", "to_come", "told_at"), [(0, 2, 2), (15, 15, 30), (6, 6, 12), (0, 40, 20)])
+@pytest.mark.parametrize(
+    ("begun", "to_come", "warned_at"), [(0, 2, 2), (15, 15, 30), (6, 6, 12), (0, 40, 20)]
+)
 def test_weights_that_stand_still_are_told_of_in_runs_that_go_on_too(
-    begun: int, to_come: int, told_at: int, caplog: pytest.LogCaptureFixture
+    begun: int, to_come: int, warned_at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = torch.nn.Linear(4, 1)
     watch = MovementWatch(model, AdamW())
     state = SimpleNamespace(global_step=begun, max_steps=begun + to_come)
     watch.on_train_begin(None, state, None)
-    told = []
+    warned_steps = []
     for _ in range(to_come):
         state.global_step += 1
         watch.on_step_end(None, state, None, optimizer=SimpleNamespace(state={}))
-        told += [state.global_step] * len(warnings_of(caplog))
+        warned_steps += [state.global_step] * len(warnings_of(caplog))
         caplog.clear()
-    assert told == [told_at]
+    assert warned_steps == [warned_at]
 
 
 def test_what_is_rounded_away_is_counted_by_the_weights_own_sizes() -> None:

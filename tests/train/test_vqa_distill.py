@@ -19,11 +19,11 @@ from pilotage.train.answer_leak import leak_meter
 from pilotage.train.distill import distill
 from pilotage.train.distill_config import DistillConfig, FrozenCopy
 from pilotage.train.sft import SftConfig, run_sft
-from pilotage.train.sft_rows import Mixture, encode_rows
+from pilotage.train.sft_rows import DataMixture, encode_rows
 from pilotage.train.step.teacher_models import TeacherModels
 from pilotage.views import make_view
 from pilotage.worlds import get_task
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.question import FOREIGN, question_of
 from pilotage.worlds.questions.recipes import for_world, vigos_question_stage
@@ -80,7 +80,7 @@ def test_three_teachers_share_the_turn_and_the_grader_tells_what_is_right(form: 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_palr_finds_the_answer_in_what_the_teacher_of_reasoning_teaches_and_in_no_description(form: Form):
     lake = [(get_task("frozenlake"), 3)]
-    asked = list(iter_questions(lake, KINDS, 2 * len(KINDS), "train", 0))
+    asked = list(iter_questions(lake, QUESTION_KINDS, 2 * len(QUESTION_KINDS), "train", 0))
     config = tiny_config(prompts_per_step=len(asked), micro_batch_size=4, max_new_tokens=300)
     stage = vigos_question_stage(config, form=form, weights=FrozenCopy())
     student = tiny_backbone()
@@ -129,8 +129,8 @@ def test_one_teacher_of_questions_begins_as_the_student_does(name: str, view: st
     assert seen.prefill in ("<think>", "<description>")
     assert bool(seen.images) == (view == "vqa_solution")
     shown = str(seen.messages)
-    told = question_of(asked).solution if view == "vqa_solution" else described(asked)
-    assert told in shown and question_of(asked).text in shown
+    privileged = question_of(asked).solution if view == "vqa_solution" else described(asked)
+    assert privileged in shown and question_of(asked).text in shown
 
 
 def test_reference_answers_to_questions_are_fine_tuned_on_behind_what_the_prompt_begins(tmp_path):
@@ -142,7 +142,7 @@ def test_reference_answers_to_questions_are_fine_tuned_on_behind_what_the_prompt
     assert isinstance(stage, SftConfig) and stage.retention_share == 0.0
     asked = questions()[:4]
     backbone = tiny_backbone()
-    rows = Mixture(stage, backbone, asked, [], {}).micro_batches(0)[0]
+    rows = DataMixture(stage, backbone, asked, [], {}).micro_batches(0)[0]
     labels = encode_rows(backbone, rows, stage)["labels"]
     for row, of_row in zip(rows, labels, strict=True):
         said = backbone.decode(of_row[of_row >= 0].tolist())

@@ -112,18 +112,18 @@ def colours_seen(task: Task[Any]) -> dict[str, str]:
     return {thing: name_of(rgb) for thing, rgb in pixels_of_things(task).items()}
 
 
-def colours_told(text: str, things: list[str]) -> dict[str, str]:
+def colours_named(text: str, things: list[str]) -> dict[str, str]:
     """Thing -> the colour that a text says it has: `X is the red figure`, `Xs are navy discs`, `white Xs`."""
     colour = "|".join(sorted(NAMED_COLOURS, key=len, reverse=True))
-    told = {}
+    named = {}
     for thing in things:
         noun = rf"\b{thing}s?\b"
         forms = (rf"{noun} (?:is|are) (?:an? |the )?({colour})\b", rf"\b({colour}) {noun}")
         found = {match for form in forms for match in re.findall(form, text)}
         assert len(found) <= 1, f"{thing} is told to be {found}"
         if found:
-            told[thing] = found.pop()
-    return told
+            named[thing] = found.pop()
+    return named
 
 
 @every_task
@@ -146,21 +146,21 @@ def test_prompts_tell_the_colours_that_the_picture_shows(task: Task[Any], prompt
         text = prompt_template("pilotage.worlds.grids", prompts, name).substitute(
             task_content(task.name, prompts)
         )
-        told = colours_told(text, list(task.legend))
-        assert told == {thing: seen[thing] for thing in told}
+        named = colours_named(text, list(task.legend))
+        assert named == {thing: seen[thing] for thing in named}
         if prompts == "full":
-            assert set(told) == set(task.legend), "the full rules tell the colour of everything"
+            assert set(named) == set(task.legend), "the full rules tell the colour of everything"
         words = re.findall(rf"\b({'|'.join(sorted(NAMED_COLOURS, key=len, reverse=True))})\b", text)
-        assert sorted(set(words)) == sorted(set(told.values())), "a colour is named beside nothing we know"
+        assert sorted(set(words)) == sorted(set(named.values())), "a colour is named beside nothing we know"
 
 
 def test_swapped_colours_would_be_noticed() -> None:
     """MGSD's release swapped agent and printer; the reader above must tell such a text from ours."""
     rules = get_task("minibehaviour").rules["full"]
     swapped = rules.replace("red triangle", "white triangle").replace("white box", "red box")
-    told = colours_told(swapped, ["agent", "printer", "table", "floor"])
-    assert told == {"agent": "white", "printer": "red", "table": "tan", "floor": "black"}
-    assert told != colours_seen(get_task("minibehaviour"))
+    named = colours_named(swapped, ["agent", "printer", "table", "floor"])
+    assert named == {"agent": "white", "printer": "red", "table": "tan", "floor": "black"}
+    assert named != colours_seen(get_task("minibehaviour"))
 
 
 @every_task

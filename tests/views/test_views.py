@@ -176,10 +176,10 @@ def test_the_view_with_a_plan_shows_the_student_s_words_and_the_plan_alone(
     task: Task[Any], prompts: Any
 ) -> None:
     example, plan = example_of(task, 3), ("MARKED",)
-    seen, told = (texts(VIEWS[name](example, prompts)) for name in ("student", "student_with_plan"))
+    seen, with_plan = (texts(VIEWS[name](example, prompts)) for name in ("student", "student_with_plan"))
     marked = texts(VIEWS["student_with_plan"](example.with_plan(plan), prompts))
-    assert told.replace(" ".join(example.plan), "MARKED") == marked or len(example.plan) < 2
-    assert set(seen.split()) <= set(told.split())
+    assert with_plan.replace(" ".join(example.plan), "MARKED") == marked or len(example.plan) < 2
+    assert set(seen.split()) <= set(with_plan.split())
 
 
 def test_the_picture_view_has_no_word() -> None:

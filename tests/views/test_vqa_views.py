@@ -15,7 +15,7 @@ from pilotage.records import Example, View
 from pilotage.views import PROMPT_SETS, reference_of_view
 from pilotage.views.prompts import prompt_template
 from pilotage.worlds import TASKS
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade
 from pilotage.worlds.questions.question import make_question, question_of
@@ -76,7 +76,7 @@ def test_only_teachers_that_may_see_it_have_a_place_for_the_reference(prompts: A
 def test_the_student_sees_the_same_whatever_answer_solution_and_state(prompts: Any) -> None:
     rng = np.random.default_rng(0)
     worlds = [(task, task.levels[0]) for task in TASKS]
-    own = list(iter_questions(worlds, KINDS, 12, "test", 0))
+    own = list(iter_questions(worlds, QUESTION_KINDS, 12, "test", 0))
     for question in (FOREIGN, CHOICE, *own):
         changed = replace(
             question,
@@ -187,7 +187,7 @@ def test_what_cannot_be_shown_is_an_error() -> None:
 
 def test_the_reference_response_keeps_to_the_form_and_is_right() -> None:
     worlds = [(task, task.levels[0]) for task in TASKS]
-    for question in iter_questions(worlds, KINDS, 12, "train", 3):
+    for question in iter_questions(worlds, QUESTION_KINDS, 12, "train", 3):
         response, content = vqa_reference_response(question), question_of(question)
         assert grade(content, response).success
         behind = response.removeprefix(DESCRIPTION_PREFILL)

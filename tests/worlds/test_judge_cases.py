@@ -101,9 +101,9 @@ def test_every_text_has_a_verdict_and_the_command_gives_the_same(
         )
     row = {"id": text[:9], "task": task.name, "state": task.to_json(state), "response": text}
     line = judge_command._judge_line(1, json.dumps(row).encode(), TALLY, strict_edges, KNOWN)
-    told = json.loads(line)
-    assert told.pop("legal") == (verdict.is_("parsed") and not verdict.is_("illegal"))
-    assert told | {"illegal": verdict.is_("illegal")} == {"id": text[:9], **verdict.as_dict()}
+    printed = json.loads(line)
+    assert printed.pop("legal") == (verdict.is_("parsed") and not verdict.is_("illegal"))
+    assert printed | {"illegal": verdict.is_("illegal")} == {"id": text[:9], **verdict.as_dict()}
 
 
 TALLY = judge_command.Tally()

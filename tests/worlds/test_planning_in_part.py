@@ -58,8 +58,10 @@ class Scripted:
         ]
 
 
-def evaluated(out: Path, examples: list[Example], text: str, *kinds: str) -> dict[str, list[dict[str, Any]]]:
-    """Kind -> the rows of these examples, all answered by `text`."""
+def evaluated(
+    out: Path, examples: list[Example], text: str, *conditions: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Condition -> the rows of these examples, all answered by `text`."""
     engine: Any = Scripted(text)
     evaluate(
         engine,
@@ -69,9 +71,9 @@ def evaluated(out: Path, examples: list[Example], text: str, *kinds: str) -> dic
         max_new_tokens=8,
         out=out,
         model="scripted",
-        kinds=kinds,
+        conditions=conditions,
     )
-    return {kind: read_jsonl(rows_path(out, "base", kind)).rows for kind in kinds}
+    return {name: read_jsonl(rows_path(out, "base", name)).rows for name in conditions}
 
 
 def shown_levels(page: str) -> list[dict[str, Any]]:
@@ -128,9 +130,9 @@ def test_a_judge_without_a_solver_says_nothing_of_best_plans() -> None:
     for text, reason in (("R R", "success"), ("L L", "off_board"), ("", "empty_answer")):
         known_best, unknown = (judge(world, state, f"<answer>{text}</answer>") for world in (DRAWN, HALL))
         assert (known_best.reason, unknown.reason) == (reason, reason)
-        told = dict(known_best.measures)
-        assert told.pop("optimal") == (reason == "success")
-        assert told == unknown.measures
+        message = dict(known_best.measures)
+        assert message.pop("optimal") == (reason == "success")
+        assert message == unknown.measures
 
 
 def test_a_description_is_scored_where_the_world_recites_and_refused_where_not() -> None:
@@ -156,10 +158,12 @@ def test_examples_have_what_the_world_can_make() -> None:
 
 def test_a_state_is_told_as_json_where_it_is_not_recited() -> None:
     [example] = drawn_examples(1)
-    told = str(make_view("symbolic", example, "full").messages)
-    assert json.dumps(dict(example.state), sort_keys=True, separators=(",", ":")) in told.replace('\\"', '"')
+    message = str(make_view("symbolic", example, "full").messages)
+    assert json.dumps(dict(example.state), sort_keys=True, separators=(",", ":")) in message.replace(
+        '\\"', '"'
+    )
     assert reference_of_view(example, "student") == f"<answer>{' '.join(example.plan)}</answer>"
-    assert "whole plan" in told
+    assert "whole plan" in message
     assert "Size: 9. Player: 0. Goal: 8." in str(make_view("symbolic", TOLD.examples(1, "test")[0], "brief"))
 
 
@@ -202,8 +206,8 @@ def test_faults_of_a_world_that_recites_nothing_are_refused_in_one_line(
 
 def test_the_commands_know_a_world_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worlds", "drawnhall"]) == 0
-    told = capsys.readouterr().out
-    assert "pictures" in told and "states in words" not in told
+    message = capsys.readouterr().out
+    assert "pictures" in message and "states in words" not in message
     state = {"level": 5, "player": 1, "goal": 3}
     rows = [
         {"id": name, "task": name, "state": state, "response": "<answer>R R</answer>"}

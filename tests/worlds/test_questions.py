@@ -11,7 +11,7 @@ import pytest
 
 from pilotage.worlds import TASKS, Task, get_task
 from pilotage.worlds.questions.asked import (
-    KINDS,
+    QUESTION_KINDS,
     Asked,
     ask,
     changed_plans,
@@ -23,7 +23,7 @@ from pilotage.worlds.questions.grading import grade
 from pilotage.worlds.questions.question import Question
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", QUESTION_KINDS)
 
 
 def states(task: Task[Any], num: int, seed: int = 0) -> Iterator[Any]:

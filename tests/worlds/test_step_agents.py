@@ -135,15 +135,17 @@ def test_agents_play_the_same_where_nothing_privileged_is_there(
     name: str, agent: str, fog: int, far: RemoteWorlds
 ) -> None:
     examples = step_examples(name, [5], 3, "train", 3, fog=fog)
-    told = played(examples, wanders(examples, fog), agent)
+    played_here = played(examples, wanders(examples, fog), agent)
     blind = played(examples, wanders(examples, fog), agent, open_session=AtInference)
 
     def made(episodes: list[Episode]) -> list[Any]:
         ordered = sorted(episodes, key=lambda episode: episode.example.id)
         return [([turn.text for turn in episode.turns], episode.outcome) for episode in ordered]
 
-    assert made(told) == made(blind)
-    assert made(told) == made(played(examples, wanders(examples, fog), agent, open_session=far.open_session))
+    assert made(played_here) == made(blind)
+    assert made(played_here) == made(
+        played(examples, wanders(examples, fog), agent, open_session=far.open_session)
+    )
     assert all(turn.seen.privileged is None for episode in blind for turn in episode.turns[1:])
     if agent != "one_plan":
         assert any(outcome.measures["num_revisits"] for _, outcome in made(blind))
@@ -227,12 +229,12 @@ def test_evaluation_plays_the_named_agent_and_keeps_its_rows_apart(tmp_path: Pat
     talker = Counting(lambda _: "")
     shared: dict[str, Any] = {"stage": "base", "prompts": "brief", "max_new_tokens": 9, "out": tmp_path}
     examples = [lake("SFF", "FHF", "FFG")]
-    evaluate(talker, examples, kinds=("image",), agent="sampling_on_revisit", **shared)
+    evaluate(talker, examples, conditions=("image",), agent="sampling_on_revisit", **shared)
     assert talker.temperatures == [0, 0, 1.0, 0, 0, 0]
     (row,) = read_jsonl(rows_path(tmp_path, "base", "image")).rows
     assert row["settings"]["agent"] == "sampling_on_revisit" and row["outcome"]["success"]
     with pytest.raises(PilotageError, match="evaluate into another folder or stage"):
-        evaluate(talker, examples, kinds=("image",), **shared)
+        evaluate(talker, examples, conditions=("image",), **shared)
 
 
 def test_an_agent_that_is_not_there_is_one_line_with_a_guess(
@@ -242,9 +244,9 @@ def test_an_agent_that_is_not_there_is_one_line_with_a_guess(
 
     command = ["eval", "nano", "--world", "maze_steps", "--num", "2", "--out", str(tmp_path)]
     assert main([*command, "--agent", "folow_plan"]) != 0
-    told = capsys.readouterr().err
-    assert "maze_steps has no agent 'folow_plan'" in told and "did you mean follow_plan?" in told
-    assert "Traceback" not in told and not list(tmp_path.iterdir())
+    message = capsys.readouterr().err
+    assert "maze_steps has no agent 'folow_plan'" in message and "did you mean follow_plan?" in message
+    assert "Traceback" not in message and not list(tmp_path.iterdir())
     assert list(agents_of(get_world("maze"))) == ["direct"]
     assert isinstance(get_world("maze_steps"), StepWorld)
 
@@ -294,5 +296,7 @@ def test_what_an_agent_changes_of_what_it_saw_keeps_its_privileged_part() -> Non
     writer = Writer(engine=talker, decoding=Decoding(max_new_tokens=9))
     (episode,) = play([Start(example=example)], writer=writer, show=talker.show, agent=writes)
     assert [turn.seen.text for turn in episode.turns] == ["Look."] * len(episode.turns)
-    told = [turn.seen.privileged for turn in episode.turns]
-    assert [each and each.plan for each in told] == [example.plan[at:] for at in range(len(example.plan))]
+    privileged = [turn.seen.privileged for turn in episode.turns]
+    assert [each and each.plan for each in privileged] == [
+        example.plan[at:] for at in range(len(example.plan))
+    ]

@@ -15,7 +15,7 @@ from pilotage.data.examples import split_of
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Observation
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import QuestionsConfig, build_questions, iter_questions
 from pilotage.worlds.questions.data.store import COLUMNS, load_questions, questions_hash, write_questions
 from pilotage.worlds.questions.grading import grade
@@ -49,7 +49,7 @@ def test_every_question_is_in_the_split_of_its_state_and_of_every_task_and_kind(
         assert question.split == split_of(state_hash(task, state))
         assert question.level == task.level_of(state) and question.image.startswith(b"\x89PNG")
     train = [question for question in questions if question.split == "train"]
-    assert Counter(question_of(question).kind for question in train) == dict.fromkeys(KINDS, 12)
+    assert Counter(question_of(question).kind for question in train) == dict.fromkeys(QUESTION_KINDS, 12)
     assert {question.task for question in train} == {task.name for task in TASKS}
     assert load_questions(tmp_path / "q", "val") == [q for q in questions if q.split == "val"]
 
@@ -67,8 +67,8 @@ def test_plans_that_fail_and_plans_that_do_not_are_as_many_at_every_level(task: 
 @every_task
 def test_more_questions_begin_with_the_fewer(task: Any) -> None:
     world = [(task, task.levels[0])]
-    few = list(iter_questions(world, KINDS, 8, "train", 3, cell_px=None))
-    assert list(iter_questions(world, KINDS, 16, "train", 3, cell_px=None))[:8] == few
+    few = list(iter_questions(world, QUESTION_KINDS, 8, "train", 3, cell_px=None))
+    assert list(iter_questions(world, QUESTION_KINDS, 16, "train", 3, cell_px=None))[:8] == few
     assert all(grade(asked, rf"\boxed{{{asked.answer}}}").success for asked in map(question_of, few))
 
 

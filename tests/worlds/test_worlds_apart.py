@@ -135,7 +135,7 @@ def trained(run: str, *options: str, levels: str, **stage: str) -> Path:
     return Path(run)
 
 
-def told(run: Path) -> list[dict[str, Any]]:
+def logged(run: Path) -> list[dict[str, Any]]:
     """What the steps came to and which rollouts they were made of, without what the clock says."""
     rows = [*read_jsonl(run / "metrics.jsonl").rows, *read_jsonl(run / "rollouts.jsonl").rows]
     return [{name: value for name, value in row.items() if "time" not in name} for row in rows]
@@ -144,8 +144,8 @@ def told(run: Path) -> list[dict[str, Any]]:
 def test_two_steps_of_training_are_the_same_here_and_apart() -> None:
     steps = '[["frozenlake_steps", [3]]]'
     how = {"max_turns": "3", "router.routes.plan.view": "teacher", "max_new_tokens": "40"}
-    here = told(trained("here", levels=steps, **how))
-    apart = told(trained("apart", "--worlds-apart", "2", levels=steps, **how))
+    here = logged(trained("here", levels=steps, **how))
+    apart = logged(trained("apart", "--worlds-apart", "2", levels=steps, **how))
     assert here == apart and len(here) > 2
 
 

@@ -70,8 +70,8 @@ def test_the_expert_s_words_win_every_episode(worlds: ModuleType, name: str) -> 
     starts = [Start(example=example) for example in examples_of(name)]
     for episode in play(starts, writer=Writer(write=expert), show=show):
         assert episode.outcome is not None and episode.outcome.success and episode.end == "done"
-        told = episode.turns[0].seen.privileged
-        assert told is not None and len(episode.turns) == len(told.plan)
+        privileged = episode.turns[0].seen.privileged
+        assert privileged is not None and len(episode.turns) == len(privileged.plan)
         check_outcome(get_world(name), episode.outcome)
 
 
@@ -165,10 +165,10 @@ def test_it_is_measured_as_every_world_is(worlds: ModuleType, name: str, tmp_pat
         prompts="brief",
         max_new_tokens=8,
         out=tmp_path,
-        kinds=get_world(name).usual,
+        conditions=get_world(name).usual,
     )
-    for kind in get_world(name).usual:
-        cell = summary.kinds[kind].tasks[name]
+    for condition in get_world(name).usual:
+        cell = summary.conditions[condition].tasks[name]
         assert cell.rates["parsed"].mean == 1.0 and cell.numbers["num_turns"].mean > 1
 
 
@@ -196,8 +196,8 @@ def test_a_world_is_an_environment_with_the_examples_that_it_makes(worlds: Modul
 
     examples = default_examples(name, count=4)
     env = WorldEnv(name, examples)
-    _, told = env.reset(options={"example": examples[1].id})
-    assert told == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
+    _, info = env.reset(options={"example": examples[1].id})
+    assert info == {"example": examples[1].id} and {example.split for example in examples} == {"train"}
     shown = [env.reset(options={"example": example.id})[0]["image"].shape for example in examples]
     assert len(set(shown)) == 1
 

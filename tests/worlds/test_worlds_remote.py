@@ -70,7 +70,7 @@ def played(starts: Sequence[Start], *, engine: Any = None, **how: Any) -> list[E
     return list(play(starts, writer=writer, show=show, **how))
 
 
-def told(episode: Episode, *, privileged: bool = False) -> Any:
+def comparable(episode: Episode, *, privileged: bool = False) -> Any:
     """All that must not depend on where the world lives."""
     turns = [
         (turn.role, turn.seen if privileged else turn.seen.public(), turn.view, turn.rollout, turn.reward)
@@ -85,7 +85,7 @@ def remote(folder: Path, **how: Any) -> RemoteWorlds:
 
 
 def by_id(episodes: Sequence[Episode]) -> list[Any]:
-    return sorted((told(episode) for episode in episodes), key=lambda one: one[0].id)
+    return sorted((comparable(episode) for episode in episodes), key=lambda one: one[0].id)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_every_registered_world_gives_the_same_episodes_here_and_there(folder: P
         ) as worlds:
             there = played(starts, engine=Scripted(texts), open_session=worlds.open_session)
         here = played(starts, engine=Scripted(texts))
-        assert [told(one, privileged=privileged) for one in there] == [
-            told(one, privileged=privileged) for one in here
+        assert [comparable(one, privileged=privileged) for one in there] == [
+            comparable(one, privileged=privileged) for one in here
         ]
         assert all(one.num_tries == 1 and one.outcome is not None for one in there)
 

@@ -579,8 +579,10 @@ def test_a_mistyped_option_is_one_line_with_a_guess_and_levels_need_not_be_named
 
     command = ["eval", "nano", "--world", "maze_steps", "--num", "2", "--out", str(tmp_path)]
     assert main([*command, "--option", "fogg=2"]) != 0
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        "maze_steps has no option 'fogg'" in told and "did you mean fog?" in told and "Traceback" not in told
+        "maze_steps has no option 'fogg'" in message
+        and "did you mean fog?" in message
+        and "Traceback" not in message
     )
     assert own_levels("maze_steps") == own_levels("maze") == tuple(get_world("maze").levels)

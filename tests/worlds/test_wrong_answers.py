@@ -12,7 +12,7 @@ from pilotage.data.examples import make_example
 from pilotage.errors import ImpossibleRequestError
 from pilotage.records import Example
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.questions.asked import KINDS
+from pilotage.worlds.questions.asked import QUESTION_KINDS
 from pilotage.worlds.questions.data.build import iter_questions
 from pilotage.worlds.questions.grading import grade_answer
 from pilotage.worlds.questions.question import make_question, question_of
@@ -31,17 +31,17 @@ def foreign(answer: str, *options: str, id: str = "q") -> Example:
     )
 
 
-def told(example: Example, num: int, *, seed: int = 0) -> list[str]:
+def wrong_answers(example: Example, num: int, *, seed: int = 0) -> list[str]:
     return [question_of(wrong).answer for wrong in WORLD.wrong(example, num, seed=seed)]
 
 
 @every_task
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUESTION_KINDS)
 def test_no_wrong_answer_to_a_question_of_ours_is_graded_right(task: Task[Any], kind: Any) -> None:
     for example in iter_questions([(task, task.levels[0])], (kind,), 8, "test", 0, cell_px=None):
         num = 1 if kind in ("safe", "first_move") else 4
         try:
-            found = told(example, num)
+            found = wrong_answers(example, num)
         except ImpossibleRequestError:
             assert kind == "first_move"  # where every move begins a shortest plan but those that are right
             continue
@@ -76,11 +76,11 @@ def test_each_is_the_same_example_told_another_answer_and_no_solution() -> None:
 )
 def test_all_wrong_answers_by_hand(example: Example, wrong: set[str]) -> None:
     if wrong:
-        assert set(told(example, len(wrong))) == wrong
+        assert set(wrong_answers(example, len(wrong))) == wrong
     with pytest.raises(
         ImpossibleRequestError, match=f"q has {len(wrong)} known wrong answers, not {len(wrong) + 1}"
     ):
-        told(example, len(wrong) + 1)
+        wrong_answers(example, len(wrong) + 1)
 
 
 def test_accepted_answers_are_not_among_the_wrong_ones() -> None:
@@ -97,22 +97,24 @@ def test_accepted_answers_are_not_among_the_wrong_ones() -> None:
         state=lake.to_json(lake.parse_state({"map": ["SFF", "FFF", "FFG"]})),
         image=b"png",
     )
-    assert set(told(asked, 2)) == {"L", "U"}
+    assert set(wrong_answers(asked, 2)) == {"L", "U"}
     with pytest.raises(ImpossibleRequestError, match="q has 2 known wrong answers, not 3"):
-        told(asked, 3)
+        wrong_answers(asked, 3)
 
 
 def test_example_and_seed_decide_and_more_begin_with_the_fewer() -> None:
     asked = foreign("(3,3)")
-    first = told(asked, 6, seed=4)
-    assert first == told(asked, 6, seed=4) and first[:2] == told(asked, 2, seed=4)
-    assert first != told(asked, 6, seed=5) and first != told(foreign("(3,3)", id="r"), 6, seed=4)
+    first = wrong_answers(asked, 6, seed=4)
+    assert first == wrong_answers(asked, 6, seed=4) and first[:2] == wrong_answers(asked, 2, seed=4)
+    assert first != wrong_answers(asked, 6, seed=5) and first != wrong_answers(
+        foreign("(3,3)", id="r"), 6, seed=4
+    )
 
 
 @every_task
 def test_a_level_is_told_plans_of_its_plan_s_length_that_fail(task: Task[Any]) -> None:
     assert isinstance(task, HasWrongAnswers) and isinstance(WORLD, HasWrongAnswers)
-    rng, num_told = np.random.default_rng(3), 0
+    rng, num_wrong = np.random.default_rng(3), 0
     for _ in range(6):
         example = make_example(task, task.generate(task.levels[1], rng), cell_px=None)
         try:
@@ -120,12 +122,12 @@ def test_a_level_is_told_plans_of_its_plan_s_length_that_fail(task: Task[Any]) -
         except ImpossibleRequestError:
             assert len(example.plan) <= 2
             continue
-        num_told += 1
+        num_wrong += 1
         assert wrong == task.wrong(example, 3, seed=2) and len({each.plan for each in wrong}) == 3
         state = task.parse_state(example.state)
         for each in wrong:
             assert each.with_plan(example.plan) == example, "the plan alone is another"
             assert len(each.plan) == len(example.plan) and not task.execute(state, each.plan).success
-    assert num_told > 2
+    assert num_wrong > 2
     with pytest.raises(ImpossibleRequestError, match="100000 legal plans"):
         task.wrong(example, 100_000, seed=2)

@@ -32,10 +32,10 @@ def templated(processor: Any, messages: Sequence[Mapping[str, Any]], *, name: st
     try:
         return _WATCHDOG.within(TEMPLATE_LIMIT_S, apply)
     except TimeoutError:
-        told = f"did not end in {TEMPLATE_LIMIT_S:g} s"
+        reason = f"did not end in {TEMPLATE_LIMIT_S:g} s"
     except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
-        told = f"failed on the messages ({' '.join(str(error).split())[:200] or type(error).__name__})"
-    raise BackboneError(f"the chat template of {name} {told}; take another template")
+        reason = f"failed on the messages ({' '.join(str(error).split())[:200] or type(error).__name__})"
+    raise BackboneError(f"the chat template of {name} {reason}; take another template")
 
 
 class _TooSlowError(BaseException):

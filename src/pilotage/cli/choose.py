@@ -63,10 +63,10 @@ class RecipeOptions:
             return known_recipe(self.recipe)
         if (own := own_recipe(model)) is not None:
             return own
-        measured = RECIPES.measurement(REAL_RECIPE)
+        measurement = RECIPES.measurement(REAL_RECIPE)
         logger.info(
             "no --recipe is given and %s names none: measured as %s says, with %s prompts and %d tokens",
-            *(model, REAL_RECIPE, measured.prompts, measured.max_new_tokens),
+            *(model, REAL_RECIPE, measurement.prompts, measurement.max_new_tokens),
         )
         return REAL_RECIPE
 
@@ -93,7 +93,7 @@ class RecipeOptions:
         return None if self.data is None else kind_of_set(self.data)
 
     def load_examples(
-        self, measured: Measurement, split: Split, sessions: SessionSettings | None = None
+        self, measurement: Measurement, split: Split, sessions: SessionSettings | None = None
     ) -> list[Example]:
         """The examples of `split`: from `--data` as they are, of whatever kind, else levels, drawn.
 
@@ -105,7 +105,7 @@ class RecipeOptions:
             return load_any(self.data, split)
         from pilotage.runs.measurement import examples_of
 
-        return examples_of(measured, split, sessions)
+        return examples_of(measurement, split, sessions)
 
 
 def known_recipe(name: str) -> str:

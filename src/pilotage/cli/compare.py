@@ -31,7 +31,9 @@ class Compare:
     """The first: RUN, RUN/STAGE or FILE.jsonl."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """The second."""
-    kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")] = ()
+    conditions: Annotated[
+        tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all that both have)")
+    ] = ()
     """What is compared."""
     rate: str = "success"
     """Which rate: success, optimal, parsed or another flag that the rows have; state is the true state
@@ -45,7 +47,9 @@ class Compare:
         from pilotage.evaluate.compare import compare
 
         a, b = find_rows(self.a), find_rows(self.b)
-        comparison = compare(a.rows, b.rows, kinds=self.kinds or None, rate=self.rate, common=self.common)
+        comparison = compare(
+            a.rows, b.rows, conditions=self.conditions or None, rate=self.rate, common=self.common
+        )
         if self.json:
             print(json.dumps({"a": a.name, "b": b.name, **comparison.as_dict()}, indent=1))
         else:
@@ -54,33 +58,42 @@ class Compare:
 
 
 def print_comparison(comparison: Comparison, a: str, b: str) -> None:
-    """A line for every kind and task; then, in words, what can be said."""
+    """A line for every condition and task; then, in words, what can be said."""
     console = table_console()
     table = make_table(
         f"{comparison.rate}, per cent; B - A with its 95 % interval; only A, only B: levels on which "
         f"{'one alone succeeded' if comparison.rate == 'success' else 'its rate is higher'}",
-        *("kind", "task", "n", "A", "B", "B - A", "only A", "only B", "McNemar p"),
+        *("condition", "task", "n", "A", "B", "B - A", "only A", "only B", "McNemar p"),
     )
     verdicts = []
-    for kind, compared in comparison.kinds.items():
+    for condition, compared in comparison.conditions.items():
         lines = [*compared.tasks.items(), *([("macro", compared.macro)] if len(compared.tasks) > 1 else [])]
         for task, pairs in lines:
             table.add_row(
-                *(kind, task, str(pairs.a.n), _percent(pairs.a), _percent(pairs.b), signed(pairs.difference)),
+                *(
+                    condition,
+                    task,
+                    str(pairs.a.n),
+                    _percent(pairs.a),
+                    _percent(pairs.b),
+                    signed(pairs.difference),
+                ),
                 *(str(pairs.num_only_a), str(pairs.num_only_b), p_text(pairs.p_value)),
                 end_section=task == "macro",
             )
-            verdicts.append(_sentence(f"{kind}, {task}", pairs, lower_is_better=comparison.lower_is_better))
+            verdicts.append(
+                _sentence(f"{condition}, {task}", pairs, lower_is_better=comparison.lower_is_better)
+            )
         if compared.pooling_note:
-            verdicts.append(f"note: {kind}: {compared.pooling_note}")
+            verdicts.append(f"note: {condition}: {compared.pooling_note}")
     say(console, f"A: {a}\nB: {b}")
     console.print(table)
     say(console, *verdicts)
-    for kind, compared in comparison.kinds.items():
+    for condition, compared in comparison.conditions.items():
         if compared.num_only_in_a or compared.num_only_in_b:
             say(
                 console,
-                f"note: {kind} is compared on the {compared.num_examples} levels that both have; left out are "
+                f"note: {condition} is compared on the {compared.num_examples} levels that both have; left out are "
                 f"{compared.num_only_in_a} of A's and {compared.num_only_in_b} of B's",
             )
     say(console, *(f"warning: {warning}" for warning in comparison.warnings))

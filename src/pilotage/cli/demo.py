@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pilotage.evaluate import Progress
 
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
-KIND_TITLES = {"image": "image", "text": "text", "perception": "seen"}
-KIND_WIDTHS = (5, 6, 6)
+CONDITION_TITLES = {"image": "image", "text": "text", "perception": "seen"}
+CONDITION_WIDTHS = (5, 6, 6)
 """Narrow enough for three tasks and the time in 80 columns."""
 
 
@@ -66,9 +66,9 @@ class StageRow:
     """What the table knows of one stage."""
 
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
-    """(task, kind) -> success so far."""
+    """(task, condition) -> success so far."""
     counts: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    """(task, kind) -> successes and rows so far, while it is being measured."""
+    """(task, condition) -> successes and rows so far, while it is being measured."""
     seconds: float | None = None
 
 
@@ -118,7 +118,7 @@ class LiveTable:
         )
 
     def measured(self, stage: str, progress: Progress) -> None:
-        description = _title(stage, f"measuring {progress.kind}")
+        description = _title(stage, f"measuring {progress.condition}")
         if progress.num_done == len(progress.rows):
             self._progress.reset(self._bar, total=progress.num_total, description=description, figures="")
         self._progress.update(
@@ -126,17 +126,17 @@ class LiveTable:
         )
         row = self._stages[stage]
         for answer in progress.rows:
-            count = row.counts.setdefault((answer["task"], progress.kind), [0, 0])
+            count = row.counts.setdefault((answer["task"], progress.condition), [0, 0])
             count[0] += _succeeded(answer)
             count[1] += 1
-            row.shares[answer["task"], progress.kind] = count[0] / count[1]
+            row.shares[answer["task"], progress.condition] = count[0] / count[1]
 
     def stage_ends(self, stage: str, entry: Mapping[str, Any]) -> None:
         row = self._stages[stage]
         row.seconds = seconds = entry["seconds"]
-        for task, kinds in entry["tasks"].items():
-            for kind, rate in kinds.items():
-                row.shares[task, kind] = rate["success"]
+        for task, conditions in entry["tasks"].items():
+            for condition, rate in conditions.items():
+                row.shares[task, condition] = rate["success"]
         self._show(_title(stage, f"done in {minutes(seconds)}"))
 
     def table(self) -> Table:
@@ -145,7 +145,8 @@ class LiveTable:
         table.add_column("", no_wrap=True)
         titles = {task.name: task.title for task in planning_worlds()}
         heads = "".join(
-            f"{title:>{width}}" for title, width in zip(KIND_TITLES.values(), KIND_WIDTHS, strict=True)
+            f"{title:>{width}}"
+            for title, width in zip(CONDITION_TITLES.values(), CONDITION_WIDTHS, strict=True)
         )
         for task in self._tasks:
             table.add_column(f"{titles.get(task, task)}\n{heads}", justify="right", no_wrap=True)
@@ -153,8 +154,8 @@ class LiveTable:
         for stage, row in self._stages.items():
             cells = [
                 "".join(
-                    f"{_percent(row.shares.get((task, kind))):>{width}}"
-                    for kind, width in zip(KIND_TITLES, KIND_WIDTHS, strict=True)
+                    f"{_percent(row.shares.get((task, condition))):>{width}}"
+                    for condition, width in zip(CONDITION_TITLES, CONDITION_WIDTHS, strict=True)
                 )
                 for task in self._tasks
             ]

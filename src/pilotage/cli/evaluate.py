@@ -47,7 +47,7 @@ class Measured:
     """Examples; the rows' files may hold those of other measurements, too."""
     summary: Summary
     rows: list[dict[str, Any]]
-    """Kind after kind."""
+    """Condition after condition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
     """Measure a model on unseen levels: plans from the image, plans from the text, and perception.
 
     The model is on this machine (RUN|MODEL) or behind an endpoint (--endpoint URL --model NAME).
-    Every prompt, answer and verdict goes to eval/<stage>.<kind>.jsonl of the run, the rates with
+    Every prompt, answer and verdict goes to eval/<stage>.<condition>.jsonl of the run, the rates with
     their 95 % bootstrap intervals, by task and by level, to eval/<stage>.summary.json. Answers that
     cannot be parsed, and rows that failed, count as failures. Killed and run again, it asks only for
     the rows that are missing and those that failed on the way (cut connections, timeouts, 5xx);
@@ -85,7 +85,9 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
     """The stage of the run to measure; for a model: the name of its rows."""
     out: Annotated[Path | None, takes("DIR", "RUN; runs/NAME for a model")] = None
     """Run folder that the rows go to."""
-    kinds: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: what is usual there)")] = ()
+    conditions: Annotated[
+        tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: what is usual there)")
+    ] = ()
     """What is measured: usually image text perception; of questions question, of worlds that are played step by step
     image text. Corrected is the image with the true state told at the head of the answer, description is the
     perception question with the state as text, and the teachers are shown the state as text with the reference plan,
@@ -133,7 +135,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         estimates = self._passk(measured)
         summary = measured.summary.as_dict() | self._usage(measured)
         if estimates:
-            summary["passk"] = {kind: estimate.as_dict() for kind, estimate in estimates.items()}
+            summary["passk"] = {condition: estimate.as_dict() for condition, estimate in estimates.items()}
         print_summary(measured.summary, by_level=self.by_level)
         if estimates:
             from pilotage.cli.passk import print_passk
@@ -145,7 +147,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         return 0
 
     def _passk(self, measured: Measured) -> dict[str, PassK]:
-        """Kind -> pass@k; nothing where every level was answered once."""
+        """Condition -> pass@k; nothing where every level was answered once."""
         if self.samples == 1:
             return {}
         from pilotage.evaluate.passk import passk
@@ -153,13 +155,13 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         return passk(measured.rows)
 
     def found_or_measured(self, *, rows_only: bool) -> tuple[list[dict[str, Any]], Path]:
-        """The rows of `kinds`, those that are there alone or with what is missing, and the place of what is made of
-        them, without its ending."""
+        """The rows of `conditions`, those that are there alone or with what is missing, and the place of what is made
+        of them, without its ending."""
         if rows_only:
             found = find_rows(self.target, self.stage, out=self.out)
-            return [row for row in found.rows if row["kind"] in self.kinds], found.beside
+            return [row for row in found.rows if row["condition"] in self.conditions], found.beside
         measured = self.measure()
-        rows = rows_of(measured.out, measured.stage, self.kinds, measured.ids)
+        rows = rows_of(measured.out, measured.stage, self.conditions, measured.ids)
         return rows, measured.out / "eval" / measured.stage
 
     def measure(self) -> Measured:
@@ -174,18 +176,18 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
             )
         if self.data is not None:
             self._check_data_alone()
-        stage, weights, out, recipe, measured = self._choose()
+        stage, weights, out, recipe, measurement = self._choose()
         from pilotage.data.made import own_levels
         from pilotage.evaluate import evaluate, rows_path
         from pilotage.evaluate.run import check_agent, conditions_of
-        from pilotage.worlds.registry import usual_kinds
+        from pilotage.worlds.registry import usual_conditions
 
-        measured = replace(
-            measured, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
+        measurement = replace(
+            measurement, **given(num_test=self.num, prompts=self.prompts, max_new_tokens=self.max_new_tokens)
         )
         if self.world is not None:
-            measured = replace(
-                measured,
+            measurement = replace(
+                measurement,
                 levels=((self.world, self.levels or own_levels(self.world)),),
                 options=tuple(map(_option, self.option)),
             )
@@ -196,11 +198,11 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         sessions = self.sessions_of(recipe)
         if recipe is not None:
             use_threads(recipe)
-        examples = self._examples(measured)
-        kinds = self.kinds or usual_kinds(example.world for example in examples)
-        conditions_of(examples, kinds)  # says what is wrong with them before a model is loaded
+        examples = self._examples(measurement)
+        conditions = self.conditions or usual_conditions(example.world for example in examples)
+        conditions_of(examples, conditions)  # says what is wrong with them before a model is loaded
         check_agent(examples, self.agent)
-        if self.resume and not any(rows_path(out, stage, kind).is_file() for kind in kinds):
+        if self.resume and not any(rows_path(out, stage, condition).is_file() for condition in conditions):
             raise PilotageError(f"--resume: {out}/eval has no rows of {stage} to go on from")
         subject = self._subject(recipe, weights, stage if out == Path(self.target) else weights)
         rows: list[dict[str, Any]] = []
@@ -209,11 +211,11 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
                 subject.engine,
                 examples,
                 stage=stage,
-                prompts=measured.prompts,
-                max_new_tokens=measured.max_new_tokens,
+                prompts=measurement.prompts,
+                max_new_tokens=measurement.max_new_tokens,
                 out=out,
                 model=subject.model,
-                kinds=kinds,
+                conditions=conditions,
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=self.seed,
@@ -224,7 +226,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
                 sessions=sessions,
                 endpoint=subject.endpoint,
                 before_work=subject.before_work,
-                progress=_show(bar, kinds, rows),
+                progress=_show(bar, conditions, rows),
             )
         ids = frozenset(example.id for example in examples)
         return Measured(stage=stage, out=out, ids=ids, summary=summary, rows=rows)
@@ -232,10 +234,10 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
     def _check_data_alone(self) -> None:
         """Raises PilotageError for an option that says which examples are made, where `--data` holds them."""
         levels = " ".join(map(str, self.levels))
-        for name, told in (("world", self.world), ("levels", levels), ("option", " ".join(self.option))):
-            if told:
+        for name, value in (("world", self.world), ("levels", levels), ("option", " ".join(self.option))):
+            if value:
                 raise PilotageError(
-                    f"--{name} {told}: --data {self.data} holds its examples as they are; leave one of the two out"
+                    f"--{name} {value}: --data {self.data} holds its examples as they are; leave one of the two out"
                 )
 
     def _subject(self, recipe: Recipe | None, weights: str, name: str) -> Subject:
@@ -284,8 +286,8 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         out = self.out or (Path(self.target) if is_run else Path("runs") / Path(self.target).name)
         return stage, weights, out, recipe, recipe
 
-    def _examples(self, measured: Measurement) -> list[Any]:
-        examples = self.load_examples(measured, self.split, self.sessions_named())
+    def _examples(self, measurement: Measurement) -> list[Any]:
+        examples = self.load_examples(measurement, self.split, self.sessions_named())
         if self.num is None or self.data is None:
             return examples
         kept, taken = [], dict.fromkeys((example.task for example in examples), 0)
@@ -296,23 +298,23 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
         return kept
 
 
-def _option(told: str) -> tuple[str, int | str]:
-    name, is_there, value = told.partition("=")
+def _option(text: str) -> tuple[str, int | str]:
+    name, is_there, value = text.partition("=")
     if not is_there or not name:
-        raise PilotageError(f"--option {told}: give KEY=VALUE, e.g. fog=2")
+        raise PilotageError(f"--option {text}: give KEY=VALUE, e.g. fog=2")
     return name, int(value) if value.lstrip("-").isdigit() else value
 
 
-def _show(bar: Bar, kinds: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
+def _show(bar: Bar, conditions: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:
     """A progress callback that moves the bar and collects the rows."""
 
-    def tell(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         rows.extend(progress.rows)
-        before = kinds.index(progress.kind) * progress.num_total
+        before = conditions.index(progress.condition) * progress.num_total
         failed = f"  {progress.num_failed} failed" if progress.num_failed else ""
-        bar(before + progress.num_done, len(kinds) * progress.num_total, progress.kind + failed)
+        bar(before + progress.num_done, len(conditions) * progress.num_total, progress.condition + failed)
 
-    return tell
+    return report
 
 
 def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
@@ -321,11 +323,11 @@ def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
     failed: dict[str, int] = {}
     for row in measured.rows:
         if row.get("error"):
-            kind = row.get("error_kind") or "engine"
-            failed[kind] = failed.get(kind, 0) + 1
+            error_kind = row.get("error_kind") or "engine"
+            failed[error_kind] = failed.get(error_kind, 0) + 1
     if failed:
-        told = ", ".join(f"{num} {kind}" for kind, num in sorted(failed.items()))
-        lines.append(f"{sum(failed.values())} rows failed and count as failures: {told}")
+        counts = ", ".join(f"{num} {error_kind}" for error_kind, num in sorted(failed.items()))
+        lines.append(f"{sum(failed.values())} rows failed and count as failures: {counts}")
         if failed.get("transport") or failed.get("engine"):
             lines.append("run the same command again to ask for those that failed by transport or engine")
     answered = [row for row in measured.rows if not row.get("error")]
@@ -335,10 +337,10 @@ def _notices(measured: Measured, summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{num_cut} of {len(answered)} answers were cut at {limit} tokens (--max-new-tokens)")
     usage = summary.get("usage")
     if usage is not None:
-        told = f"tokens: {usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
+        text = f"tokens: {usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
         missing = usage["num_rows"] - usage["num_reported"]
-        told += f", of {missing} rows unknown" if missing else ""
-        lines.append(told + (f"; cost {usage['cost']:.4f}" if "cost" in usage else ""))
+        text += f", of {missing} rows unknown" if missing else ""
+        lines.append(text + (f"; cost {usage['cost']:.4f}" if "cost" in usage else ""))
     return lines
 
 
@@ -346,7 +348,7 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
     """A table of rates in per cent with their intervals, then the modality gap."""
     from pilotage.evaluate.summary import rate_names
 
-    cells = [cell for rates in summary.kinds.values() for cell in rates.tasks.values()]
+    cells = [cell for rates in summary.conditions.values() for cell in rates.tasks.values()]
     names = [name for name in rate_names(cells) if name not in UNSHOWN]
     console = table_console()
     for block in _blocks(names, lambda some: _table(summary, some, by_level=by_level), console):
@@ -358,15 +360,15 @@ def print_summary(summary: Summary, *, by_level: bool) -> None:
 
 def _table(summary: Summary, names: Sequence[str], *, by_level: bool) -> Table:
     table = Table(caption="per cent, with 95 % bootstrap intervals", box=box.SIMPLE, pad_edge=False)
-    for title in ("kind", "task", "n", *names):
-        table.add_column(title, justify="left" if title in ("kind", "task") else "right", no_wrap=True)
-    for kind, rates in summary.kinds.items():
+    for title in ("condition", "task", "n", *names):
+        table.add_column(title, justify="left" if title in ("condition", "task") else "right", no_wrap=True)
+    for condition, rates in summary.conditions.items():
         for task, cell in rates.tasks.items():
-            table.add_row(kind, task, str(cell.n), *_cells(cell.rates, names))
+            table.add_row(condition, task, str(cell.n), *_cells(cell.rates, names))
             if by_level:
                 for level, at_level in rates.levels[task].items():
                     table.add_row("", f"  level {level}", str(at_level.n), *_cells(at_level.rates, names))
-        table.add_row(kind, "macro", "", *_cells(rates.macro, names), end_section=True)
+        table.add_row(condition, "macro", "", *_cells(rates.macro, names), end_section=True)
     return table
 
 

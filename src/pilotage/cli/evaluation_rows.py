@@ -24,7 +24,7 @@ class EvaluationRows:
     name: str
     """How tables name it: `runs/demo stage2`, or the file's name."""
     rows: list[dict[str, Any]]
-    """Of all kinds."""
+    """Of all conditions."""
     beside: Path
     """`<beside>.gap.json` and the like are written next to the rows."""
 
@@ -66,9 +66,9 @@ def stages_of(run: Path) -> list[str]:
     return order_stages(names, read_config(run))
 
 
-def rows_of(run: Path, stage: str, kinds: Sequence[str], ids: frozenset[str]) -> list[dict[str, Any]]:
-    """Rows of these kinds and examples out of a run's files."""
-    files = [rows_path(run, stage, kind) for kind in kinds]
+def rows_of(run: Path, stage: str, conditions: Sequence[str], ids: frozenset[str]) -> list[dict[str, Any]]:
+    """Rows of these conditions and examples out of a run's files."""
+    files = [rows_path(run, stage, condition) for condition in conditions]
     return [row for row in _read([file for file in files if file.is_file()]) if row["id"] in ids]
 
 
@@ -86,7 +86,7 @@ def keep(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Every readable row, each once per kind, example and sample. Bad lines are told of and left out."""
+    """Every readable row, each once per condition, example and sample. Bad lines are told of and left out."""
     from pilotage.report.folder import row_problem, state_problem
 
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -94,10 +94,10 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
         file = read_jsonl(path)
         problems = list(file.problems)
         for row in file.rows:
-            problem = row_problem(row, str(row.get("kind")))
-            if not problem and (told := state_problem(row)):
-                problem = f"is of no state that can be judged: {told}"
-            key = () if problem else (row["kind"], row["task"], row["id"], row.get("sample", 0))
+            problem = row_problem(row, str(row.get("condition")))
+            if not problem and (reason := state_problem(row)):
+                problem = f"is of no state that can be judged: {reason}"
+            key = () if problem else (row["condition"], row["task"], row["id"], row.get("sample", 0))
             if not problem and rows.setdefault(key, row) is not row:
                 problem = "answers again what an earlier row answers"
             if problem:

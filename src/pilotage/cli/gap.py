@@ -33,14 +33,16 @@ class GapCommand(Eval):
     eval/<stage>.gap.json.
     """
 
-    kinds: tuple[str, ...] = ("text", "image", "corrected", "perception")
+    conditions: tuple[str, ...] = ("text", "image", "corrected", "perception")
     """What is measured: image is needed; corrected is the image with the true state told at the head of the answer."""
     rows_only: tyro.conf.FlagCreatePairsOff[bool] = False
     """Ask no model: explain the rows that are there, of a run, RUN/STAGE or FILE.jsonl."""
 
     def run(self) -> int:
-        if "image" not in self.kinds:
-            raise PilotageError(f"kinds {list(self.kinds)} lack image: there would be no failures to explain")
+        if "image" not in self.conditions:
+            raise PilotageError(
+                f"conditions {list(self.conditions)} lack image: there would be no failures to explain"
+            )
         rows, beside = self.found_or_measured(rows_only=self.rows_only)
         _check_planning(row.get("world") or row["task"] for row in rows)
         from pilotage.evaluate.gap import gap
@@ -51,8 +53,8 @@ class GapCommand(Eval):
         keep(path, found_gap.as_dict())
         return 0
 
-    def _examples(self, measured: Measurement) -> list[Any]:
-        examples = super()._examples(measured)
+    def _examples(self, measurement: Measurement) -> list[Any]:
+        examples = super()._examples(measurement)
         _check_planning(example.world for example in examples)
         return examples
 
@@ -73,16 +75,18 @@ def _check_planning(worlds: Iterable[str]) -> None:
 
 
 def print_gap(gap: Gap, *, by_level: bool) -> None:
-    """Success by kind with what is lost where, then the faults, then the fields."""
+    """Success by condition with what is lost where, then the faults, then the fields."""
     console = table_console()
     titles = {"text": "text", "image": "image", "corrected": "state told", "perception": "perception"}
-    kinds = [kind for kind in titles if any(kind in cell.success for cell in gap.tasks.values())]
+    conditions = [
+        condition for condition in titles if any(condition in cell.success for cell in gap.tasks.values())
+    ]
     success = make_table(
-        "success, per cent with 95 % intervals", "task", "n", *(titles[kind] for kind in kinds)
+        "success, per cent with 95 % intervals", "task", "n", *(titles[condition] for condition in conditions)
     )
     for name, cell in _lines(gap, by_level):
         n = cell.success["image"].n if cell.faults else ""
-        success.add_row(name, str(n), *(points(cell.success.get(kind)) for kind in kinds))
+        success.add_row(name, str(n), *(points(cell.success.get(condition)) for condition in conditions))
     console.print(success)
     lost = make_table(
         "percentage points, paired by level; seeing = state told - image, rest = text - state told",
@@ -124,8 +128,8 @@ def print_gap(gap: Gap, *, by_level: bool) -> None:
             console.print(f"{task}: {cell.faults.num_lucky} answers succeeded in spite of a misread state")
         for fault, details in cell.faults.details.items():
             if fault not in ("none", "misread"):
-                told = ", ".join(f"{detail} {n}" for detail, n in details.items())
-                say(console, f"{task}: {fault}: {told}")
+                text = ", ".join(f"{detail} {n}" for detail, n in details.items())
+                say(console, f"{task}: {fault}: {text}")
     say(console, *(f"note: {note}" for note in gap.notes))
 
 

@@ -24,7 +24,7 @@ import tyro
 
 from pilotage.cli.options import takes
 from pilotage.cli.progress import Bar
-from pilotage.data.lines import MAX_LINE_BYTES, BadLineError, kind_of, numbered_lines, parse_object
+from pilotage.data.json_lines import MAX_LINE_BYTES, BadLineError, json_type, numbered_lines, parse_object
 from pilotage.errors import PilotageError
 from pilotage.files import whole
 from pilotage.records import Outcome
@@ -204,12 +204,12 @@ def _check_fields(row: dict[str, Any]) -> None:
         if field not in row:
             raise BadLineError(f"the field {field!r} is missing")
     if not _is_id(row["id"]):
-        raise BadLineError(f"id is {kind_of(row['id'])}, not a string or a whole number")
+        raise BadLineError(f"id is {json_type(row['id'])}, not a string or a whole number")
     for field in ("task", "response"):
         if not isinstance(row[field], str):
-            raise BadLineError(f"{field} is {kind_of(row[field])}, not a string")
+            raise BadLineError(f"{field} is {json_type(row[field])}, not a string")
     if not isinstance(row["state"], dict):
-        raise BadLineError(f"state is {kind_of(row['state'])}, not an object")
+        raise BadLineError(f"state is {json_type(row['state'])}, not an object")
 
 
 def _is_id(value: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pilotage import __version__
 from pilotage.cli.options import check_counts
-from pilotage.errors import PilotageError, meant, told_of_disk, told_of_missing
+from pilotage.errors import PilotageError, disk_message, meant, missing_message
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -110,14 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return BROKEN_PIPE_STATUS
     except Exception as error:
-        told = told_of_disk(error) or told_of_missing(error)
-        if told is None:
+        message = disk_message(error) or missing_message(error)
+        if message is None:
             raise
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-        return _refuse(told)
+        return _refuse(message)
 
 
 def _open_output() -> None:
@@ -134,8 +134,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refuse(told: str) -> int:
-    print(f"pilotage: error: {' '.join(told.split())}", file=sys.stderr)
+def _refuse(message: str) -> int:
+    print(f"pilotage: error: {' '.join(message.split())}", file=sys.stderr)
     return USAGE_STATUS
 
 

@@ -42,8 +42,8 @@ def parse(command_type: type[T], program: str, arguments: Sequence[str]) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        told = _one_line(_COLOURS.sub("", complaint.getvalue()))
-        raise PilotageError(f"{told} ({program} --help)") from None
+        message = _one_line(_COLOURS.sub("", complaint.getvalue()))
+        raise PilotageError(f"{message} ({program} --help)") from None
     _check_numbers(command)
     return command
 

@@ -34,7 +34,7 @@ class PriorCommand(Eval):
     in the run, the figures to <stage>.prior.json beside them.
     """
 
-    kinds: tuple[str, ...] = ("image", "text")
+    conditions: tuple[str, ...] = ("image", "text")
     """What is measured: a habit in the image view alone is one of seeing."""
     num: RecipeCount = None
     """Pairs of levels of each task (default: 100)."""
@@ -53,10 +53,10 @@ class PriorCommand(Eval):
 
     def _choose(self) -> tuple[str, str, Path, Recipe | None, Measurement]:
         """A folder of its own: these levels are no fair sample, and must not join the stage's rows."""
-        stage, weights, out, recipe, measured = super()._choose()
-        return stage, weights, out if self.out is not None else out / PROBE_FOLDER, recipe, measured
+        stage, weights, out, recipe, measurement = super()._choose()
+        return stage, weights, out if self.out is not None else out / PROBE_FOLDER, recipe, measurement
 
-    def _examples(self, measured: Measurement) -> list[Any]:
+    def _examples(self, measurement: Measurement) -> list[Any]:
         from pilotage.data.prior import prior_of, prior_pairs, tasks_with_prior
         from pilotage.runs.measurement import TEST_SEED
         from pilotage.worlds.drawing import FIXED_SIDE_PX
@@ -64,9 +64,9 @@ class PriorCommand(Eval):
         from pilotage.worlds.task import Plans, Sampled
 
         if self.data is not None:
-            examples = replace(self, num=None).load_examples(measured, self.split)
+            examples = replace(self, num=None).load_examples(measurement, self.split)
             return [example for example in examples if prior_of(planning_world(example.task, Plans))]
-        levels = {name: at for name, at in measured.levels if prior_of(planning_world(name, Plans))}
+        levels = {name: at for name, at in measurement.levels if prior_of(planning_world(name, Plans))}
         if not levels:
             raise PilotageError(
                 f"none of the recipe's tasks has a prior; such tasks are {', '.join(tasks_with_prior())}"
@@ -80,8 +80,8 @@ class PriorCommand(Eval):
                 self.num or NUM_PAIRS,
                 split=self.split,
                 seed=TEST_SEED,
-                cell_px=measured.cell_px,
-                side_px=FIXED_SIDE_PX if measured.cell_px is None else None,
+                cell_px=measurement.cell_px,
+                side_px=FIXED_SIDE_PX if measurement.cell_px is None else None,
             )
             for example in pair
         ]
@@ -91,30 +91,30 @@ def print_probe(probe: PriorProbe) -> None:
     console = table_console()
     table = make_table(
         "success, per cent with 95 % intervals; paired by level and optimal length",
-        *("kind", "task", "pairs", "with the prior", "against it", "difference"),
+        *("condition", "task", "pairs", "with the prior", "against it", "difference"),
     )
-    for kind, cells in probe.kinds.items():
+    for condition, cells in probe.conditions.items():
         for task, cell in cells.items():
             shown = (points(cell.follows), points(cell.reverses), signed(cell.difference))
-            table.add_row(kind, task, str(cell.num_pairs), *shown)
+            table.add_row(condition, task, str(cell.num_pairs), *shown)
         if len(cells) > 1:
-            table.add_row(kind, "macro", "", "", "", signed(probe.macro[kind]), end_section=True)
+            table.add_row(condition, "macro", "", "", "", signed(probe.macro[condition]), end_section=True)
     console.print(table)
-    for kind, cells in probe.kinds.items():
+    for condition, cells in probe.conditions.items():
         for task, cell in cells.items():
             says = (
                 "the model leans on it" if cell.leans else "the difference is not distinguishable from zero"
             )
             if cell.difference.high < 0:
                 says = "the model does better against it"
-            say(console, f"{kind}, {task}: usually {cell.prior}; {says}")
+            say(console, f"{condition}, {task}: usually {cell.prior}; {says}")
             follows, reverses = cell.faults
             if cell.leans and follows and reverses:
-                told = ", ".join(
+                text = ", ".join(
                     f"{name} {follows.counts[fault]} -> {reverses.counts[fault]}"
                     for fault, name in SHOWN_FAULTS.items()
                     if follows.counts[fault] or reverses.counts[fault]
                 )
-                say(console, f"  answers with -> against: {told}")
+                say(console, f"  answers with -> against: {text}")
             if sum(cell.num_unpaired):
                 say(console, f"  left out, without a partner: {sum(cell.num_unpaired)} levels")

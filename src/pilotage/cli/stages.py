@@ -97,8 +97,10 @@ def check_begun(kept: Recipe, now: Recipe, run: Path, *, training: str | None) -
     from pilotage.train.settings import as_settings, differences
 
     def refuse(place: str, before: Any, after: Any) -> None:
-        if told := next(differences(as_settings(before), as_settings(after), place), None):
-            raise PilotageError(f"{run} was begun with {told}: leave the change out, or name a new folder")
+        if difference := next(differences(as_settings(before), as_settings(after), place), None):
+            raise PilotageError(
+                f"{run} was begun with {difference}: leave the change out, or name a new folder"
+            )
 
     for field in fields(kept):
         if field.name not in ("stages", *PLACES):

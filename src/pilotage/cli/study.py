@@ -71,24 +71,28 @@ class StudyCommand:
             print(write_tables(study, self.out, self.seeds))
         else:
             with Bar("study", unit="runs") as bar:
-                tell = _show(bar, study, self.seeds)
-                print(run_study(study, self.out, self.seeds, jobs=self.jobs, tell=tell, threads=self.threads))
+                report = _show(bar, study, self.seeds)
+                print(
+                    run_study(
+                        study, self.out, self.seeds, jobs=self.jobs, report=report, threads=self.threads
+                    )
+                )
         print(f"page {self.out / study.name}.html")
         return 0
 
 
 def _show(bar: Bar, study: Study, seeds: Sequence[int]) -> Callable[[str], None]:
-    """Prints what is told when a run has ended, and moves the bar."""
+    """Prints what is reported when a run has ended, and moves the bar."""
     folders = {
         study.base_run_folder,
         *(variant.folder for variant in study.variants if variant.make is not None),
     }
     num_ended = 0
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         nonlocal num_ended
         num_ended += 1
         print(line, flush=True)
         bar(num_ended, len(folders) * len(seeds))
 
-    return tell
+    return report

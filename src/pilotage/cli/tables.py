@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def make_table(caption: str, *titles: str) -> Table:
-    """A table without rows; task, field and kind are flush left, all other columns are numbers."""
+    """A table without rows; task, field and condition are flush left, all other columns are numbers."""
     table = Table(caption=caption, box=box.SIMPLE, pad_edge=False, caption_justify="left")
     for title in titles:
-        left = title in ("task", "field", "kind")
+        left = title in ("task", "field", "condition")
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
     return table
 

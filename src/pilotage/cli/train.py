@@ -103,7 +103,7 @@ class Train(SessionOptions, RecipeOptions):
 
     def run(self) -> int:
         if self.dry_run:
-            return self._tell()
+            return self._dry_run()
         if self.all:
             return self._train_all()
         run = self.run_folder
@@ -306,12 +306,11 @@ class Train(SessionOptions, RecipeOptions):
         print(f"numbers  {self.run_folder / 'summary.json'}")
         return 0
 
-    def _tell(self) -> int:
+    def _dry_run(self) -> int:
         """Prints what the command would train. Raises PilotageError for what does not fit on the GPU that is named."""
         require("torch")  # what is imported first needs more, and would name that
         from pilotage.recipes import RECIPES
-        from pilotage.train.disk import check_room
-        from pilotage.train.disk import told as told_of_disk
+        from pilotage.train.disk import check_room, disk_line
         from pilotage.train.dry_run import dry_run
         from pilotage.train.step_time import H100_TFLOPS
 
@@ -324,11 +323,11 @@ class Train(SessionOptions, RecipeOptions):
             raise PilotageError(
                 f"{self.run_folder} holds every stage of {command_name(recipe)}; name one with --stage"
             )
-        told = [config]
+        stages = [config]
         if self.all:
-            told = [with_steps(stage, self.steps) for stage in stages_left(recipe, record, self.run_folder)]
+            stages = [with_steps(stage, self.steps) for stage in stages_left(recipe, record, self.run_folder)]
         refused = []
-        plans = options._plans(recipe, record, told)
+        plans = options._plans(recipe, record, stages)
         for plan in plans:
             gpu_bytes = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
             print(dry_run(plan, gpu_bytes=gpu_bytes, tflops=self.gpu_tflops or H100_TFLOPS))
@@ -338,9 +337,9 @@ class Train(SessionOptions, RecipeOptions):
             except PilotageError as error:
                 refused.append(str(error))
         disk = options._disk(recipe, plans)
-        print(f"\n{told_of_disk(disk, self.run_folder)}")
+        print(f"\n{disk_line(disk, self.run_folder)}")
         try:
-            check_room(disk, self.run_folder, told)
+            check_room(disk, self.run_folder, stages)
         except PilotageError as error:
             refused.append(str(error))
         if refused:
@@ -394,11 +393,11 @@ class Train(SessionOptions, RecipeOptions):
 
     def _disk(self, recipe: Recipe, plans: Sequence[Plan]) -> Disk:
         """What the stages leave on disk and, where all are trained, their measurements."""
-        from pilotage.runs.measurement import kinds_of
+        from pilotage.runs.measurement import measured_conditions
         from pilotage.train.disk import added, evaluation_disk
 
         parts = []
-        num_rows = recipe.num_test * len(recipe.levels) * len(kinds_of(recipe)) if self.all else 0
+        num_rows = recipe.num_test * len(recipe.levels) * len(measured_conditions(recipe)) if self.all else 0
         measured = evaluation_disk(num_rows=num_rows, max_new_tokens=recipe.max_new_tokens)
         if recipe.measure_base:
             parts.append(measured)

@@ -31,9 +31,9 @@ class Worlds:
             for name in world_names():
                 print(f"{name:<{width}}  {_in_short(get_world(name))}")
             return 0
-        told = list(_told(get_world(self.name)))
-        width = max(len(what) for what, _ in told)
-        for what, text in told:
+        facts = list(_facts(get_world(self.name)))
+        width = max(len(what) for what, _ in facts)
+        for what, text in facts:
             print(f"{what:<{width}}  {text}")
         return 0
 
@@ -41,16 +41,16 @@ class Worlds:
 def _in_short(world: World) -> str:
     from pilotage.worlds.world import HasExpert
 
-    told = f"{world.title}: {_listed(condition.name for condition in world.conditions)}"
-    return f"{told}, has an expert" if isinstance(world, HasExpert) else told
+    text = f"{world.title}: {_listed(condition.name for condition in world.conditions)}"
+    return f"{text}, has an expert" if isinstance(world, HasExpert) else text
 
 
-def _told(world: World) -> Iterator[tuple[str, str]]:
+def _facts(world: World) -> Iterator[tuple[str, str]]:
     from pilotage.data.made import makes_examples, own_levels
     from pilotage.worlds.agents import agents_of
     from pilotage.worlds.registry import beside_world, planning_task
     from pilotage.worlds.task import Draws, DrawsTiles, Generates, HasPrior, Recites, Solves, TextMaps
-    from pilotage.worlds.world import HasExpert, HasWrongAnswers, TellsAgents
+    from pilotage.worlds.world import HasAgentInfo, HasExpert, HasWrongAnswers
 
     yield "title", world.title
     if makes_examples(world.name) or hasattr(world, "levels"):
@@ -69,7 +69,7 @@ def _told(world: World) -> Iterator[tuple[str, str]]:
     able = {
         "an expert from any state": HasExpert,
         "wrong answers (diagnose palr)": HasWrongAnswers,
-        "what agents need besides seeing": TellsAgents,
+        "what agents need besides seeing": HasAgentInfo,
         "states at random": Generates,
         "best plans": Solves,
         "states in words (diagnose gap)": Recites,

@@ -55,17 +55,19 @@ class MadeApart:
                     found.append(example)
                 return found
             except SessionError as failure:
-                told = " ".join(str(failure).split())[:500]
+                message = " ".join(str(failure).split())[:500]
                 if number < NUM_TRIES:
                     logger.warning(
-                        "the world %s broke off while it made its examples (%s); beginning again", name, told
+                        "the world %s broke off while it made its examples (%s); beginning again",
+                        name,
+                        message,
                     )
                     continue
                 is_late = failure.kind == "timeout"
                 remedy = "; where it is only slow, give it more (--worlds-apart N:SECONDS)" if is_late else ""
                 raise PilotageError(
                     f"the world {name} broke off {number} times while it made its examples, when {len(found)} of "
-                    f"{count} were there: {told}{remedy}"
+                    f"{count} were there: {message}{remedy}"
                 ) from failure
         raise AssertionError("the last try returns or raises")
 
@@ -90,11 +92,11 @@ class MadeApart:
         content, pictures = child.request({"do": "examples", "what": what}, timeout_s=timeout_s)
         try:
             found, place = [], 0
-            for told in content["examples"]:
-                num_pictures = told.pop("num_pictures")
+            for packed in content["examples"]:
+                num_pictures = packed.pop("num_pictures")
                 own = pictures[place : place + num_pictures]
                 place += num_pictures
-                found.append(wire.unpack_example(told, own))
+                found.append(wire.unpack_example(packed, own))
             for picture in pictures:
                 check_png(picture)
         except (wire.WireError, TypeError, KeyError, AttributeError, BadPictureError) as error:

@@ -32,16 +32,16 @@ class Maker(Host):
         if (what := content["what"]) is not None:
             self._examples = making(**what)
         began_s = time.monotonic()
-        told: list[dict[str, Any]] = []
+        packed_examples: list[dict[str, Any]] = []
         pictures: list[bytes] = []
         for example in self._examples:
             packed, own = wire.pack_example(example)
-            told.append({**packed, "num_pictures": len(own)})
+            packed_examples.append({**packed, "num_pictures": len(own)})
             pictures += own
             is_late = time.monotonic() - began_s > ANSWER_S
             if what is not None or is_late or sum(map(len, pictures)) > ANSWER_BYTES:
                 break
-        return {"examples": told}, tuple(pictures)
+        return {"examples": packed_examples}, tuple(pictures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pilotage.data.lines import BadLineError, numbered_lines, parse_object
+from pilotage.data.json_lines import BadLineError, numbered_lines, parse_object
 from pilotage.errors import PilotageError
 from pilotage.pictures import BadPictureError, opened
 from pilotage.worlds.drawing import MAX_SIDE_PX

@@ -304,13 +304,13 @@ def parquet_rows(
                 raise PilotageError(
                     f"{path} is not a file of examples: no column {_listed(missing)}; {remedy}"
                 )
-            told = parquet.metadata
-            if num_rows is not None and told.num_rows != num_rows:
-                raise PilotageError(f"{path} has {told.num_rows} rows instead of {num_rows}; {remedy}")
-            num_bytes = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
-            if told.num_rows > MAX_SHARD_ROWS or num_bytes > MAX_SHARD_BYTES:
+            metadata = parquet.metadata
+            if num_rows is not None and metadata.num_rows != num_rows:
+                raise PilotageError(f"{path} has {metadata.num_rows} rows instead of {num_rows}; {remedy}")
+            num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+            if metadata.num_rows > MAX_SHARD_ROWS or num_bytes > MAX_SHARD_BYTES:
                 raise PilotageError(
-                    f"{path} unfolds to {told.num_rows} rows of {num_bytes} bytes, more than a shard holds "
+                    f"{path} unfolds to {metadata.num_rows} rows of {num_bytes} bytes, more than a shard holds "
                     f"({MAX_SHARD_ROWS}, {MAX_SHARD_BYTES}); {remedy}"
                 )
             rows = parquet.read(columns=list(columns)).to_pylist()
@@ -319,8 +319,8 @@ def parquet_rows(
     try:
         return [make(row) for row in rows]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise PilotageError(f"{path} holds a row that is no example ({told}); {remedy}") from error
+        message = " ".join(str(error).split())[:200]
+        raise PilotageError(f"{path} holds a row that is no example ({message}); {remedy}") from error
 
 
 _TO_TEXT = json.JSONEncoder(check_circular=False).encode

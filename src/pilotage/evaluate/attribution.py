@@ -82,7 +82,7 @@ def attribute(row: Row) -> Attribution:
             raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
     if role_of(row) == DESCRIBE:
         raise PilotageError(
-            f"row {row.get('id')!r} is of the kind {row.get('kind')!r}, which asks for no plan"
+            f"row {row.get('id')!r} is of the condition {row.get('condition')!r}, which asks for no plan"
         )
     if row.get("error"):
         return Attribution(fault="error")
@@ -116,18 +116,18 @@ def recited_state(task: Recites[Any], fields: Mapping[str, str]) -> Any | None:
 
 def _known_score(row: Row) -> Outcome | None:
     """The outcome that the row was written with, or None where it holds none that is well formed."""
-    told, fields, right = (row.get(key) for key in ("outcome", "fields", "right"))
-    if not (isinstance(told, dict) and isinstance(fields, dict) and isinstance(right, dict) and right):
+    outcome, fields, right = (row.get(key) for key in ("outcome", "fields", "right"))
+    if not (isinstance(outcome, dict) and isinstance(fields, dict) and isinstance(right, dict) and right):
         return None
     if not all(isinstance(text, str) for text in fields.values()):
         return None
-    measures = {name: value for name, value in told.items() if name not in ("success", "reason")}
-    if not isinstance(told.get("success"), bool) or not isinstance(told.get("reason"), str):
+    measures = {name: value for name, value in outcome.items() if name not in ("success", "reason")}
+    if not isinstance(outcome.get("success"), bool) or not isinstance(outcome.get("reason"), str):
         return None
     if not {measure.name for measure in MEASURES} - {"optimal"} <= measures.keys():
         return None
     return Outcome(
-        success=told["success"], reason=told["reason"], measures=measures, fields=fields, right=right
+        success=outcome["success"], reason=outcome["reason"], measures=measures, fields=fields, right=right
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError, meant
 from pilotage.evaluate.bootstrap import Figures, Interval, bootstrap_macro_mean
-from pilotage.evaluate.roles import kind_order
+from pilotage.evaluate.roles import condition_order
 from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
 from pilotage.worlds.registry import get_world, world_names
@@ -28,7 +28,7 @@ FAIR_SETTINGS = ("prompts", "max_new_tokens", "temperature", "top_p", "strict_ed
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(Figures):
-    """One kind on one task, or on all tasks, pair by pair."""
+    """One condition on one task, or on all tasks, pair by pair."""
 
     a: Interval
     b: Interval
@@ -64,8 +64,8 @@ class Pairs(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KindComparison(Figures):
-    """One kind, task by task and over all tasks; rates and differences are shares, not per cent."""
+class ConditionComparison(Figures):
+    """One condition, task by task and over all tasks; rates and differences are shares, not per cent."""
 
     num_examples: int
     """Examples compared."""
@@ -98,12 +98,12 @@ class KindComparison(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Figures):
-    """B against A, kind by kind, by one rate."""
+    """B against A, condition by condition, by one rate."""
 
     rate: str
     lower_is_better: bool
     """Whether less of the rate is better, as the rows' worlds declare it."""
-    kinds: Mapping[str, KindComparison]
+    conditions: Mapping[str, ConditionComparison]
     warnings: tuple[str, ...]
     """What makes the comparison less than fair, a sentence each."""
 
@@ -112,43 +112,51 @@ def compare(
     a: Iterable[Row],
     b: Iterable[Row],
     *,
-    kinds: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
     rate: str = "success",
     common: bool = False,
 ) -> Comparison:
-    """B against A, per kind and task. `kinds` defaults to those that both have and that have the rate.
+    """B against A, per condition and task. `conditions` defaults to those that both have and that have the rate.
 
     `rate` is success, state (every field recited right), or a flag of the rows' outcomes, e.g. optimal. Raises
     PilotageError where the rows have no such rate, where the example sets differ (unless `common`, which compares on
     what both have), where one id stands for different states, and where nothing is left to compare.
     """
-    of_a, of_b = _by_kind(a), _by_kind(b)
-    chosen = [kind for kind in of_a if kind in of_b] if kinds is None else list(kinds)
+    of_a, of_b = _by_condition(a), _by_condition(b)
+    chosen = (
+        [condition for condition in of_a if condition in of_b] if conditions is None else list(conditions)
+    )
     if not chosen:
         raise PilotageError(
-            f"A has rows of {', '.join(of_a) or 'no kind'} and B of {', '.join(of_b) or 'no kind'}: nothing in common"
+            f"A has rows of {', '.join(of_a) or 'no condition'}, B of "
+            f"{', '.join(of_b) or 'no condition'}: nothing in common"
         )
-    for kind in chosen:
+    for condition in chosen:
         for name, of in (("A", of_a), ("B", of_b)):
-            if kind not in of:
-                raise PilotageError(f"{name} has no rows of the kind {kind!r}; it has {', '.join(of)}")
-    rates = {kind: {**_rates(of_a[kind]), **_rates(of_b[kind])} for kind in chosen}
-    if kinds is None:
-        chosen = [kind for kind in chosen if rate in rates[kind]] or chosen[:1]
-    if lacking := [kind for kind in chosen if rate not in rates[kind]]:
+            if condition not in of:
+                raise PilotageError(
+                    f"{name} has no rows of the condition {condition!r}; it has {', '.join(of)}"
+                )
+    rates = {condition: {**_rates(of_a[condition]), **_rates(of_b[condition])} for condition in chosen}
+    if conditions is None:
+        chosen = [condition for condition in chosen if rate in rates[condition]] or chosen[:1]
+    if lacking := [condition for condition in chosen if rate not in rates[condition]]:
         known = [*rates[lacking[0]]]
         raise PilotageError(
             f"no rate {rate!r} in the rows of {lacking[0]}; there are {', '.join(known)}{meant(rate, known)}"
         )
     compared = {
-        kind: _compare_kind(of_a[kind], of_b[kind], kind, rate=rate, common=common) for kind in chosen
+        condition: _compare_condition(of_a[condition], of_b[condition], condition, rate=rate, common=common)
+        for condition in chosen
     }
-    warnings = [note for kind in chosen for note in _unfairness(kind, of_a[kind], of_b[kind])]
-    rows = [row for kind in chosen for row in (*of_a[kind], *of_b[kind])]
+    warnings = [
+        note for condition in chosen for note in _unfairness(condition, of_a[condition], of_b[condition])
+    ]
+    rows = [row for condition in chosen for row in (*of_a[condition], *of_b[condition])]
     return Comparison(
         rate=rate,
         lower_is_better=_lower_is_better(rate, rows),
-        kinds=compared,
+        conditions=compared,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -192,21 +200,23 @@ def excludes_zero(difference: Interval) -> bool:
     return difference.low > 0 or difference.high < 0
 
 
-def _compare_kind(
-    a: Sequence[Row], b: Sequence[Row], kind: str, *, rate: str, common: bool
-) -> KindComparison:
+def _compare_condition(
+    a: Sequence[Row], b: Sequence[Row], condition: str, *, rate: str, common: bool
+) -> ConditionComparison:
     of_a, of_b = grouped(a, "task", "id"), grouped(b, "task", "id")
     num_only_in_a, num_only_in_b = len(of_a.keys() - of_b.keys()), len(of_b.keys() - of_a.keys())
     shared = [key for key in of_a if key in of_b]
     if not shared:
-        raise PilotageError(f"{kind}: A and B have no example in common; measure both on the same levels")
+        raise PilotageError(
+            f"{condition}: A and B have no example in common; measure both on the same levels"
+        )
     if (num_only_in_a or num_only_in_b) and not common:
         raise PilotageError(
-            f"{kind}: A and B were not asked the same: {num_only_in_a} examples are only in A, {num_only_in_b} only "
-            f"in B, {len(shared)} in both; measure both with the same --data, --split and --num, or give --common "
+            f"{condition}: A and B were not asked the same: {num_only_in_a} examples are only in A, {num_only_in_b} "
+            f"only in B, {len(shared)} in both; measure both with the same --data, --split and --num, or give --common "
             "to compare on those that both have"
         )
-    _check_states(kind, shared, of_a, of_b)
+    _check_states(condition, shared, of_a, of_b)
     once = all(len(of[key]) == 1 for of in (of_a, of_b) for key in shared)
     value = rate_of(rate)
     by_task: dict[str, list[tuple[float, float]]] = {}
@@ -214,7 +224,7 @@ def _compare_kind(
         pair = (fmean(map(value, of_a[key])), fmean(map(value, of_b[key])))
         by_task.setdefault(key[0], []).append(pair)
     pairs_of = partial(_pairs, once=once)
-    return KindComparison(
+    return ConditionComparison(
         num_examples=len(shared),
         num_only_in_a=num_only_in_a,
         num_only_in_b=num_only_in_b,
@@ -240,7 +250,7 @@ def _pairs(tasks: Sequence[Sequence[tuple[float, float]]], *, once: bool) -> Pai
 
 
 def _check_states(
-    kind: str,
+    condition: str,
     shared: Sequence[tuple[str, str]],
     a: Mapping[tuple[str, str], Sequence[Row]],
     b: Mapping[tuple[str, str], Sequence[Row]],
@@ -248,32 +258,36 @@ def _check_states(
     for key in shared:
         if a[key][0].get("state") != b[key][0].get("state"):
             raise PilotageError(
-                f"{kind}: the example {key[1]!r} is another state in B than in A; these are not the same levels"
+                f"{condition}: the example {key[1]!r} is another state in B than in A; these are not the same levels"
             )
 
 
-def _unfairness(kind: str, a: Sequence[Row], b: Sequence[Row]) -> list[str]:
+def _unfairness(condition: str, a: Sequence[Row], b: Sequence[Row]) -> list[str]:
     notes = []
     for name in FAIR_SETTINGS:
         of_a, of_b = (
-            sorted({str((row.get("settings") or {}).get(name, "not told")) for row in rows})
+            sorted({str((row.get("settings") or {}).get(name, "not given")) for row in rows})
             for rows in (a, b)
         )
         if of_a != of_b:
             notes.append(f"{name} differs: {', '.join(of_a)} in A, {', '.join(of_b)} in B")
     num_answers = [sorted({len(rows) for rows in grouped(of, "task", "id").values()}) for of in (a, b)]
     if num_answers[0] != num_answers[1]:
-        told = [" or ".join(map(str, counts)) for counts in num_answers]
-        notes.append(f"{kind}: A has {told[0]} answers to an example, B has {told[1]}")
+        texts = [" or ".join(map(str, counts)) for counts in num_answers]
+        notes.append(f"{condition}: A has {texts[0]} answers to an example, B has {texts[1]}")
     for name, rows in (("A", a), ("B", b)):
         num_errors = sum(bool(row.get("error")) for row in rows)
         if num_errors:
             notes.append(
-                f"{kind}: {num_errors} rows of {name} got no answer from the engine and count as failures"
+                f"{condition}: {num_errors} rows of {name} got no answer from the engine and count as failures"
             )
     return notes
 
 
-def _by_kind(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    kinds = grouped(rows, "kind")
-    return {kind: kinds[kind] for kind in (*kind_order(), *kinds) if kind in kinds}
+def _by_condition(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    conditions = grouped(rows, "condition")
+    return {
+        condition: conditions[condition]
+        for condition in (*condition_order(), *conditions)
+        if condition in conditions
+    }

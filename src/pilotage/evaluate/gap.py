@@ -20,13 +20,13 @@ from pilotage.evaluate.samples import Row, example_means, grouped
 from pilotage.evaluate.strata import Curve, success_curves
 from pilotage.evaluate.summary import paired_differences, rate_of
 
-GAP_KINDS = ("text", "image", "corrected", "perception")
+GAP_CONDITIONS = ("text", "image", "corrected", "perception")
 DIFFERENCES = {
     "modality_gap": ("text", "image"),
     "lost_in_seeing": ("corrected", "image"),
     "lost_beside_picture": ("text", "corrected"),
 }
-"""Name -> (kind, less kind), paired by example. `lost_in_seeing` comes back when the true state is told;
+"""Name -> (condition, less condition), paired by example. `lost_in_seeing` comes back when the true state is told;
 `lost_beside_picture` does not, although words alone would do: the rest of the modality gap."""
 
 
@@ -35,11 +35,11 @@ class GapCell(Figures):
     """One task, one level of it, or the mean over tasks."""
 
     success: Mapping[str, Interval]
-    """Kind -> success; of perception: every field right."""
+    """Condition -> success; of perception: every field right."""
     state_read: Interval
     """Share of image answers that recite the true state."""
     differences: Mapping[str, Interval]
-    """Keys of `DIFFERENCES`, as far as both kinds were measured."""
+    """Keys of `DIFFERENCES`, as far as both conditions were measured."""
     fault_shares: Mapping[str, Interval]
     """Fault -> share of all image answers."""
     faults: FaultCounts | None
@@ -80,18 +80,18 @@ class Gap(Figures):
 
 
 def gap(rows: Iterable[Row]) -> Gap:
-    """The diagnosis of one model's rows, of the kinds `GAP_KINDS` as far as they are there.
+    """The diagnosis of one model's rows, of the conditions `GAP_CONDITIONS` as far as they are there.
 
-    Raises PilotageError where there is no row of the kind `image`.
+    Raises PilotageError where there is no row of the condition `image`.
     """
     # The order of rows in their files means nothing.
     kept = sorted(
-        (row for row in rows if row["kind"] in GAP_KINDS),
-        key=lambda row: (row["task"], GAP_KINDS.index(row["kind"])),
+        (row for row in rows if row["condition"] in GAP_CONDITIONS),
+        key=lambda row: (row["task"], GAP_CONDITIONS.index(row["condition"])),
     )
-    image = [row for row in kept if row["kind"] == "image"]
+    image = [row for row in kept if row["condition"] == "image"]
     if not image:
-        raise PilotageError("no rows of the kind image: there are no failures to be explained")
+        raise PilotageError("no rows of the condition image: there are no failures to be explained")
     attributed = attribute_all(image)
     by_task = grouped(kept, "task")
     of_task = {task: [each for each in attributed if each[0]["task"] == task] for task in by_task}
@@ -101,7 +101,7 @@ def gap(rows: Iterable[Row]) -> Gap:
         task: {
             level: _cell(at_level, [each for each in of_task[task] if each[0]["level"] == level])
             for level, at_level in sorted(grouped(group, "level").items())
-            if any(row["kind"] == "image" for row in at_level)
+            if any(row["condition"] == "image" for row in at_level)
         }
         for task, group in by_task.items()
     }
@@ -128,12 +128,15 @@ def gap(rows: Iterable[Row]) -> Gap:
 
 def _cell(rows: Sequence[Row], attributed: Sequence[Attributed]) -> GapCell:
     mean = bootstrap_mean
-    kinds = _by_kind(rows)
+    conditions = _by_condition(rows)
     faults = count_faults(attributed)
-    differences = _differences(kinds)
+    differences = _differences(conditions)
     return GapCell(
-        success={kind: mean(example_means(group, rate_of("success"))) for kind, group in kinds.items()},
-        state_read=mean(example_means(kinds["image"], rate_of("state"))),
+        success={
+            condition: mean(example_means(group, rate_of("success")))
+            for condition, group in conditions.items()
+        },
+        state_read=mean(example_means(conditions["image"], rate_of("state"))),
         differences={name: mean(values, bounds=(-1.0, 1.0)) for name, values in differences.items()},
         fault_shares=faults.shares,
         faults=faults,
@@ -143,16 +146,16 @@ def _cell(rows: Sequence[Row], attributed: Sequence[Attributed]) -> GapCell:
 def _macro(by_task: Mapping[str, Sequence[Row]], of_task: Mapping[str, Sequence[Attributed]]) -> GapCell:
     """Plain means over tasks of whatever every task has."""
     mean = bootstrap_macro_mean
-    kinds = [_by_kind(rows) for rows in by_task.values()]
-    differences = [_differences(of) for of in kinds]
+    conditions = [_by_condition(rows) for rows in by_task.values()]
+    differences = [_differences(of) for of in conditions]
     faults = [{id(row): found.fault for row, found in of_task[task]} for task in by_task]
     return GapCell(
         success={
-            kind: mean([example_means(of[kind], rate_of("success")) for of in kinds])
-            for kind in GAP_KINDS
-            if all(kind in of for of in kinds)
+            condition: mean([example_means(of[condition], rate_of("success")) for of in conditions])
+            for condition in GAP_CONDITIONS
+            if all(condition in of for of in conditions)
         },
-        state_read=mean([example_means(of["image"], rate_of("state")) for of in kinds]),
+        state_read=mean([example_means(of["image"], rate_of("state")) for of in conditions]),
         differences={
             name: mean([of[name] for of in differences], bounds=(-1.0, 1.0))
             for name in DIFFERENCES
@@ -162,7 +165,7 @@ def _macro(by_task: Mapping[str, Sequence[Row]], of_task: Mapping[str, Sequence[
             fault: mean(
                 [
                     example_means(of["image"], lambda row, known=known, f=fault: float(known[id(row)] == f))
-                    for of, known in zip(kinds, faults, strict=True)
+                    for of, known in zip(conditions, faults, strict=True)
                 ]
             )
             for fault in FAULTS
@@ -171,34 +174,39 @@ def _macro(by_task: Mapping[str, Sequence[Row]], of_task: Mapping[str, Sequence[
     )
 
 
-def _differences(kinds: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
-    """Name -> paired differences of success, one for each example that both kinds have."""
+def _differences(conditions: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
+    """Name -> paired differences of success, one for each example that both conditions have."""
     found = {
-        name: list(paired_differences(kinds[kind], minus=kinds[less]).values())
-        for name, (kind, less) in DIFFERENCES.items()
-        if kind in kinds and less in kinds
+        name: list(paired_differences(conditions[condition], minus=conditions[less]).values())
+        for name, (condition, less) in DIFFERENCES.items()
+        if condition in conditions and less in conditions
     }
     return {name: values for name, values in found.items() if values}
 
 
 def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    ids = {kind: {(row["task"], row["id"]) for row in group} for kind, group in _by_kind(rows).items()}
-    notes = [f"{kind} was not measured" for kind in GAP_KINDS if kind not in ids]
-    for kind, of_kind in ids.items():
-        missing, more = len(ids["image"] - of_kind), len(of_kind - ids["image"])
+    ids = {
+        condition: {(row["task"], row["id"]) for row in group}
+        for condition, group in _by_condition(rows).items()
+    }
+    notes = [f"{condition} was not measured" for condition in GAP_CONDITIONS if condition not in ids]
+    for condition, of_condition in ids.items():
+        missing, more = len(ids["image"] - of_condition), len(of_condition - ids["image"])
         if missing or more:
             notes.append(
-                f"{kind} lacks {missing} of the image examples and has {more} others: differences are those of the "
-                f"{len(ids['image'] & of_kind)} that both have"
+                f"{condition} lacks {missing} of the image examples and has {more} others: differences are those of "
+                f"the {len(ids['image'] & of_condition)} that both have"
             )
-    for kind, group in _by_kind(rows).items():
+    for condition, group in _by_condition(rows).items():
         num_errors = sum(bool(row.get("error")) for row in group)
         if num_errors:
-            notes.append(f"{num_errors} rows of {kind} got no answer from the engine and count as failures")
+            notes.append(
+                f"{num_errors} rows of {condition} got no answer from the engine and count as failures"
+            )
     return tuple(notes)
 
 
-def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Kind -> its rows, in the order of `GAP_KINDS`."""
-    groups = grouped(rows, "kind")
-    return {kind: groups[kind] for kind in GAP_KINDS if kind in groups}
+def _by_condition(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Condition -> its rows, in the order of `GAP_CONDITIONS`."""
+    groups = grouped(rows, "condition")
+    return {condition: groups[condition] for condition in GAP_CONDITIONS if condition in groups}

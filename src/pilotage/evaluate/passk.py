@@ -19,7 +19,7 @@ from pilotage.evaluate.summary import rate_of
 
 @dataclass(frozen=True, kw_only=True)
 class PassK(Figures):
-    """One kind."""
+    """One condition."""
 
     num_samples: tuple[int, int]
     """Fewest and most answers to an example."""
@@ -40,12 +40,13 @@ def pass_at_k(num_answers: int, num_successes: int, k: int) -> float:
 
 
 def passk(rows: Iterable[Row], ks: Sequence[int] | None = None) -> dict[str, PassK]:
-    """Kind -> estimates. `ks` defaults to 1, 2, 4, … and the number of answers that every example has.
+    """Condition -> estimates. `ks` defaults to 1, 2, 4, … and the number of answers that every example has.
 
     Raises PilotageError for a k below 1 or beyond the answers of some example.
     """
     return {
-        kind: _passk(grouped(of_kind, "task"), kind, ks) for kind, of_kind in grouped(rows, "kind").items()
+        condition: _passk(grouped(of_condition, "task"), condition, ks)
+        for condition, of_condition in grouped(rows, "condition").items()
     }
 
 
@@ -55,7 +56,7 @@ def default_ks(num_samples: int) -> list[int]:
     return ks if ks[-1] == num_samples else [*ks, num_samples]
 
 
-def _passk(by_task: Mapping[str, Sequence[Row]], kind: str, ks: Sequence[int] | None) -> PassK:
+def _passk(by_task: Mapping[str, Sequence[Row]], condition: str, ks: Sequence[int] | None) -> PassK:
     success = rate_of("success")
     tallies = {
         task: [(len(answers), round(sum(map(success, answers)))) for answers in grouped(rows, "id").values()]
@@ -66,8 +67,8 @@ def _passk(by_task: Mapping[str, Sequence[Row]], kind: str, ks: Sequence[int] | 
     for k in chosen:
         if not 1 <= k <= min(sizes):
             raise PilotageError(
-                f"pass@{k} of {kind}: k is a whole number from 1 to the {min(sizes)} answers that every example has; "
-                "ask for more samples"
+                f"pass@{k} of {condition}: k is a whole number from 1 to the {min(sizes)} answers that every example "
+                "has; ask for more samples"
             )
     values = {
         task: {k: [pass_at_k(n, c, k) for n, c in of_task] for k in chosen}

@@ -26,7 +26,7 @@ from pilotage.worlds.task import Plans
 
 @dataclass(frozen=True, kw_only=True)
 class PriorCell(Figures):
-    """One kind on one task."""
+    """One condition on one task."""
 
     prior: str
     """The regularity in words."""
@@ -56,42 +56,42 @@ class PriorCell(Figures):
 class PriorProbe(Figures):
     """Success with and against the prior; differences are shares, from -1 to 1."""
 
-    kinds: Mapping[str, Mapping[str, PriorCell]]
-    """Kind -> task -> cell."""
+    conditions: Mapping[str, Mapping[str, PriorCell]]
+    """Condition -> task -> cell."""
     macro: Mapping[str, Interval]
-    """Kind -> plain mean of the tasks' differences."""
+    """Condition -> plain mean of the tasks' differences."""
 
 
 def prior_conflict(rows: Iterable[Row]) -> PriorProbe:
-    """The probe over rows of any number of kinds; tasks without a prior, and states without one, take no part.
+    """The probe over rows of any number of conditions; tasks without a prior, and states without one, take no part.
 
     Raises PilotageError where no two examples can be paired.
     """
-    kinds = _pairs_by_kind(rows)
-    if not kinds:
+    conditions = _pairs_by_condition(rows)
+    if not conditions:
         raise PilotageError(
             "no two examples can be paired, one with a task's prior and one against it, at one level and length"
         )
     return PriorProbe(
-        kinds={
-            kind: {task: _cell(paired, kind, task) for task, paired in by_task.items()}
-            for kind, by_task in kinds.items()
+        conditions={
+            condition: {task: _cell(paired, condition, task) for task, paired in by_task.items()}
+            for condition, by_task in conditions.items()
         },
         macro={
-            kind: bootstrap_macro_mean(
+            condition: bootstrap_macro_mean(
                 [paired.differences for paired in by_task.values()], bounds=(-1.0, 1.0)
             )
-            for kind, by_task in kinds.items()
+            for condition, by_task in conditions.items()
         },
     )
 
 
-def paired_success(rows: Iterable[Row], kind: str) -> dict[str, tuple[list[float], list[float]]]:
+def paired_success(rows: Iterable[Row], condition: str) -> dict[str, tuple[list[float], list[float]]]:
     """Task -> success on its pairs where the prior holds, and where it is reversed: equally long, in one order.
 
     Measurements of the same examples have the same pairs, so their values may be compared pair by pair.
     """
-    by_task = _pairs_by_kind(rows).get(kind, {})
+    by_task = _pairs_by_condition(rows).get(condition, {})
     return {task: (paired.values(0), paired.values(1)) for task, paired in by_task.items()}
 
 
@@ -109,12 +109,12 @@ class _Paired:
         return [a - b for a, b in zip(self.values(0), self.values(1), strict=True)]
 
 
-def _pairs_by_kind(rows: Iterable[Row]) -> dict[str, dict[str, _Paired]]:
-    """Kind -> task -> pairs, where there are any; tasks without a prior take no part."""
+def _pairs_by_condition(rows: Iterable[Row]) -> dict[str, dict[str, _Paired]]:
+    """Condition -> task -> pairs, where there are any; tasks without a prior take no part."""
     found: dict[str, dict[str, _Paired]] = {}
-    for (kind, task), group in grouped(rows, "kind", "task").items():
+    for (condition, task), group in grouped(rows, "condition", "task").items():
         if prior_of(planning_world(task, Plans)) is not None and (paired := _pair(group)).pairs:
-            found.setdefault(kind, {})[task] = paired
+            found.setdefault(condition, {})[task] = paired
     return found
 
 
@@ -140,13 +140,13 @@ def _pair(rows: Sequence[Row]) -> _Paired:
     return _Paired(pairs=pairs, num_unpaired=(left[0], left[1]))
 
 
-def _cell(paired: _Paired, kind: str, task: str) -> PriorCell:
+def _cell(paired: _Paired, condition: str, task: str) -> PriorCell:
     prior = prior_of(planning_world(task, Plans))
     assert prior is not None
 
     def faults(side: int) -> FaultCounts | None:
         rows = [row for pair in paired.pairs for row in pair[side]]
-        return None if is_description(kind) else count_faults(attribute_all(rows))
+        return None if is_description(condition) else count_faults(attribute_all(rows))
 
     return PriorCell(
         prior=prior.prior,

@@ -1,4 +1,4 @@
-"""Which part the model played in a row: told by the row, or by the condition that its kind names."""
+"""Which part the model played in a row: as the row says, or else the condition that it was made in."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pilotage.worlds.score import DESCRIBE, PLAN
 
 
 def role_of(row: Row) -> str:
-    """The role of the row's answer; `""` where neither the row nor its kind tells."""
+    """The role of the row's answer; `""` where neither the row nor its condition says."""
     role = row.get("role")
-    return role if isinstance(role, str) and role else role_of_kind(str(row.get("kind", "")))
+    return role if isinstance(role, str) and role else role_of_condition(str(row.get("condition", "")))
 
 
 def is_planning(row: Row) -> bool:
@@ -20,9 +20,9 @@ def is_planning(row: Row) -> bool:
     return role_of(row) in (PLAN, DESCRIBE, "") and not row.get("turns")
 
 
-def role_of_kind(kind: str) -> str:
+def role_of_condition(condition: str) -> str:
     """The role that the condition of this name begins with, in the first world that has such a condition."""
-    return _roles(world_names()).get(kind, "")
+    return _roles(world_names()).get(condition, "")
 
 
 @cache
@@ -31,11 +31,11 @@ def _roles(names: tuple[str, ...]) -> dict[str, str]:
     return {c.name: c.role for name in reversed(names) for c in reversed(get_world(name).conditions)}
 
 
-def is_description(kind: str) -> bool:
-    """Whether answers of this kind describe the state and hold no plan."""
-    return role_of_kind(kind) == DESCRIBE
+def is_description(condition: str) -> bool:
+    """Whether answers of this condition describe the state and hold no plan."""
+    return role_of_condition(condition) == DESCRIBE
 
 
-def kind_order() -> tuple[str, ...]:
+def condition_order() -> tuple[str, ...]:
     """The names of all worlds' conditions, in the order in which tables show them."""
     return tuple(dict.fromkeys(c.name for name in world_names() for c in get_world(name).conditions))

@@ -70,7 +70,7 @@ def resume(path: Path, settings: Settings) -> dict[tuple[str, int], dict[str, An
     return kept
 
 
-def make_row(episode: Episode, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def make_row(episode: Episode, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The row of an episode, made with `settings` (`Settings.as_dict`).
 
     One of several turns has them all in `turns`; what stands beside is its last turn's.
@@ -82,7 +82,7 @@ def make_row(episode: Episode, kind: str, settings: Mapping[str, Any]) -> dict[s
     return {
         "id": example.id,
         "sample": episode.sample,
-        "kind": kind,
+        "condition": condition,
         "world": example.world,
         "task": example.task,
         "level": example.level,

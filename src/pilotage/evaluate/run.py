@@ -1,4 +1,4 @@
-"""Asks a model for an answer to every example and kind, and keeps every prompt, answer and verdict.
+"""Asks a model for an answer to every example and condition, and keeps every prompt, answer and verdict.
 
 Every row is written when its answer is there. Killed at any moment and run again, it goes on: rows that are
 there are kept, a half-written one is cut off, and no row is ever there twice. A row whose failure says nothing
@@ -31,22 +31,22 @@ from pilotage.worlds.planning import USUAL
 from pilotage.worlds.registry import get_world
 from pilotage.worlds.world import condition_of
 
-KINDS = USUAL
+USUAL_CONDITIONS = USUAL
 EVAL_FOLDER = "eval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a progress callback is told when a kind begins and after each row."""
+    """What a progress callback is told when a condition begins and after each row."""
 
-    kind: str
+    condition: str
     num_done: int
-    """Rows of this kind that are there, kept ones included."""
+    """Rows of this condition that are there, kept ones included."""
     num_total: int
     rows: Sequence[dict[str, Any]]
-    """The row just written; when a kind begins: those kept from an earlier run."""
+    """The row just written; when a condition begins: those kept from an earlier run."""
     num_failed: int = 0
-    """Rows of this kind with an error, among those that are there."""
+    """Rows of this condition with an error, among those that are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class _Wanted:
         return self.example.id, self.sample
 
 
-def rows_path(run_dir: Path, stage: str, kind: str) -> Path:
-    """`eval/<stage>.<kind>.jsonl` of a run folder."""
+def rows_path(run_dir: Path, stage: str, condition: str) -> Path:
+    """`eval/<stage>.<condition>.jsonl` of a run folder."""
     if not stage or "." in stage or "/" in stage:
         raise PilotageError(f"stage {stage!r} cannot name a file: use letters and digits, as in stage1")
-    return run_dir / EVAL_FOLDER / f"{stage}.{kind}.jsonl"
+    return run_dir / EVAL_FOLDER / f"{stage}.{condition}.jsonl"
 
 
 def evaluate(
@@ -77,7 +77,7 @@ def evaluate(
     max_new_tokens: int,
     out: Path,
     model: str = "",
-    kinds: Sequence[str] = KINDS,
+    conditions: Sequence[str] = USUAL_CONDITIONS,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -91,9 +91,9 @@ def evaluate(
     before_work: Callable[[View], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
-    """Writes `eval/<stage>.<kind>.jsonl` in the run folder `out` and returns the rates over `examples`.
+    """Writes `eval/<stage>.<condition>.jsonl` in the run folder `out` and returns the rates over `examples`.
 
-    Examples are of any worlds that have the kinds among their conditions. Episodes of several turns are cut off by
+    Examples are of any worlds that have these conditions. Episodes of several turns are cut off by
     `limits`; `sessions` says where their sessions are, if not in this process. `agent` names one of the agents that
     their worlds offer (`agents_of`); None is each world's own.
 
@@ -103,7 +103,7 @@ def evaluate(
     a failure everywhere. `before_work` is called with the first view of those to be asked before a file is
     touched; when nothing is to be asked, it is not called, and nothing is written.
     """
-    _check(examples, kinds)
+    _check(examples, conditions)
     check_agent(examples, agent)
     if batch_size < 1 or samples < 1:
         raise PilotageError(f"batch_size {batch_size} and samples {samples} must be at least 1")
@@ -129,11 +129,11 @@ def evaluate(
     # the file means nothing.
     ordered = sorted(examples, key=lambda example: (example.task, example.level))
     questions = [_Wanted(example=example, sample=sample) for sample in range(samples) for example in ordered]
-    paths = {kind: rows_path(out, stage, kind) for kind in kinds}
-    known = {kind: kept_rows(path, settings) for kind, path in paths.items()}
-    missing = {kind: _missing(questions, kept) for kind, (kept, _) in known.items()}
+    paths = {condition: rows_path(out, stage, condition) for condition in conditions}
+    known = {condition: kept_rows(path, settings) for condition, path in paths.items()}
+    missing = {condition: _missing(questions, kept) for condition, (kept, _) in known.items()}
     if (first := _first_view(missing, settings)) is not None:
-        _refuse_pictures(engine, first, kinds)
+        _refuse_pictures(engine, first, conditions)
         if before_work is not None:
             before_work(first)
     measured: list[dict[str, Any]] = []
@@ -145,10 +145,10 @@ def evaluate(
         nullcontext() if is_complete else locked(folder / ".lock", busy=busy),
         (sessions or SessionsHere()).opened(strict=strict_edges) as open_session,
     ):
-        for kind, path in paths.items():
-            kept = known[kind][0] if is_complete else resume(path, settings)
+        for condition, path in paths.items():
+            kept = known[condition][0] if is_complete else resume(path, settings)
             for row in _measure(
-                engine, questions, kind, path, kept, settings, batch_size, limits, open_session, progress
+                engine, questions, condition, path, kept, settings, batch_size, limits, open_session, progress
             ):
                 measured.append(row)
     return summarise(measured)
@@ -195,19 +195,18 @@ def success_by_task(found: Iterable[tuple[str, bool]]) -> dict[str, float]:
     return {task: sum(won) / len(won) for task, won in by_task.items()}
 
 
-def conditions_of(examples: Sequence[Example], kinds: Sequence[str]) -> dict[tuple[str, str], Condition]:
-    """(world, kind) -> its condition. Raises PilotageError for a kind that one of the examples' worlds has not."""
+def conditions_of(examples: Sequence[Example], names: Sequence[str]) -> dict[tuple[str, str], Condition]:
+    """(world, name) -> its condition. Raises PilotageError for a name that one of the examples' worlds has not."""
     found: dict[tuple[str, str], Condition] = {}
-    for name in dict.fromkeys(example.world for example in examples):
-        world = get_world(name)
+    for world in (get_world(each) for each in dict.fromkeys(example.world for example in examples)):
         known = [condition.name for condition in world.conditions]
-        for kind in kinds:
-            condition = condition_of(world, kind)
+        for name in names:
+            condition = condition_of(world, name)
             if condition is None:
                 raise PilotageError(
-                    f"unknown kinds {[kind]}: {world.title} is measured by {', '.join(known)}{meant(kind, known)}"
+                    f"unknown condition {name!r}: {world.title} is measured by {', '.join(known)}{meant(name, known)}"
                 )
-            found[name, kind] = condition
+            found[world.name, name] = condition
     return found
 
 
@@ -218,10 +217,10 @@ def check_agent(examples: Sequence[Example], name: str | None) -> None:
             agent_of(get_world(world), name)
 
 
-def _check(examples: Sequence[Example], kinds: Sequence[str]) -> None:
+def _check(examples: Sequence[Example], conditions: Sequence[str]) -> None:
     if not examples:
         raise PilotageError("no examples to evaluate on")
-    conditions_of(examples, kinds)
+    conditions_of(examples, conditions)
     for name in dict.fromkeys(example.world for example in examples):
         # What a world needs besides, e.g. an extra for its judge, is asked ahead of long work.
         check = getattr(get_world(name), "check", None)
@@ -240,29 +239,29 @@ def _missing(questions: Sequence[_Wanted], kept: Container[tuple[str, int]]) -> 
 def _first_view(missing: Mapping[str, Sequence[_Wanted]], settings: Settings) -> View | None:
     """One of the views that are to be asked, one with a picture if there is any."""
     views = []
-    for kind, wanted in missing.items():
+    for name, wanted in missing.items():
         if wanted:
             example = wanted[0].example
-            condition = conditions_of([example], [kind])[example.world, kind]
+            condition = conditions_of([example], [name])[example.world, name]
             moment = Moment(example=example, role=condition.role, seen=example.start)
             views.append(make_view(condition.views[condition.role], moment, settings.prompts))
     return next((view for view in views if view.images), views[0] if views else None)
 
 
-def _refuse_pictures(engine: Engine | StreamingEngine, view: View, kinds: Sequence[str]) -> None:
+def _refuse_pictures(engine: Engine | StreamingEngine, view: View, conditions: Sequence[str]) -> None:
     """Raises PilotageError where the engine's model reads text only: every row would be a failure of its own."""
     backbone = getattr(engine, "backbone", None)
     if view.images and backbone is not None and not backbone.supports_images:
         raise PilotageError(
-            f"{backbone.name} reads text only, and {', '.join(kinds)} show it a picture (view {view.name!r}): measure "
-            "it by kinds of words alone, as in --kinds text"
+            f"{backbone.name} reads text only, and {', '.join(conditions)} show it a picture (view {view.name!r}): "
+            "measure it by conditions of words alone, as in --conditions text"
         )
 
 
 def _measure(
     engine: Engine | StreamingEngine,
     questions: Sequence[_Wanted],
-    kind: str,
+    condition: str,
     path: Path,
     known: Mapping[tuple[str, int], dict[str, Any]],
     settings: Settings,
@@ -271,7 +270,7 @@ def _measure(
     open_session: Open,
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one kind, known ones first, each of the others once it is written."""
+    """The rows of one condition, known ones first, each of the others once it is written."""
     wanted = {question.key for question in questions}
     kept = [row for key, row in known.items() if key in wanted]
     num_done, num_failed = 0, 0
@@ -283,19 +282,25 @@ def _measure(
         if progress is not None:
             progress(
                 Progress(
-                    kind=kind, num_done=num_done, num_total=len(questions), num_failed=num_failed, rows=rows
+                    condition=condition,
+                    num_done=num_done,
+                    num_total=len(questions),
+                    num_failed=num_failed,
+                    rows=rows,
                 )
             )
 
     count(kept)
     yield from kept
     missing = _missing(questions, known)
-    conditions = conditions_of([question.example for question in missing], [kind])
+    conditions = conditions_of([question.example for question in missing], [condition])
 
     def show(moment: Moment) -> View:
-        views = conditions[moment.example.world, kind].views
+        views = conditions[moment.example.world, condition].views
         if moment.role not in views:
-            raise PilotageError(f"{moment.example.world}: {kind} has no view for the role {moment.role!r}")
+            raise PilotageError(
+                f"{moment.example.world}: {condition} has no view for the role {moment.role!r}"
+            )
         return make_view(views[moment.role], moment, settings.prompts)
 
     decoding = Decoding(
@@ -318,7 +323,7 @@ def _measure(
             example=question.example,
             sample=question.sample,
             seed=sample_seed(settings.seed, question.sample),
-            role=conditions[question.example.world, kind].role,
+            role=conditions[question.example.world, condition].role,
         )
         for question in missing
     ]
@@ -326,7 +331,7 @@ def _measure(
     for episode in play(
         starts, writer=writer, show=show, agent=settings.agent, limits=limits, open_session=open_session
     ):
-        row = make_row(episode, kind, made_with)
+        row = make_row(episode, condition, made_with)
         append_jsonl(path, [row])
         count([row])
         yield row

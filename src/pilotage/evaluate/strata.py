@@ -17,10 +17,10 @@ AXES = ("level", "difficulty", "optimal_length")
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(Figures):
-    """Success of one kind on one task along one axis."""
+    """Success of one condition on one task along one axis."""
 
     task: str
-    kind: str
+    condition: str
     axis: str
     """One of `AXES`."""
     points: Sequence[tuple[int | str, Interval]]
@@ -28,13 +28,13 @@ class Curve(Figures):
 
     def as_dict(self) -> dict[str, Any]:
         points = [{"value": value, **interval.as_dict()} for value, interval in self.points]
-        return {"task": self.task, "kind": self.kind, "axis": self.axis, "points": points}
+        return {"task": self.task, "condition": self.condition, "axis": self.axis, "points": points}
 
 
 def success_curves(rows: Iterable[Row]) -> list[Curve]:
-    """A curve for every task, kind and axis that the rows have values for."""
+    """A curve for every task, condition and axis that the rows have values for."""
     curves = []
-    for (task, kind), group in grouped(rows, "task", "kind").items():
+    for (task, condition), group in grouped(rows, "task", "condition").items():
         for axis in AXES:
             # What strangers wrote may hold anything; a list cannot be a place on an axis.
             by_value = grouped((row for row in group if isinstance(row.get(axis), int | str)), axis)
@@ -43,7 +43,7 @@ def success_curves(rows: Iterable[Row]) -> list[Curve]:
                     (value, bootstrap_mean(example_means(by_value[value], rate_of("success"))))
                     for value in _sorted(by_value)
                 ]
-                curves.append(Curve(task=task, kind=kind, axis=axis, points=points))
+                curves.append(Curve(task=task, condition=condition, axis=axis, points=points))
     return curves
 
 

@@ -1,4 +1,4 @@
-"""Turns evaluation rows into rates with intervals: per kind, task and level, and over tasks.
+"""Turns evaluation rows into rates with intervals: per condition, task and level, and over tasks.
 
 A row is what `pilotage.evaluate.run` writes, from whatever model; a row with an `error` is a failure in
 every rate. All rates are shares in [0, 1]. Several answers to one example count as their mean, and intervals
@@ -39,7 +39,7 @@ def _in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(Figures):
-    """One kind on one task, or on one level of it; rates are shares from 0 to 1."""
+    """One condition on one task, or on one level of it; rates are shares from 0 to 1."""
 
     n: int
     """Examples."""
@@ -55,14 +55,14 @@ class Rates(Figures):
     """Field of the state or of the perception answer -> share read right."""
 
     def as_dict(self) -> dict[str, Any]:
-        told = super().as_dict()
-        rates, numbers, fields = (told.pop(name) for name in ("rates", "numbers", "fields"))
-        return {**told, **rates, "fields": fields, **({"numbers": numbers} if numbers else {})}
+        entry = super().as_dict()
+        rates, numbers, fields = (entry.pop(name) for name in ("rates", "numbers", "fields"))
+        return {**entry, **rates, "fields": fields, **({"numbers": numbers} if numbers else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
-class KindSummary(Figures):
-    """One kind: its rates by task, by level and over all tasks."""
+class ConditionSummary(Figures):
+    """One condition: its rates by task, by level and over all tasks."""
 
     tasks: Mapping[str, Rates]
     levels: Mapping[str, Mapping[int, Rates]]
@@ -73,9 +73,9 @@ class KindSummary(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Figures):
-    """The rates of one stage's rows, kind by kind."""
+    """The rates of one stage's rows, condition by condition."""
 
-    kinds: Mapping[str, KindSummary]
+    conditions: Mapping[str, ConditionSummary]
     """`image`, `text`, `perception`, … -> their rates."""
     gap: Mapping[str, Interval]
     """Task -> modality gap: text success minus image success on the states that both have, paired."""
@@ -83,12 +83,12 @@ class Summary(Figures):
     """Plain mean of the tasks' gaps, or None where no state has both."""
 
     def headline(self) -> dict[str, dict[str, dict[str, float]]]:
-        """task -> kind -> `{"success", "n", "low", "high"}`, the form that `summary.json` holds."""
+        """task -> condition -> `{"success", "n", "low", "high"}`, the form that `summary.json` holds."""
         tasks: dict[str, dict[str, dict[str, float]]] = {}
-        for kind, summary in self.kinds.items():
+        for condition, summary in self.conditions.items():
             for task, rates in summary.tasks.items():
                 success = rates.rates["success"]
-                tasks.setdefault(task, {})[kind] = {
+                tasks.setdefault(task, {})[condition] = {
                     "success": success.mean,
                     "n": rates.n,
                     "low": success.low,
@@ -98,15 +98,15 @@ class Summary(Figures):
 
 
 def summarise(rows: Iterable[Row]) -> Summary:
-    """The rates of one model's rows, of any number of kinds. PilotageError on a row without its keys."""
-    by_kind: dict[str, dict[str, list[Row]]] = {}
+    """The rates of one model's rows, of any number of conditions. PilotageError on a row without its keys."""
+    by_condition: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        for key in ("id", "kind", "task", "level"):
+        for key in ("id", "condition", "task", "level"):
             if key not in row:
                 raise PilotageError(f"an evaluation row has no {key!r}; it has {sorted(map(str, row))}")
-        by_kind.setdefault(row["kind"], {}).setdefault(row["task"], []).append(row)
-    kinds = {}
-    for kind, tasks in by_kind.items():
+        by_condition.setdefault(row["condition"], {}).setdefault(row["task"], []).append(row)
+    conditions = {}
+    for condition, tasks in by_condition.items():
         flags = _flags(row for task_rows in tasks.values() for row in task_rows)
         rates = partial(_rates, flags=flags)
         by_task = {task: rates(task_rows) for task, task_rows in tasks.items()}
@@ -115,7 +115,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
             for name in rate_names(by_task.values())
             if all(name in cell.rates for cell in by_task.values())
         ]
-        kinds[kind] = KindSummary(
+        conditions[condition] = ConditionSummary(
             tasks=by_task,
             levels={
                 task: {
@@ -130,9 +130,9 @@ def summarise(rows: Iterable[Row]) -> Summary:
                 for name in shared
             },
         )
-    gaps = _paired_gaps(by_kind.get("text", {}), by_kind.get("image", {}))
+    gaps = _paired_gaps(by_condition.get("text", {}), by_condition.get("image", {}))
     return Summary(
-        kinds=kinds,
+        conditions=conditions,
         gap={task: bootstrap_mean(values, bounds=(-1.0, 1.0)) for task, values in gaps.items()},
         gap_macro=bootstrap_macro_mean(list(gaps.values()), bounds=(-1.0, 1.0)) if gaps else None,
     )
@@ -140,7 +140,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
 
 def _rates(rows: Sequence[Row], *, flags: Sequence[str]) -> Rates:
     mean = bootstrap_mean
-    # Of rows that all failed nobody knows the measures; they are those of the other rows of this kind.
+    # Of rows that all failed nobody knows the measures; they are those of the other rows of this condition.
     own = _flags(rows) if any(row.get("outcome") for row in rows) else flags
     names = _in_order((*FIRST_RATES, *own, *LAST_RATES))
     fields = list(dict.fromkeys(name for row in rows for name in row.get("right") or {}))
@@ -163,12 +163,12 @@ def _flags(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def _numbers(rows: Sequence[Row]) -> dict[str, Interval]:
     """The measures that are numbers, of worlds of several turns; plans have `num_executed`, which no table shows."""
-    told = [(row, _told_numbers(row)) for row in rows if row.get("outcome") and not row.get("error")]
-    if not any("num_turns" in numbers for _, numbers in told):
+    counted = [(row, _numbers_of(row)) for row in rows if row.get("outcome") and not row.get("error")]
+    if not any("num_turns" in numbers for _, numbers in counted):
         return {}
-    names = dict.fromkeys(name for _, numbers in told for name in numbers)
+    names = dict.fromkeys(name for _, numbers in counted for name in numbers)
     values = {
-        name: [{"id": row["id"], "value": numbers[name]} for row, numbers in told if name in numbers]
+        name: [{"id": row["id"], "value": numbers[name]} for row, numbers in counted if name in numbers]
         for name in names
     }
     return {
@@ -177,13 +177,13 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Interval]:
     }
 
 
-def _told_numbers(row: Row) -> dict[str, float]:
+def _numbers_of(row: Row) -> dict[str, float]:
     """The number of turns, as the world counts it or the row has them, and the outcome's other numbers."""
     turns = {"num_turns": len(row["turns"])} if row.get("turns") else {}
-    told = {**turns, **row["outcome"]}
+    found = {**turns, **row["outcome"]}
     return {
         name: float(value)
-        for name, value in told.items()
+        for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 

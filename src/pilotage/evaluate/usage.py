@@ -26,10 +26,10 @@ class Usage(Figures):
 
 def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage:
     """The tokens of all `rows`; those without a count are counted as such."""
-    told = [row.get("usage") or {} for row in rows]
+    usages = [row.get("usage") or {} for row in rows]
     return Usage(
-        num_rows=len(told),
-        num_reported=sum(map(bool, told)),
-        prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in told),
-        completion_tokens=sum(usage.get("completion_tokens", 0) for usage in told),
+        num_rows=len(usages),
+        num_reported=sum(map(bool, usages)),
+        prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in usages),
+        completion_tokens=sum(usage.get("completion_tokens", 0) for usage in usages),
     )

@@ -403,7 +403,7 @@ def _restore(config: PretrainConfig, model: torch.nn.Module, optimizer: torch.op
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise PilotageError(f"{path} is damaged ({told}): remove it to train from the start") from None
+        message = " ".join(str(error).split())[:200]
+        raise PilotageError(f"{path} is damaged ({message}): remove it to train from the start") from None
     logger.info("going on from step %d", kept["done"])
     return kept["done"]

@@ -18,7 +18,7 @@ from pilotage.records import Example
 from pilotage.report.faults import attribution_of
 from pilotage.report.gallery import pack_answer, walk
 from pilotage.report.text import visible
-from pilotage.report.tiles import kinds_text
+from pilotage.report.tiles import tile_kinds_text
 from pilotage.report.verdicts import verdict_class
 from pilotage.worlds.answers import last_answer_block
 from pilotage.worlds.capabilities import able
@@ -89,11 +89,11 @@ def describe(task: Playable, state: Any) -> dict[str, Any]:
         "id": f"{task.name}-{level}-{state_hash(task, state)[:12]}",
         "state": task.to_json(state),
         "n": level,
-        "k": kinds_text(task, state),
+        "k": tile_kinds_text(task, state),
         "difficulty": task.difficulty(state, len(solution.plan)) if solution else "",
         "solvable": solution is not None,
         "text": maps.to_text(state) if maps else "",
-        "words": [[name, told] for name, told in reciting.recital(state).items()] if reciting else [],
+        "words": [[name, content] for name, content in reciting.recital(state).items()] if reciting else [],
     }
 
 
@@ -104,7 +104,7 @@ def judge_plan_text(request: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text, str) or len(text) > MAX_PLAN_CHARACTERS:
         raise PilotageError(f"the plan is no text of at most {MAX_PLAN_CHARACTERS:,} characters")
     response = text if last_answer_block(text) is not None else f"<answer>{text}</answer>"
-    return _judged(task, state, response, kind="image", finished=True) | {"best": _best(task, state)}
+    return _judged(task, state, response, condition="image", finished=True) | {"best": _best(task, state)}
 
 
 def ask_model(request: Mapping[str, Any], answerer: Answerer) -> dict[str, Any]:
@@ -116,15 +116,15 @@ def ask_model(request: Mapping[str, Any], answerer: Answerer) -> dict[str, Any]:
     # Without a way to the goal there is no reference plan, and so no example that could be shown.
     example = make_example(task, state)
     reply = answerer.answer(example, view)
-    judged = _judged(task, state, reply.text, kind=view, finished=reply.finished)
+    judged = _judged(task, state, reply.text, condition=view, finished=reply.finished)
     return judged | {"seconds": round(reply.seconds, 2), "best": _best(task, state)}
 
 
-def _judged(task: Playable, state: Any, response: str, *, kind: str, finished: bool) -> dict[str, Any]:
+def _judged(task: Playable, state: Any, response: str, *, condition: str, finished: bool) -> dict[str, Any]:
     scored = score(task, state, response)
     row = {
         "id": "",
-        "kind": kind,
+        "condition": condition,
         "role": PLAN,
         "task": task.name,
         "level": task.level_of(state),

@@ -77,8 +77,8 @@ def _nano(function: str, *, module: str = "nano_methods") -> Entry:
     return Entry(module=module, function=function, measurement=NANO, backbone="nano")
 
 
-def _near(function: str, measured: Measurement = PAPER) -> Entry:
-    return Entry(module="neighbours", function=function, measurement=measured)
+def _near(function: str, measurement: Measurement = PAPER) -> Entry:
+    return Entry(module="neighbours", function=function, measurement=measurement)
 
 
 RECIPES = Catalogue(

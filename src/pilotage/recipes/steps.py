@@ -179,7 +179,7 @@ def nano_steps(
         options=(("starts", starts), ("fog", fog), ("window", window)),
         num_train=240 * len(levels),
         num_test=100 * len(levels),
-        kinds=("image",),
+        conditions=("image",),
         stages=(ARMS[arm](own, who),),
         measure_base=False,
     )
@@ -213,7 +213,7 @@ def nano_seeing(
         options=(("starts", "anywhere"),),
         num_train=3000,
         num_test=100 * len(levels),
-        kinds=("image",),
+        conditions=("image",),
         stages=(stage,),
         measure_base=False,
     )

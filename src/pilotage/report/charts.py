@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pilotage.report.conditions import kind_class
+from pilotage.report.conditions import condition_class
 from pilotage.report.svg import QUARTERS, Scale, drawing, group, level_lines, tag, title, words
 from pilotage.report.text import fitted, percent, points, span_text
 
-PLANE_KINDS = ("perception", "text", "image")
+PLANE_CONDITIONS = ("perception", "text", "image")
 """Conditions that the figure of reading and planning is made of: x, y and area."""
 
 
@@ -30,10 +30,10 @@ class Share:
 
 
 Cells = Mapping[str, Mapping[str, Share]]
-"""Stage -> kind -> share, of one task."""
+"""Stage -> condition -> share, of one task."""
 
 
-MAX_BARS, MAX_KINDS = 4, 4
+MAX_BARS, MAX_CONDITIONS = 4, 4
 """More sources or conditions than this are too many for bars that stand side by side."""
 
 
@@ -41,40 +41,46 @@ def gap_chart(
     name: str,
     cells: Cells,
     stage_titles: Mapping[str, str],
-    kind_titles: Mapping[str, str],
+    condition_titles: Mapping[str, str],
     gaps: Mapping[str, float] | None = None,
 ) -> Markup:
     """Success of every stage on one task by every condition: upright bars, or lying ones where the stages or
-    conditions are many or their names long. `kind_titles` tells which conditions are drawn and in which order, `gaps`
-    the stages' paired gaps; without one it is the difference of the bars.
+    conditions are many or their names long. `condition_titles` tells which conditions are drawn and in which order,
+    `gaps` the stages' paired gaps; without one it is the difference of the bars.
     """
-    kind_titles = {
-        k: title for k, title in kind_titles.items() if any(k in kinds for kinds in cells.values())
+    condition_titles = {
+        k: title
+        for k, title in condition_titles.items()
+        if any(k in conditions for conditions in cells.values())
     }
-    told = {stage: _gap_text(kinds, (gaps or {}).get(stage)) for stage, kinds in cells.items()}
+    gap_texts = {stage: _gap_text(conditions, (gaps or {}).get(stage)) for stage, conditions in cells.items()}
     room = (_BARS_WIDTH / max(1, len(cells))) / 8
-    fits = len(cells) <= MAX_BARS and len(kind_titles) <= MAX_KINDS
+    fits = len(cells) <= MAX_BARS and len(condition_titles) <= MAX_CONDITIONS
     fits = fits and all(len(stage_titles[stage]) <= room for stage in cells)
     spoken = "; ".join(
         f"{stage_titles[stage]}: "
-        + ", ".join(f"{told} {percent(kinds[k].success)} %" for k, told in kind_titles.items() if k in kinds)
-        for stage, kinds in cells.items()
+        + ", ".join(
+            f"{called} {percent(conditions[k].success)} %"
+            for k, called in condition_titles.items()
+            if k in conditions
+        )
+        for stage, conditions in cells.items()
     )
     draw = _upright_bars if fits else _lying_bars
-    parts, width, height = draw(cells, stage_titles, kind_titles, told)
+    parts, width, height = draw(cells, stage_titles, condition_titles, gap_texts)
     return drawing(f"{name}. {spoken}", width, height, parts, "chart bars")
 
 
 _BARS_WIDTH = 374
 
 
-def _gap_text(kinds: Mapping[str, Share], gap: float | None) -> list[str]:
+def _gap_text(conditions: Mapping[str, Share], gap: float | None) -> list[str]:
     """`gap +83`, where there is one, and `n = 100`."""
-    if gap is None and "text" in kinds and "image" in kinds:
-        gap = kinds["text"].success - kinds["image"].success
-    told = [] if gap is None else [f"gap {points(gap)}"]
-    shown = [share.n for share in kinds.values()]
-    return [*told, f"n = {span_text(shown)}"] if shown else told
+    if gap is None and "text" in conditions and "image" in conditions:
+        gap = conditions["text"].success - conditions["image"].success
+    texts = [] if gap is None else [f"gap {points(gap)}"]
+    shown = [share.n for share in conditions.values()]
+    return [*texts, f"n = {span_text(shown)}"] if shown else texts
 
 
 Drawn = tuple[list[Markup], float, float]
@@ -84,21 +90,23 @@ Drawn = tuple[list[Markup], float, float]
 def _upright_bars(
     cells: Cells,
     stage_titles: Mapping[str, str],
-    kind_titles: Mapping[str, str],
-    told: Mapping[str, list[str]],
+    condition_titles: Mapping[str, str],
+    gap_texts: Mapping[str, list[str]],
 ) -> Drawn:
     width, height, left, right, top, bottom = 420, 264, 38, 8, 18, 64
     y = Scale(low=0.0, high=1.0, start=height - bottom, stop=top)
     parts = [group(level_lines(QUARTERS, y, left, width - right))]
     slot = _BARS_WIDTH / max(1, len(cells))
-    bar = min(30.0, slot / (len(kind_titles) + 1.2))
-    for i, (stage, kinds) in enumerate(cells.items()):
+    bar = min(30.0, slot / (len(condition_titles) + 1.2))
+    for i, (stage, conditions) in enumerate(cells.items()):
         middle = left + slot * (i + 0.5)
-        for j, (kind, called) in enumerate(kind_titles.items()):
-            if kind in kinds:
-                x = middle + (j - len(kind_titles) / 2) * (bar + 3) + 1.5
-                parts.append(_bar(x, bar, y, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
-        lines = [(stage_titles[stage], "stage"), *((text, "gap") for text in told[stage])]
+        for j, (condition, called) in enumerate(condition_titles.items()):
+            if condition in conditions:
+                x = middle + (j - len(condition_titles) / 2) * (bar + 3) + 1.5
+                parts.append(
+                    _bar(x, bar, y, condition, conditions[condition], f"{stage_titles[stage]}, {called}")
+                )
+        lines = [(stage_titles[stage], "stage"), *((text, "gap") for text in gap_texts[stage])]
         for down, (text, class_) in zip((19, 38, 54), lines, strict=False):
             parts.append(words(text, middle, y(0) + down, class_))
     return parts, width, height
@@ -107,20 +115,24 @@ def _upright_bars(
 def _lying_bars(
     cells: Cells,
     stage_titles: Mapping[str, str],
-    kind_titles: Mapping[str, str],
-    told: Mapping[str, list[str]],
+    condition_titles: Mapping[str, str],
+    gap_texts: Mapping[str, list[str]],
 ) -> Drawn:
     width, right, top, bar = 420.0, 40.0, 20.0, 11.0
     x = Scale(low=0.0, high=1.0, start=2.0, stop=width - right)
     bars: list[Markup] = []
     y = top
-    for stage, kinds in cells.items():
+    for stage, conditions in cells.items():
         bars.append(words(fitted(stage_titles[stage], 30), 2, y + 14, "stage", None))
-        bars.append(words(" · ".join(told[stage]), width, y + 14, "gap", "end"))
+        bars.append(words(" · ".join(gap_texts[stage]), width, y + 14, "gap", "end"))
         y += 21
-        for kind, called in kind_titles.items():
-            if kind in kinds:
-                bars.append(_lying_bar(y, bar, x, kind, kinds[kind], f"{stage_titles[stage]}, {called}"))
+        for condition, called in condition_titles.items():
+            if condition in conditions:
+                bars.append(
+                    _lying_bar(
+                        y, bar, x, condition, conditions[condition], f"{stage_titles[stage]}, {called}"
+                    )
+                )
                 y += bar + 3
         y += 5
     parts = [tag("line", x1=x(v), x2=x(v), y1=top - 4, y2=y - 8, class_="grid") for v in QUARTERS]
@@ -128,7 +140,7 @@ def _lying_bars(
     return [*parts, *bars], width, y
 
 
-def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, called: str) -> Markup:
+def _lying_bar(y: float, height: float, x: Scale, condition: str, share: Share, called: str) -> Markup:
     middle = y + height / 2
     whisker = f"M{x(share.low):.1f} {middle:.1f}H{x(share.high):.1f}"
     return group(
@@ -146,11 +158,11 @@ def _lying_bar(y: float, height: float, x: Scale, kind: str, share: Share, calle
             tag("path", d=whisker, class_="whisker"),
             words(percent(share.success), x(max(share.high, share.success)) + 6, middle + 4, "value", None),
         ],
-        class_=kind_class(kind),
+        class_=condition_class(condition),
     )
 
 
-def _bar(x: float, width: float, y: Scale, kind: str, share: Share, called: str) -> Markup:
+def _bar(x: float, width: float, y: Scale, condition: str, share: Share, called: str) -> Markup:
     middle = x + width / 2
     top = y(share.success)
     label_y = min(y(share.high), top) - 5
@@ -170,7 +182,7 @@ def _bar(x: float, width: float, y: Scale, kind: str, share: Share, called: str)
             tag("path", d=_whisker(middle, y(share.low), y(share.high), width / 5), class_="whisker"),
             words(percent(share.success), middle, label_y, "value"),
         ],
-        class_=kind_class(kind),
+        class_=condition_class(condition),
     )
 
 
@@ -188,7 +200,9 @@ def perception_planning(
     bubble area the end-to-end success from the image. Without `is_way` there is no order to be drawn."""
     width, height, left, right, top, bottom = 380, 270, 46, 6, 4, 44
     inset = MAX_RADIUS + 2
-    lowest = min((kinds["text"].success for kinds in cells.values() if "text" in kinds), default=0.0)
+    lowest = min(
+        (conditions["text"].success for conditions in cells.values() if "text" in conditions), default=0.0
+    )
     # Half the scale where nothing lies in the lower half: bubbles need the room.
     floor = 0.5 if lowest > 0.6 else 0.0
     x = Scale(low=0.0, high=1.0, start=left + inset, stop=width - right - inset)
@@ -212,22 +226,30 @@ def perception_planning(
             text_anchor="middle",
         ),
     ]
-    bubbles = [(stage, kinds) for stage, kinds in cells.items() if all(kind in kinds for kind in PLANE_KINDS)]
+    bubbles = [
+        (stage, conditions)
+        for stage, conditions in cells.items()
+        if all(condition in conditions for condition in PLANE_CONDITIONS)
+    ]
     placed = [
-        (x(kinds["perception"].success), y(kinds["text"].success), _radius(kinds["image"].success))
-        for _, kinds in bubbles
+        (
+            x(conditions["perception"].success),
+            y(conditions["text"].success),
+            _radius(conditions["image"].success),
+        )
+        for _, conditions in bubbles
     ]
     # Big ones first, so that none hides a smaller one.
     for i in sorted(range(len(bubbles)), key=lambda i: -placed[i][2]):
-        stage, kinds = bubbles[i]
-        parts.append(_bubble(stage_titles[stage], kinds, placed[i], i == len(bubbles) - 1))
+        stage, conditions = bubbles[i]
+        parts.append(_bubble(stage_titles[stage], conditions, placed[i], i == len(bubbles) - 1))
     for a, b in zip(placed, placed[1:], strict=False) if is_way else ():
         parts.extend(_arrow(a, b))
-    parts.extend(_labels([(stage_titles[s], kinds) for s, kinds in bubbles], placed, width, height))
+    parts.extend(_labels([(stage_titles[s], conditions) for s, conditions in bubbles], placed, width, height))
     spoken = "; ".join(
-        f"{stage_titles[stage]}: state read {percent(kinds['perception'].success)} %, text planning "
-        f"{percent(kinds['text'].success)} %, image planning {percent(kinds['image'].success)} %"
-        for stage, kinds in bubbles
+        f"{stage_titles[stage]}: state read {percent(conditions['perception'].success)} %, text planning "
+        f"{percent(conditions['text'].success)} %, image planning {percent(conditions['image'].success)} %"
+        for stage, conditions in bubbles
     )
     return drawing(f"{name}. {spoken}", width, height, parts, f"chart diagnostic t-{colour}")
 
@@ -244,9 +266,12 @@ def _radius(success: float) -> float:
     return max(MIN_RADIUS, MAX_RADIUS * math.sqrt(success))
 
 
-def _bubble(stage: str, kinds: Mapping[str, Share], at: Bubble, is_last: bool) -> Markup:
+def _bubble(stage: str, conditions: Mapping[str, Share], at: Bubble, is_last: bool) -> Markup:
     cx, cy, r = at
-    text = f"{stage}: image success {kinds['image']}; state read {kinds['perception']}; text planning {kinds['text']}"
+    text = (
+        f"{stage}: image success {conditions['image']}; state read {conditions['perception']}; "
+        f"text planning {conditions['text']}"
+    )
     return group(
         [title(text), tag("circle", cx=cx, cy=cy, r=r), tag("circle", cx=cx, cy=cy, r=1.8, class_="heart")],
         class_="bubble last" if is_last else "bubble",
@@ -273,8 +298,8 @@ def _labels(
     """A label with a leader for each bubble, pushed apart where bubbles lie upon each other."""
     labels: list[Markup] = []
     boxes: list[tuple[float, float]] = []
-    for (stage, kinds), (cx, cy, r) in zip(stages, bubbles, strict=True):
-        text = f"{fitted(stage, 18)}: {percent(kinds['image'].success)} %"
+    for (stage, conditions), (cx, cy, r) in zip(stages, bubbles, strict=True):
+        text = f"{fitted(stage, 18)}: {percent(conditions['image'].success)} %"
         half = 3.4 * len(text)
         x = min(max(cx, half + 52), width - 30 - half)
         below = cy < height / 2

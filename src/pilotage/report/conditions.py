@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.roles import kind_order
+from pilotage.evaluate.roles import condition_order
 from pilotage.evaluate.samples import Row
 from pilotage.records import Measure
 from pilotage.report.text import visible
@@ -53,27 +53,29 @@ def ordered_tasks(there: Iterable[str]) -> list[str]:
     return known + sorted(names - set(known))
 
 
-def ordered_kinds(there: Iterable[str]) -> list[str]:
+def ordered_conditions(there: Iterable[str]) -> list[str]:
     """Conditions in the order of the worlds, then unknown ones: how every part of a page numbers them."""
     names = set(there)
-    known = [kind for kind in kind_order() if kind in names]
+    known = [condition for condition in condition_order() if condition in names]
     return known + sorted(names - set(known))
 
 
-def kind_titles(there: Iterable[str], worlds: Sequence[str] = ()) -> dict[str, str]:
-    """Condition -> its title, in `ordered_kinds`: as one of `worlds` calls it, else the first world that has it."""
+def condition_titles(there: Iterable[str], worlds: Sequence[str] = ()) -> dict[str, str]:
+    """Condition -> its title, in `ordered_conditions`: as one of `worlds` calls it, else the first that has it."""
     titles: dict[str, str] = {}
     for name in (*worlds, *world_names()):
         world = known_world(name)
         for condition in () if world is None else world.conditions:
             titles.setdefault(condition.name, condition.title)
-    return {kind: visible(titles.get(kind, kind), 60) for kind in ordered_kinds(there)}
+    return {
+        condition: visible(titles.get(condition, condition), 60) for condition in ordered_conditions(there)
+    }
 
 
-def kind_class(kind: str) -> str:
+def condition_class(condition: str) -> str:
     """The class that colours a condition, the same on every page."""
-    order = kind_order()
-    return f"k-{order.index(kind) % NUM_COLOURS}" if kind in order else "k-unknown"
+    order = condition_order()
+    return f"k-{order.index(condition) % NUM_COLOURS}" if condition in order else "k-unknown"
 
 
 def measures_of(worlds: Iterable[str]) -> dict[str, Measure]:

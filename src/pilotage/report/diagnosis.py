@@ -11,7 +11,7 @@ from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.confusion import Confusion
 from pilotage.evaluate.gap import Gap, gap
 from pilotage.evaluate.roles import is_planning
-from pilotage.report.conditions import ordered_kinds, ordered_tasks, recites, task_title
+from pilotage.report.conditions import ordered_conditions, ordered_tasks, recites, task_title
 from pilotage.report.fault_charts import fault_bars, heat_map
 from pilotage.report.faults import FAULTS
 from pilotage.report.folder import Row, state_problem
@@ -87,20 +87,20 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
     """The diagnosis of every source with image answers; None where there is none."""
     there = {row["task"] for row in all_rows(sources)}
     tasks = ordered_tasks(there)
-    kinds = ordered_kinds({kind for source in sources for kind in source.rows})
+    conditions = ordered_conditions({condition for source in sources for condition in source.rows})
     found: list[tuple[int, Source, Gap]] = []
     for number, source in enumerate(sources):
         rows = [row for row in all_rows([source]) if _is_explained(row)]
-        if any(row["kind"] == "image" for row in rows):
+        if any(row["condition"] == "image" for row in rows):
             found.append((number, source, gap(rows)))
     if not found:
         return None
     titles = {task: task_title(task) for task in tasks}
-    image = kinds.index("image")
+    image = conditions.index("image")
     tables = [
         (titles[task], tuple(_fault_rows(found, task, tasks.index(task), image)))
         for task in tasks
-        if any(task in told.tasks for _, _, told in found)
+        if any(task in diagnosed.tasks for _, _, diagnosed in found)
     ]
     return Diagnosis(
         bars=tuple(
@@ -118,7 +118,7 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis | None:
         ),
         faults=tuple(tables),
         unseen=tuple(_unseen(found, titles)),
-        heat=tuple(_heat(source.title, told, titles) for _, source, told in reversed(found)),
+        heat=tuple(_heat(source.title, diagnosed, titles) for _, source, diagnosed in reversed(found)),
     )
 
 
@@ -132,13 +132,13 @@ def _shown(row: FaultRow) -> list[tuple[str, tuple[int, Interval, str]]]:
 
 
 def _fault_rows(
-    found: Sequence[tuple[int, Source, Gap]], task: str, task_number: int, kind: int
+    found: Sequence[tuple[int, Source, Gap]], task: str, task_number: int, condition: int
 ) -> Iterator[FaultRow]:
-    for number, source, told in found:
-        cell = told.tasks.get(task)
+    for number, source, diagnosed in found:
+        cell = diagnosed.tasks.get(task)
         if cell is None or cell.faults is None:
             continue
-        address = f"#gallery?task={task_number}&kind={kind}&source={number}&fault="
+        address = f"#gallery?task={task_number}&condition={condition}&source={number}&fault="
         yield FaultRow(
             source=source.title,
             num_answers=cell.faults.num_answers,
@@ -160,8 +160,8 @@ def _unseen(
     for task, title in titles.items():
         rows: list[tuple[str, list[Interval | None]]] = []
         fields: list[str] = []
-        for _, source, told in found:
-            cell = told.tasks.get(task)
+        for _, source, diagnosed in found:
+            cell = diagnosed.tasks.get(task)
             if cell is not None and cell.faults is not None:
                 fields = list(cell.faults.fields)
                 rows.append((source.title, [cell.faults.fields[name].unseen for name in fields]))
@@ -169,9 +169,9 @@ def _unseen(
             yield title, [visible(name, 40) for name in fields], rows
 
 
-def _heat(source: str, told: Gap, titles: dict[str, str]) -> HeatOf:
+def _heat(source: str, diagnosed: Gap, titles: dict[str, str]) -> HeatOf:
     maps, always, never, unmapped = [], [], [], []
-    for confusion in told.confusions:
+    for confusion in diagnosed.confusions:
         name = (
             f"{titles[confusion.task]}, {visible(confusion.field, 40)}, {confusion.level}×{confusion.level}"
         )
@@ -191,15 +191,15 @@ def _heat(source: str, told: Gap, titles: dict[str, str]) -> HeatOf:
         maps=tuple(maps),
         always="; ".join(always),
         never="; ".join(never),
-        unmapped="; ".join([*_fields_without_map(told, titles), *unmapped]),
+        unmapped="; ".join([*_fields_without_map(diagnosed, titles), *unmapped]),
     )
 
 
-def _fields_without_map(told: Gap, titles: dict[str, str]) -> Iterator[str]:
+def _fields_without_map(diagnosed: Gap, titles: dict[str, str]) -> Iterator[str]:
     """`Maze, Open: 7.7 % (3–14) of 100` for every field without a single cell that was misread or left out."""
-    for task, cell in told.tasks.items():
+    for task, cell in diagnosed.tasks.items():
         assert cell.faults is not None
-        mapped = {confusion.field for confusion in told.confusions if confusion.task == task}
+        mapped = {confusion.field for confusion in diagnosed.confusions if confusion.task == task}
         for name, field in cell.faults.fields.items():
             if name in mapped or field.unseen is None or not field.unseen.mean:
                 continue
@@ -211,7 +211,7 @@ def _fields_without_map(told: Gap, titles: dict[str, str]) -> Iterator[str]:
 def _maps(name: str, confusion: Confusion, right: int) -> HeatMaps:
     n, total = confusion.level, confusion.num_answers
     shares = confusion.right_by_cell()
-    told = [
+    texts = [
         [
             f"stands on ({r},{c}) {confusion.num_true((r, c))} times, read there {_percent(shares[r][c])}"
             for c in range(n)
@@ -233,7 +233,7 @@ def _maps(name: str, confusion: Confusion, right: int) -> HeatMaps:
             f"{name}: share read right by the cell where it stands",
             [[None if share is None else 1 - share for share in row] for row in shares],
             [["" if share is None else percent(share) for share in row] for row in shares],
-            told,
+            texts,
         ),
         wrong=heat_map(
             f"{name}: wrong readings by the cell where it was read",

@@ -35,19 +35,19 @@ def fault_bars(name: str, rows: Sequence[tuple[str, Sequence[FaultCell], int]]) 
                 continue
             wide = width * count / num_answers
             interval = f"[{percent(share.low)}–{percent(share.high)}]"
-            told = f"{source}, {FAULTS[fault]}: {count} of {num_answers}, {percent(share.mean)} % {interval}"
+            text = f"{source}, {FAULTS[fault]}: {count} of {num_answers}, {percent(share.mean)} % {interval}"
             label = (
                 [words(str(count), x + wide / 2, y + bar / 2 + 4.5)] if wide > 9 + 7 * len(str(count)) else []
             )
             rect = tag("rect", x=x, y=y, width=max(wide - 1, 0.6), height=bar, rx=2.0)
-            parts.append(tag("a", title(told), rect, *label, href=address, class_=f"f-{fault}"))
+            parts.append(tag("a", title(text), rect, *label, href=address, class_=f"f-{fault}"))
             x += wide
     spoken = "; ".join(
         f"{source}: " + ", ".join(f"{FAULTS[fault]} {count}" for fault, count, *_ in cells if count)
         for source, cells, _ in rows
     )
-    told = f"{name}, answers by fault. {spoken}"
-    return drawing(told, width, len(rows) * (bar + gap), parts, "chart faults", role="group")
+    text = f"{name}, answers by fault. {spoken}"
+    return drawing(text, width, len(rows) * (bar + gap), parts, "chart faults", role="group")
 
 
 def strata_chart(name: str, axis: str, lines: Sequence[tuple[str, Curve]]) -> Markup:
@@ -122,7 +122,7 @@ def heat_map(
     name: str,
     heat: Sequence[Sequence[float | None]],
     labels: Sequence[Sequence[str]],
-    told: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
 ) -> Markup:
     """A grid whose cells glow with `heat` in [0, 1]; None is a cell of which nothing is known."""
     n = len(heat)
@@ -132,7 +132,7 @@ def heat_map(
             value = heat[r][c]
             # Few elements a cell: a page may hold thousands.
             box = {"x": c + 0.03, "y": r + 0.03, "width": 0.94, "height": 0.94, "rx": 0.08}
-            cell = [title(told[r][c]), tag("rect", **box, class_="ground" if value is not None else "none")]
+            cell = [title(texts[r][c]), tag("rect", **box, class_="ground" if value is not None else "none")]
             if value:
                 cell.append(tag("rect", **box, class_="glow", fill_opacity=round(0.9 * value, 3)))
             if labels[r][c]:

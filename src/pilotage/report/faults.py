@@ -31,7 +31,7 @@ def attribution_of(row: Row) -> Attribution | None:
     """Whose fault the answer is; None for a description and for a row whose task or state is none."""
     if (
         not is_planning(row)
-        or is_description(row["kind"])
+        or is_description(row["condition"])
         or (row.get("outcome") is None and not row.get("error"))
     ):
         return None
@@ -43,8 +43,8 @@ def attribution_of(row: Row) -> Attribution | None:
 
 def fault_text(attribution: Attribution) -> str:
     """What to say beside the verdict: only what the verdict does not say already."""
-    told = _DETAILS.get(attribution.detail, "")
+    text = _DETAILS.get(attribution.detail, "")
     if attribution.fault in ("misread", "misplanned", "both"):
         name = FAULTS[attribution.fault]
-        return f"{name}: {told}" if told else name
-    return told
+        return f"{name}: {text}" if text else name
+    return text

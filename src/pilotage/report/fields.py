@@ -44,7 +44,7 @@ class Field:
 
 def recited_fields(task: Recites[Any], state: Any, row: Row) -> tuple[Field, ...]:
     """Every field that the answer should have told, in the task's order."""
-    truth = task.facts(state) if is_description(row["kind"]) else task.recital(state)
+    truth = task.facts(state) if is_description(row["condition"]) else task.recital(state)
     read = read_fields_of(task, state, row)
     return tuple(_field(name, read.get(name, ""), text) for name, text in truth.items())
 

@@ -11,7 +11,7 @@ from pilotage.errors import PilotageError
 from pilotage.report.conditions import known_world, world_name
 from pilotage.report.folder import Row
 from pilotage.report.text import visible
-from pilotage.report.tiles import kinds_text
+from pilotage.report.tiles import tile_kinds_text
 from pilotage.worlds.answers import last_answer_block, parse_answer
 from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import planning_task
@@ -72,9 +72,9 @@ def pack_film(row: Row) -> dict[str, Any] | None:
     marks = [_marks(shot, *end) for shot, end in zip(shots, ends, strict=True)]
     if failed:
         marks[-1].append(visible(outcome.get("reason", ""), 20).replace("_", " "))
-    first = next((number for number, told in enumerate(marks) if told), -1)
+    first = next((number for number, of_turn in enumerate(marks) if of_turn), -1)
     _mark_seen(turns, marks)
-    frames = [_frame(task, shot, told) for shot, told in zip(shots, marks, strict=True)]
+    frames = [_frame(task, shot, of_turn) for shot, of_turn in zip(shots, marks, strict=True)]
     left = max(0, len(frames) - MAX_FRAMES)
     return {
         "frames": frames[:MAX_FRAMES],
@@ -136,10 +136,10 @@ def _marks(shot: _Shot, end: Any, length: int | None) -> list[str]:
 
 def _mark_seen(turns: Sequence[dict[str, Any]], marks: Sequence[list[str]]) -> None:
     seen: set[str] = set()
-    for turn, told in zip(turns, marks, strict=True):
+    for turn, of_turn in zip(turns, marks, strict=True):
         key = json.dumps(turn.get("state"), sort_keys=True)
         if key in seen and turn.get("state") is not None:
-            told.append(AGAIN)
+            of_turn.append(AGAIN)
         seen.add(key)
 
 
@@ -150,7 +150,7 @@ def _frame(task: Plans[Any] | None, shot: _Shot, marks: list[str]) -> list[Any]:
         return [None, said, marks, list(shot.moves), []]
     level = tiles.level_of(shot.state)
     cells = [r * level + c for r, c in tiles.trace(shot.state, shot.moves)]
-    return [kinds_text(tiles, shot.state), said, marks, list(shot.moves), cells]
+    return [tile_kinds_text(tiles, shot.state), said, marks, list(shot.moves), cells]
 
 
 def _state(task: Plans[Any] | None, turn: dict[str, Any]) -> Any:

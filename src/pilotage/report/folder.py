@@ -3,8 +3,8 @@
 config.json              the run's whole configuration
 metrics.jsonl            one line a step: {"stage", "step", "time_s", "<area>/<name>": number, …}
 rollouts.jsonl           some raw rollouts of training; no part of the page, but damage to it is told of
-eval/<stage>.<kind>.jsonl   rows of `pilotage.evaluate`
-summary.json             {"stages": {stage: {"seconds", "tasks": {task: {kind: {"success", "n", …}}}}}}
+eval/<stage>.<condition>.jsonl   rows of `pilotage.evaluate`
+summary.json             {"stages": {stage: {"seconds", "tasks": {task: {condition: {"success", "n", …}}}}}}
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.run import EVAL_FOLDER
 from pilotage.files import read_json
-from pilotage.report.conditions import ordered_kinds, task_title, world_name, worlds_of
+from pilotage.report.conditions import ordered_conditions, task_title, world_name, worlds_of
 from pilotage.report.text import visible
-from pilotage.worlds.registry import get_world, usual_kinds
+from pilotage.worlds.registry import get_world, usual_conditions
 
 ROLLOUTS = "rollouts.jsonl"
 STAGE_ORDER = ("base", "stage1", "stage2")
 STAGE_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
-_ROW_TYPES = {"id": str, "kind": str, "task": str, "level": int, "response": str, "state": dict}
+_ROW_TYPES = {"id": str, "condition": str, "task": str, "level": int, "response": str, "state": dict}
 _OPTIONAL_TYPES = {
     "difficulty": str,
     "optimal_length": int,
@@ -55,7 +55,7 @@ class RunFolder:
     metrics: Mapping[str, list[Row]]
     """Stage -> its lines by rising step, each step once."""
     rows: Mapping[str, Mapping[str, list[Row]]]
-    """Stage -> kind -> evaluation rows, each sample of each example once. Stages in the order they ran."""
+    """Stage -> condition -> evaluation rows, each sample of each example once. Stages in the order they ran."""
     problems: tuple[str, ...]
     """What is missing or unreadable, a sentence each."""
 
@@ -77,12 +77,12 @@ def order_stages(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """Without repetition: in the order of the recipe that the run's settings hold, then the usual, then by name."""
     recipe = config.get("recipe")
     stages = recipe.get("stages") if isinstance(recipe, dict) else None
-    told = (
+    named = (
         [stage.get("stage") for stage in stages if isinstance(stage, dict)]
         if isinstance(stages, list)
         else []
     )
-    own = [name for name in told if isinstance(name, str)]
+    own = [name for name in named if isinstance(name, str)]
     known = [name for name in dict.fromkeys((STAGE_ORDER[0], *own, *STAGE_ORDER)) if name in names]
     return known + sorted(set(names) - set(known))
 
@@ -132,7 +132,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[Row]:
     except OSError as error:
         problems.append(f"{path.name} cannot be read ({error.strerror}) and is left out")
         return []
-    _tell([f"{problem} and is left out" for problem in file.problems], problems)
+    _add_problems([f"{problem} and is left out" for problem in file.problems], problems)
     return file.rows
 
 
@@ -171,13 +171,13 @@ def _summary_problems(summary: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where} has no seconds that are a time"
         tasks = stage.get("tasks", {})
         cells = [
-            (task, kind, cell)
-            for task, kinds in (tasks.items() if isinstance(tasks, dict) else [("tasks", None)])
-            for kind, cell in (kinds.items() if isinstance(kinds, dict) else [("", None)])
+            (task, condition, cell)
+            for task, conditions in (tasks.items() if isinstance(tasks, dict) else [("tasks", None)])
+            for condition, cell in (conditions.items() if isinstance(conditions, dict) else [("", None)])
         ]
-        for task, kind, cell in cells:
+        for task, condition, cell in cells:
             if not is_share(cell):
-                yield f"{where}, {visible(f'{task} {kind}'.strip(), 80)} is no success rate and is left out"
+                yield f"{where}, {visible(f'{task} {condition}'.strip(), 80)} is no success rate and is left out"
 
 
 def _read_metrics(path: Path, problems: list[str]) -> dict[str, list[Row]]:
@@ -196,7 +196,7 @@ def _read_metrics(path: Path, problems: list[str]) -> dict[str, list[Row]]:
             continue
         # A resumed run repeats the steps since its last checkpoint: the later line is the one that counts.
         steps.setdefault(stage, {})[int(step)] = row
-    _tell(bad, problems)
+    _add_problems(bad, problems)
     if not steps:
         problems.append(f"{path.name} has no steps yet: no training curves")
     return {stage: [rows[step] for step in sorted(rows)] for stage, rows in steps.items()}
@@ -207,19 +207,21 @@ def _read_evals(
 ) -> dict[str, dict[str, list[Row]]]:
     stages: dict[str, dict[str, list[Row]]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
-        stage, _, kind = path.name.removesuffix(".jsonl").partition(".")
-        if not stage or not kind:
-            problems.append(f"{EVAL_FOLDER}/{path.name} is not named <stage>.<kind>.jsonl and is left out")
+        stage, _, condition = path.name.removesuffix(".jsonl").partition(".")
+        if not stage or not condition:
+            problems.append(
+                f"{EVAL_FOLDER}/{path.name} is not named <stage>.<condition>.jsonl and is left out"
+            )
             continue
-        rows = _read_rows(path, kind, problems)
+        rows = _read_rows(path, condition, problems)
         if rows:
-            stages.setdefault(stage, {})[kind] = rows
+            stages.setdefault(stage, {})[condition] = rows
     if not stages:
         problems.append(f"{EVAL_FOLDER}/ holds no evaluation rows: no gallery, no table by level")
     ordered = order_stages(list(stages), config)
     for stage in ordered:
         problems.extend(
-            f"{stage_title(stage)} was not evaluated on: {told}" for told in _lacking(stages[stage])
+            f"{stage_title(stage)} was not evaluated on: {missing}" for missing in _lacking(stages[stage])
         )
     return {stage: stages[stage] for stage in ordered}
 
@@ -228,12 +230,12 @@ def _lacking(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """The conditions by which the worlds of a stage's rows are usually measured, and were not; the worlds are named
     where they lack different ones."""
     there: dict[str, set[str]] = {}
-    for kind, of_kind in rows.items():
-        for world in worlds_of(of_kind):
-            there.setdefault(world, set()).add(kind)
+    for condition, of_condition in rows.items():
+        for world in worlds_of(of_condition):
+            there.setdefault(world, set()).add(condition)
     lacking: dict[tuple[str, ...], list[str]] = {}
-    for world, kinds in there.items():
-        missing = tuple(ordered_kinds(set(usual_kinds([world])) - kinds))
+    for world, conditions in there.items():
+        missing = tuple(ordered_conditions(set(usual_conditions([world])) - conditions))
         lacking.setdefault(missing, []).append(task_title(world))
     return [
         ", ".join(missing) + (f" ({', '.join(titles)})" if len(lacking) > 1 else "")
@@ -242,23 +244,25 @@ def _lacking(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     ]
 
 
-def _read_rows(path: Path, kind: str, problems: list[str]) -> list[Row]:
+def _read_rows(path: Path, condition: str, problems: list[str]) -> list[Row]:
     """The sound rows of a file, each sample of each example once; an id is one example of each task."""
     rows: dict[tuple[str, str, int], Row] = {}
     bad: list[str] = []
     for row in _read_lines(path, problems):
-        problem = row_problem(row, kind)
+        problem = row_problem(row, condition)
         if problem:
             bad.append(f"{path.name}: a row {problem} and is left out")
         elif rows.setdefault((row["task"], row["id"], row.get("sample", 0)), row) is not row:
             bad.append(f"{path.name}: a row answers again what an earlier one answers and is left out")
-    _tell(bad, problems)
+    _add_problems(bad, problems)
     undrawn = [
-        f"{path.name}: a row's state cannot be judged: {told}"
+        f"{path.name}: a row's state cannot be judged: {reason}"
         for row in rows.values()
-        if (told := state_problem(row))
+        if (reason := state_problem(row))
     ]
-    _tell([f"{what}; it is no part of whose fault, hard levels and misread" for what in undrawn], problems)
+    _add_problems(
+        [f"{what}; it is no part of whose fault, hard levels and misread" for what in undrawn], problems
+    )
     return list(rows.values())
 
 
@@ -274,16 +278,16 @@ def state_problem(row: Row) -> str:
     return "" if level == row["level"] else f"it is of level {level}, and the row says {row['level']}"
 
 
-def row_problem(row: Row, kind: str) -> str:
-    """What makes a line of a file no evaluation row of that kind, in words; "" when nothing does."""
+def row_problem(row: Row, condition: str) -> str:
+    """What makes a line of a file no evaluation row of that condition, in words; "" when nothing does."""
     for key, type_ in _ROW_TYPES.items():
         if not isinstance(row.get(key), type_):
             return f"has no {key}"
     sample = row.get("sample", 0)
     if not isinstance(sample, int) or isinstance(sample, bool):
         return "has a malformed sample"
-    if row["kind"] != kind:
-        return f"is of kind {row['kind']!r}"
+    if row["condition"] != condition:
+        return f"is of condition {row['condition']!r}"
     for key, type_ in _OPTIONAL_TYPES.items():
         if row.get(key) is not None and not isinstance(row[key], type_):
             return f"has a malformed {key}"
@@ -307,7 +311,7 @@ def _is_outcome(outcome: Any) -> bool:
     return all(isinstance(outcome.get(key), type_) for key, type_ in types.items())
 
 
-def _tell(found: Sequence[str], problems: list[str], at_most: int = 5) -> None:
+def _add_problems(found: Sequence[str], problems: list[str], at_most: int = 5) -> None:
     """Each sentence once, with how often it holds."""
     counts = Counter(found)
     for problem, count in list(counts.items())[:at_most]:

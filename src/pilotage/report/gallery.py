@@ -2,7 +2,7 @@
 
 The page holds a small index (one number a column and answer: what the filters ask for) and chunks of levels,
 each deflated and in base64, that the browser inflates when it shows one of their levels. Pictures are not
-there at all: the browser draws them from the kinds of a level's cells with one strip of tiles a task.
+there at all: the browser draws them from the conditions of a level's cells with one strip of tiles a task.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from pilotage.data.store import in_turn
 from pilotage.errors import PilotageError
 from pilotage.evaluate.attribution import Attribution, recited_state
 from pilotage.evaluate.roles import is_description, is_planning
-from pilotage.report.conditions import kind_titles, ordered_kinds, ordered_tasks, task_title, worlds_of
+from pilotage.report.conditions import (
+    condition_titles,
+    ordered_conditions,
+    ordered_tasks,
+    task_title,
+    worlds_of,
+)
 from pilotage.report.faults import FAULTS, attribution_of, fault_text
 from pilotage.report.fields import MAX_FIELD_CHARACTERS, Field, read_fields_of, recited_fields
 from pilotage.report.film import has_film, pack_film
 from pilotage.report.folder import Row
 from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import MAX_CHARACTERS, visible, visible_ends
-from pilotage.report.tiles import ALPHABET, kinds_text, picture_uri, task_strip
+from pilotage.report.tiles import ALPHABET, picture_uri, task_strip, tile_kinds_text
 from pilotage.report.verdicts import GOOD, VERDICTS, reason_text, verdict_class, verdict_text
 from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.capabilities import able
@@ -55,7 +61,7 @@ class Gallery:
     """Base64 of deflated JSON, `LEVELS_A_CHUNK` levels each, in the index's order."""
     num_levels: int
     num_answers: int
-    told: str
+    caption: str
     """What there is to see in the pictures of its answers."""
 
 
@@ -63,17 +69,17 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     """Packs the rows of `sources`; `max_levels` of each task, or all.
 
     The index holds lists that run over the levels (`ids`, `task`, `level`, `difficulty`, `length`, `start`) and
-    lists that run over the answers (`source`, `kind`, `verdict`, `reason`, `fault`, `wrong`); the answers of level
+    lists that run over the answers (`source`, `condition`, `verdict`, `reason`, `fault`, `wrong`); the answers of level
     `i` are those from `start[i]` to `start[i + 1]`. All but the ids are numbers that point into the lists of
     names. `wrong` has a bit for every field of the task that was told wrongly.
     """
-    kinds = ordered_kinds({kind for source in sources for kind in source.rows})
+    conditions = ordered_conditions({condition for source in sources for condition in source.rows})
     by_level = _by_level(sources)
     first = {key: answers[0][1] for key, answers in by_level.items()}
     order = _in_order(first, max_levels)
     num_answers = sum(len(by_level[key]) for key in order)
     packer = _Packer(
-        kinds=kinds,
+        conditions=conditions,
         tasks=ordered_tasks({row["task"] for row in first.values()}),
         limit=max(MIN_CHARACTERS, min(MAX_CHARACTERS, TEXT_BUDGET // max(1, num_answers))),
     )
@@ -85,18 +91,18 @@ def make_gallery(sources: Sequence[Source], *, max_levels: int | None = None) ->
     return Gallery(
         index=packer.index(
             [source.title for source in sources],
-            list(kind_titles(kinds, worlds_of(all_rows(sources))).values()),
+            list(condition_titles(conditions, worlds_of(all_rows(sources))).values()),
         ),
         chunks=tuple(chunks),
         num_levels=len(order),
         num_answers=num_answers,
-        told=" ".join(dict.fromkeys(_READ_SO[_form(row)] for row in all_rows(sources))),
+        caption=" ".join(dict.fromkeys(_READ_SO[_form(row)] for row in all_rows(sources))),
     )
 
 
 def _form(row: Row) -> str:
-    """`episode`, `plan` or `told`: how an answer is shown."""
-    return "episode" if has_film(row) else "plan" if is_planning(row) else "told"
+    """`episode`, `plan` or `fields`: how an answer is shown."""
+    return "episode" if has_film(row) else "plan" if is_planning(row) else "fields"
 
 
 _READ_SO = {
@@ -104,7 +110,7 @@ _READ_SO = {
     "for what they are not.",
     "episode": "A strip is an episode, a picture a turn, with the move that was made; the thick frame is the first "
     "mistake, dashed ones are later mistakes and states seen before.",
-    "told": "Below a question stands what was answered, and the truth where that is wrong.",
+    "fields": "Below a question stands what was answered, and the truth where that is wrong.",
 }
 
 
@@ -137,8 +143,8 @@ def _by_level(sources: Sequence[Source]) -> dict[LevelKey, list[tuple[int, Row]]
 class _Packer:
     """Fills the index's columns while it packs level after level."""
 
-    def __init__(self, *, kinds: Sequence[str], tasks: Sequence[str], limit: int) -> None:
-        self.kinds, self.tasks, self.limit = list(kinds), list(tasks), limit
+    def __init__(self, *, conditions: Sequence[str], tasks: Sequence[str], limit: int) -> None:
+        self.conditions, self.tasks, self.limit = list(conditions), list(tasks), limit
         self.reasons: dict[str, int] = {"": 0}
         self.difficulties: dict[str, int] = {"": 0}
         self.fields: dict[str, dict[str, int]] = {task: {} for task in tasks}
@@ -146,11 +152,11 @@ class _Packer:
             name: [] for name in ("ids", "task", "level", "difficulty", "length")
         }
         self.answers: dict[str, list[int]] = {
-            name: [] for name in ("source", "kind", "verdict", "reason", "fault", "wrong")
+            name: [] for name in ("source", "condition", "verdict", "reason", "fault", "wrong")
         }
         self.start = [0]
 
-    def index(self, sources: Sequence[str], kinds: Sequence[str]) -> dict[str, Any]:
+    def index(self, sources: Sequence[str], conditions: Sequence[str]) -> dict[str, Any]:
         tasks = []
         for name in self.tasks:
             tiles = able(planning_task(name), DrawsTiles)
@@ -164,8 +170,8 @@ class _Packer:
         return {
             "tasks": tasks,
             "sources": list(sources),
-            "kinds": list(kinds),
-            "describing": [int(is_description(kind)) for kind in self.kinds],
+            "conditions": list(conditions),
+            "describing": [int(is_description(condition)) for condition in self.conditions],
             "verdicts": [[key, sign, title, int(key in GOOD)] for key, (sign, title) in VERDICTS.items()],
             "faults": [[key, title] for key, title in FAULTS.items()],
             "reasons": list(self.reasons),
@@ -202,7 +208,7 @@ class _Packer:
 
     def _place(self, answer: tuple[int, Row]) -> tuple[int, int, int]:
         number, row = answer
-        return number, self.kinds.index(row["kind"]), row.get("sample", 0)
+        return number, self.conditions.index(row["condition"]), row.get("sample", 0)
 
     def answer(self, source: int, row: Row, prompts: dict[str, int]) -> dict[str, Any]:
         task, state = parse_row(row)
@@ -214,12 +220,12 @@ class _Packer:
         elif form == "plan":
             packed = pack_answer(task, state, row, numbers, attribution, limit=self.limit)
         else:
-            packed = _pack_told(row, numbers, self.limit)
+            packed = _pack_fields(row, numbers, self.limit)
         verdict = verdict_class(row)
         reason = "" if verdict == "optimal" else reason_text(row)
         values = {
             "source": source,
-            "kind": self.kinds.index(row["kind"]),
+            "condition": self.conditions.index(row["condition"]),
             "verdict": list(VERDICTS).index(verdict),
             "reason": self.reasons.setdefault(reason, len(self.reasons)),
             "fault": list(FAULTS).index(attribution.fault if attribution else ""),
@@ -235,9 +241,9 @@ class _Packer:
 
 
 def _drawn(task: Plans[Any] | None, state: Any) -> dict[str, Any]:
-    """`n` cells a side and `k` the kinds of the cells where the world has tiles; else `i`, its picture, if it draws."""
+    """`n` cells a side and `k`, which tile stands in each, where the world has tiles; else `i`, its picture, if any."""
     if (tiles := able(task, DrawsTiles)) is not None:
-        return {"n": tiles.level_of(state), "k": kinds_text(tiles, state)}
+        return {"n": tiles.level_of(state), "k": tile_kinds_text(tiles, state)}
     draws = able(task, Draws)
     return {"n": 0, "k": None} | ({} if draws is None else {"i": picture_uri(draws, state)})
 
@@ -248,12 +254,12 @@ def _asked(row: Row) -> dict[str, Any]:
     if not isinstance(asked, dict):
         return {}
     text, options = asked.get("text"), asked.get("options")
-    told: dict[str, Any] = {}
+    packed: dict[str, Any] = {}
     if isinstance(text, str) and text:
-        told["t"] = visible(text, MAX_ASKED)
+        packed["t"] = visible(text, MAX_ASKED)
     if isinstance(options, list) and options:
-        told["o"] = [visible(option, 200) for option in options[:MAX_OPTIONS]]
-    return told
+        packed["o"] = [visible(option, 200) for option in options[:MAX_OPTIONS]]
+    return packed
 
 
 def _pack_episode(row: Row, limit: int) -> dict[str, Any]:
@@ -262,9 +268,9 @@ def _pack_episode(row: Row, limit: int) -> dict[str, Any]:
     assert film is not None
     num_turns = len(film["frames"]) + film["left"]
     end = row.get("end")
-    told = f", ended by {visible(end, 20).replace('_', ' ')}" if end not in (None, "done") else ""
+    ending = f", ended by {visible(end, 20).replace('_', ' ')}" if end not in (None, "done") else ""
     return {
-        "b": f"{verdict_text(row)}, {num_turns} turn{'' if num_turns == 1 else 's'}{told}",
+        "b": f"{verdict_text(row)}, {num_turns} turn{'' if num_turns == 1 else 's'}{ending}",
         "w": "",
         "f": [],
         "film": film,
@@ -272,7 +278,7 @@ def _pack_episode(row: Row, limit: int) -> dict[str, Any]:
     }
 
 
-def _pack_told(row: Row, numbers: dict[str, int], limit: int) -> dict[str, Any]:
+def _pack_fields(row: Row, numbers: dict[str, int], limit: int) -> dict[str, Any]:
     """An answer of a world that is no planning task: its fields as the row has them, with the truth where it was told
     by the name of the field."""
     fields, right = row.get("fields") or {}, row.get("right") or {}
@@ -329,7 +335,7 @@ def pack_answer(
 
 def _as_read(task: DrawsTiles[Any], seen: Any, plan: Sequence[str] | None) -> dict[str, Any]:
     """The state that the answer recites, and its plan in it; `ok` and `bad` tell how it ends there."""
-    packed: dict[str, Any] = {"n": task.level_of(seen), "k": kinds_text(task, seen)}
+    packed: dict[str, Any] = {"n": task.level_of(seen), "k": tile_kinds_text(task, seen)}
     if plan:
         outcome = task.execute(seen, plan)
         packed |= walk(task, seen, plan, outcome.num_executed)
@@ -338,7 +344,7 @@ def _as_read(task: DrawsTiles[Any], seen: Any, plan: Sequence[str] | None) -> di
 
 
 def _plan(task: Plans[Any], row: Row) -> tuple[str, ...] | None:
-    if row.get("outcome") is None or is_description(row["kind"]):
+    if row.get("outcome") is None or is_description(row["condition"]):
         return None
     text = row["response"]
     return None if len(text) > _MAX_PLAN_CHARACTERS else parse_answer(text, task.actions).plan

@@ -10,10 +10,10 @@ from pilotage.evaluate.roles import is_description
 from pilotage.evaluate.samples import example_means
 from pilotage.evaluate.summary import FIRST_RATES, LAST_RATES, Rates, rate_names, rate_of
 from pilotage.report.conditions import (
-    kind_titles,
+    condition_titles,
     measure_title,
     measures_of,
-    ordered_kinds,
+    ordered_conditions,
     ordered_tasks,
     recites,
     size,
@@ -37,7 +37,7 @@ Cells = list[Interval | None]
 class Column:
     """A rate of one condition."""
 
-    kind: str
+    condition: str
     rate: str
     group: str
     """What stands above the column and those beside it: `success`, or the condition."""
@@ -47,21 +47,31 @@ class Column:
 def columns_of(sources: Sequence[Source]) -> list[Column]:
     """Success of every condition that was measured; of the first one, the other flags of its worlds besides."""
     summaries = [source.summary for source in sources if source.summary is not None]
-    titles = kind_titles({kind for s in summaries for kind in s.kinds}, worlds_of(all_rows(sources)))
+    titles = condition_titles(
+        {condition for s in summaries for condition in s.conditions}, worlds_of(all_rows(sources))
+    )
     columns = [
-        Column(kind=kind, rate="success", group="success", title=title) for kind, title in titles.items()
+        Column(condition=condition, rate="success", group="success", title=title)
+        for condition, title in titles.items()
     ]
-    for kind, title in list(titles.items())[:1]:
-        worlds = worlds_of(row for source in sources for row in source.rows.get(kind, ()))
+    for condition, title in list(titles.items())[:1]:
+        worlds = worlds_of(row for source in sources for row in source.rows.get(condition, ()))
         measures = measures_of(worlds)
-        cells = [cell for s in summaries if kind in s.kinds for cell in s.kinds[kind].tasks.values()]
+        cells = [
+            cell
+            for s in summaries
+            if condition in s.conditions
+            for cell in s.conditions[condition].tasks.values()
+        ]
         flags = [name for name in rate_names(cells) if name not in (*FIRST_RATES, *LAST_RATES)]
         columns += [
-            Column(kind=kind, rate=name, group=title, title=measure_title(name, measures))
+            Column(condition=condition, rate=name, group=title, title=measure_title(name, measures))
             for name in flags[:MAX_FLAGS]
         ]
-        if recites(worlds) and not is_description(kind):
-            columns.append(Column(kind=kind, rate="state", group=title, title="state recited right"))
+        if recites(worlds) and not is_description(condition):
+            columns.append(
+                Column(condition=condition, rate="state", group=title, title="state recited right")
+            )
     return columns
 
 
@@ -85,18 +95,24 @@ def by_task(
     for task in tasks:
         rows = []
         for source, summary in measured:
-            by_kind = {kind: s.tasks[task] for kind, s in summary.kinds.items() if task in s.tasks}
-            if by_kind:
-                rows.append((source.title, *_cells(by_kind, columns), summary.gap.get(task)))
+            by_condition = {
+                condition: s.tasks[task] for condition, s in summary.conditions.items() if task in s.tasks
+            }
+            if by_condition:
+                rows.append((source.title, *_cells(by_condition, columns), summary.gap.get(task)))
         if rows:
             yield task_title(task), rows
     if len(tasks) > 1 and measured:
         macros = []
         for source, summary in measured:
-            of_all = [rates for kind in summary.kinds.values() for rates in kind.tasks.values()]
-            n = _n_text({kind: s.macro["success"].n for kind, s in summary.kinds.items()})
+            of_all = [
+                rates for condition in summary.conditions.values() for rates in condition.tasks.values()
+            ]
+            n = _n_text({condition: s.macro["success"].n for condition, s in summary.conditions.items()})
             cells = [
-                summary.kinds[column.kind].macro.get(column.rate) if column.kind in summary.kinds else None
+                summary.conditions[column.condition].macro.get(column.rate)
+                if column.condition in summary.conditions
+                else None
                 for column in columns
             ]
             num_errors = sum(rates.num_errors for rates in of_all)
@@ -113,8 +129,8 @@ def by_level(
     there = {
         (task, level)
         for _, summary in measured
-        for kind in summary.kinds.values()
-        for task, levels in kind.levels.items()
+        for condition in summary.conditions.values()
+        for task, levels in condition.levels.items()
         for level in levels
         if size(level)
     }
@@ -122,13 +138,13 @@ def by_level(
     for task, level in sorted(there, key=lambda each: (order.index(each[0]), each[1])):
         rows = []
         for title, summary in measured:
-            by_kind = {
-                kind: s.levels[task][level]
-                for kind, s in summary.kinds.items()
+            by_condition = {
+                condition: s.levels[task][level]
+                for condition, s in summary.conditions.items()
                 if level in s.levels.get(task, {})
             }
-            if by_kind:
-                n, _, cells = _cells(by_kind, columns)
+            if by_condition:
+                n, _, cells = _cells(by_condition, columns)
                 rows.append((title, n, cells))
         yield task_title(task), size(level), rows
 
@@ -140,25 +156,25 @@ def by_number(
     worlds = worlds_of(all_rows(sources))
     measured = [(source.title, source.summary) for source in sources if source.summary is not None]
     cells = [
-        (task, kind, title, rates)
+        (task, condition, title, rates)
         for title, summary in measured
-        for kind, of_kind in summary.kinds.items()
-        for task, rates in of_kind.tasks.items()
+        for condition, of_condition in summary.conditions.items()
+        for task, rates in of_condition.tasks.items()
         if rates.numbers
     ]
     measures = measures_of(worlds)
     found = dict.fromkeys(name for *_, rates in cells for name in rates.numbers)
     # Turns first: the measure that every world of several turns has.
     names = sorted(found, key=lambda name: (name != "num_turns", name not in measures))[:MAX_FLAGS]
-    titles = kind_titles({kind for _, kind, *_ in cells}, worlds)
+    titles = condition_titles({condition for _, condition, *_ in cells}, worlds)
     rows = [
         (
             task_title(task),
             [
-                (titles[kind], title, rates.n, [rates.numbers.get(name) for name in names])
-                for kind in titles
-                for of_task, of_kind, title, rates in cells
-                if (of_task, of_kind) == (task, kind)
+                (titles[condition], title, rates.n, [rates.numbers.get(name) for name in names])
+                for condition in titles
+                for of_task, of_condition, title, rates in cells
+                if (of_task, of_condition) == (task, condition)
             ],
         )
         for task in ordered_tasks({task for task, *_ in cells})
@@ -171,7 +187,9 @@ def by_axis(
 ) -> Iterator[tuple[str, list[str], list[tuple[str, str, list[tuple[str, Cells]]]]]]:
     """(axis, conditions, [(task, value, [(source, success by condition)])]) of what else examples are told apart by:
     the axes of their worlds beside task and level."""
-    titles = kind_titles({kind for s in sources for kind in s.rows}, worlds_of(all_rows(sources)))
+    titles = condition_titles(
+        {condition for s in sources for condition in s.rows}, worlds_of(all_rows(sources))
+    )
     axes: dict[str, dict[tuple[str, str], None]] = {}
     for row in all_rows(sources):
         for axis, value in _axes(row).items():
@@ -180,12 +198,12 @@ def by_axis(
         order = ordered_tasks({task for task, _ in there})
         rows = []
         for task, value in sorted(there, key=lambda each: (order.index(each[0]), each[1]))[:MAX_VALUES]:
-            told = []
+            shown = []
             for source in sources:
-                cells = [_success(source.rows.get(kind, ()), task, axis, value) for kind in titles]
+                cells = [_success(source.rows.get(condition, ()), task, axis, value) for condition in titles]
                 if any(cell is not None for cell in cells):
-                    told.append((source.title, cells))
-            rows.append((task_title(task), visible(value, 40), told))
+                    shown.append((source.title, cells))
+            rows.append((task_title(task), visible(value, 40), shown))
         yield visible(axis, 40), list(titles.values()), rows
 
 
@@ -207,34 +225,37 @@ def _success(rows: Sequence[Row], task: str, axis: str, value: str) -> Interval 
 
 def by_field(sources: Sequence[Source]) -> Iterator[tuple[str, list[str], list[tuple[str, Cells]]]]:
     """(task and condition, fields, [(source, share right per field)]) of the descriptions."""
-    there = {kind for s in sources if s.summary is not None for kind in s.summary.kinds}
-    titles = kind_titles(filter(is_description, there), worlds_of(all_rows(sources)))
-    for kind, told in titles.items():
+    there = {condition for s in sources if s.summary is not None for condition in s.summary.conditions}
+    titles = condition_titles(filter(is_description, there), worlds_of(all_rows(sources)))
+    for condition, condition_title in titles.items():
         measured = [
-            (source.title, source.summary.kinds[kind])
+            (source.title, source.summary.conditions[condition])
             for source in sources
-            if source.summary is not None and kind in source.summary.kinds
+            if source.summary is not None and condition in source.summary.conditions
         ]
         fields: dict[str, dict[str, None]] = {}
-        for _, of_kind in measured:
-            for task, rates in of_kind.tasks.items():
+        for _, of_condition in measured:
+            for task, rates in of_condition.tasks.items():
                 fields.setdefault(task, {}).update(dict.fromkeys(rates.fields))
         for task in ordered_tasks(fields):
             rows = [
-                (title, [of_kind.tasks[task].fields.get(f) for f in fields[task]])
-                for title, of_kind in measured
-                if task in of_kind.tasks
+                (title, [of_condition.tasks[task].fields.get(f) for f in fields[task]])
+                for title, of_condition in measured
+                if task in of_condition.tasks
             ]
             if fields[task]:
-                yield f"{task_title(task)}, {told}", [visible(f, 40) for f in fields[task]], rows
+                yield f"{task_title(task)}, {condition_title}", [visible(f, 40) for f in fields[task]], rows
 
 
-def _cells(by_kind: Mapping[str, Rates], columns: Sequence[Column]) -> tuple[str, int, Cells]:
+def _cells(by_condition: Mapping[str, Rates], columns: Sequence[Column]) -> tuple[str, int, Cells]:
     """n, rows that the engine failed on, and one interval or None a column."""
     return (
-        _n_text({kind: rates.n for kind, rates in by_kind.items()}),
-        sum(rates.num_errors for rates in by_kind.values()),
-        [by_kind[c.kind].rates.get(c.rate) if c.kind in by_kind else None for c in columns],
+        _n_text({condition: rates.n for condition, rates in by_condition.items()}),
+        sum(rates.num_errors for rates in by_condition.values()),
+        [
+            by_condition[c.condition].rates.get(c.rate) if c.condition in by_condition else None
+            for c in columns
+        ],
     )
 
 
@@ -242,4 +263,4 @@ def _n_text(n_of: Mapping[str, int]) -> str:
     """`100`, or `image 100, text 20` where the conditions have other numbers of levels."""
     if len(set(n_of.values())) == 1:
         return str(next(iter(n_of.values())))
-    return ", ".join(f"{visible(kind, 20)} {n_of[kind]}" for kind in ordered_kinds(n_of))
+    return ", ".join(f"{visible(condition, 20)} {n_of[condition]}" for condition in ordered_conditions(n_of))

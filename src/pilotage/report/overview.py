@@ -9,7 +9,7 @@ from typing import Any
 
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.charts import Cells, Share
-from pilotage.report.conditions import ordered_kinds, ordered_tasks, world_name
+from pilotage.report.conditions import ordered_conditions, ordered_tasks, world_name
 from pilotage.report.folder import Row, RunFolder, is_seconds, is_share, stage_title
 from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import duration, percent, points, span_text, visible
@@ -18,34 +18,37 @@ _HEADER_KEYS = ("recipe", "backbone", "command", "created", "commit", "seed", "d
 
 
 def shares_of(sources: Sequence[Source]) -> dict[str, dict[str, dict[str, Share]]]:
-    """Task -> source -> kind -> success, from the rows, or from `summary.json` where rows are not there."""
+    """Task -> source -> condition -> success, from the rows, or from `summary.json` where rows are not there."""
     found: dict[str, dict[str, dict[str, Share]]] = {}
     for source in sources:
         reported = source.reported.get("tasks")
         cells = dict(_reported_shares(reported)) if isinstance(reported, dict) else {}
         if source.summary is not None:
-            for task, kinds in source.summary.headline().items():
-                for kind, cell in kinds.items():
+            for task, conditions in source.summary.headline().items():
+                for condition, cell in conditions.items():
                     n = int(cell["n"])
                     share = Share(success=cell["success"], low=cell["low"], high=cell["high"], n=n)
-                    cells[task, kind] = share
-        for (task, kind), share in cells.items():
-            found.setdefault(task, {}).setdefault(source.key, {})[kind] = share
+                    cells[task, condition] = share
+        for (task, condition), share in cells.items():
+            found.setdefault(task, {}).setdefault(source.key, {})[condition] = share
     return {task: found[task] for task in ordered_tasks(found)}
 
 
 def _reported_shares(tasks: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Share]]:
-    for task, kinds in tasks.items():
-        for kind, cell in kinds.items() if isinstance(kinds, dict) else ():
+    for task, conditions in tasks.items():
+        for condition, cell in conditions.items() if isinstance(conditions, dict) else ():
             if is_share(cell):
                 values = {key: float(cell[key]) for key in ("success", "low", "high")}
-                yield (str(task), str(kind)), Share(**values, n=int(cell["n"]))
+                yield (str(task), str(condition)), Share(**values, n=int(cell["n"]))
 
 
 def macro_of(sources: Sequence[Source]) -> dict[str, dict[str, Share]]:
-    """Source -> kind -> plain mean over tasks."""
+    """Source -> condition -> plain mean over tasks."""
     return {
-        source.key: {kind: _share(summary.macro["success"]) for kind, summary in source.summary.kinds.items()}
+        source.key: {
+            condition: _share(summary.macro["success"])
+            for condition, summary in source.summary.conditions.items()
+        }
         for source in sources
         if source.summary is not None
     }
@@ -71,20 +74,22 @@ def _share(interval: Interval) -> Share:
 def headline(macro: Cells, titles: Mapping[str, str], num_tasks: int, levels: str) -> str:
     """The run in one sentence, or "" before there is anything to say: the first condition that was measured, and what
     the last stage reaches by the others."""
-    kind = main_kind(macro)
-    if kind is None:
+    condition = main_condition(macro)
+    if condition is None:
         return ""
-    stages = [kinds for kinds in macro.values() if kind in kinds]
+    stages = [conditions for conditions in macro.values() if condition in conditions]
     first, last = stages[0], stages[-1]
     whose = f"{levels} of {'one task' if num_tasks == 1 else f'{num_tasks} tasks'}"
-    others = ", ".join(f"{titles[k]} {percent(last[k].success)} %" for k in ordered_kinds(last) if k != kind)
+    others = ", ".join(
+        f"{titles[k]} {percent(last[k].success)} %" for k in ordered_conditions(last) if k != condition
+    )
     end = f"; {others}." if others else "."
-    start = titles[kind][:1].upper() + titles[kind][1:]
+    start = titles[condition][:1].upper() + titles[condition][1:]
     if len(stages) == 1:
-        return f"{start}: success on {percent(first[kind].success)} % of {whose}{end}"
+        return f"{start}: success on {percent(first[condition].success)} % of {whose}{end}"
     return (
-        f"{start}: success went from {percent(first[kind].success)} % to "
-        f"{percent(last[kind].success)} % of {whose}{end}"
+        f"{start}: success went from {percent(first[condition].success)} % to "
+        f"{percent(last[condition].success)} % of {whose}{end}"
     )
 
 
@@ -92,17 +97,20 @@ def headline_of_several(
     sources: Sequence[Source], macro: Cells, titles: Mapping[str, str], levels: str
 ) -> str:
     """Which of several runs succeeds most, by the plain mean over tasks; the table tells what can be told apart."""
-    kind = main_kind(macro)
-    if kind is None:
+    condition = main_condition(macro)
+    if condition is None:
         return ""
-    of = {s.title: macro[s.key][kind].success for s in sources if kind in macro.get(s.key, {})}
-    told = ", ".join(f"{title} {percent(success)} %" for title, success in of.items())
-    return f"Success on {levels}, {titles[kind]}: {told}."
+    of = {s.title: macro[s.key][condition].success for s in sources if condition in macro.get(s.key, {})}
+    shown = ", ".join(f"{title} {percent(success)} %" for title, success in of.items())
+    return f"Success on {levels}, {titles[condition]}: {shown}."
 
 
-def main_kind(macro: Cells) -> str | None:
+def main_condition(macro: Cells) -> str | None:
     """The first condition that was measured."""
-    return next(iter(ordered_kinds({kind for kinds in macro.values() for kind in kinds})), None)
+    return next(
+        iter(ordered_conditions({condition for conditions in macro.values() for condition in conditions})),
+        None,
+    )
 
 
 def levels_are(sources: Sequence[Source]) -> str:
@@ -127,12 +135,14 @@ def tiles(
     """(what, before and after, note) of the numbers to see first; `gaps` are the stages' paired gaps."""
     made = []
     stages = list(macro.values())
-    for kind in ordered_kinds({kind for kinds in stages for kind in kinds})[:MAX_TILES]:
-        values = [kinds[kind] for kinds in stages if kind in kinds]
+    for condition in ordered_conditions({condition for conditions in stages for condition in conditions})[
+        :MAX_TILES
+    ]:
+        values = [conditions[condition] for conditions in stages if condition in conditions]
         shown = [f"{percent(value.success)} %" for value in values]
         last = f"{percent(values[-1].low)}–{percent(values[-1].high)} %, n = {values[-1].n}"
         note = f"success; 95 % interval{' of the last' * (len(values) > 1)} {last}"
-        name = titles[kind][:1].upper() + titles[kind][1:]
+        name = titles[condition][:1].upper() + titles[condition][1:]
         made.append((name, " → ".join([shown[0], *shown[1:][-1:]]), note))
     paired = [gaps[stage] for stage in (list(macro)[0], list(macro)[-1]) if stage in gaps] if macro else []
     if paired:
@@ -153,7 +163,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     known = {**run.summary, **(recipe if isinstance(recipe, dict) else {}), **run.config}
     if isinstance(recipe, dict):
         known["recipe"] = recipe.get("name", "")
-    told = [
+    shown = [
         (key.capitalize(), visible(known[key], 200))
         for key in _HEADER_KEYS
         if isinstance(known.get(key), str | int | float) and known[key] != ""
@@ -161,17 +171,17 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     started = run.path / "config.json"
     if "created" not in known and started.is_file():
         when = datetime.fromtimestamp(started.stat().st_mtime, UTC)
-        told.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
+        shown.append(("Begun", f"{when:%Y-%m-%d %H:%M} UTC"))
     for stage, content in sorted(run.reported.items(), key=lambda item: run.stages.index(item[0])):
         seconds: Any = content.get("seconds")
         if is_seconds(seconds):
-            told.append((f"{stage_title(stage)} took", duration(float(seconds))))
-    return [*told, *evaluation_facts(run)]
+            shown.append((f"{stage_title(stage)} took", duration(float(seconds))))
+    return [*shown, *evaluation_facts(run)]
 
 
 def evaluation_facts(run: RunFolder) -> list[tuple[str, str]]:
     """How many levels and answers there are, and how these were decoded: all ways, where there are several."""
-    groups = [rows for kinds in run.rows.values() for rows in kinds.values()]
+    groups = [rows for conditions in run.rows.values() for rows in conditions.values()]
     if not groups:
         return []
     levels = [len({(row["task"], row["id"]) for row in rows}) for rows in groups]

@@ -14,7 +14,7 @@ from pilotage.errors import PilotageError
 from pilotage.files import write_whole
 from pilotage.report import charts, curves, numbers, overview
 from pilotage.report.assets import asset, embedded_json, environment, script
-from pilotage.report.conditions import kind_class, kind_titles, task_title, worlds_of
+from pilotage.report.conditions import condition_class, condition_titles, task_title, worlds_of
 from pilotage.report.diagnosis import SHOWN_FAULTS, diagnose
 from pilotage.report.fault_charts import MIN_BIN
 from pilotage.report.faults import FAULTS
@@ -71,8 +71,8 @@ def render_report(
     shares = overview.shares_of(sources)
     macro = overview.macro_of(sources)
     levels = overview.levels_are(sources)
-    kinds = kind_titles(
-        {kind for of in shares.values() for k in of.values() for kind in k},
+    conditions = condition_titles(
+        {condition for of in shares.values() for k in of.values() for condition in k},
         worlds_of(all_rows(sources)),
     )
     columns = numbers.columns_of(sources)
@@ -94,15 +94,15 @@ def render_report(
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             facts=overview.facts(runs[0]) if alone else _run_facts(runs, names),
             problems=_problems(runs, names),
-            headline=overview.headline(macro, kinds, _num_measured(shares, macro), levels)
+            headline=overview.headline(macro, conditions, _num_measured(shares, macro), levels)
             if alone
-            else overview.headline_of_several(sources, macro, kinds, levels),
-            tiles=overview.tiles(runs[0], macro, kinds, macro_gaps) if alone else [],
-            legend=kinds,
-            kind_classes={kind: kind_class(kind) for kind in kinds},
+            else overview.headline_of_several(sources, macro, conditions, levels),
+            tiles=overview.tiles(runs[0], macro, conditions, macro_gaps) if alone else [],
+            legend=conditions,
+            condition_classes={condition: condition_class(condition) for condition in conditions},
             levels_are=levels,
             bars=[
-                (name, charts.gap_chart(name, cells, titles, kinds, gaps))
+                (name, charts.gap_chart(name, cells, titles, conditions, gaps))
                 for name, cells, gaps in [
                     *titled,
                     *([(numbers.MACRO, macro, macro_gaps)] if len(shares) > 1 else []),
@@ -120,7 +120,7 @@ def render_report(
                     ),
                 )
                 for i, (name, cells, _) in enumerate(titled)
-                if any(k.keys() >= set(charts.PLANE_KINDS) for k in cells.values())
+                if any(k.keys() >= set(charts.PLANE_CONDITIONS) for k in cells.values())
             ],
             not_in_plane=", ".join(title for key, title in titles.items() if key not in in_plane),
             pairs=pairs,
@@ -155,8 +155,8 @@ def render_report(
 
 def _num_measured(shares: Mapping[str, charts.Cells], macro: charts.Cells) -> int:
     """Tasks that were measured by the condition that the headline tells of."""
-    kind = overview.main_kind(macro)
-    return sum(any(kind in kinds for kinds in cells.values()) for cells in shares.values())
+    condition = overview.main_condition(macro)
+    return sum(any(condition in conditions for conditions in cells.values()) for cells in shares.values())
 
 
 def _few(keys: Sequence[str]) -> Sequence[str]:
@@ -188,12 +188,12 @@ def _problems(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
 
 
 def _run_facts(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:
-    told = [
+    facts = [
         (name, dict(overview.evaluation_facts(run)).get("Evaluation", "no rows"))
         for run, name in zip(runs, names, strict=True)
     ]
-    same = {how for _, how in told}
-    return told if len(same) > 1 else [("Evaluation of all", same.pop())]
+    same = {how for _, how in facts}
+    return facts if len(same) > 1 else [("Evaluation of all", same.pop())]
 
 
 def _settings(runs: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, str]]:

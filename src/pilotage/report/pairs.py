@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pilotage.errors import PilotageError
-from pilotage.evaluate.compare import KindComparison, Pairs, compare
-from pilotage.report.conditions import ordered_kinds, ordered_tasks, task_title
+from pilotage.evaluate.compare import ConditionComparison, Pairs, compare
+from pilotage.report.conditions import ordered_conditions, ordered_tasks, task_title
 from pilotage.report.numbers import MACRO
 from pilotage.report.sources import Source, all_rows
 from pilotage.report.text import visible
@@ -24,22 +24,22 @@ class PairRow:
     """A is the first source, B the second."""
 
     @property
-    def told(self) -> str:
+    def meaning(self) -> str:
         """The row's meaning in words."""
-        told = {1: "second is better", -1: "first is better", 0: "not distinguishable from zero"}
-        return told[self.pairs.direction]
+        meaning = {1: "second is better", -1: "first is better", 0: "not distinguishable from zero"}
+        return meaning[self.pairs.direction]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two sources by one kind, on the levels that both answered; numbers are places on the page."""
+    """Two sources by one condition, on the levels that both answered; numbers are places on the page."""
 
     first: str
     second: str
     first_number: int
     second_number: int
-    kind: str
-    kind_number: int
+    condition: str
+    condition_number: int
     num_unpaired: int
     """Levels that only one of the two was asked; they are in no figure of the pair."""
     rows: tuple[PairRow, ...]
@@ -48,33 +48,37 @@ class Pair:
 
 
 def pair_sources(sources: Sequence[Source]) -> tuple[list[Pair], list[str]]:
-    """Every later source against the first one, and against the stage before it in its own run, kind by kind, on the
-    levels that both answered; and what makes a comparison less than fair, or impossible, a sentence each."""
-    there = {kind for source in sources for kind in source.rows}
+    """Every later source against the first one, and against the stage before it in its own run, condition by condition,
+    on the levels that both answered; and what makes a comparison less than fair, or impossible, a sentence each."""
+    there = {condition for source in sources for condition in source.rows}
     tasks = ordered_tasks({row["task"] for row in all_rows(sources)})
-    ordered = ordered_kinds(there)
+    ordered = ordered_conditions(there)
     pairs, notes = [], []
     for first_number, number in _pairings(sources):
         first, second = sources[first_number], sources[number]
-        for kind in ordered:
-            if kind not in first.rows or kind not in second.rows:
+        for condition in ordered:
+            if condition not in first.rows or condition not in second.rows:
                 continue
             try:
-                comparison = compare(first.rows[kind], second.rows[kind], kinds=[kind], common=True)
+                comparison = compare(
+                    first.rows[condition], second.rows[condition], conditions=[condition], common=True
+                )
             except PilotageError as error:
                 notes.append(visible(f"{second.title} against {first.title}: {error}", 300))
                 continue
-            told = (f"A is {first.title}, B is {second.title}: {warning}" for warning in comparison.warnings)
-            notes.extend(visible(note, 300) for note in told)
-            compared = comparison.kinds[kind]
+            warnings = (
+                f"A is {first.title}, B is {second.title}: {warning}" for warning in comparison.warnings
+            )
+            notes.extend(visible(note, 300) for note in warnings)
+            compared = comparison.conditions[condition]
             pairs.append(
                 Pair(
                     first=first.title,
                     second=second.title,
                     first_number=first_number,
                     second_number=number,
-                    kind=kind,
-                    kind_number=ordered.index(kind),
+                    condition=condition,
+                    condition_number=ordered.index(condition),
                     num_unpaired=compared.num_only_in_a + compared.num_only_in_b,
                     rows=_rows(compared, tasks),
                     note=_pooling_note(compared, first.title, second.title),
@@ -91,7 +95,7 @@ def _pairings(sources: Sequence[Source]) -> Iterator[tuple[int, int]]:
             yield number - 1, number
 
 
-def _rows(compared: KindComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]:
+def _rows(compared: ConditionComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]:
     rows = [
         PairRow(title=task_title(task), task=number, pairs=pairs)
         for number, task in enumerate(tasks)
@@ -100,6 +104,6 @@ def _rows(compared: KindComparison, tasks: Sequence[str]) -> tuple[PairRow, ...]
     return (*rows, PairRow(title=MACRO, task=None, pairs=compared.macro)) if len(rows) > 1 else tuple(rows)
 
 
-def _pooling_note(compared: KindComparison, first: str, second: str) -> str:
+def _pooling_note(compared: ConditionComparison, first: str, second: str) -> str:
     note = compared.pooling_note
     return f"{note} (A is {first}, B is {second})" if note else ""

@@ -25,7 +25,7 @@ class Source:
     run: RunFolder
     stage: str
     rows: Mapping[str, list[Row]]
-    """Kind -> evaluation rows; empty where only `summary.json` tells of the stage."""
+    """Condition -> evaluation rows; empty where only `summary.json` tells of the stage."""
     summary: Summary | None
     """Rates of the rows."""
 
@@ -65,14 +65,16 @@ def make_sources(runs: Sequence[RunFolder], *, stage: str | None = None) -> list
                 run=run,
                 stage=name,
                 rows=rows,
-                summary=summarise(row for of_kind in rows.values() for row in of_kind) if rows else None,
+                summary=summarise(row for of_condition in rows.values() for row in of_condition)
+                if rows
+                else None,
             )
         )
     return sources
 
 
 def all_rows(sources: Sequence[Source]) -> list[Row]:
-    """The rows of all sources, of every kind."""
+    """The rows of all sources, of every condition."""
     return [row for source in sources for rows in source.rows.values() for row in rows]
 
 

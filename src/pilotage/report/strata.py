@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pilotage.evaluate.strata import AXES, Curve, success_curves
-from pilotage.report.conditions import kind_titles, ordered_kinds, ordered_tasks, task_title, worlds_of
+from pilotage.report.conditions import (
+    condition_titles,
+    ordered_conditions,
+    ordered_tasks,
+    task_title,
+    worlds_of,
+)
 from pilotage.report.fault_charts import strata_chart
 from pilotage.report.folder import state_problem
 from pilotage.report.sources import Source, all_rows
@@ -33,9 +39,9 @@ class Strata:
 
 def hard_examples(sources: Sequence[Source]) -> Strata | None:
     """Success along every axis that tells examples apart; None where there is none."""
-    kinds = first_kinds(sources)
-    titles = kind_titles(set(kinds.values()), worlds_of(all_rows(sources)))
-    found = [(source, curves) for source in sources if (curves := _curves(source, kinds))]
+    conditions = first_conditions(sources)
+    titles = condition_titles(set(conditions.values()), worlds_of(all_rows(sources)))
+    found = [(source, curves) for source in sources if (curves := _curves(source, conditions))]
     # The first source is what the later ones are held against.
     lines = [*found[:1], *found[1:][1 - MAX_LINES :]]
     # Along an axis on which no task has two values there is nothing to be seen.
@@ -45,7 +51,8 @@ def hard_examples(sources: Sequence[Source]) -> Strata | None:
         for axis in axes
         if (
             drawn := tuple(
-                (task_title(task), titles[kinds[task]], chart) for task, chart in _charts(lines, axis, kinds)
+                (task_title(task), titles[conditions[task]], chart)
+                for task, chart in _charts(lines, axis, conditions)
             )
         )
     )
@@ -59,22 +66,22 @@ def hard_examples(sources: Sequence[Source]) -> Strata | None:
     )
 
 
-def first_kinds(sources: Sequence[Source]) -> dict[str, str]:
+def first_conditions(sources: Sequence[Source]) -> dict[str, str]:
     """Task -> the first of the conditions that it was measured by."""
     there: dict[str, set[str]] = {}
     for source in sources:
-        for kind, rows in source.rows.items():
+        for condition, rows in source.rows.items():
             for row in rows:
-                there.setdefault(row["task"], set()).add(kind)
-    return {task: ordered_kinds(there[task])[0] for task in ordered_tasks(there)}
+                there.setdefault(row["task"], set()).add(condition)
+    return {task: ordered_conditions(there[task])[0] for task in ordered_tasks(there)}
 
 
-def _curves(source: Source, kinds: dict[str, str]) -> list[Curve]:
+def _curves(source: Source, conditions: dict[str, str]) -> list[Curve]:
     rows = [
         row
-        for kind, of_kind in source.rows.items()
-        for row in of_kind
-        if kinds[row["task"]] == kind and not state_problem(row)
+        for condition, of_condition in source.rows.items()
+        for row in of_condition
+        if conditions[row["task"]] == condition and not state_problem(row)
     ]
     return [
         curve for curve in success_curves(rows) if not NOTHING.issuperset(value for value, _ in curve.points)

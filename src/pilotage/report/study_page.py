@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pilotage import __version__
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.report.assets import asset, environment
-from pilotage.report.conditions import kind_class, kind_titles
+from pilotage.report.conditions import condition_class, condition_titles
 from pilotage.report.svg import (
     QUARTERS,
     Scale,
@@ -38,7 +38,7 @@ class ShownVariant:
 
     title: str
     shares: Mapping[str, Interval]
-    """Kind (`image`, `text`, `perception`) -> success on test levels; empty for a variant that was not run."""
+    """Condition (`image`, `text`, `perception`) -> success on test levels; empty for a variant that was not run."""
     curves: Sequence[Curve] = ()
     """By seed; empty for what has no steps of its own."""
     is_reference: bool = False
@@ -71,7 +71,7 @@ def render_study(
     """The whole page. `goal` is a success in [0, 1] that the curves are held against."""
     shown = [variant for variant in variants if variant.shares]
     drawn = [variant for variant in variants if variant.curves]
-    kinds = _kinds(shown)
+    conditions = _conditions(shown)
     most = max((curve[-1][0] for variant in drawn for curve in variant.curves), default=0.0)
     return (
         environment()
@@ -83,8 +83,8 @@ def render_study(
             version=__version__,
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             missing=[variant.title for variant in variants if not variant.shares],
-            legend=[(kind_class(kind), title) for kind, title in kinds.items()],
-            main=next(iter(kinds.values()), ""),
+            legend=[(condition_class(condition), title) for condition, title in conditions.items()],
+            main=next(iter(conditions.values()), ""),
             ends=ends_chart(shown) if shown else None,
             panels=[(variant, ways_chart(variant, drawn, most=most, goal=goal)) for variant in drawn],
             goal=None if goal is None else percent(goal),
@@ -94,15 +94,15 @@ def render_study(
     )
 
 
-def _kinds(variants: Sequence[ShownVariant]) -> dict[str, str]:
+def _conditions(variants: Sequence[ShownVariant]) -> dict[str, str]:
     """Conditions that some variant was measured by -> their titles, the main one first."""
-    return kind_titles({kind for variant in variants for kind in variant.shares})
+    return condition_titles({condition for variant in variants for condition in variant.shares})
 
 
 def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
     """A line a variant: success by the first condition with its interval, by the others as lighter marks."""
-    kinds = _kinds(variants)
-    main = next(iter(kinds), "")
+    conditions = _conditions(variants)
+    main = next(iter(conditions), "")
     width, left, right, row, top = 980.0, 292.0, 52.0, 27.0, 24.0
     bottom = top + row * len(variants)
     x = Scale(low=0.0, high=1.0, start=left, stop=width - right)
@@ -113,19 +113,21 @@ def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
         name_class = "name reference" if variant.is_reference else "name"
         marks = [words(variant.title, left - 14, y + 4.5, name_class, "end")]
         # The main one last, so that no other hides it.
-        for kind in reversed(kinds):
-            share = variant.shares.get(kind)
+        for condition in reversed(conditions):
+            share = variant.shares.get(condition)
             if share is None:
                 continue
-            told = (
-                f"{variant.title}, {kinds[kind]}: {percent(share.mean)} % "
+            text = (
+                f"{variant.title}, {conditions[condition]}: {percent(share.mean)} % "
                 f"[{percent(share.low)}–{percent(share.high)}]"
             )
-            mark = [title(told)]
-            if kind == main:
+            mark = [title(text)]
+            if condition == main:
                 mark.append(tag("path", d=f"M{x(share.low):.1f} {y:.1f}H{x(share.high):.1f}", class_="reach"))
-            mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if kind == main else 4.0))
-            marks.append(group(mark, class_=f"{kind_class(kind)} {'main' if kind == main else 'other'}"))
+            mark.append(tag("circle", cx=x(share.mean), cy=y, r=5.5 if condition == main else 4.0))
+            marks.append(
+                group(mark, class_=f"{condition_class(condition)} {'main' if condition == main else 'other'}")
+            )
         if (share := variant.shares.get(main)) is not None:
             marks.append(words(percent(share.mean), width - 6, y + 4.5, "value", "end"))
         parts.append(group(marks))
@@ -134,8 +136,8 @@ def ends_chart(variants: Sequence[ShownVariant]) -> Markup:
         for variant in variants
         if main in variant.shares
     )
-    told = f"Success {kinds.get(main, '')} by variant. {spoken}"
-    return drawing(told, width, bottom + 4, parts, "chart ends")
+    text = f"Success {conditions.get(main, '')} by variant. {spoken}"
+    return drawing(text, width, bottom + 4, parts, "chart ends")
 
 
 def ways_chart(
@@ -159,8 +161,8 @@ def ways_chart(
     parts += [tag("path", d=_path(curve, x, y), class_="seed") for curve in variant.curves]
     parts.append(tag("path", d=_path(_mean(variant.curves), x, y), class_="own"))
     last = _mean(variant.curves)[-1]
-    told = f"{variant.title}: {percent(last[1])} % after {last[0]:,.0f} rollouts"
-    return drawing(told, width, height, parts, "chart ways")
+    text = f"{variant.title}: {percent(last[1])} % after {last[0]:,.0f} rollouts"
+    return drawing(text, width, height, parts, "chart ways")
 
 
 def _mean(curves: Sequence[Curve]) -> list[tuple[float, float]]:

@@ -206,8 +206,8 @@ def _rate_names(sources: Sequence[Source]) -> tuple[str, ...]:
     return rate_names(
         cell
         for _, summary in _measured(sources)
-        for of_kind in summary.kinds.values()
-        for cell in of_kind.tasks.values()
+        for of_condition in summary.conditions.values()
+        for cell in of_condition.tasks.values()
     )
 
 
@@ -215,19 +215,19 @@ def _rates(sources: Sequence[Source]) -> Table:
     names = _rate_names(sources)
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
-        for kind, of_kind in summary.kinds.items():
-            for task, rates in of_kind.tasks.items():
+        for condition, of_condition in summary.conditions.items():
+            for task, rates in of_condition.tasks.items():
                 cells = (rates.rates.get(rate) for rate in names)
-                rows.append((source, _text(kind), task_title(task), rates.n, rates.num_errors, *cells))
-            if len(of_kind.tasks) > 1:
-                macros = [of_kind.macro.get(rate) for rate in names]
-                n = sum(rates.n for rates in of_kind.tasks.values())
-                num_errors = sum(rates.num_errors for rates in of_kind.tasks.values())
-                rows.append((source, _text(kind), MACRO, n, num_errors, *macros))
+                rows.append((source, _text(condition), task_title(task), rates.n, rates.num_errors, *cells))
+            if len(of_condition.tasks) > 1:
+                macros = [of_condition.macro.get(rate) for rate in names]
+                n = sum(rates.n for rates in of_condition.tasks.values())
+                num_errors = sum(rates.num_errors for rates in of_condition.tasks.values())
+                rows.append((source, _text(condition), MACRO, n, num_errors, *macros))
     return Table(
         name="rates",
         caption="Rates in per cent with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "n", "failed requests", *names),
+        columns=("source", "condition", "task", "n", "failed requests", *names),
         rows=tuple(rows),
     )
 
@@ -236,15 +236,15 @@ def _levels(sources: Sequence[Source]) -> Table:
     names = _rate_names(sources)
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
-        for kind, of_kind in summary.kinds.items():
-            for task, levels in of_kind.levels.items():
+        for condition, of_condition in summary.conditions.items():
+            for task, levels in of_condition.levels.items():
                 for level, rates in levels.items():
                     cells = (rates.rates.get(rate) for rate in names)
-                    rows.append((source, _text(kind), task_title(task), level, rates.n, *cells))
+                    rows.append((source, _text(condition), task_title(task), level, rates.n, *cells))
     return Table(
         name="levels",
         caption="Rates by grid size, in per cent with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "level", "n", *names),
+        columns=("source", "condition", "task", "level", "n", *names),
         rows=tuple(rows),
     )
 
@@ -255,13 +255,13 @@ def _numbers(sources: Sequence[Source]) -> Table:
     return Table(
         name="numbers",
         caption="Means over episodes with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "measure", "n", "mean"),
+        columns=("source", "condition", "task", "measure", "n", "mean"),
         rows=tuple(
-            (source, _text(kind), task_title(task), measure_title(name, measures), mean.n, mean)
+            (source, _text(condition), task_title(task), measure_title(name, measures), mean.n, mean)
             for source, summary in _measured(sources)
-            for kind, of_kind in summary.kinds.items()
-            for task in ordered_tasks(of_kind.tasks)
-            for name, mean in of_kind.tasks[task].numbers.items()
+            for condition, of_condition in summary.conditions.items()
+            for task in ordered_tasks(of_condition.tasks)
+            for name, mean in of_condition.tasks[task].numbers.items()
         ),
         is_number=frozenset({"mean"}),
     )
@@ -270,14 +270,14 @@ def _numbers(sources: Sequence[Source]) -> Table:
 def _fields(sources: Sequence[Source]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source, summary in _measured(sources):
-        for kind, of_kind in summary.kinds.items():
-            for task, rates in of_kind.tasks.items():
+        for condition, of_condition in summary.conditions.items():
+            for task, rates in of_condition.tasks.items():
                 for field, right in rates.fields.items():
-                    rows.append((source, _text(kind), task_title(task), _text(field), right.n, right))
+                    rows.append((source, _text(condition), task_title(task), _text(field), right.n, right))
     return Table(
         name="fields",
         caption="Fields of the state read right, in per cent with 95 % bootstrap intervals.",
-        columns=("source", "kind", "task", "field", "n", "right"),
+        columns=("source", "condition", "task", "field", "n", "right"),
         rows=tuple(rows),
     )
 
@@ -318,14 +318,14 @@ def _pairs(sources: Sequence[Source]) -> Table:
     for pair in pairs:
         for row in pair.rows:
             of = row.pairs
-            told = (_text(pair.first), _text(pair.second), _text(pair.kind), row.title, of.a.n)
+            head = (_text(pair.first), _text(pair.second), _text(pair.condition), row.title, of.a.n)
             counts = (of.num_only_a, of.num_only_b)
-            rows.append((*told, of.a, of.b, *counts, of.difference, of.p_value, row.told))
+            rows.append((*head, of.a, of.b, *counts, of.difference, of.p_value, row.meaning))
     return Table(
         name="pairs",
         caption="Paired differences, second less first, in points; p by McNemar's exact test.",
         columns=(
-            *("first", "second", "kind", "task", "n", "success of first", "success of second"),
+            *("first", "second", "condition", "task", "n", "success of first", "success of second"),
             *("only first", "only second", "difference", "p", "meaning"),
         ),
         rows=tuple(rows),

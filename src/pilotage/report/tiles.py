@@ -31,9 +31,9 @@ def picture_uri(task: Draws[Any], state: Any) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def kinds_text(task: DrawsTiles[Any], state: Any) -> str | list[int]:
+def tile_kinds_text(task: DrawsTiles[Any], state: Any) -> str | list[int]:
     """The kind of every cell in row-major order: a character each, or numbers where a task has very many."""
-    kinds: np.ndarray = task.kinds(state).ravel()
+    kinds: np.ndarray = task.tile_kinds(state).ravel()
     if int(kinds.max()) >= len(ALPHABET):
         return [int(kind) for kind in kinds]
     return "".join(ALPHABET[kind] for kind in kinds)

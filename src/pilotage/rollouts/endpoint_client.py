@@ -156,13 +156,15 @@ class Client:
         )
         if encoding in ("", "identity"):
             return
-        told = self._scrubber.scrub(
+        message = self._scrubber.scrub(
             f"the body comes in the content encoding {encoding!r}, though none was asked for"
         )
         if response.is_success:
-            raise UnwantedBodyError(one_line(f"{told}: turn it off at the server or its proxy"), "transport")
+            raise UnwantedBodyError(
+                one_line(f"{message}: turn it off at the server or its proxy"), "transport"
+            )
         await stream.aclose()
-        response.stream = httpx2.ByteStream(told.encode())
+        response.stream = httpx2.ByteStream(message.encode())
 
     async def ask(self, view: View, decoding: Decoding, dialect: Dialect, *, seed: int) -> Completion:
         """The answer to `view`. Raises TroubleError for everything that is none."""

@@ -309,17 +309,17 @@ class _Running:
 
     def _failed(self, failure: Exception) -> None:
         self.close()
-        told = one_line(failure)
+        message = one_line(failure)
         kind: End = "world_failed"
         if isinstance(failure, SessionError):
-            told, kind = " ".join(str(failure).split())[:500], failure.kind
+            message, kind = " ".join(str(failure).split())[:500], failure.kind
         self.num_failures += not (isinstance(failure, SessionError) and failure.by_another)
         if self.num_failures < self.limits.num_tries:
-            logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, told)
+            logger.warning("%s: the world failed (%s); beginning again", self.start.example.id, message)
             self.begin()
         else:
-            logger.error("%s: the world failed %d times: %s", self.start.example.id, self.num_tries, told)
-            self._end(kind, None, error=told, error_kind="timeout" if kind == "timeout" else "world")
+            logger.error("%s: the world failed %d times: %s", self.start.example.id, self.num_tries, message)
+            self._end(kind, None, error=message, error_kind="timeout" if kind == "timeout" else "world")
 
     def _end(
         self,

@@ -94,18 +94,18 @@ class SessionsApart:
         )
 
 
-def sessions_named(told: str) -> SessionsHere | SessionsApart:
+def sessions_named(text: str) -> SessionsHere | SessionsApart:
     """The settings of `4` (processes), of `4:10` (with seconds for each answer), of `0` (none: in this process).
 
     Raises PilotageError for any other text.
     """
-    number, colon, seconds = told.partition(":")
+    number, colon, seconds = text.partition(":")
     try:
         num_processes = int(number)
         timeout_s = float(seconds) if colon else None
     except ValueError:
         raise PilotageError(
-            f"worlds apart {told!r}: give the number of processes, as in 4, or with the seconds that an answer may "
+            f"worlds apart {text!r}: give the number of processes, as in 4, or with the seconds that an answer may "
             "take, as in 4:10"
         ) from None
     if num_processes == 0 and not colon:

@@ -158,7 +158,7 @@ def on_policy_share(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PlannedRollout:
     """One rollout to be made."""
 
     slot: int
@@ -172,17 +172,17 @@ class Row:
         return self.slot * mixture.max_samples + self.sample
 
 
-def plan_rows(mixture: Mixture, *, seed: int, step: int, slots: Iterable[int]) -> list[Row]:
+def plan_rollouts(mixture: Mixture, *, seed: int, step: int, slots: Iterable[int]) -> list[PlannedRollout]:
     """The rollouts that these prompts of a step need, prompt by prompt."""
     return [
-        Row(slot=slot, sample=sample, source=source)
+        PlannedRollout(slot=slot, sample=sample, source=source)
         for slot in slots
         for source in [mixture.draw(seed=seed, step=step, slot=slot)]
         for sample in range(source.num_samples)
     ]
 
 
-def by_source(rows: Sequence[Row]) -> dict[Source, list[int]]:
+def by_source(rows: Sequence[PlannedRollout]) -> dict[Source, list[int]]:
     """Source -> the places of its rows, so that each engine is asked once."""
     places: dict[Source, list[int]] = {}
     for place, row in enumerate(rows):

@@ -221,19 +221,19 @@ _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", st
 
 def _legal(hint: Any) -> str:
     """What a field of this type may hold, in words."""
-    told: list[str] = []
+    legal: list[str] = []
     for kind in _alternatives(hint):
         if get_origin(kind) is Literal:
-            told += map(str, get_args(kind))
+            legal += map(str, get_args(kind))
         elif get_origin(kind) is tuple:
             items = [item for item in get_args(kind) if item is not ...]
-            told.append(f"a list, as in [...], of {'; '.join(map(_legal, items))}")
+            legal.append(f"a list, as in [...], of {'; '.join(map(_legal, items))}")
         elif is_protocol(kind) or is_dataclass(kind):
-            told += sorted(_call(each) for each in standing_at(kind))
+            legal += sorted(_call(each) for each in standing_at(kind))
         else:
-            told.append(_IN_WORDS.get(kind, getattr(kind, "__name__", str(kind))))
-    told = list(dict.fromkeys(told))
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
+            legal.append(_IN_WORDS.get(kind, getattr(kind, "__name__", str(kind))))
+    legal = list(dict.fromkeys(legal))
+    return legal[0] if len(legal) == 1 else f"{', '.join(legal[:-1])} or {legal[-1]}"
 
 
 def _call(kind: type) -> str:

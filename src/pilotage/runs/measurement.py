@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pilotage.records import Example, Split
 from pilotage.train.settings import LATER
 from pilotage.views.prompts import PromptSet
-from pilotage.worlds.registry import get_world, usual_kinds
+from pilotage.worlds.registry import get_world, usual_conditions
 
 if TYPE_CHECKING:
     from pilotage.rollouts.sessions import SessionSettings
@@ -46,7 +46,7 @@ class Measurement:
     """Train on levels that follow their task's prior alone, where the task has one (`pilotage.data.prior`)."""
     num_val: int = 30
     """Validation examples per task; the same ones whatever the seed."""
-    kinds: tuple[str, ...] = field(default=(), metadata=LATER)
+    conditions: tuple[str, ...] = field(default=(), metadata=LATER)
     """Conditions that are measured after each stage; none named: those that the worlds usually are."""
     options: tuple[tuple[str, int | str], ...] = field(default=(), metadata=LATER)
     """What shapes the episodes of worlds that are played step by step, e.g. `(("starts", "corner"), ("fog", 2))`."""
@@ -77,13 +77,13 @@ DRIVING = replace(PAPER, max_new_tokens=512)
 """Of the recipes whose papers say another number of tokens than MGSD's."""
 
 
-def kinds_of(measured: Measurement) -> tuple[str, ...]:
+def measured_conditions(measurement: Measurement) -> tuple[str, ...]:
     """The conditions that are measured."""
-    return measured.kinds or usual_kinds(name for name, _ in measured.levels)
+    return measurement.conditions or usual_conditions(name for name, _ in measurement.levels)
 
 
 def examples_of(
-    measured: Measurement, split: Split, sessions: SessionSettings | None = None
+    measurement: Measurement, split: Split, sessions: SessionSettings | None = None
 ) -> list[Example]:
     """The examples of a split, task after task.
 
@@ -94,14 +94,14 @@ def examples_of(
     from pilotage.rollouts.sessions import SessionsHere
     from pilotage.worlds.drawing import FIXED_SIDE_PX
 
-    make = (sessions or getattr(measured, "sessions", SessionsHere())).make
-    counts = {"train": measured.num_train, "val": measured.num_val, "test": measured.num_test}
-    count, seed = counts[split], measured.seed if split == "train" else TEST_SEED
-    side_px = FIXED_SIDE_PX if measured.cell_px is None else None
+    make = (sessions or getattr(measurement, "sessions", SessionsHere())).make
+    counts = {"train": measurement.num_train, "val": measurement.num_val, "test": measurement.num_test}
+    count, seed = counts[split], measurement.seed if split == "train" else TEST_SEED
+    side_px = FIXED_SIDE_PX if measurement.cell_px is None else None
     examples: list[Example] = []
-    for name, levels in measured.levels:
+    for name, levels in measurement.levels:
         world = get_world(name)
-        if split == "train" and measured.train_prior and prior_of(world) is not None:
+        if split == "train" and measurement.train_prior and prior_of(world) is not None:
             for place, level in enumerate(levels):
                 share = len(range(place, count, len(levels)))
                 examples += examples_with_prior(
@@ -111,7 +111,7 @@ def examples_of(
                     consistent=True,
                     split=split,
                     seed=seed,
-                    cell_px=measured.cell_px,
+                    cell_px=measurement.cell_px,
                     side_px=side_px,
                 )
         else:
@@ -121,8 +121,8 @@ def examples_of(
                 count,
                 split,
                 seed,
-                cell_px=measured.cell_px,
+                cell_px=measurement.cell_px,
                 side_px=side_px,
-                options=dict(measured.options),
+                options=dict(measurement.options),
             )
     return examples

@@ -37,8 +37,8 @@ class RunRecord:
     def first_weights(self, stage: str, run: Path) -> str:
         """The weights that a stage of the run began with, or that it would begin with in a whole run."""
         if stage in self.began_with:
-            told = self.began_with[stage]
-            return str(run / told) if told.startswith(_INSIDE) else told
+            weights = self.began_with[stage]
+            return str(run / weights) if weights.startswith(_INSIDE) else weights
         before = self.stage_before(stage)
         return self.recipe.backbone if before is None else str(model_of(run, before.stage))
 
@@ -65,7 +65,7 @@ def read_record(run: Path) -> RunRecord | None:
         began_with = settings.get("began_with", {})
         if not isinstance(recipe, Recipe):
             raise PilotageError("it has no recipe")
-        if not isinstance(began_with, dict) or not all(isinstance(told, str) for told in began_with.values()):
+        if not isinstance(began_with, dict) or not all(isinstance(name, str) for name in began_with.values()):
             raise PilotageError("began_with holds no names of weights")
     except PilotageError as error:
         raise PilotageError(f"{run / RECORD_FILE} is damaged ({error}): {_remedy(run)}") from None
@@ -104,7 +104,7 @@ def begin_stage(recipe: Recipe, config: Stage, student: str, run: Path) -> None:
     stages = tuple(config if stage.stage == config.stage else stage for stage in recipe.stages)
     record = RunRecord(
         recipe=replace(before.recipe, stages=stages),
-        began_with={**before.began_with, config.stage: _told_from(run, student)},
+        began_with={**before.began_with, config.stage: _weights_name(run, student)},
     )
     if record != known:
         _write(run, record)
@@ -116,7 +116,7 @@ def lasting_name(model: str) -> str:
     return str(directory.absolute()) if model != "nano" and directory.is_dir() else model
 
 
-def _told_from(run: Path, weights: str) -> str:
+def _weights_name(run: Path, weights: str) -> str:
     inside = Path(weights).absolute()
     if inside.is_relative_to(run.absolute()):
         return _INSIDE + inside.relative_to(run.absolute()).as_posix()

@@ -24,7 +24,7 @@ from pilotage.report import write_report
 from pilotage.rollouts.engine import Engine
 from pilotage.rollouts.engines import EngineSettings
 from pilotage.rollouts.play import Open, open_in_process
-from pilotage.runs.measurement import examples_of, kinds_of
+from pilotage.runs.measurement import examples_of, measured_conditions
 from pilotage.runs.recipe import BASE_STAGE, Recipe, Stage
 from pilotage.runs.record import begin_run, check_whole_run
 from pilotage.runs.validation import Validator
@@ -107,7 +107,7 @@ def _run(
             progress = None if watcher is None else partial(watcher.measured, name)
             summary_of = measure(
                 *(recipe, engine_of(recipe, weights), name, test, run_dir),
-                kinds=kinds_of(recipe),
+                conditions=measured_conditions(recipe),
                 progress=progress,
             )
             entry["tasks"] = summary_of.headline()
@@ -176,7 +176,7 @@ def _train(
     if recipe.validate_every:
         validate = validator(recipe, stage, examples_of(recipe, "val"), run_dir, open_session=open_session)
 
-    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+    def report(done: int, total: int, figures: dict[str, float]) -> None:
         if watcher is not None:
             watcher.trained(stage.stage, done, total, figures)
 
@@ -187,7 +187,7 @@ def _train(
         run_dir,
         answers=recipe.engine,
         open_session=open_session,
-        on_step=tell,
+        on_step=report,
         validate=validate,
     )
 
@@ -252,7 +252,7 @@ def measure(
     examples: Sequence[Example],
     out: Path,
     *,
-    kinds: Sequence[str],
+    conditions: Sequence[str],
     seed: int = 0,
     batch_size: int = EVAL_BATCH,
     agent: str | None = None,
@@ -267,7 +267,7 @@ def measure(
         max_new_tokens=recipe.max_new_tokens,
         out=out,
         model=stage,
-        kinds=kinds,
+        conditions=conditions,
         seed=seed,
         batch_size=batch_size,
         agent=agent,
@@ -293,7 +293,9 @@ def _is_entry(entry: Any) -> bool:
     """Whether `summary.json` can hold this of a stage: its seconds, and once it was measured its rates."""
     try:
         numbers = [entry[name] for name in ("train_s", "eval_s", "seconds") if name in entry]
-        numbers += [rate["success"] for kinds in entry.get("tasks", {}).values() for rate in kinds.values()]
+        numbers += [
+            rate["success"] for conditions in entry.get("tasks", {}).values() for rate in conditions.values()
+        ]
     except (AttributeError, KeyError, TypeError):
         return False
     return all(isinstance(number, int | float) for number in numbers)

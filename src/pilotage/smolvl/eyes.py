@@ -122,10 +122,10 @@ def words_of_cells(picture: PictureQuestion) -> list[tuple[str, ...]]:
     for at, (_, *words) in enumerate(picture.cells):
         if len(words) == 1 and words != ["empty"]:
             barred = words[0] if words[0] != "none" else ""
-            told = [BARRED[i] if side in barred else FREE[i] for i, side in enumerate(SIDES)]
+            content = [BARRED[i] if side in barred else FREE[i] for i, side in enumerate(SIDES)]
         else:
-            told = [f" {word}" for word in words]
-        found.append((ROWS[at // level], COLUMNS[at % level], *told))
+            content = [f" {word}" for word in words]
+        found.append((ROWS[at // level], COLUMNS[at % level], *content))
     return found
 
 

@@ -95,8 +95,8 @@ def make_smolvl(
     with whole(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        told = NOTICE.format(source=source.name, num_tokens=len(VISION_TOKENS))
-        (partial / "NOTICE").write_text(told, encoding="utf-8")
+        notice = NOTICE.format(source=source.name, num_tokens=len(VISION_TOKENS))
+        (partial / "NOTICE").write_text(notice, encoding="utf-8")
         if licence := next(iter(_licences(source)), None):
             shutil.copyfile(licence, partial / "LICENSE")
     return out
@@ -114,8 +114,8 @@ def read_llama(gguf: Path) -> tuple[Any, PreTrainedTokenizerBase]:
         tokenizer = AutoTokenizer.from_pretrained(**named)
         text = AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32)
     except (ValueError, KeyError, OSError, RuntimeError, IndexError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise PilotageError(f"{gguf} cannot be read: {type(error).__name__}: {told}") from error
+        message = " ".join(str(error).split())[:200]
+        raise PilotageError(f"{gguf} cannot be read: {type(error).__name__}: {message}") from error
     config = text.config
     if config.model_type != "llama" or config.head_dim * config.num_attention_heads != config.hidden_size:
         raise PilotageError(

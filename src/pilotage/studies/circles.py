@@ -53,7 +53,7 @@ class Way:
     agent: str = "direct"
     options: Mapping[str, int] = field(default_factory=dict)
     """Of the world, beside the start."""
-    kinds: tuple[str, ...] = ("image", "text")
+    conditions: tuple[str, ...] = ("image", "text")
 
 
 DIRECT = Way(title="asked before every move", folder="direct")
@@ -64,7 +64,7 @@ WAYS = (
     Way(title="on a revisit, its plan", folder="follow_on_revisit", agent="follow_on_revisit"),
     Way(title="on a revisit, sampled", folder="sampling_on_revisit", agent="sampling_on_revisit"),
     Way(title="one plan at the start", folder="one_plan", agent="one_plan"),
-    Way(title="told where it was", folder="memory", kinds=(MEMORY, "text_memory")),
+    Way(title="told where it was", folder="memory", conditions=(MEMORY, "text_memory")),
 )
 
 
@@ -97,7 +97,7 @@ def ways_of(recipe: Recipe) -> tuple[Way, ...]:
     """How its last model plays: one that learnt with its past in the prompt has it there."""
     stage = recipe.stages[-1]
     has_memory = isinstance(stage, DistillConfig) and stage.student_view == MEMORY
-    return tuple(way for way in WAYS if not has_memory or MEMORY in way.kinds)
+    return tuple(way for way in WAYS if not has_memory or MEMORY in way.conditions)
 
 
 def measure_circles(recipe: Recipe, run_dir: Path, *, num_maps: int = NUM_MAPS) -> None:
@@ -112,7 +112,7 @@ def measure_circles(recipe: Recipe, run_dir: Path, *, num_maps: int = NUM_MAPS) 
         out = run_dir / FOLDER / way.folder
         measure(
             *(recipe, engine, stage, examples, out),
-            kinds=way.kinds,
+            conditions=way.conditions,
             seed=recipe.seed,
             batch_size=len(examples),
             agent=way.agent,
@@ -131,20 +131,20 @@ def circles_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     head += ["in circles", "circles, against reference", "in a hole", "answers", "moves"]
     lines = []
     for variant in study.variants:
-        for kind, way in _measured_ways(study, out, seeds, variant):
-            ours = [_rows(study, out, seed, variant, way, kind) for seed in seeds]
-            theirs = _reference(out, seeds, study, variant, kind)
-            told = [variant.title, SEEN[kind], way.title]
-            told += [cell(values(ours, "success", level)) for level in LEVELS]
+        for condition, way in _measured_ways(study, out, seeds, variant):
+            ours = [_rows(study, out, seed, variant, way, condition) for seed in seeds]
+            theirs = _reference(out, seeds, study, variant, condition)
+            line = [variant.title, SEEN[condition], way.title]
+            line += [cell(values(ours, "success", level)) for level in LEVELS]
             for rate in ("success", "circled"):
-                told.append(cell(values(ours, rate)))
+                line.append(cell(values(ours, rate)))
                 if theirs is None or way is DIRECT:
-                    told.append("")
+                    line.append("")
                 else:
-                    told.append(difference_cell(less(values(ours, rate), values(theirs, rate))))
-            told.append(cell(values(ours, "illegal")))
-            told += [_mean(ours, lambda row: row["num_turns"]), _mean(ours, _num_moves)]
-            lines.append(told)
+                    line.append(difference_cell(less(values(ours, rate), values(theirs, rate))))
+            line.append(cell(values(ours, "illegal")))
+            line += [_mean(ours, lambda row: row["num_turns"]), _mean(ours, _num_moves)]
+            lines.append(line)
     return StudyTable(
         title="Success on unseen maps, per cent",
         head=head,
@@ -162,15 +162,15 @@ def own_plans_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
     head += ["that of some visited state"]
     lines = []
     for variant in study.variants:
-        for kind, way in _measured_ways(study, out, seeds, variant):
+        for condition, way in _measured_ways(study, out, seeds, variant):
             if way is not DIRECT:
                 continue
-            rows = [row for seed in seeds for row in _rows(study, out, seed, variant, way, kind)]
+            rows = [row for seed in seeds for row in _rows(study, out, seed, variant, way, condition)]
             circles = [own_plans(row) for row in rows if rate_of("circled")(row)]
-            told = [variant.title, SEEN[kind], f"{len(circles)} of {len(rows)}"]
+            line = [variant.title, SEEN[condition], f"{len(circles)} of {len(rows)}"]
             for place in range(3):
-                told.append(cell([[np.array([float(found[place]) for found in circles])]]) if circles else "")
-            lines.append(told)
+                line.append(cell([[np.array([float(found[place]) for found in circles])]]) if circles else "")
+            lines.append(line)
     return StudyTable(
         title="Circles that the model's own plan would have solved, per cent",
         head=head,
@@ -196,27 +196,27 @@ def _num_moves(row: Mapping[str, Any]) -> float:
 
 
 def _measured_ways(study: Study, out: Path, seeds: Sequence[int], variant: Variant) -> list[tuple[str, Way]]:
-    """(kind, way) of what every seed has measured."""
+    """(condition, way) of what every seed has measured."""
     folders = [study.folder(out, seed, variant.folder) / FOLDER for seed in seeds]
     there = [way for way in WAYS if all((folder / way.folder / "done").exists() for folder in folders)]
-    pairs = ((SEEN[kind], kind, way) for way in there for kind in way.kinds)
-    return [(kind, way) for _, kind, way in sorted(pairs, key=lambda pair: pair[0])]
+    pairs = ((SEEN[condition], condition, way) for way in there for condition in way.conditions)
+    return [(condition, way) for _, condition, way in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _reference(
-    out: Path, seeds: Sequence[int], study: Study, variant: Variant, kind: str
+    out: Path, seeds: Sequence[int], study: Study, variant: Variant, condition: str
 ) -> list[Rows] | None:
     """The rows that a way is compared with."""
-    seen = "text" if SEEN[kind] == SEEN["text"] else "image"
+    seen = "text" if SEEN[condition] == SEEN["text"] else "image"
     for other in (variant, study.variant(study.reference)):
         if (seen, DIRECT) in _measured_ways(study, out, seeds, other):
             return [_rows(study, out, seed, other, DIRECT, seen) for seed in seeds]
     return None
 
 
-def _rows(study: Study, out: Path, seed: int, variant: Variant, way: Way, kind: str) -> Rows:
+def _rows(study: Study, out: Path, seed: int, variant: Variant, way: Way, condition: str) -> Rows:
     folder = study.folder(out, seed, variant.folder) / FOLDER / way.folder
-    return rows_by_id(folder, variant.stage, kind)
+    return rows_by_id(folder, variant.stage, condition)
 
 
 def _mean(per_seed: Sequence[Rows], of: Any) -> str:
@@ -231,7 +231,7 @@ def _after_own(seed: int, base_run: Path, *, view: str = "student") -> Recipe:
     (stage,) = recipe.stages
     assert isinstance(stage, DistillConfig)
     return replace(
-        recipe, name=f"{recipe.name}_{view}", stages=(replace(stage, student_view=view),), kinds=(view,)
+        recipe, name=f"{recipe.name}_{view}", stages=(replace(stage, student_view=view),), conditions=(view,)
     )
 
 
@@ -240,10 +240,10 @@ CIRCLES = Study(
     name="circles",
     title="What helps against circles? FrozenLake move by move, from the corner",
     base_run=lambda seed: nano_mgsd(0),
-    base_run_folder="trunk",
+    base_run_folder="base_run",
     one_base_run=True,
     variants=(
-        Variant(title="after MGSD", folder="trunk", stage="stage2", make=None),
+        Variant(title="after MGSD", folder="base_run", stage="stage2", make=None),
         Variant(title=OWN, folder="own", stage="steps", make=_after_own),
         Variant(
             title=f"{OWN}, told where it was",

@@ -67,12 +67,12 @@ def cost_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
             [
                 variant.title,
                 cell(optimal),
-                _told(rollouts, "{:.0f}"),
-                _told([None if at is None else at[1] for at in reached], "{:.0f}"),
-                _told([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
-                _told([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
-                _told([_teacher(out, seed, variant) for seed in seeds], "{:.1f}"),
-                _told([leak_of(out, seed, variant) for seed in seeds], "{:.1f}"),
+                _spread(rollouts, "{:.0f}"),
+                _spread([None if at is None else at[1] for at in reached], "{:.0f}"),
+                _spread([curves[seed][-1]["train_s"] for seed in seeds], "{:.0f}"),
+                _spread([100 * _at(curves[seed], fastest_s[seed]) for seed in seeds], "{:.1f}"),
+                _spread([_teacher(out, seed, variant) for seed in seeds], "{:.1f}"),
+                _spread([leak_of(out, seed, variant) for seed in seeds], "{:.1f}"),
             ]
         )
     kept = [
@@ -144,7 +144,7 @@ def leak_of(out: Path, seed: int, variant: Variant) -> float | None:
     return 100 * figures["palr/all"] if "palr/all" in figures else None
 
 
-def _told(values: Sequence[float | None], form: str) -> str:
+def _spread(values: Sequence[float | None], form: str) -> str:
     """The mean and, in brackets, the lowest and the highest; of values that some seeds lack, how many have one."""
     known = [value for value in values if value is not None]
     if not known:

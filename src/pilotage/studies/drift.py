@@ -115,7 +115,7 @@ DRIFT = Study(
     name="drift",
     title="Is a teacher carried off along the student's errors? FrozenLake move by move",
     base_run=lambda seed: nano_mgsd(0),
-    base_run_folder="trunk",
+    base_run_folder="base_run",
     one_base_run=True,
     shared=(Variant(title=TITLES["same_view"], folder=SEEING, stage=STAGE, make=_seeing),),
     variants=tuple(

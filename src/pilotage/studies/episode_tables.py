@@ -22,9 +22,9 @@ NUM_MOVES = 4
 Rows = Sequence[Mapping[str, Any]]
 
 
-def rows_by_id(run_dir: Path, stage: str, kind: str) -> Rows:
+def rows_by_id(run_dir: Path, stage: str, condition: str) -> Rows:
     """What a stage was measured with, in the order of the examples' ids, which all runs share."""
-    return sorted(read_jsonl(rows_path(run_dir, stage, kind)).rows, key=lambda row: row["id"])
+    return sorted(read_jsonl(rows_path(run_dir, stage, condition)).rows, key=lambda row: row["id"])
 
 
 def values(per_seed: Sequence[Rows], rate: str, level: int | None = None) -> PerSeed:

@@ -43,7 +43,7 @@ def measure_episodes(recipe: Recipe, run_dir: Path) -> None:
         if done.exists():
             continue
         engine = engine or engine_of(recipe, str(run_dir / STAGE / "model"))
-        measure(recipe, engine, STAGE, make(), run_dir / name, kinds=("image",))
+        measure(recipe, engine, STAGE, make(), run_dir / name, conditions=("image",))
         done.touch()
 
 
@@ -127,7 +127,7 @@ def _study(name: str, title: str, arms: Sequence[str] = tuple(TITLES), **setting
         name=name,
         title=title,
         base_run=lambda seed: nano_mgsd(0),
-        base_run_folder="trunk",
+        base_run_folder="base_run",
         one_base_run=True,
         variants=tuple(
             Variant(title=TITLES[each], folder=each, stage=STAGE, make=partial(arm, each)) for each in arms

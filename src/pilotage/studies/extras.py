@@ -23,7 +23,7 @@ from pilotage.train.distill_config import EMA, DistillConfig, FrozenCopy, GatedR
 from pilotage.worlds.registry import get_task
 
 NUM_PRIOR_PAIRS, NUM_PROBED, NUM_WRONG = 50, 60, 4
-PRIOR_FILE, LEAK_FILE, TEACHER_FILE = "prior.json", "palr.json", "reader.json"
+PRIOR_FILE, LEAK_FILE, TEACHER_FILE = "prior.json", "palr.json", "teacher.json"
 PROBE_FOLDER = "probe"
 """Folder of a run: the answers that `PRIOR_FILE` was counted from."""
 
@@ -45,7 +45,7 @@ def measure_prior(recipe: Recipe, run_dir: Path) -> None:
     ]
     probe_dir = run_dir / PROBE_FOLDER
     engine = engine_of(recipe, str(run_dir / stage / "model"))
-    measure(recipe, engine, stage, examples, probe_dir, kinds=("image",))
+    measure(recipe, engine, stage, examples, probe_dir, conditions=("image",))
     rows = read_jsonl(rows_path(probe_dir, stage, "image")).rows
     write_json(path, prior_conflict(rows).as_dict())
 
@@ -78,7 +78,7 @@ def measure_leak(recipe: Recipe, run_dir: Path) -> None:
 
 
 def measure_teacher(recipe: Recipe, run_dir: Path) -> None:
-    """How well the teacher of the plan plans by itself, shown what it is shown, in `reader.json`.
+    """How well the teacher of the plan plans by itself, shown what it is shown, in `teacher.json`.
 
     A teacher that cannot use what it is told has nothing to teach. Of stages whose teachers move, nothing.
     """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pilotage.evaluate import KINDS, rows_path
+from pilotage.evaluate import USUAL_CONDITIONS, rows_path
 from pilotage.report.study_page import ShownVariant, StudyTable, render_study
-from pilotage.runs.measurement import kinds_of
+from pilotage.runs.measurement import measured_conditions
 from pilotage.runs.recipe import BASE_STAGE
 from pilotage.runs.validation import VALIDATION
 from pilotage.studies.costs import GOAL_SHARE, curve_of, rows_per_step
@@ -22,36 +22,38 @@ def study_page(study: Study, out: Path, seeds: Sequence[int], tables: Sequence[S
     base_run = study.base_run(seeds[0])
     makers = (variant.make for variant in study.variants if variant.make is not None)
     # What is measured is the variants': a base run may have been trained on other worlds.
-    measured = next((make(seeds[0], Path(study.base_run_folder)) for make in makers), base_run)
-    levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in measured.levels)
+    measurement = next((make(seeds[0], Path(study.base_run_folder)) for make in makers), base_run)
+    levels = "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in measurement.levels)
     facts = [
         ("Seeds", ", ".join(map(str, seeds))),
         ("Levels", levels),
-        ("Test levels a task", str(measured.num_test)),
+        ("Test levels a task", str(measurement.num_test)),
         ("Backbone", base_run.backbone),
         ("Command", f"pilotage study {study.name}"),
     ]
-    kinds = tuple(dict.fromkeys((*KINDS, *kinds_of(measured))))
+    conditions = tuple(dict.fromkeys((*USUAL_CONDITIONS, *measured_conditions(measurement))))
     return render_study(
         name=study.name,
         what=study.title[:1].upper() + study.title[1:] + ("" if study.title.endswith("?") else "."),
         facts=facts,
-        variants=[_shown(study, out, seeds, variant, kinds) for variant in study.variants],
+        variants=[_shown(study, out, seeds, variant, conditions) for variant in study.variants],
         tables=tables,
         goal=_goal(study, out, seeds),
     )
 
 
 def _shown(
-    study: Study, out: Path, seeds: Sequence[int], variant: Variant, kinds: Sequence[str]
+    study: Study, out: Path, seeds: Sequence[int], variant: Variant, conditions: Sequence[str]
 ) -> ShownVariant:
     folders = [study.folder(out, seed, variant.folder) for seed in seeds]
     if not all(is_measured_in(folder, variant.stage) for folder in folders):
         return ShownVariant(title=variant.title, shares={})
     shares = {
-        kind: interval_of([list(outcomes_in(folder, variant.stage, kind).values()) for folder in folders])
-        for kind in kinds
-        if all(rows_path(folder, variant.stage, kind).exists() for folder in folders)
+        condition: interval_of(
+            [list(outcomes_in(folder, variant.stage, condition).values()) for folder in folders]
+        )
+        for condition in conditions
+        if all(rows_path(folder, variant.stage, condition).exists() for folder in folders)
     }
     curves = []
     for seed in seeds:

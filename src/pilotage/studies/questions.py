@@ -36,7 +36,7 @@ from pilotage.studies.tables import PerSeed, cell, difference_cell, less, not_ru
 from pilotage.train.distill_config import AdapterOff, DistillConfig, FrozenCopy
 from pilotage.train.distill_setup import with_weights
 from pilotage.train.sft_config import SftConfig
-from pilotage.worlds.questions.asked import KINDS, ask
+from pilotage.worlds.questions.asked import QUESTION_KINDS, ask
 from pilotage.worlds.questions.data.build import asked_about
 from pilotage.worlds.questions.recipes import for_world
 from pilotage.worlds.registry import get_task
@@ -45,7 +45,7 @@ TASK, LEVELS = "frozenlake", (3, 4, 5)
 FORM = "form"
 """Folder, and stage, of the base that has learnt the form."""
 FORM_STEPS, STEPS = 600, 40
-SMOLVL_FORM_STEPS = 200
+SMOLVL_FORM_STEPS, SMOLVL_STEPS = 200, 20
 FORM_VIEWS = (
     ("vqa_student", 0.5),
     ("vqa_perception", 0.1),
@@ -87,7 +87,7 @@ class _Model:
             name=f"{self.name}_form",
             levels=(("questions", self.levels),),
             options=(("tasks", TASK),),
-            kinds=(),
+            conditions=(),
             num_train=NUM_TRAIN,
             num_test=NUM_TEST,
             max_new_tokens=MAX_NEW_TOKENS,
@@ -152,8 +152,13 @@ def like(stage: Stage, other: DistillConfig) -> Stage:
     return replace(stage, prompts_per_step=other.prompts_per_step, **shared)
 
 
+def _smolvl_stage2(seed: int) -> DistillConfig:
+    """Half as many steps as from levels: an answer to a question is longer."""
+    return replace(smolvl_stage2(seed), steps=SMOLVL_STEPS)
+
+
 NANO = _Model(name="questions", made=nano_mgsd, stage=nano_stage1, levels=LEVELS, form_steps=FORM_STEPS)
-SMOLVL_BASE = "runs/smolvl/seed0/trunk/stage1/model"
+SMOLVL_BASE = "runs/smolvl/seed0/base_run/stage1/model"
 """What the study `smolvl` leaves of seed 0 after stage 1, in the folder that its page names."""
 SMOLVL = _Model(
     name="smolvl_questions",
@@ -161,7 +166,7 @@ SMOLVL = _Model(
     stage=smolvl_stage1,
     levels=(3, 4),
     form_steps=SMOLVL_FORM_STEPS,
-    stage2=smolvl_stage2,
+    stage2=_smolvl_stage2,
 )
 
 
@@ -173,7 +178,7 @@ def measure_prior_questions(recipe: Recipe, run_dir: Path) -> None:
     stage = recipe.stages[-1].stage
     engine = engine_of(recipe, str(run_dir / stage / "model"))
     asked = [question for pair in question_pairs() for question in pair]
-    measure(recipe, engine, stage, asked, run_dir / PROBE_FOLDER, kinds=(CONDITION,))
+    measure(recipe, engine, stage, asked, run_dir / PROBE_FOLDER, conditions=(CONDITION,))
     done.touch()
 
 
@@ -184,11 +189,13 @@ def question_pairs() -> tuple[tuple[Example, Example], ...]:
     found = []
     pairs = prior_pairs(task, LEVELS, NUM_PAIRS, split="test", seed=TEST_SEED, cell_px=32)
     for place, pair in enumerate(pairs):
-        kind = KINDS[place % len(KINDS)]
+        kind = QUESTION_KINDS[place % len(QUESTION_KINDS)]
         questions = []
         for example in pair:
             rng = np.random.default_rng([TEST_SEED, place])
-            asked = ask(task, task.parse_state(example.state), kind, rng, safe=place // len(KINDS) % 2 == 0)
+            asked = ask(
+                task, task.parse_state(example.state), kind, rng, safe=place // len(QUESTION_KINDS) % 2 == 0
+            )
             questions += [] if asked is None else [asked_about(example, asked)]
         if len(questions) == len(pair):
             found.append((questions[0], questions[1]))
@@ -197,7 +204,7 @@ def question_pairs() -> tuple[tuple[Example, Example], ...]:
 
 def questions_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     """Right answers, by kind of question too, answers in form, and PALR; means, intervals over seeds and questions."""
-    head = ["variant", "right", *KINDS, "in form", "PALR, all", "right, against reference"]
+    head = ["variant", "right", *QUESTION_KINDS, "in form", "PALR, all", "right, against reference"]
     theirs = _right(study, out, seeds, study.variant(study.reference))
     lines = []
     for variant in study.variants:
@@ -207,7 +214,7 @@ def questions_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable
             lines.append(not_run(variant.title, len(head) - 1))
             continue
         cells = [cell(ours)]
-        for kind in KINDS:
+        for kind in QUESTION_KINDS:
             of_kind = [[row for row in of_seed if row["axes"]["kind"] == kind] for of_seed in rows]
             cells.append(cell(values(of_kind, "success")))
         cells.append(cell(values(rows, "parsed")))

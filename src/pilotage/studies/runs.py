@@ -29,7 +29,13 @@ _RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def run_study(
-    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None], threads: int = 1
+    study: Study,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    jobs: int,
+    report: Callable[[str], None],
+    threads: int = 1,
 ) -> str:
     """Runs what is missing in `out`, `jobs` processes at a time of `threads` each; returns the tables in Markdown.
 
@@ -46,11 +52,11 @@ def run_study(
         )
     busy = f"another command is running this study in {out}: wait for it to end, or name another folder"
     with locked(out / f".{study.name}.lock", busy=busy):
-        return _run(study, out, seeds, jobs=jobs, tell=tell, threads=threads)
+        return _run(study, out, seeds, jobs=jobs, report=report, threads=threads)
 
 
 def _run(
-    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, tell: Callable[[str], None], threads: int
+    study: Study, out: Path, seeds: Sequence[int], *, jobs: int, report: Callable[[str], None], threads: int
 ) -> str:
     spawn = partial(_spawn, threads=threads)
     branches = dict.fromkeys(variant.folder for variant in study.variants if variant.make is not None)
@@ -77,27 +83,27 @@ def _run(
             for (seed, folder), part in parts.items():
                 if part.result():
                     failed.append(f"seed {seed}, {folder}: see {study.folder(out, seed, folder) / 'log.txt'}")
-                tell(f"seed {seed}: {folder} {'failed' if part.result() else 'is there'}")
+                report(f"seed {seed}: {folder} {'failed' if part.result() else 'is there'}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(_RUNNING):
                 process.kill()
             raise
-    told = write_tables(study, out, seeds)
+    text = write_tables(study, out, seeds)
     if failed:
         raise PilotageError(f"{len(failed)} of {len(parts)} runs failed: {'; '.join(failed)}")
-    return told
+    return text
 
 
 def write_tables(study: Study, out: Path, seeds: Sequence[int]) -> str:
     """The tables of what is there, also in `<study>.md` and on the page `<study>.html`; returns them."""
     main = study.main_table or success_table
     tables = [table(study, out, seeds) for table in (main, *study.tables)]
-    told = "\n".join(table.as_markdown() for table in tables)
+    text = "\n".join(table.as_markdown() for table in tables)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / f"{study.name}.md", told)
+    write_whole(out / f"{study.name}.md", text)
     write_whole(out / f"{study.name}.html", study_page(study, out, seeds, tables))
-    return told
+    return text
 
 
 def run_part(study: Study, out: Path, seed: int, folder: str, *, threads: int = 1) -> None:

@@ -40,7 +40,7 @@ from pilotage.worlds.drawing import encode_png
 
 BASE = "runs/smolvl-base"
 """Where `pilotage models make smolvl` is expected to have put the model."""
-TRUNK = "trunk"
+BASE_RUN = "base_run"
 LARGER, STYLE, RETENTION = "larger", "gymnasium", "retention"
 """Folders of further measurements in a run's: beyond the sizes trained on, in other pictures, and language left."""
 NUM_LARGER = 60
@@ -69,8 +69,8 @@ def measure_beyond(recipe: Recipe, run_dir: Path) -> None:
         backbone = load(recipe, weights)
         for part in missing:
             engine = TransformersEngine(backbone)
-            kinds = ("image", "text") if part == LARGER else ("image",)
-            measure(recipe, engine, stage, sets[part](), run_dir / part, kinds=kinds)
+            conditions = ("image", "text") if part == LARGER else ("image",)
+            measure(recipe, engine, stage, sets[part](), run_dir / part, conditions=conditions)
             (run_dir / part / f"{stage}.done").touch()
         if not kept.exists():
             _keep_retention(backbone, kept)
@@ -119,7 +119,7 @@ def _answers(seed: int, base_run: Path) -> Recipe:
 STAGE2, CLONING = "stage 2, by the teacher", "reference answers in its place"
 VARIANTS = (
     *(
-        Variant(title=title, folder=TRUNK, stage=stage, make=None)
+        Variant(title=title, folder=BASE_RUN, stage=stage, make=None)
         for title, stage in (
             ("as made", BASE_STAGE),
             ("planning from words", "text"),
@@ -132,7 +132,7 @@ VARIANTS = (
 
 
 def smolvl_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """Success by kind on the test levels, on larger ones and in other pictures; means and intervals."""
+    """Success by condition on the test levels, on larger ones and in other pictures; means and intervals."""
     columns = {
         "text": ("", "text"),
         "image": ("", "image"),
@@ -145,7 +145,9 @@ def smolvl_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     theirs = _per_seed(study, out, seeds, study.variant(study.reference), "", "image")
     lines = []
     for variant in study.variants:
-        found = [_per_seed(study, out, seeds, variant, part, kind) for part, kind in columns.values()]
+        found = [
+            _per_seed(study, out, seeds, variant, part, condition) for part, condition in columns.values()
+        ]
         cells = ["not run" if values is None else cell(values) for values in found]
         ours = found[list(columns).index("image")]
         if variant.title == study.reference or ours is None or theirs is None:
@@ -163,7 +165,7 @@ def smolvl_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
 
 
 def _per_seed(
-    study: Study, out: Path, seeds: Sequence[int], variant: Variant, part: str, kind: str
+    study: Study, out: Path, seeds: Sequence[int], variant: Variant, part: str, condition: str
 ) -> PerSeed | None:
     """Seed -> one task -> success by level, in the order of their ids; None where some seed has not got it all."""
     found = []
@@ -174,7 +176,7 @@ def _per_seed(
         )
         if not is_there:
             return None
-        found.append(rows_by_id(folder / part, variant.stage, kind))
+        found.append(rows_by_id(folder / part, variant.stage, condition))
     return values(found, "success")
 
 
@@ -225,15 +227,15 @@ def _difference(per_seed: Sequence[np.ndarray]) -> str:
 
 def _quoted(answer: str) -> str:
     """One line that cannot break a table."""
-    told = " ".join(answer.replace("|", "/").split())
-    return told[:MOST_SHOWN] + ("…" if len(told) > MOST_SHOWN else "")
+    text = " ".join(answer.replace("|", "/").split())
+    return text[:MOST_SHOWN] + ("…" if len(text) > MOST_SHOWN else "")
 
 
 SMOLVL = Study(
     name="smolvl",
     title="a pretrained language model learns to plan from pixels, and what it forgets",
     base_run=partial(smolvl, backbone=BASE),
-    base_run_folder=TRUNK,
+    base_run_folder=BASE_RUN,
     base_made_by=f"pilotage models make smolvl {BASE}",
     variants=VARIANTS,
     reference=STAGE2,

@@ -45,7 +45,7 @@ class Study:
     tables: tuple[Callable[[Study, Path, Sequence[int]], StudyTable], ...] = ()
     """Further tables."""
     main_table: Callable[[Study, Path, Sequence[int]], StudyTable] | None = None
-    """In place of success by task and kind, for a study of other worlds than the planning tasks."""
+    """In place of success by task and condition, for a study of other worlds than the planning tasks."""
 
     base_made_by: str = ""
     """The command that makes the folder of the base run's backbone, where it is none that ships."""

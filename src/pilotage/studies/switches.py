@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pilotage.evaluate import KINDS
+from pilotage.evaluate import USUAL_CONDITIONS
 from pilotage.studies.study import Study, StudyTable
 from pilotage.studies.tables import PerSeed, all_measured, difference_cell, less, outcomes
 
@@ -16,10 +16,11 @@ Switches = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """Macro of each kind, switched less not, a mean over the pairs; 95 % intervals over seeds and states."""
+    """Macro of each condition, switched less not, a mean over the pairs; 95 % intervals over seeds and states."""
     values = {
         variant.folder: {
-            kind: [list(outcomes(out, seed, variant, kind).values()) for seed in seeds] for kind in KINDS
+            condition: [list(outcomes(out, seed, variant, condition).values()) for seed in seeds]
+            for condition in USUAL_CONDITIONS
         }
         for variant in study.variants
         if all_measured(out, seeds, variant)
@@ -28,15 +29,17 @@ def switch_table(switches: Switches, study: Study, out: Path, seeds: Sequence[in
     for what, pairs in switches.items():
         if all(folder in values for pair in pairs for folder in pair):
             cells = [
-                difference_cell(_mean([less(values[on][kind], values[off][kind]) for on, off in pairs]))
-                for kind in KINDS
+                difference_cell(
+                    _mean([less(values[on][condition], values[off][condition]) for on, off in pairs])
+                )
+                for condition in USUAL_CONDITIONS
             ]
         else:
-            cells = ["not run"] * len(KINDS)
+            cells = ["not run"] * len(USUAL_CONDITIONS)
         lines.append([what, *cells])
     return StudyTable(
         title="What each switch is worth",
-        head=["switch", *(f"{kind} macro" for kind in KINDS)],
+        head=["switch", *(f"{condition} macro" for condition in USUAL_CONDITIONS)],
         rows=lines,
         note=f"Points, means over the {len(next(iter(switches.values())))} pairs of variants that differ in the switch "
         "alone.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pilotage.evaluate import KINDS, rows_path
+from pilotage.evaluate import USUAL_CONDITIONS, rows_path
 from pilotage.evaluate.bootstrap import Interval
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.evaluate.summary import rate_of
@@ -30,7 +30,7 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
     tasks = [name for name, _ in study.base_run(seeds[0]).levels]
     head = (
         [f"image {task}" for task in tasks]
-        + [f"{kind} macro" for kind in KINDS]
+        + [f"{condition} macro" for condition in USUAL_CONDITIONS]
         + ["image against reference"]
     )
     reference = study.variant(study.reference)
@@ -39,9 +39,12 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         if not all_measured(out, seeds, variant):
             lines.append(not_run(variant.title, len(head)))
             continue
-        values = {kind: [outcomes(out, seed, variant, kind) for seed in seeds] for kind in KINDS}
+        values = {
+            condition: [outcomes(out, seed, variant, condition) for seed in seeds]
+            for condition in USUAL_CONDITIONS
+        }
         cells = [cell([[seed[task]] for seed in values["image"]]) for task in tasks]
-        cells += [cell([list(seed.values()) for seed in values[kind]]) for kind in KINDS]
+        cells += [cell([list(seed.values()) for seed in values[condition]]) for condition in USUAL_CONDITIONS]
         against = "" if variant is reference else _against(out, seeds, reference, values["image"])
         lines.append([variant.title, *cells, against])
     return StudyTable(
@@ -53,7 +56,7 @@ def success_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
 
 
 def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
-    """The base run's stages side by side, every kind and task; mean over seeds and 95 % interval."""
+    """The base run's stages side by side, every condition and task; mean over seeds and 95 % interval."""
     base_run = study.base_run(seeds[0])
     stages = [
         Variant(title=name, folder=study.base_run_folder, stage=name, make=None)
@@ -63,9 +66,9 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
         )
     ]
     lines = []
-    for kind in KINDS:
+    for condition in USUAL_CONDITIONS:
         values = {
-            stage.title: [outcomes(out, seed, stage, kind) for seed in seeds]
+            stage.title: [outcomes(out, seed, stage, condition) for seed in seeds]
             if all_measured(out, seeds, stage)
             else None
             for stage in stages
@@ -75,7 +78,7 @@ def stages_table(study: Study, out: Path, seeds: Sequence[int]) -> StudyTable:
                 "not run" if by_seed is None else cell([[seed[task]] for seed in by_seed])
                 for by_seed in values.values()
             ]
-            lines.append([f"{kind}, {task}", *cells])
+            lines.append([f"{condition}, {task}", *cells])
     return StudyTable(
         title="The stages of the whole method", head=["", *(stage.title for stage in stages)], rows=lines
     )
@@ -102,14 +105,14 @@ def is_measured_in(folder: Path, stage: str) -> bool:
     return summary is not None and "tasks" in summary["stages"].get(stage, {})
 
 
-def outcomes(out: Path, seed: int, variant: Variant, kind: str, rate: str = "success") -> Values:
+def outcomes(out: Path, seed: int, variant: Variant, condition: str, rate: str = "success") -> Values:
     """A rate of every test state, by task."""
-    return outcomes_in(run_folder(out, seed, variant.folder), variant.stage, kind, rate)
+    return outcomes_in(run_folder(out, seed, variant.folder), variant.stage, condition, rate)
 
 
-def outcomes_in(folder: Path, stage: str, kind: str, rate: str = "success") -> Values:
+def outcomes_in(folder: Path, stage: str, condition: str, rate: str = "success") -> Values:
     """The same of a run's folder."""
-    rows = read_jsonl(rows_path(folder, stage, kind)).rows
+    rows = read_jsonl(rows_path(folder, stage, condition)).rows
     of = rate_of(rate)
     by_task: dict[str, list[tuple[str, float]]] = {}
     for row in rows:

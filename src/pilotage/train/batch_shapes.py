@@ -19,7 +19,7 @@ from pilotage.errors import PilotageError
 from pilotage.records import Example, View
 from pilotage.train.distill_config import DistillConfig
 from pilotage.train.sft_config import SftConfig
-from pilotage.train.sft_rows import Mixture, Row
+from pilotage.train.sft_rows import DataMixture, SftRow
 from pilotage.train.step.order import ExampleOrder
 from pilotage.views import make_view, reference_of_view
 from pilotage.views.variants import varied
@@ -93,14 +93,14 @@ def sft_batches(config: SftConfig, backbone: Backbone, examples: Sequence[Exampl
     return found
 
 
-class _Shapes(Mixture):
+class _Shapes(DataMixture):
     """The rows of every step by their lengths alone."""
 
-    def lengths(self, row: Row) -> _Length:
+    def lengths(self, row: SftRow) -> _Length:
         view = make_view(row.view, row.example, self.config.prompts)
         return _length(self.backbone, view, row.answer)
 
-    def _length(self, row: Row) -> int:
+    def _length(self, row: SftRow) -> int:
         found = self.lengths(row)
         return found.prompt + found.answer
 
@@ -229,20 +229,20 @@ def _length(backbone: Backbone, view: View, answer: str = "") -> _Length:
     if backbone.processor is None:
         text = "".join(part for message in view.messages for part in _texts(message))
         prompt = round(len(text) / USUAL_PROMPT_CHARACTERS)
-        told = round(len(answer) / USUAL_ANSWER_CHARACTERS)
-        seen = [_told_by_config(backbone.model.config, *size) for size in pixels]
+        num_answer_tokens = round(len(answer) / USUAL_ANSWER_CHARACTERS)
+        seen = [_picture_by_config(backbone.model.config, *size) for size in pixels]
     else:
         tokenizer: Any = backbone.tokenizer
         ids = tokenizer(render(backbone, view), add_special_tokens=False)["input_ids"]
         prompt = len(ids) - len(pixels)
         first = ids.index(backbone.image_token_id) if backbone.image_token_id in ids else len(ids)
         beginning = tuple(ids[:first])
-        told = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        num_answer_tokens = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
         family, processor = backbone.family, backbone.processor
         seen = [(family.num_image_tokens(processor, *size), *_patches(backbone, size)) for size in pixels]
     return _Length(
         prompt=prompt + sum(tokens for tokens, *_ in seen),
-        answer=told + 1,
+        answer=num_answer_tokens + 1,
         patches=sum(patches for _, patches, _ in seen),
         together=max((together for *_, together in seen), default=0),
         beginning=beginning,
@@ -260,7 +260,7 @@ def _patches(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
     return known[size]
 
 
-def _told_by_config(config: Any, width: int, height: int) -> tuple[int, int, int]:
+def _picture_by_config(config: Any, width: int, height: int) -> tuple[int, int, int]:
     """(tokens, patches, patches that see each other) of a picture, where there is no processor to ask.
 
     A tower of a fixed size is taken to be shown the picture whole: how many tiles there would be besides is not said.
@@ -273,8 +273,8 @@ def _told_by_config(config: Any, width: int, height: int) -> tuple[int, int, int
     side = _side(getattr(vision, "image_size", None) or (width, height))
     patches = (side // patch) ** 2
     scale = getattr(config, "scale_factor", None) or 1 / getattr(config, "downsample_ratio", 1)
-    told = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None)
-    return told or round(patches / scale**2), patches, patches
+    num_tokens = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None)
+    return num_tokens or round(patches / scale**2), patches, patches
 
 
 def _side(size: Any) -> int:

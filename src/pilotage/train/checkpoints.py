@@ -183,10 +183,10 @@ class WholeCheckpoints:
         read = {_place(values[name]) for name in values.keys() - given}
         missing = [name for name in sorted(given) if _place(values[name]) not in read]
         if missing or load_result.unexpected_keys:
-            told = [f"no {missing[0]}"] if missing else []
-            told += [f"{name} that the model has not" for name in load_result.unexpected_keys[:1]]
+            bad = [f"no {missing[0]}"] if missing else []
+            bad += [f"{name} that the model has not" for name in load_result.unexpected_keys[:1]]
             raise PilotageError(
-                f"a checkpoint in {self.stage_dir} has {' and '.join(told)}: remove the folder to train the stage again"
+                f"a checkpoint in {self.stage_dir} has {' and '.join(bad)}: remove the folder to train the stage again"
             )
         self.model.tie_weights()
 

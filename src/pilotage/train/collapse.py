@@ -68,25 +68,25 @@ def signs(guard: CollapseGuard, start: Mapping[str, float], now: Mapping[str, fl
     """
     found: dict[str, str] = {}
 
-    def tell(name: str, wrong: bool, how: str) -> None:
+    def check_sign(name: str, wrong: bool, how: str) -> None:
         if wrong:
             found[name] = f"{name} {how} from {start[name]:.4g} to {now[name]:.4g}"
 
     both = start.keys() & now.keys()
     if ENTROPY in both:
-        tell(ENTROPY, now[ENTROPY] < guard.min_entropy_share * start[ENTROPY], "fell")
-        tell(ENTROPY, now[ENTROPY] > guard.max_entropy_share * start[ENTROPY], "rose")
+        check_sign(ENTROPY, now[ENTROPY] < guard.min_entropy_share * start[ENTROPY], "fell")
+        check_sign(ENTROPY, now[ENTROPY] > guard.max_entropy_share * start[ENTROPY], "rose")
     for tail in both.intersection(TAILS):
         # One token more on both sides, so that empty rollouts are no division by zero.
         ratio = (now[tail] + 1.0) / (start[tail] + 1.0)
-        tell(tail, ratio < 1.0 / (1.0 + guard.max_length_change), "fell")
-        tell(tail, ratio > 1.0 + guard.max_length_change, "rose")
+        check_sign(tail, ratio < 1.0 / (1.0 + guard.max_length_change), "fell")
+        check_sign(tail, ratio > 1.0 + guard.max_length_change, "rose")
     if REPETITION in both:
-        tell(REPETITION, now[REPETITION] > start[REPETITION] + guard.max_repetition_rise, "rose")
+        check_sign(REPETITION, now[REPETITION] > start[REPETITION] + guard.max_repetition_rise, "rose")
     if TRUNCATED in both:
-        tell(TRUNCATED, now[TRUNCATED] > start[TRUNCATED] + guard.max_truncated_rise, "rose")
+        check_sign(TRUNCATED, now[TRUNCATED] > start[TRUNCATED] + guard.max_truncated_rise, "rose")
     if REWARD in both:
-        tell(REWARD, now[REWARD] < start[REWARD] - guard.max_reward_drop, "fell")
+        check_sign(REWARD, now[REWARD] < start[REWARD] - guard.max_reward_drop, "fell")
     return {name: found[name] for name in WATCHED if name in found}
 
 
@@ -97,7 +97,7 @@ class CollapseWatch:
         self.guard = guard
         self._recent: list[dict[str, float]] = []
         self._start: dict[str, float] | None = None
-        self._told: list[str] = []
+        self._warned: list[str] = []
         self._last = ""
 
     def after_step(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -113,15 +113,15 @@ class CollapseWatch:
         if self._start is None:
             self._start = now
         found = signs(self.guard, self._start, now)
-        if new := [text for name, text in found.items() if name not in self._told]:
+        if new := [text for name, text in found.items() if name not in self._warned]:
             self._last = f"step {step}: the student may be collapsing: {'; '.join(new)}"
             logger.warning("%s", self._last)
-        self._told = list(found)
+        self._warned = list(found)
         return {"collapse/signs": float(len(found))}
 
     def check(self) -> None:
         """Raises CollapseError when there is a sign and the guard stops."""
-        if self.guard.stop and self._told:
+        if self.guard.stop and self._warned:
             raise CollapseError(
                 f"{self._last}; train at a lower rate or from a teacher that stays, or go on with "
                 "CollapseGuard(stop=False)"
@@ -129,12 +129,12 @@ class CollapseWatch:
 
     def state(self) -> dict[str, Any]:
         """As JSON; numbers survive it exactly."""
-        return {"recent": self._recent, "start": self._start, "told": self._told, "last": self._last}
+        return {"recent": self._recent, "start": self._start, "warned": self._warned, "last": self._last}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state()`."""
         self._recent = [dict(row) for row in state["recent"]]
-        self._start, self._told, self._last = state["start"], list(state["told"]), state["last"]
+        self._start, self._warned, self._last = state["start"], list(state["warned"]), state["last"]
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

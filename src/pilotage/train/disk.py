@@ -84,10 +84,10 @@ def stage_disk(config: DistillConfig | SftConfig, start: Backbone, student: Back
         )
         rows, kept = DISTILL_ROW * config.steps, config.num_checkpoints
         if config.rollouts_every:
-            num_told = 1 + config.steps // config.rollouts_every
+            num_written = 1 + config.steps // config.rollouts_every
             of_each = ROLLOUT_ROW + TOKEN_BYTES * config.max_new_tokens
             rows += (
-                num_told
+                num_written
                 * of_each
                 * min(config.num_kept_rollouts, config.prompts_per_step * config.sources.max_samples)
             )
@@ -107,7 +107,7 @@ def evaluation_disk(*, num_rows: int, max_new_tokens: int) -> Disk:
     return Disk(rows=num_rows * (EVALUATION_ROW + TOKEN_BYTES * max_new_tokens))
 
 
-def told(disk: Disk, folder: Path) -> str:
+def disk_line(disk: Disk, folder: Path) -> str:
     """One line: what is needed, and what is free where the folder is, or is to be."""
     place = _existing(folder)
     parts = [

@@ -246,8 +246,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             checkpoints.claim(self.stage_dir, self._settings)
             if on_begin is not None:
                 on_begin()
-            if told := expects_rounding(self.student.model, self.config.lr, self.config.optimiser):
-                logger.warning("%s", told)
+            if warning := expects_rounding(self.student.model, self.config.lr, self.config.optimiser):
+                logger.warning("%s", warning)
         self.accelerator.wait_for_everyone()
         if found := self.checkpoint_to_go_on_from():
             done, resume = found[0], str(found[1])
@@ -256,7 +256,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             rows = checkpoints.trim_rows(metrics_path, stage=self.config.stage, last_step=done)
             checkpoints.trim_rows(rollouts_path, stage=self.config.stage, last_step=done)
             self._time_before_s = rows[-1].get("time_s", 0.0) if rows else 0.0
-            self._tell_memory()
+            self._log_memory()
         if resume is not None:
             self.teachers.load(Path(resume))
             if (watch := Path(resume) / WATCH).exists():
@@ -269,7 +269,7 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
         self._save_student(model_dir)
         return model_dir
 
-    def _tell_memory(self) -> None:
+    def _log_memory(self) -> None:
         examples = [one for of_task in self.order.examples_of.values() for one in of_task[:NUM_LOOKED_AT]]
         try:
             memory = stage_memory(
@@ -286,8 +286,8 @@ class DistillTrainer(checkpoints.WholeCheckpoints, Trainer):
             # is told beside a run must not end it.
             logger.info("memory is not estimated: %s: %s", type(error).__name__, error)
             return
-        told = ", ".join(f"{name} {gib(size):.2f}" for name, size in memory.parts.items())
-        logger.info("memory on each rank, about, in GiB: %s, together %.2f", told, gib(memory.together))
+        parts = ", ".join(f"{name} {gib(size):.2f}" for name, size in memory.parts.items())
+        logger.info("memory on each rank, about, in GiB: %s, together %.2f", parts, gib(memory.together))
 
     def _save_student(self, directory: Path) -> None:
         save_whole(self.student, directory, writes=self.is_world_process_zero())

@@ -34,8 +34,8 @@ def dry_run(plan: Plan, *, gpu_bytes: int | None = None, tflops: float = H100_TF
         notes, shown = [*_rewards(config), *config.notes()], _teachers(config, examples)
     else:
         notes, shown = _of_sft(config, examples[0])
-    if told := expects_rounding(student.model, config.lr, config.optimiser):
-        notes = [*notes, told]
+    if warning := expects_rounding(student.model, config.lr, config.optimiser):
+        notes = [*notes, warning]
     if student.processor is None:
         notes, shown = [*notes, NO_TOKENIZER], []
     sections = [
@@ -73,8 +73,8 @@ def _memory(plan: Plan, gpu_bytes: int | None) -> str:
 def _time(plan: Plan, tflops: float) -> str:
     lines = []
     for length, parts in plan.seconds(tflops).items():
-        told = ", ".join(f"{name} {seconds:.3g}" for name, seconds in parts.items())
-        lines.append(f"  {length}: {sum(parts.values()):.3g} s ({told})")
+        text = ", ".join(f"{name} {seconds:.3g}" for name, seconds in parts.items())
+        lines.append(f"  {length}: {sum(parts.values()):.3g} s ({text})")
     assumed = ASSUMPTIONS.format(tflops=tflops, share=UTILISATION, reading=READING)
     return f"an optimiser step, about, if all goes as assumed: {assumed}\n" + "\n".join(lines)
 

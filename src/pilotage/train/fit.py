@@ -126,16 +126,16 @@ def check_fits(plan: Plan, gpu_gib: float) -> str:
     if memory.on_gpu <= gpu_bytes:
         return f"{name} fits on a GPU of {gpu_gib:g} GiB: about {gib(memory.on_gpu):.1f} are taken"
     part, size = next(iter(memory.parts.items()))
-    told = (
+    message = (
         f"{name} does not fit on a GPU of {gpu_gib:g} GiB: about {gib(memory.on_gpu):.1f} would be taken, "
         f"{gib(memory.on_gpu - gpu_bytes):.1f} too many; the largest part is {part} ({gib(size):.1f})"
     )
     options, then = remedy(plan, gpu_bytes)
     if then.on_gpu <= gpu_bytes:
-        raise PilotageError(f"{told}; with {options} it takes {gib(then.on_gpu):.1f} and fits")
+        raise PilotageError(f"{message}; with {options} it takes {gib(then.on_gpu):.1f} and fits")
     least = f"{gib(then.on_gpu):.1f} with {options}" if options else f"{gib(then.on_gpu):.1f}"
     raise PilotageError(
-        f"{told}; the least that is known of is {least}: take a larger GPU or a smaller model"
+        f"{message}; the least that is known of is {least}: take a larger GPU or a smaller model"
     )
 
 
@@ -223,11 +223,11 @@ def _halves(number: int, most: int | None = None) -> list[int]:
 
 
 def _setting(stage: str, field: str, value: Any) -> _Change:
-    told = f"{value}" if not isinstance(value, bool) else str(value).lower()
+    text = f"{value}" if not isinstance(value, bool) else str(value).lower()
     if isinstance(value, AdamW):
-        told = f"{type(value).__name__}()"
+        text = f"{type(value).__name__}()"
     return _Change(
-        options={field: f"--set {shlex.quote(f'{stage}.{field}={told}')}"},
+        options={field: f"--set {shlex.quote(f'{stage}.{field}={text}')}"},
         make=lambda plan: replace(plan, config=replace(plan.config, **{field: value})),
     )
 

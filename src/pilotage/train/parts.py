@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from types import FunctionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pilotage.errors import PilotageError, told_of_missing
+from pilotage.errors import PilotageError, missing_message
 
 GROUP = "pilotage.parts"
 OWN = "pilotage."
@@ -105,7 +105,7 @@ def _imported(package: str) -> None:
         try:
             importlib.import_module(name)
         except (ImportError, PilotageError) as error:
-            line = told_of_missing(error)
+            line = missing_message(error)
             if line is None:
                 raise
             _LACKING[name] = line

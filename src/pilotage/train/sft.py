@@ -26,7 +26,7 @@ from pilotage.train.settings import LATER
 from pilotage.train.sft_config import OnBegin, OnStep, SftConfig, Validate
 
 if TYPE_CHECKING:
-    from pilotage.train.sft_rows import Mixture
+    from pilotage.train.sft_rows import DataMixture
 
 __all__ = ["OnStep", "SftConfig", "run_sft"]
 
@@ -56,7 +56,7 @@ def run_sft(
     if not examples or (retention is not None and not retention):
         raise PilotageError("there are no examples to train on")
     # TRL takes seconds to import.
-    from pilotage.train.sft_rows import Mixture
+    from pilotage.train.sft_rows import DataMixture
 
     folder = Path(run_dir) / config.stage
     is_first = os.environ.get("RANK", "0") == "0"
@@ -67,7 +67,7 @@ def run_sft(
             checkpoints.claim(folder, settings)
         logger.info("%s is finished already", directory)
         return directory
-    mixture = Mixture(
+    mixture = DataMixture(
         config, backbone, examples, retention if retention is not None else examples, answers or {}
     )
     mixture.check_lengths()
@@ -82,7 +82,7 @@ def run_sft(
 def _train(
     config: SftConfig,
     backbone: Backbone,
-    mixture: Mixture,
+    mixture: DataMixture,
     run_dir: Path,
     on_step: OnStep | None,
     validate: Validate | None,
@@ -98,8 +98,8 @@ def _train(
     backbone = prepared(backbone, config.optimiser, config.lora, seed=config.seed)
     if config.freeze_vision:
         freeze_vision(backbone)
-    if is_first and (told := expects_rounding(backbone.model, config.lr, config.optimiser)):
-        logger.warning("%s", told)
+    if is_first and (warning := expects_rounding(backbone.model, config.lr, config.optimiser)):
+        logger.warning("%s", warning)
     trainer = make_trainer(
         config, backbone, RowCollator(mixture), run_dir=run_dir, on_step=on_step, validate=validate
     )

@@ -32,7 +32,7 @@ IMAGE, TEXT, TEXT_VIEW, NOISE, IMAGE_VIEW = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SftRow:
     """One row of a batch."""
 
     example: Example
@@ -44,7 +44,7 @@ class Row:
     """Running number among all rows of its modality."""
 
 
-class Mixture:
+class DataMixture:
     """The rows of every step: a pure function of settings, examples and step."""
 
     def __init__(
@@ -76,8 +76,8 @@ class Mixture:
         """Micro-batches in a step; those with images come first."""
         return self.num_parts(self.config.num_image_rows) + self.num_parts(self.config.num_text_rows)
 
-    def _micro_batches(self, step: int) -> list[list[Row]]:
-        batches: list[list[Row]] = []
+    def _micro_batches(self, step: int) -> list[list[SftRow]]:
+        batches: list[list[SftRow]] = []
         for stream, count in ((IMAGE, self.config.num_image_rows), (TEXT, self.config.num_text_rows)):
             if not count:
                 continue
@@ -93,7 +93,7 @@ class Mixture:
             )
         return batches
 
-    def _length(self, row: Row) -> int:
+    def _length(self, row: SftRow) -> int:
         key = (row.example.id, row.view)
         if key not in self._lengths:
             view = make_view(row.view, row.example, self.config.prompts)
@@ -109,7 +109,7 @@ class Mixture:
         for stream, names in ((IMAGE, image_views), (TEXT, text_views)):
             for name in names:
                 rows = [
-                    Row(example=example, view=name, answer=self._answer(example, name), place=0)
+                    SftRow(example=example, view=name, answer=self._answer(example, name), place=0)
                     for example in self.examples[stream]
                 ]
                 for task in sorted({row.example.task for row in rows}):
@@ -117,12 +117,12 @@ class Mixture:
                     of_task.sort(key=lambda row: (row.example.level, len(row.answer)))
                     encode_rows(self.backbone, of_task[-num_longest:], self.config)
 
-    def _row(self, stream: int, place: int) -> Row:
+    def _row(self, stream: int, place: int) -> SftRow:
         examples = self.examples[stream]
         epoch, within = divmod(place, len(examples))
         example = examples[self._order(stream, epoch, len(examples))[within]]
         view = self._view(stream, place)
-        return Row(example=example, view=view, answer=self._answer(example, view), place=place)
+        return SftRow(example=example, view=view, answer=self._answer(example, view), place=place)
 
     def _shuffled(self, stream: int, epoch: int, count: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, stream, epoch]).permutation(count)
@@ -150,8 +150,8 @@ def count_tokens(backbone: Backbone, view: View, answer: str) -> int:
 
 
 def cut_where_padding_is_least(
-    rows: Sequence[Row], lengths: Sequence[int], num_parts: int, *, num_least: int, num_most: int
-) -> list[list[Row]]:
+    rows: Sequence[SftRow], lengths: Sequence[int], num_parts: int, *, num_least: int, num_most: int
+) -> list[list[SftRow]]:
     """Rows, sorted by length, in `num_parts` runs of `num_least` to `num_most` rows whose padded size is smallest."""
     # best[end]: padded size of the first `end` rows, and where the parts begin.
     best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
@@ -168,7 +168,7 @@ def cut_where_padding_is_least(
     return [list(rows[a:b]) for a, b in zip(begins, (*begins[1:], len(rows)), strict=True)]
 
 
-def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> dict[str, torch.Tensor]:
+def encode_rows(backbone: Backbone, rows: Sequence[SftRow], config: SftConfig) -> dict[str, torch.Tensor]:
     """Model inputs and `labels`: the answer's ids and the end of turn, IGNORED everywhere else."""
     views: list[View] = [make_view(row.view, row.example, config.prompts) for row in rows]
     # A reference holds what the prompt has begun of it.
@@ -191,7 +191,7 @@ def encode_rows(backbone: Backbone, rows: Sequence[Row], config: SftConfig) -> d
     return batch
 
 
-def _add_noise(patches_of_row: Sequence[torch.Tensor], rows: Sequence[Row], config: SftConfig) -> None:
+def _add_noise(patches_of_row: Sequence[torch.Tensor], rows: Sequence[SftRow], config: SftConfig) -> None:
     """Adds each row's own noise, which depends on its place alone: neither on ranks nor on micro-batches."""
     for row, patches_PF in zip(rows, patches_of_row, strict=True):
         seed = int(np.random.SeedSequence([config.seed, NOISE, row.place]).generate_state(1, np.uint64)[0])
@@ -207,7 +207,7 @@ class RowCollator:
     items out to ranks in turn, so all ranks work at the same micro-batch.
     """
 
-    def __init__(self, mixture: Mixture) -> None:
+    def __init__(self, mixture: DataMixture) -> None:
         self.mixture = mixture
 
     @property

@@ -156,7 +156,7 @@ def step_seconds(
         return {"reference answers": {"student": sum(steps) / len(steps) / flops}}
     # A teacher that is larger than the student is counted by its own parameters.
     others = [counts_of(teacher, shape_of(teacher, bf16=config.bf16)) for teacher in teachers]
-    reader = max(others, key=lambda other: other.text, default=counts)
+    scorer = max(others, key=lambda other: other.text, default=counts)
 
     def of(step: StepBatches) -> dict[str, float]:
         parts = {
@@ -166,7 +166,7 @@ def step_seconds(
             )
         }
         read = sum(
-            sum(forward_operations(reader, shape, batch)) + 2 * reader.head * batch.num_active
+            sum(forward_operations(scorer, shape, batch)) + 2 * scorer.head * batch.num_active
             for batches in step.teachers
             for batch in batches
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Observation
-from pilotage.worlds.world import Session, TellsAgents
+from pilotage.worlds.world import HasAgentInfo, Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class AgentSession:
     """What an agent has of a session: its public observations, acting, and what the world tells agents of an example.
 
     The outcome, the state and the privileged part of observations stay with who plays: `play` adds that part to what
-    the agent asks. What is told (`pilotage.worlds.world.TellsAgents`) comes from the example, so that agents play alike
+    the agent asks. That (`pilotage.worlds.world.HasAgentInfo`) comes from the example, so that agents play alike
     where the session lives in another process.
     """
 
-    __slots__ = ("act", "observe", "told")
+    __slots__ = ("act", "observe", "info")
 
     def __init__(self, session: Session, world: Any, example: Example) -> None:
-        self.told: Mapping[str, Any] = world.tells_agents(example) if isinstance(world, TellsAgents) else {}
+        self.info: Mapping[str, Any] = world.agent_info(example) if isinstance(world, HasAgentInfo) else {}
 
         def observe() -> Observation | None:
             seen = session.observe()
@@ -51,9 +51,9 @@ class AgentSession:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.told[name]
+            return self.info[name]
         except KeyError:
-            known = ", ".join(("observe", "act", *self.told))
+            known = ", ".join(("observe", "act", *self.info))
             raise AttributeError(f"an agent has {known} of this session, and no {name!r}") from None
 
 

@@ -111,14 +111,14 @@ class Child:
                 )
             if "ok" in answer:
                 return answer["ok"], shown
-            told = str(answer.get("error"))[:2000]
-            raise PilotageError(told) if answer.get("is_ours") is True else SessionError(told)
+            message = str(answer.get("error"))[:2000]
+            raise PilotageError(message) if answer.get("is_ours") is True else SessionError(message)
 
-    def fail(self, told: str, kind: End = "world_failed") -> SessionError:
+    def fail(self, message: str, kind: End = "world_failed") -> SessionError:
         """Ends the process; the error to raise."""
-        self.failure = self.failure or SessionError(told, kind)
+        self.failure = self.failure or SessionError(message, kind)
         self.kill()
-        return SessionError(told, kind)
+        return SessionError(message, kind)
 
     def ask_to_end(self) -> None:
         """It closes its sessions and ends, where it still can."""
@@ -151,16 +151,16 @@ class Child:
         try:
             wire.read(lambda num_bytes: self._take(num_bytes, deadline_s), max_bytes=self._max_bytes)
         except TimeoutError:
-            told = f"was not ready within {self._start_timeout_s:g} s"
+            message = f"was not ready within {self._start_timeout_s:g} s"
         except (EOFError, OSError):
-            told = self._how_it_ended()
+            message = self._how_it_ended()
         except wire.WireError as error:
-            told = f"broke the protocol: {error}"
+            message = f"broke the protocol: {error}"
         else:
             self._is_ready = True
             return
-        self.fail(told)
-        raise PilotageError(f"a process for worlds {told} before it had begun: see what it printed")
+        self.fail(message)
+        raise PilotageError(f"a process for worlds {message} before it had begun: see what it printed")
 
     def _write(self, raw: bytes, deadline_s: float) -> None:
         rest = memoryview(raw)

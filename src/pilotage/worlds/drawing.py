@@ -112,7 +112,7 @@ class Drawable(Protocol[S_contra]):
 
     def tiles(self, cell_px: int) -> TileSet: ...
 
-    def kinds(self, state: S_contra) -> np.ndarray: ...
+    def tile_kinds(self, state: S_contra) -> np.ndarray: ...
 
 
 def tile_set(tiles: Sequence[np.ndarray]) -> TileSet:
@@ -193,7 +193,7 @@ def _compose(task: Drawable[S], state: S, cell_px: int) -> tuple[TileSet, np.nda
     n = task.level_of(state)
     check_cell_px(cell_px, n)
     tiles = task.tiles(cell_px)
-    grid = tiles.indices[task.kinds(state)]
+    grid = tiles.indices[task.tile_kinds(state)]
     return tiles, grid.transpose(0, 2, 1, 3).reshape(n * cell_px, n * cell_px)
 
 

@@ -95,8 +95,8 @@ def main(host: Host) -> int:
         try:
             raw = wire.frame({**content, "id": number}, pictures, max_bytes=max_bytes)
         except wire.WireError as error:
-            told = f"what the world gave cannot be sent: {error}"
-            raw = wire.frame({"error": told, "id": number}, max_bytes=max_bytes)
+            message = f"what the world gave cannot be sent: {error}"
+            raw = wire.frame({"error": message, "id": number}, max_bytes=max_bytes)
         answers.write(raw)
         answers.flush()
 

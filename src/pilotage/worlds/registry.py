@@ -147,9 +147,9 @@ def planning_task(name: str) -> Plans[Any] | None:
     return able(getattr(world, "task", world), Plans)
 
 
-def usual_kinds(names: Iterable[str]) -> tuple[str, ...]:
+def usual_conditions(names: Iterable[str]) -> tuple[str, ...]:
     """The conditions by which these worlds are usually measured, each once."""
-    return tuple(dict.fromkeys(kind for name in dict.fromkeys(names) for kind in get_world(name).usual))
+    return tuple(dict.fromkeys(usual for name in dict.fromkeys(names) for usual in get_world(name).usual))
 
 
 def beside_world(name: str, layer: str) -> ModuleType | None:

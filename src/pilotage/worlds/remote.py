@@ -113,11 +113,11 @@ class RemoteWorlds:
         SessionError."""
         child, number = self._least_busy()
         try:
-            told, pictures = wire.pack_example(example)
+            packed, pictures = wire.pack_example(example)
             command = {
                 "do": "open",
                 "session": number,
-                "example": told,
+                "example": packed,
                 "role": role,
                 "strict": strict,
                 "privileged": self._privileged,

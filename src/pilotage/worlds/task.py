@@ -188,7 +188,7 @@ class DrawsTiles(Draws[S], Protocol[S]):
         """The picture of every kind of cell at this size; the first kind is the empty cell."""
         ...
 
-    def kinds(self, state: S) -> np.ndarray:
+    def tile_kinds(self, state: S) -> np.ndarray:
         """[level, level] of whole numbers: which tile stands in each cell."""
         ...
 

@@ -150,8 +150,8 @@ def unpack_reward(content: Any) -> float | None:
 
 def one_line(failure: BaseException) -> str:
     """What a failure is called and says, in one line."""
-    told = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
-    return " ".join(told.split())[:500]
+    text = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+    return " ".join(text.split())[:500]
 
 
 def _object(content: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from pilotage.records import Condition, End, Example, Measure, Observation, Outc
 class SessionError(Exception):
     """A session failed by the world's fault. `kind` is `world_failed` (it crashed) or `timeout` (it hung)."""
 
-    def __init__(self, told: str, kind: End = "world_failed", *, by_another: bool = False) -> None:
+    def __init__(self, message: str, kind: End = "world_failed", *, by_another: bool = False) -> None:
         """`by_another`: it lived in one process with a session that failed, and did nothing wrong itself."""
-        super().__init__(told)
+        super().__init__(message)
         self.kind: End = kind
         self.by_another = by_another
 
@@ -107,10 +107,10 @@ class ShowsEnd(Protocol):
 
 
 @runtime_checkable
-class TellsAgents(Protocol):
+class HasAgentInfo(Protocol):
     """A world whose agents need more than they see: which words are actions, how many of them a turn takes."""
 
-    def tells_agents(self, example: Example) -> Mapping[str, Any]:
+    def agent_info(self, example: Example) -> Mapping[str, Any]:
         """Name -> what an agent of this example's episodes has under that name; nothing of its state or its plan."""
         ...
 

@@ -69,8 +69,8 @@
       offerTask();
     }
     strips[task.name] = strips[task.name] || (await Level.loadStrip(task.strip));
-    const kinds = Level.kindsOf(level.k, settings.alphabet);
-    const picture = Level.picture(strips[task.name], level.n, kinds, `${task.title}, ${level.n} by ${level.n} cells; the level in words is beside it`, [], 480);
+    const tileKinds = Level.tileKindsOf(level.k, settings.alphabet);
+    const picture = Level.picture(strips[task.name], level.n, tileKinds, `${task.title}, ${level.n} by ${level.n} cells; the level in words is beside it`, [], 480);
     board = picture;
     $("board").replaceChildren(picture.root);
     $("about").textContent = [`${level.n}×${level.n}`, level.difficulty, level.id].filter(Boolean).join(" · ") + (level.solvable ? "" : " · no plan reaches the goal");
@@ -123,8 +123,8 @@
 
   const theirs = (judged, view) => {
     const answer = judged.answer;
-    const told = { title: task.title, strip: strips[task.name], fields: judged.fields };
-    const look = Level.look(told, level, answer, judged.class === "illegal", settings.alphabet);
+    const shown = { title: task.title, strip: strips[task.name], fields: judged.fields };
+    const look = Level.look(shown, level, answer, judged.class === "illegal", settings.alphabet);
     const shown = `shown ${view === "image" ? "the picture" : "the level in words"}, ${judged.seconds} s`;
     $("results").append(h("article", { class: "card result", "data-verdict": judged.class }, heading(settings.model, judged), look.parts,
       h("p", { class: "note" }, shown),

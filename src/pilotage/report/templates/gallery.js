@@ -26,7 +26,7 @@
   let strips = null;
 
   // The filters: what they offer is what there is.
-  const names = ["task", "level", "kind", "source", "verdict", "fault", "field", "right", "wrong", "id"];
+  const names = ["task", "level", "condition", "source", "verdict", "fault", "field", "right", "wrong", "id"];
   const inputs = Object.fromEntries(names.map((name) => [name, $("f-" + name)]));
   const offer = (name, options) => {
     for (const [value, text] of options) inputs[name].append(h("option", { value }, text));
@@ -35,7 +35,7 @@
   const there = (column) => [...new Set(column)].sort((a, b) => a - b);
   offer("task", there(index.task).map((t) => [t, index.tasks[t].title]));
   offer("level", there(index.level).filter((n) => n > 0).map((n) => [n, `${n}×${n}`]));
-  offer("kind", there(index.kind).map((k) => [k, index.kinds[k]]));
+  offer("condition", there(index.condition).map((k) => [k, index.conditions[k]]));
   offer("source", index.sources.map((title, s) => [s, title]));
   const verdicts = there(index.verdict).map((v) => ["v" + v, index.verdicts[v][2]]);
   const reasons = there(index.reason).filter((r) => index.reasons[r] && !["not reached", "success"].includes(index.reasons[r])).map((r) => ["r" + r, "— " + index.reasons[r]]);
@@ -44,7 +44,7 @@
   const fieldNames = [...new Set(index.tasks.flatMap((task) => task.fields))];
   offer("field", fieldNames.map((name) => [name, name]));
   for (const name of ["right", "wrong"]) offer(name, index.sources.map((title, s) => [s, title]));
-  if (index.kinds.length > 1) inputs.kind.value = String(there(index.kind)[0]);
+  if (index.conditions.length > 1) inputs.condition.value = String(there(index.condition)[0]);
   const standard = Object.fromEntries(names.map((name) => [name, inputs[name].value]));
 
   const filters = $("filters");
@@ -53,13 +53,13 @@
   const search = () => {
     const want = Object.fromEntries(names.map((name) => [name, inputs[name].value]));
     const number = (name) => (want[name] === "" ? -1 : Number(want[name]));
-    const task = number("task"), level = number("level"), kind = number("kind"), source = number("source"), fault = number("fault");
+    const task = number("task"), level = number("level"), condition = number("condition"), source = number("source"), fault = number("fault");
     const right = number("right"), wrong = number("wrong"), id = want.id.trim().toLowerCase();
     const verdict = /^v\d+$/.test(want.verdict) ? Number(want.verdict.slice(1)) : -1;
     const reason = /^r\d+$/.test(want.verdict) ? Number(want.verdict.slice(1)) : -1;
     const bits = index.tasks.map((t) => (want.field === "" ? 0 : 1 << t.fields.indexOf(want.field)));
     const absent = index.tasks.map((t) => want.field !== "" && !t.fields.includes(want.field));
-    const pairKind = kind >= 0 ? kind : there(index.kind)[0];
+    const pairCondition = condition >= 0 ? condition : there(index.condition)[0];
     found = [];
     for (let i = 0; i < numLevels; i += 1) {
       if ((task >= 0 && index.task[i] !== task) || (level >= 0 && index.level[i] !== level)) continue;
@@ -67,11 +67,11 @@
       const shown = [];
       let isRight = right < 0, isWrong = wrong < 0;
       for (let j = index.start[i]; j < index.start[i + 1]; j += 1) {
-        if (index.kind[j] === pairKind) {
+        if (index.condition[j] === pairCondition) {
           if (index.source[j] === right && good[j]) isRight = true;
           if (index.source[j] === wrong && !good[j]) isWrong = true;
         }
-        if ((kind >= 0 && index.kind[j] !== kind) || (source >= 0 && index.source[j] !== source)) continue;
+        if ((condition >= 0 && index.condition[j] !== condition) || (source >= 0 && index.source[j] !== source)) continue;
         if ((verdict >= 0 && index.verdict[j] !== verdict) || (reason >= 0 && index.reason[j] !== reason)) continue;
         if ((want.verdict === "bad" && good[j]) || (fault >= 0 && index.fault[j] !== fault)) continue;
         if (bits[index.task[i]] && !(index.wrong[j] & bits[index.task[i]])) continue;
@@ -83,15 +83,15 @@
 
   // An episode of several turns: a picture a turn with the move made on it, below it the move and what went wrong.
   const film = (strip, n, { frames, left, first, failed, fog }) => {
-    const shown = frames.map(([kinds, said, marks, moves, way], k) => {
-      const cells = kinds === null ? null : Level.kindsOf(kinds, index.alphabet);
+    const shown = frames.map(([tileKinds, said, marks, moves, way], k) => {
+      const cells = tileKinds === null ? null : Level.tileKindsOf(tileKinds, index.alphabet);
       const drawn = strip && cells ? Level.picture(strip, n, cells, `turn ${k + 1}: ${moves.join(" ") || "no move"}`, [], 84) : null;
       if (drawn && fog && way.length) Level.veil(drawn.over, n, way[0], fog);
       if (drawn && moves.length) Level.walk(drawn.over, n, { p: moves, c: way, t: moves.length, all: 1 }, Boolean(failed) && k === frames.length - 1);
-      const told = moves.length ? moves.map(Level.sign).join(" ") : said || "–";
+      const label = moves.length ? moves.map(Level.sign).join(" ") : said || "–";
       const is = k === first ? "first" : marks.length ? "marked" : "";
       return h("li", { class: is }, h("small", {}, String(k + 1)), drawn ? drawn.root : h("div", { class: "no-picture" }, "no picture"),
-        h("code", { title: said }, told), k === first ? h("small", {}, "first mistake") : null, marks.map((mark) => h("span", { class: "mark" }, mark)));
+        h("code", { title: said }, label), k === first ? h("small", {}, "first mistake") : null, marks.map((mark) => h("span", { class: "mark" }, mark)));
     });
     if (left) shown.push(h("li", { class: "left" }, `and ${left} more` + (first >= frames.length ? `, the first mistake in turn ${first + 1}` : "")));
     if (fog) shown.push(h("li", { class: "left" }, `shaded: not seen, farther than ${fog} cells`));
@@ -105,7 +105,7 @@
     const failed = verdict === "illegal";
     const fault = index.faults[index.fault[j]];
     const several = index.sources.length > 1 ? index.sources[index.source[j]] : "";
-    const heading = [several, index.kinds.length > 1 ? index.kinds[index.kind[j]] : "", answer.s ? `answer ${answer.s + 1}` : ""].filter(Boolean);
+    const heading = [several, index.conditions.length > 1 ? index.conditions[index.condition[j]] : "", answer.s ? `answer ${answer.s + 1}` : ""].filter(Boolean);
     const strip = strips[index.task[i]];
     const look = answer.film ? film(strip, level.n, answer.film) : Level.look({ ...task, strip }, level, answer, failed, index.alphabet);
     const details = h("details", {}, h("summary", {}, "Prompt and full answer"));
@@ -115,7 +115,7 @@
       details.append(h("h5", {}, "Answer"), h("pre", { dir: "ltr", tabindex: 0, class: "response" }, answer.r || "(empty)"));
     });
     const blame = answer.w ? h("span", { class: "fault" }, answer.w) : null;
-    return h("section", { class: "answer", "data-source": index.source[j], "data-kind": index.kind[j], "data-verdict": verdict, "data-fault": fault[0] },
+    return h("section", { class: "answer", "data-source": index.source[j], "data-condition": index.condition[j], "data-verdict": verdict, "data-fault": fault[0] },
       h("h4", {}, heading.length ? heading.join(", ") : null, h("span", { class: "badge v-" + verdict }, h("i", { "aria-hidden": "true" }, sign), answer.b), blame),
       look.parts, details);
   };

@@ -18,7 +18,7 @@ const Level = (() => {
   const NAMES = { L: "left", D: "down", R: "right", U: "up" };
   const sign = (action) => ARROWS[action] || action;
 
-  const kindsOf = (text, alphabet) => (typeof text === "string" ? [...text].map((c) => alphabet.indexOf(c)) : text);
+  const tileKindsOf = (text, alphabet) => (typeof text === "string" ? [...text].map((c) => alphabet.indexOf(c)) : text);
 
   const loadStrip = async (uri) => {
     if (!uri) return null;
@@ -30,12 +30,12 @@ const Level = (() => {
 
   // The picture: a canvas of tiles, over it an SVG with one unit a cell.
   // `size` is how large it is shown, in CSS pixels: what is drawn larger only costs time.
-  const picture = (strip, n, kinds, label, marks, size) => {
+  const picture = (strip, n, tileKinds, label, marks, size) => {
     const px = Math.max(4, Math.min(TILE, Math.ceil(((size || 200) * Math.min(2, devicePixelRatio || 1)) / n)));
     const canvas = h("canvas", { width: n * px, height: n * px, "aria-hidden": "true" });
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
-    kinds.forEach((kind, i) => context.drawImage(strip, kind * TILE, 0, TILE, TILE, (i % n) * px, Math.floor(i / n) * px, px, px));
+    tileKinds.forEach((tileKind, i) => context.drawImage(strip, tileKind * TILE, 0, TILE, TILE, (i % n) * px, Math.floor(i / n) * px, px, px));
     const over = svg("svg", { viewBox: `0 0 ${n} ${n}`, "aria-hidden": "true" });
     for (const mark of marks || []) {
       const c = mark.cell % n, r = Math.floor(mark.cell / n);
@@ -100,15 +100,15 @@ const Level = (() => {
     const chips = last <= 60 ? plan.p.map((action) => h("li", { title: NAMES[action] || action.toLowerCase() }, sign(action))) : [];
     const slider = h("input", { type: "range", min: 0, max: last, value: last, step: 1, "aria-label": "step of the plan" });
     const button = h("button", { type: "button", class: "play", "aria-label": "play the plan step by step" }, "▶");
-    const told = h("output", { class: "told" });
+    const status = h("output", { class: "status" });
     let timer = 0;
     const show = (k) => {
       slider.value = k;
       for (const walk of walks) walk.show(Math.min(k, walk.last));
       chips.forEach((chip, i) => { chip.className = i < k - 1 ? "done" : i === k - 1 ? "now" : ""; });
       const what = k === 0 ? "start" : `step ${k} of ${last}: ${NAMES[plan.p[k - 1]] || plan.p[k - 1].toLowerCase()}`;
-      told.value = k === last ? `${last} step${last === 1 ? "" : "s"}${outcome ? ", " + outcome : ""}` : what;
-      slider.setAttribute("aria-valuetext", told.value);
+      status.value = k === last ? `${last} step${last === 1 ? "" : "s"}${outcome ? ", " + outcome : ""}` : what;
+      slider.setAttribute("aria-valuetext", status.value);
     };
     const stop = () => { clearInterval(timer); timer = 0; button.textContent = "▶"; button.setAttribute("aria-label", "play the plan step by step"); };
     const play = () => {
@@ -126,21 +126,21 @@ const Level = (() => {
     button.addEventListener("click", () => (timer ? stop() : play()));
     show(last);
     const rest = plan.t > last ? h("p", { class: "rest" }, plan.all ? `${plan.t - last} more actions were not executed` : `${last} of ${plan.t} actions are drawn`) : null;
-    return { root: h("div", { class: "steps" }, h("div", { class: "bar" }, button, slider, told),
+    return { root: h("div", { class: "steps" }, h("div", { class: "bar" }, button, slider, status),
       chips.length ? h("ol", { class: "moves" }, chips) : null, rest), play, show };
   };
 
   // What was recited, field by field, against the truth.
   const recital = (fields, names) => h("dl", { class: "recital" }, fields.map(([name, right, items, truth, numRight, numItems]) => {
-    const told = [];
-    if (numItems > 8) told.push(h("span", { class: "sum" }, `${numRight} of ${numItems} right`), " ");
-    else if (!items.length && !right) told.push(h("span", { class: "sum" }, "not said"), " ");
+    const parts = [];
+    if (numItems > 8) parts.push(h("span", { class: "sum" }, `${numRight} of ${numItems} right`), " ");
+    else if (!items.length && !right) parts.push(h("span", { class: "sum" }, "not said"), " ");
     if (numItems <= 8 || !right) {
-      for (const [text, ok] of items) told.push(ok ? h("span", {}, text) : h("del", {}, h("bdi", {}, text)), " ");
-      if (!right && truth) told.push(h("ins", {}, truth));
+      for (const [text, ok] of items) parts.push(ok ? h("span", {}, text) : h("del", {}, h("bdi", {}, text)), " ");
+      if (!right && truth) parts.push(h("ins", {}, truth));
     }
     const word = right ? "right" : "wrong";
-    return h("div", { class: word }, h("dt", {}, h("span", { class: "sign", role: "img", "aria-label": word }, right ? "✓" : "✗"), names[name]), h("dd", {}, told));
+    return h("div", { class: word }, h("dt", {}, h("span", { class: "sign", role: "img", "aria-label": word }, right ? "✓" : "✗"), names[name]), h("dd", {}, parts));
   }));
 
   // Without a whole recited state: the cells that a field names and that are not so.
@@ -155,16 +155,16 @@ const Level = (() => {
     const pictures = h("div", { class: "pictures" });
     const walks = [];
     if (task.strip && level.k) {
-      const kinds = kindsOf(level.k, alphabet);
+      const tileKinds = tileKindsOf(level.k, alphabet);
       const seen = answer.q;
-      const differ = seen && seen.n === level.n ? kindsOf(seen.k, alphabet).map((kind, c) => (kind === kinds[c] ? -1 : c)).filter((c) => c >= 0) : [];
+      const differ = seen && seen.n === level.n ? tileKindsOf(seen.k, alphabet).map((tileKind, c) => (tileKind === tileKinds[c] ? -1 : c)).filter((c) => c >= 0) : [];
       const plan = answer.p ? `, plan ${answer.p.slice(0, 60).join(" ")}` : "";
-      const truth = picture(task.strip, level.n, kinds, `${task.title} of ${level.n} by ${level.n} cells, ${answer.b}${plan}`,
+      const truth = picture(task.strip, level.n, tileKinds, `${task.title} of ${level.n} by ${level.n} cells, ${answer.b}${plan}`,
         seen ? differ.map((cell) => ({ cell, title: "not what was recited" })) : marksOf(level, answer, task.fields));
       pictures.append(h("figure", {}, truth.root, seen ? h("figcaption", {}, "as it is") : null));
       if (answer.p) walks.push(walk(truth.over, level.n, answer, failed));
       if (seen) {
-        const read = picture(task.strip, seen.n, kindsOf(seen.k, alphabet), `the state as recited, ${differ.length} cells differ`,
+        const read = picture(task.strip, seen.n, tileKindsOf(seen.k, alphabet), `the state as recited, ${differ.length} cells differ`,
           differ.map((cell) => ({ cell, title: "recited so, and not so" })));
         const fits = seen.p ? (seen.ok ? ", the plan arrives" : ", the plan fails here too") : "";
         pictures.append(h("figure", {}, read.root, h("figcaption", {}, "as recited" + fits)));
@@ -176,5 +176,5 @@ const Level = (() => {
     return { parts: [h("div", { class: answer.q ? "look two" : "look" }, pictures, recital(answer.f, task.fields)), steps ? steps.root : null], steps };
   };
 
-  return { kindsOf, loadStrip, picture, veil, walk, stepper, recital, look, sign, MOVES };
+  return { tileKindsOf, loadStrip, picture, veil, walk, stepper, recital, look, sign, MOVES };
 })();

@@ -21,10 +21,10 @@ from pilotage.rollouts.play import Limits, Open, Start, Writer, open_in_process,
 from pilotage.rollouts.sources import (
     FromDataSet,
     FromTeacher,
-    Row,
+    PlannedRollout,
     Source,
     by_source,
-    plan_rows,
+    plan_rollouts,
     text_rollout,
 )
 from pilotage.rollouts.transformers_engine import TransformersEngine
@@ -127,7 +127,7 @@ class RolloutMaker:
         """The turns of the episodes of these prompts of a step, prompt by prompt, turn by turn."""
         example_of = {slot.index: slot.example for slot in slots}
         asks = {slot.index: asked for slot, asked in zip(slots, asks_perception, strict=True)}
-        planned = plan_rows(self.mixture, seed=self.config.seed, step=step, slots=example_of)
+        planned = plan_rollouts(self.mixture, seed=self.config.seed, step=step, slots=example_of)
         seed = mixed(self.config.seed, step)
         episodes: dict[int, Episode] = {}
         start_of = [_start(row, example_of, asks, seed) for row in planned]
@@ -155,7 +155,7 @@ class RolloutMaker:
             for number in chosen
         ]
 
-    def _taught_turns(self, row: Row, episode: Episode, start: Start, step: int) -> list[int]:
+    def _taught_turns(self, row: PlannedRollout, episode: Episode, start: Start, step: int) -> list[int]:
         rng = np.random.default_rng([self.config.seed, step, row.number(self.mixture), _TURNS])
         movers: list[Mover] = [self._mover(start, number, step) for number in range(len(episode.turns))]
         return self.config.turns.chosen(movers, step=step, rng=rng)
@@ -329,7 +329,7 @@ def relabelled(episode: Episode, expert: Callable[[Moment, View], Rollout]) -> E
     return replace(episode, turns=turns)
 
 
-def _start(row: Row, example_of: dict[int, Example], asks: dict[int, bool], seed: int) -> Start:
+def _start(row: PlannedRollout, example_of: dict[int, Example], asks: dict[int, bool], seed: int) -> Start:
     example = example_of[row.slot]
     role = DESCRIBE if asks[row.slot] else get_world(example.world).roles[0]
     return Start(example=example, sample=row.sample, draw=row.sample, seed=seed, role=role)

@@ -257,7 +257,7 @@ class FrozenLake(PlanningWorld):
     def tiles(self, cell_px: int) -> drawing.TileSet:
         return _tiles(cell_px)
 
-    def kinds(self, state: FrozenLakeState) -> np.ndarray:
+    def tile_kinds(self, state: FrozenLakeState) -> np.ndarray:
         kinds = np.zeros((state.level, state.level), dtype=np.intp)
         for hole in state.holes:
             kinds[hole] = 1

@@ -314,7 +314,7 @@ class Maze(PlanningWorld):
     def tiles(self, cell_px: int) -> drawing.TileSet:
         return _tiles(cell_px)
 
-    def kinds(self, state: MazeState) -> np.ndarray:
+    def tile_kinds(self, state: MazeState) -> np.ndarray:
         kinds = np.array(state.walls, dtype=np.intp)
         kinds[state.player] += 16
         if state.goal != state.player:

@@ -341,7 +341,7 @@ class MiniBehaviour(PlanningWorld):
     def tiles(self, cell_px: int) -> drawing.TileSet:
         return _tiles(cell_px)
 
-    def kinds(self, state: MiniBehaviourState) -> np.ndarray:
+    def tile_kinds(self, state: MiniBehaviourState) -> np.ndarray:
         kinds = np.zeros((state.level, state.level), dtype=np.intp)
         for cell in state.table:
             kinds[cell] = 1

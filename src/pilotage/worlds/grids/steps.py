@@ -108,7 +108,7 @@ class StepWorld:
         """Raises PilotageError for an example of another world or with bad options, BadStateError for a bad state."""
         return StepSession(self, example, role or ACT, strict)
 
-    def tells_agents(self, example: Example) -> Mapping[str, Any]:
+    def agent_info(self, example: Example) -> Mapping[str, Any]:
         return {
             "actions": self.actions,
             "burst": checked_options(example.id, example.data)["burst"],

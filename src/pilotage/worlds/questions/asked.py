@@ -23,8 +23,8 @@ from pilotage.worlds.answers import parse_answer
 from pilotage.worlds.grid import cell_text
 from pilotage.worlds.task import Solution, Task, state_text
 
-Kind = Literal["cell", "safe", "first_move", "length"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+QuestionKind = Literal["cell", "safe", "first_move", "length"]
+QUESTION_KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
 
 NUM_PROBES = 12
 """States by which a field is found to be one cell in all of them."""
@@ -41,7 +41,7 @@ _WORDS = ("left", "down", "right", "up", "pickup")
 class Asked:
     """A question about a state and its answer."""
 
-    kind: Kind
+    kind: QuestionKind
     question: str
     answer: str
     accepted: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Asked:
 def ask(
     task: Task[Any],
     state: Any,
-    kind: Kind,
+    kind: QuestionKind,
     rng: np.random.Generator,
     *,
     solution: Solution | None = None,

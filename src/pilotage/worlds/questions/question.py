@@ -28,7 +28,7 @@ class Question:
     solution: str = ""
     """A worked solution where there is one; `""` where not."""
     kind: str = FOREIGN
-    """What is asked: of our own worlds one of `pilotage.worlds.questions.asked.KINDS`, else `vqa`."""
+    """What is asked: of our own worlds one of `pilotage.worlds.questions.asked.QUESTION_KINDS`, else `vqa`."""
 
 
 def question_of(example: Example) -> Question:

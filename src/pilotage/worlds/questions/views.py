@@ -154,14 +154,14 @@ def _view(
     sees_picture: bool = True,
     sees_question: bool = True,
     prefill: str = "",
-    **told: str,
+    **texts: str,
 ) -> View:
-    """A view of the template of its name; `told` fills what it has besides the question."""
+    """A view of the template of its name; `texts` fill what it has besides the question."""
     pictures = moment.seen.images if sees_picture else ()
     if sees_picture and not pictures:
         raise PilotageError(f"question {moment.example.id} has no picture for the {name} view to show")
     shown = {"question": question_text(moment.example, prompts)} if sees_question else {}
-    shown |= told
+    shown |= texts
     text = prompt_template("pilotage.worlds.questions", prompts, name).substitute(shown)
     content: list[dict[str, Any]] = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
     message: dict[str, Any] = {"role": "user", "content": content if pictures else text}

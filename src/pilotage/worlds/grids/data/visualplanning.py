@@ -117,10 +117,10 @@ def _read_board(place: Place, meta: dict[str, Any], states: list[Any], level: in
         if not all(isinstance(letter, str) and len(letter) == 1 for row in rows for letter in row):
             raise BadLevelError("meta.layout has cells that are not one letter each")
         state = task.parse_state({"map": ["".join(row) for row in rows]})
-        for name, told, drawn in (("start_pos", start, state.player), ("target_pos", target, state.goal)):
-            if told != drawn:
+        for name, given, drawn in (("start_pos", start, state.player), ("target_pos", target, state.goal)):
+            if given != drawn:
                 raise BadLevelError(
-                    f"meta.{name} is row {told[0]}, column {told[1]}, but meta.layout has it at {drawn}"
+                    f"meta.{name} is row {given[0]}, column {given[1]}, but meta.layout has it at {drawn}"
                 )
     else:
         task = get_task("maze")

@@ -21,7 +21,7 @@ from pilotage.data.sampling import Candidate, sample
 from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds import TASKS, get_task
-from pilotage.worlds.questions.asked import KINDS, Asked, Kind, ask
+from pilotage.worlds.questions.asked import QUESTION_KINDS, Asked, QuestionKind, ask
 from pilotage.worlds.questions.data.store import write_questions
 from pilotage.worlds.questions.question import make_question
 from pilotage.worlds.task import Task, state_hash, worked_state
@@ -46,15 +46,21 @@ class QuestionsConfig(SetConfig):
 
     tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
     """Tasks, by name."""
-    kinds: tuple[Kind, ...] = KINDS
+    kinds: tuple[QuestionKind, ...] = QUESTION_KINDS
     """cell: which cell holds a thing; safe: does a plan fail; first_move and length: of a shortest plan."""
 
 
 def build_questions(config: QuestionsConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Writes the questions and returns the manifest. Raises PilotageError for what cannot be had."""
     config.check_numbers()
-    if not config.kinds or len(set(config.kinds)) != len(config.kinds) or not set(config.kinds) <= set(KINDS):
-        raise PilotageError(f"kinds {list(config.kinds)} must be some of {', '.join(KINDS)}, none twice")
+    if (
+        not config.kinds
+        or len(set(config.kinds)) != len(config.kinds)
+        or not set(config.kinds) <= set(QUESTION_KINDS)
+    ):
+        raise PilotageError(
+            f"kinds {list(config.kinds)} must be some of {', '.join(QUESTION_KINDS)}, none twice"
+        )
     counts: dict[Split, int] = {split: config.count(split) for split in SPLITS}
     levels = config.chosen()
     exclusions = load_exclusions(config.exclude)
@@ -125,12 +131,12 @@ def examples(
     if not chosen:
         raise PilotageError(f"no planning task has the levels {[*levels]}")
     worlds = [(task, level) for level in levels for task in chosen]
-    return list(iter_questions(worlds, KINDS, count, split, seed, cell_px=cell_px))
+    return list(iter_questions(worlds, QUESTION_KINDS, count, split, seed, cell_px=cell_px))
 
 
 def iter_questions(
     worlds: Collection[tuple[Task[Any], int]],
-    kinds: Collection[Kind],
+    kinds: Collection[QuestionKind],
     count: int,
     split: Split,
     seed: int,
@@ -152,7 +158,7 @@ def iter_questions(
 def _stream(
     task: Task[Any],
     level: int,
-    kind: Kind,
+    kind: QuestionKind,
     split: Split,
     seed: int,
     exclude: Collection[str],
@@ -162,7 +168,7 @@ def _stream(
     """Questions of one kind about distinct states, for as long as there are states."""
     num_given = num_refused = 0
     for candidate in _candidates(task, level, split, seed, exclude):
-        rng = np.random.default_rng([seed, key_of(candidate.hash), KINDS.index(kind)])
+        rng = np.random.default_rng([seed, key_of(candidate.hash), QUESTION_KINDS.index(kind)])
         asked = ask(
             task, candidate.state, kind, rng, solution=candidate.solution, safe=(num_given + level) % 2 == 0
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pilotage.data.examples import split_of
-from pilotage.data.lines import BadLineError, kind_of, numbered_lines, parse_object
+from pilotage.data.json_lines import BadLineError, json_type, numbered_lines, parse_object
 from pilotage.data.source import Note, Place, find_files
 from pilotage.data.store import MANIFEST
 from pilotage.errors import PilotageError
@@ -356,4 +356,4 @@ def _one_picture(row: Mapping[str, Any]) -> Any:
 
 
 def _said(value: Any) -> str:
-    return kind_of(value) if value is None or isinstance(value, list | dict) else shorten(value)
+    return json_type(value) if value is None or isinstance(value, list | dict) else shorten(value)

@@ -46,11 +46,11 @@ def parse_object(line: bytes | None, max_bytes: int = MAX_LINE_BYTES) -> dict[st
     except ValueError as error:  # JSONDecodeError, and whole numbers of thousands of digits
         raise BadLineError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise BadLineError(f"a row is a JSON object, not {kind_of(row)}")
+        raise BadLineError(f"a row is a JSON object, not {json_type(row)}")
     return row
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     """The JSON name of a value's type."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
