@@ -14,12 +14,17 @@ from pilotage.data.made import made_examples, makes_examples, own_levels
 from pilotage.errors import BadStateError, ImpossibleRequestError
 from pilotage.worlds import get_world, world_names
 from pilotage.worlds.agents import AgentSession
-from pilotage.worlds.task import HasPrior, Stepwise, Task, TextMaps
+from pilotage.worlds.capabilities import able
+from pilotage.worlds.task import Generates, HasPrior, Sampled, Stepwise, Task, TextMaps
 from pilotage.worlds.world import HasAgentInfo, HasExpert, HasWrongAnswers, ShowsEnd
 from world_examples import MAX_ACTS, example_of, reference_of
 
 NUM_LISTED = 20_000
 """Levels with at most this many states are listed in full."""
+
+
+NEEDED: dict[type, tuple[type, ...]] = {HasPrior: (Sampled,), Stepwise: (Task,), TextMaps: (Generates,)}
+"""What a capability is tried by besides; a world that lacks it is not tried."""
 
 
 def having(protocol: type) -> list[str]:
@@ -29,7 +34,9 @@ def having(protocol: type) -> list[str]:
             (name, get_world(name).open(example_of(name))) for name in filter(makes_examples, world_names())
         )
         return [name for name, session in opened if isinstance(session, ShowsEnd)]
-    return [name for name in world_names() if isinstance(get_world(name), protocol)]
+    needed = (protocol, *NEEDED.get(protocol, ()))
+    named = [name for name in world_names() if all(able(get_world(name), each) for each in needed)]
+    return [name for name in named if protocol is not HasWrongAnswers or makes_examples(name)]
 
 
 CAPABILITIES = {

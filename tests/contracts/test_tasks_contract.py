@@ -22,7 +22,7 @@ from pilotage.worlds.capabilities import able
 from pilotage.worlds.judge import REASONS, judge
 from pilotage.worlds.recital import split_items
 from pilotage.worlds.registry import planning_world, planning_worlds
-from pilotage.worlds.score import same_text
+from pilotage.worlds.score import DESCRIBE, same_text
 from pilotage.worlds.task import (
     Draws,
     DrawsTiles,
@@ -30,6 +30,7 @@ from pilotage.worlds.task import (
     Plans,
     Recites,
     Sampled,
+    Solves,
     TextMaps,
     canonical_key,
     reference_response,
@@ -479,3 +480,10 @@ def test_rules_exist_for_both_prompt_sets_and_name_every_action(task: Task[Any])
     words = set(re.findall(r"\w+", task.rules["full"]))
     assert set(task.actions) <= words
     assert len(task.rules["brief"]) < 100
+
+
+@having(Plans)
+def test_roles_and_measures_are_of_what_the_world_can_do(task: Any) -> None:
+    assert DESCRIBE not in task.roles or able(task, Recites)
+    assert ("optimal" in {measure.name for measure in task.measures}) == (able(task, Solves) is not None)
+    assert set(task.usual) <= {condition.name for condition in task.conditions}

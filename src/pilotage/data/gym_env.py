@@ -23,7 +23,9 @@ from pilotage.data.made import made_examples, makes_examples, own_levels
 from pilotage.errors import PilotageError, require
 from pilotage.pictures import read_rgb
 from pilotage.records import Example, Observation, Split
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import get_world, world_names
+from pilotage.worlds.task import DrawsTiles
 from pilotage.worlds.world import ShowsEnd
 
 require("gymnasium")
@@ -155,8 +157,9 @@ def _text_space() -> spaces.Text:
 def default_examples(world: str, *, split: Split = "train", count: int = 16, seed: int = 0) -> list[Example]:
     """Examples that the world makes itself, of its own levels. Raises PilotageError for one that makes none."""
     levels = own_levels(world)
-    # One size for all levels: an observation space has one.
-    return made_examples(world, levels, count, split, seed, side_px=32 * max(levels))
+    # One size for all levels, where a world can: an observation space has one.
+    side_px = 32 * max(levels) if able(get_world(world), DrawsTiles) else None
+    return made_examples(world, levels, count, split, seed, side_px=side_px)
 
 
 def gym_id(world: str) -> str:

@@ -20,8 +20,9 @@ from pilotage.evaluate.compare import excludes_zero
 from pilotage.evaluate.roles import is_description
 from pilotage.evaluate.samples import Row, grouped
 from pilotage.evaluate.summary import rate_of
+from pilotage.worlds.capabilities import able
 from pilotage.worlds.registry import planning_world
-from pilotage.worlds.task import Plans
+from pilotage.worlds.task import Plans, Recites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +144,11 @@ def _pair(rows: Sequence[Row]) -> _Paired:
 def _cell(paired: _Paired, condition: str, task: str) -> PriorCell:
     prior = prior_of(planning_world(task, Plans))
     assert prior is not None
+    is_explained = not is_description(condition) and able(prior, Recites) is not None
 
     def faults(side: int) -> FaultCounts | None:
         rows = [row for pair in paired.pairs for row in pair[side]]
-        return None if is_description(condition) else count_faults(attribute_all(rows))
+        return count_faults(attribute_all(rows)) if is_explained else None
 
     return PriorCell(
         prior=prior.prior,

@@ -76,6 +76,11 @@ def world_names() -> tuple[str, ...]:
     return (*places(), *_GIVEN)
 
 
+def is_world(name: str) -> bool:
+    """Whether there is a world of this name, opened or not."""
+    return name in places() or name in _GIVEN
+
+
 def get_world(name: str) -> Any:
     """The world of this name. Raises PilotageError for an unknown one, and for one that cannot be imported."""
     return _GIVEN[name] if name in _GIVEN else _opened(name)
@@ -131,7 +136,7 @@ def planning_world(name: str, capability: type[C]) -> C:
     """
     from pilotage.worlds.task import Plans
 
-    if name not in world_names() or able(get_world(name), Plans) is None:
+    if not is_world(name) or able(get_world(name), Plans) is None:
         names = [world.name for world in planning_worlds()]
         raise PilotageError(f"unknown task {name!r}; known are {', '.join(names)}{meant(name, names)}")
     return need(get_world(name), capability)
@@ -139,7 +144,7 @@ def planning_world(name: str, capability: type[C]) -> C:
 
 def planning_task(name: str) -> Plans[Any] | None:
     """The planning world by which a world's states are read and drawn: itself, or what is played move by move."""
-    if name not in world_names():
+    if not is_world(name):
         return None
     from pilotage.worlds.task import Plans
 
