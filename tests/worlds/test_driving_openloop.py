@@ -96,7 +96,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 def test_both_conventions_are_those_of_a_second_rendering_on_random_plans():
     rng = np.random.default_rng(0)
     num_hits = 0
-    for _ in range(120):
+    for _ in range(60):
         told = random_scene(rng)
         planned = np.array(told.future) + rng.normal(0, 2, size=(6, 2))
         mask = (rng.random(6) < 0.8).tolist()
@@ -104,10 +104,10 @@ def test_both_conventions_are_those_of_a_second_rendering_on_random_plans():
         wanted = slow_l2(planned, np.array(told.future), mask)
         assert (averaged(errors, "stp3"), averaged(errors, "uniad")) == pytest.approx(wanted)
         for convention in CONVENTIONS:
-            hits = published_hits(planned, told, convention)
+            hits = published_hits(planned, told)[convention]
             assert averaged(hits, convention) == pytest.approx(slow_collision(told, planned, convention))
             num_hits += hits.sum()
-    assert num_hits > 30
+    assert num_hits > 10
 
 
 def test_the_box_is_thirty_two_cells_half_a_metre_ahead_and_never_turns():
@@ -135,11 +135,11 @@ def test_a_step_at_which_the_driven_box_hits_counts_as_none_and_a_hit_does_not_l
     # A car across the way: the driven box is upon it at 1.5 s (15 m ahead), the plan stands in it from 1 s on.
     told = scene(car(0.0, 15.5, length=2.0))
     planned = np.array([(0.0, 5.0), *[(0.0, 15.0)] * 4, (0.0, 40.0)])
-    assert published_hits(planned, told, "stp3").tolist() == [False, True, False, True, True, False]
-    assert averaged(published_hits(planned, told, "stp3"), "stp3") == pytest.approx(
+    assert published_hits(planned, told)["stp3"].tolist() == [False, True, False, True, True, False]
+    assert averaged(published_hits(planned, told)["stp3"], "stp3") == pytest.approx(
         (1 / 2 + 2 / 4 + 3 / 6) / 3
     )
-    assert averaged(published_hits(planned, told, "uniad"), "uniad") == pytest.approx(2 / 3)
+    assert averaged(published_hits(planned, told)["uniad"], "uniad") == pytest.approx(2 / 3)
 
 
 def test_masked_steps_count_as_nothing_and_stay_in_the_denominator():
@@ -160,18 +160,18 @@ def test_the_geometric_box_turns_where_the_published_one_does_not():
     crossing = np.array([(2.0 * t, 0.0) for t in TIMES])
     told = scene(car(3.0, 2.1, length=2.0, width=2.0), speed=0.0)
     assert headings(crossing)[0] == pytest.approx(-np.pi / 2)
-    assert published_hits(crossing, told, "stp3").any()
+    assert published_hits(crossing, told)["stp3"].any()
     assert not geometric_hits(crossing, told).any()
     # And its front is a metre farther to the right.
     told = scene(car(8.6, 0.0, length=2.0, width=2.0), speed=0.0)
-    assert not published_hits(crossing, told, "stp3").any()
+    assert not published_hits(crossing, told)["stp3"].any()
     assert geometric_hits(crossing, told).tolist() == [False] * 5 + [True]
 
 
 def test_an_object_that_was_not_seen_at_a_step_is_not_hit_there():
     told = scene(car(0.0, 30.0, future=((0.0, 30.0, 0.0),) + (None,) * 5), speed=5.0)
     assert geometric_hits(plan((0.0, 30.0)), told).tolist() == [True] + [False] * 5
-    assert published_hits(plan((0.0, 30.0)), told, "uniad").tolist() == [True] + [False] * 5
+    assert published_hits(plan((0.0, 30.0)), told)["uniad"].tolist() == [True] + [False] * 5
 
 
 def test_boxes_overlap_by_their_sides_and_not_by_their_corners_alone():

@@ -65,20 +65,22 @@ def occupied(scene: Scene, convention: Convention) -> np.ndarray:
     Columns go to the left under STP-3 and to the right under UniAD: each as its plans are laid over them.
     """
     grid_TRC = np.zeros((NUM_FUTURE, NUM_CELLS, NUM_CELLS), dtype=bool)
-    side = -1.0 if convention == "stp3" else 1.0
     for one in scene.objects:
-        reach = np.hypot(one.length, one.width) / 2
+        reach = float(np.hypot(one.length, one.width)) / 2
         for step, pose in enumerate(one.future or ()):
             if pose is None:
                 continue
             x, y, heading = pose
-            rows, columns = _cells_near(y, reach), _cells_near(side * x, reach)
-            dy, dx = np.meshgrid(_middle(rows) - y, side * _middle(columns) - x, indexing="ij")
+            rows, columns = _cells_near(y, reach), _cells_near(x, reach)
+            if not len(rows) or not len(columns):
+                continue
+            dy, dx = _middle(rows)[:, None] - y, _middle(columns)[None, :] - x
             forward = -np.sin(heading) * dx + np.cos(heading) * dy
             aside = np.cos(heading) * dx + np.sin(heading) * dy
             covered = (np.abs(forward) <= one.length / 2) & (np.abs(aside) <= one.width / 2)
-            grid_TRC[step][np.ix_(rows, columns)] |= covered
-    return grid_TRC
+            grid_TRC[step, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] |= covered
+    # The middles of the cells lie evenly about the car: to the left is to the right, read backwards.
+    return grid_TRC[:, :, ::-1] if convention == "stp3" else grid_TRC
 
 
 def _cells_near(place: float, reach: float) -> np.ndarray:
@@ -101,11 +103,14 @@ def box_hits(plan_TD: np.ndarray, occupied_TRC: np.ndarray, convention: Conventi
     return np.any(occupied_TRC[steps, rows, columns], axis=1)
 
 
-def published_hits(plan_TD: np.ndarray, scene: Scene, convention: Convention) -> np.ndarray:
-    """bool [T]: the steps that the published collision counts. A hit counts at its own step, not after it."""
-    grid = occupied(scene, convention)
-    driven = box_hits(np.array(scene.future), grid, convention)
-    return box_hits(plan_TD, grid, convention) & ~driven
+def published_hits(plan_TD: np.ndarray, scene: Scene) -> dict[Convention, np.ndarray]:
+    """bool [T] by convention: the steps that the published collision counts. A hit counts at its own step alone."""
+    driven_TD, grid_TRC = np.array(scene.future), occupied(scene, "uniad")
+    grids: dict[Convention, np.ndarray] = {"stp3": grid_TRC[:, :, ::-1], "uniad": grid_TRC}
+    return {
+        convention: box_hits(plan_TD, grid, convention) & ~box_hits(driven_TD, grid, convention)
+        for convention, grid in grids.items()
+    }
 
 
 def geometric_hits(plan_TD: np.ndarray, scene: Scene) -> np.ndarray:

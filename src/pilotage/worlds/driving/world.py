@@ -12,7 +12,13 @@ import numpy as np
 from pilotage.errors import PilotageError
 from pilotage.records import Condition, Example, Measure, Observation, Outcome, Privileged
 from pilotage.worlds.driving.answers import PROBLEMS, parse_meta_action, parse_plan
-from pilotage.worlds.driving.openloop import averaged, geometric_hits, published_hits, step_errors
+from pilotage.worlds.driving.openloop import (
+    CONVENTIONS,
+    averaged,
+    geometric_hits,
+    published_hits,
+    step_errors,
+)
 from pilotage.worlds.driving.render import picture
 from pilotage.worlds.driving.scene import NUM_FUTURE, Scene, parse_scene, public_json, to_json
 from pilotage.worlds.driving.situations import situation_of
@@ -112,11 +118,8 @@ def plan_figures(scene: Scene, plan_TD: np.ndarray, *, is_read: bool = True) -> 
     """The measures of a plan, whoever made it; of a planner that wrote none, `is_read` is False."""
     mask = np.array(scene.mask)
     errors = step_errors(plan_TD, np.array(scene.future), mask)
-    everywhere = np.ones(NUM_FUTURE, dtype=bool)
-    hits = {
-        "stp3": published_hits(plan_TD, scene, "stp3") if is_read else everywhere,
-        "uniad": published_hits(plan_TD, scene, "uniad") if is_read else everywhere,
-    }
+    everywhere = dict.fromkeys(CONVENTIONS, np.ones(NUM_FUTURE, dtype=bool))
+    hits = published_hits(plan_TD, scene) if is_read else everywhere
     return {
         "parsed": is_read,
         "missed": not is_read or bool(errors[-1] > MISS_M),
@@ -124,8 +127,7 @@ def plan_figures(scene: Scene, plan_TD: np.ndarray, *, is_read: bool = True) -> 
         "l2_stp3": float(averaged(errors, "stp3")),
         "l2_uniad": float(averaged(errors, "uniad")),
         **{f"l2_step_{step + 1}": float(error) for step, error in enumerate(errors)},
-        "collision_stp3": float(averaged(hits["stp3"], "stp3")),
-        "collision_uniad": float(averaged(hits["uniad"], "uniad")),
+        **{f"collision_{each}": float(averaged(hits[each], each)) for each in CONVENTIONS},
     }
 
 
