@@ -167,6 +167,6 @@ def test_a_meta_action_is_told_in_its_own_words_or_not_at_all():
 def test_situations_are_told_in_their_order():
     bend = tuple((0.5 * t * t, 5.0 * t) for t in TIMES)
     assert situation_of(scene(car(0.0, 9.0), future=bend)) == "turn"
-    assert situation_of(scene(car(0.0, 9.0), speed=10.0, future=straight(8.0))) == "speed_change"
-    assert situation_of(scene(car(0.0, 9.0))) == "car_ahead"
-    assert situation_of(scene(car(0.0, 16.0), car(2.5, 9.0))) == "steady"
+    assert situation_of(scene(car(0.0, 24.0), speed=10.0, future=straight(8.0))) == "car_ahead"
+    assert situation_of(scene(car(0.0, 26.0), speed=10.0, future=straight(8.0))) == "speed_change"
+    assert situation_of(scene(car(0.0, 26.0), car(2.5, 9.0), car(0.0, -9.0))) == "steady"
