@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ def test_the_simulator_drives_what_was_shipped_bit_for_bit():
     assert (log.ego[:, 0] * 100).round().astype(int).tolist() == [row[0] for row in driven[0]["ego"]]
 
 
-def first_drives() -> list[dict[str, object]]:
+def first_drives() -> list[dict[str, Any]]:
     """The first drive of the first chunk, in a process of its own."""
     return list(drives(0, seeds_of(0)[:1]))
 

@@ -24,15 +24,11 @@ if TYPE_CHECKING:
     from pilotage.evaluate.bootstrap import Interval
     from pilotage.worlds.driving.evaluate import Frame
 
-DISTANCES: Mapping[str, str] = {
-    "l2_uniad": "L2 UniAD",
-    **{f"l2_step_{step}": f"{step / 2:g} s" for step in range(1, 7)},
-}
+STEPS: Mapping[str, str] = {f"l2_step_{step}": f"{step / 2:g} s" for step in range(1, 7)}
 SHARES: Mapping[str, str] = {
     "collision_stp3": "STP-3",
     "collision_uniad": "UniAD",
     "collided": "turned boxes",
-    "missed": "missed by 2 m",
 }
 """Figure -> its column."""
 
@@ -76,8 +72,8 @@ class ImportScenes:
     """What is read."""
     out: Annotated[Path | None, takes("DIR", "only the report")] = None
     """Folder of the set."""
-    split: SplitRule = "group"
-    """Where frames go: 70/10/20 by the hash of their group, or all into one."""
+    split: Annotated[SplitRule, tyro.conf.arg(metavar="RULE")] = "group"
+    """Where frames go: group is 70/10/20 by the hash of their group; train, val or test is all into one."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace what is in the folder."""
 
@@ -112,7 +108,7 @@ class OpenLoop:
     mlp_seeds: Count = 3
     """Networks that the MLP baseline's figures are the mean of, trained on the drives of --split train."""
     by_situation: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also the STP-3 error by what happens: turns, changes of speed, a car ahead, steady driving."""
+    """Also the STP-3 error by what happens: turns, a car ahead, changes of speed, steady driving."""
 
     def run(self) -> int:
         from pilotage.worlds.driving.evaluate import baseline_frames, frames_of_rows
@@ -125,40 +121,46 @@ class OpenLoop:
             f"{spec} {kind}": frames for spec, kinds in found.items() for kind, frames in kinds.items()
         }
         console = table_console()
-        console.print(_distances(planners))
-        console.print(_shares(planners))
-        if self.by_situation:
-            console.print(_situations(planners))
+        for make in (_distances, _steps, _shares, *((_situations,) if self.by_situation else ())):
+            console.print(make(planners))
         return 0
 
 
 def _distances(planners: Mapping[str, Sequence[Frame]]) -> Table:
     from pilotage.worlds.driving.evaluate import MLP, mean_over_drives, paired_difference
 
-    titles = ("planner", "frames", "drives", "L2 STP-3", f"less {MLP}'s", *DISTANCES.values())
+    titles = ("planner", "frames", "drives", "L2 STP-3", f"less {MLP}'s", "L2 UniAD")
     table = _table("metres, with 95 % bootstrap intervals over drives; differences are paired", titles)
     for planner, frames in planners.items():
-        first = mean_over_drives(frames, "l2_stp3")
+        stp3, uniad = (mean_over_drives(frames, name) for name in ("l2_stp3", "l2_uniad"))
         less = (
             "" if planner == MLP else _metres(paired_difference(frames, planners[MLP], "l2_stp3"), sign="+")
         )
-        others = (f"{mean_over_drives(frames, name).mean:.2f}" for name in DISTANCES)
-        table.add_row(planner, str(len(frames)), str(first.n), _metres(first), less, *others)
+        table.add_row(planner, str(len(frames)), str(stp3.n), _metres(stp3), less, _metres(uniad))
+    return table
+
+
+def _steps(planners: Mapping[str, Sequence[Frame]]) -> Table:
+    from pilotage.worlds.driving.evaluate import mean_over_drives
+
+    table = _table(
+        "metres off at each step; per cent of frames", ("planner", *STEPS.values(), "missed", "not readable")
+    )
+    for planner, frames in planners.items():
+        steps = (f"{mean_over_drives(frames, name).mean:.2f}" for name in STEPS)
+        missed, parsed = (100 * mean_over_drives(frames, name).mean for name in ("missed", "parsed"))
+        table.add_row(planner, *steps, f"{missed:.1f}", f"{100 - parsed:.1f}")
     return table
 
 
 def _shares(planners: Mapping[str, Sequence[Frame]]) -> Table:
     from pilotage.worlds.driving.evaluate import mean_over_drives
 
-    table = _table("collisions and misses, per cent", ("planner", *SHARES.values(), "not readable"))
+    table = _table("collisions, per cent", ("planner", *SHARES.values()))
     for planner, frames in planners.items():
-        shares = {name: mean_over_drives(frames, name) for name in (*SHARES, "parsed")}
-        cells = [
-            f"{100 * told.mean:.2f} [{100 * told.low:.1f}, {100 * told.high:.1f}]"
-            for told in map(shares.get, SHARES)
-            if told is not None
-        ]
-        table.add_row(planner, *cells, f"{100 * (1 - shares['parsed'].mean):.1f}")
+        shares = (mean_over_drives(frames, name) for name in SHARES)
+        cells = (f"{100 * x.mean:.2f} [{100 * x.low:.1f}, {100 * x.high:.1f}]" for x in shares)
+        table.add_row(planner, *cells)
     return table
 
 
