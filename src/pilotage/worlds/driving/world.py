@@ -26,7 +26,8 @@ from pilotage.worlds.driving.split import split_of_group
 from pilotage.worlds.driving.words import meta_action
 from pilotage.worlds.world import OneAnswer
 
-PLAN = "plan"
+DRIVE = "drive"
+"""No `plan`: rows of that role are of symbolic states, and are explained field by field."""
 WORLD = "driving"
 SIDE_PX = 128
 MISS_M = 2.0
@@ -46,7 +47,7 @@ class Driving:
 
     name = WORLD
     title = "Driving"
-    roles = (PLAN,)
+    roles = (DRIVE,)
     reasons = ("success", "missed", "collision", *PROBLEMS)
     answer_form = "block"
     """Six places stand in an answer block."""
@@ -63,20 +64,20 @@ class Driving:
     )
     usual = ("image", "text")
     conditions = (
-        Condition(name="image", title="from the picture and the car's state", views={PLAN: "scene_pixels"}),
-        Condition(name="text", title="from objects and predictions in words", views={PLAN: "scene_text"}),
-        Condition(name="causal", title="from all that can be known, in words", views={PLAN: "scene_causal"}),
+        Condition(name="image", title="from the picture and the car's state", views={DRIVE: "scene_pixels"}),
+        Condition(name="text", title="from objects and predictions in words", views={DRIVE: "scene_text"}),
+        Condition(name="causal", title="from all that can be known, in words", views={DRIVE: "scene_causal"}),
         Condition(
             name="privileged",
             title="from words with true futures (cannot drive)",
-            views={PLAN: "scene_privileged"},
+            views={DRIVE: "scene_privileged"},
         ),
-        Condition(name="no_picture", title="with a black picture", views={PLAN: "scene_zeroed"}),
+        Condition(name="no_picture", title="with a black picture", views={DRIVE: "scene_zeroed"}),
     )
 
     def open(self, example: Example, *, role: str | None = None, strict: bool = False) -> FrameSession:
-        if role not in (None, PLAN):
-            raise PilotageError(f"driving has no role {role!r}; there is {PLAN}")
+        if role not in (None, DRIVE):
+            raise PilotageError(f"driving has no role {role!r}; there is {DRIVE}")
         return FrameSession(example)
 
 
