@@ -33,8 +33,8 @@ from pilotage.worlds.driving.data.simulate import (
 
 SIMULATE = "pilotage.worlds.driving.data.simulate"
 NUM_TRIES = 3
-CHUNK_TIMEOUT_S = 900.0
-"""A chunk takes half a minute of a CPU; with this much, it hangs."""
+CHUNK_TIMEOUT_S = 3_600.0
+"""A chunk takes half a minute of a CPU, and on a machine with many times as much to do more than ten."""
 MAX_EMPTY = 20
 """Chunks without any drive that arrives, one after the other, after which something is wrong."""
 _BUILD = ".driving"
