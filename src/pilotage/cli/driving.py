@@ -94,9 +94,9 @@ class OpenLoop:
     """How far plans are from what was driven, and what they would hit: baselines, and models beside.
 
     Rows are those of pilotage eval MODEL --world driving. Every frame of the split is in the
-    baselines' figures; a model's are of the frames that it was asked about. Intervals resample
-    drives, never frames. Answers that cannot be read count as standing still and as collisions;
-    their share stands in the last column.
+    baselines' figures, a model's are of the frames that it was asked about, and differences of those
+    that both have. Intervals resample drives, never frames. Answers that cannot be read count as
+    standing still and as collisions; their share has a column of its own.
     """
 
     rows: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|FILE ...]")] = ()
@@ -118,7 +118,9 @@ class OpenLoop:
         with Bar("openloop", unit="planners") as bar:
             planners = baseline_frames(self.data, self.split, num_seeds=self.mlp_seeds, progress=bar)
         planners |= {
-            f"{spec} {kind}": frames for spec, kinds in found.items() for kind, frames in kinds.items()
+            f"{Path(spec).name} {kind}": frames
+            for spec, kinds in found.items()
+            for kind, frames in kinds.items()
         }
         console = table_console()
         for make in (_distances, _steps, _shares, *((_situations,) if self.by_situation else ())):
@@ -131,12 +133,13 @@ def _distances(planners: Mapping[str, Sequence[Frame]]) -> Table:
 
     titles = ("planner", "frames", "drives", "L2 STP-3", f"less {MLP}'s", "L2 UniAD")
     table = _table("metres, with 95 % bootstrap intervals over drives; differences are paired", titles)
+    of_mlp = {frame.id for frame in planners[MLP]}
     for planner, frames in planners.items():
         stp3, uniad = (mean_over_drives(frames, name) for name in ("l2_stp3", "l2_uniad"))
-        less = (
-            "" if planner == MLP else _metres(paired_difference(frames, planners[MLP], "l2_stp3"), sign="+")
-        )
-        table.add_row(planner, str(len(frames)), str(stp3.n), _metres(stp3), less, _metres(uniad))
+        less = ""
+        if planner != MLP and {frame.id for frame in frames} & of_mlp:
+            less = _metres(paired_difference(frames, planners[MLP], "l2_stp3"), sign="+")
+        table.add_row(planner, str(len(frames)), str(stp3.n), _metres(stp3), less, f"{uniad.mean:.2f}")
     return table
 
 
