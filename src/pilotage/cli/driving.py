@@ -117,10 +117,11 @@ class OpenLoop:
         found = {spec: frames_of_rows(find_rows(spec).rows) for spec in self.rows}
         with Bar("openloop", unit="planners") as bar:
             planners = baseline_frames(self.data, self.split, num_seeds=self.mlp_seeds, progress=bar)
+        short = [Path(spec).name for spec in found]
+        # Runs of the same name in two folders are told apart by their whole path.
+        names = dict(zip(found, short if len({*short}) == len(short) else found, strict=True))
         planners |= {
-            f"{Path(spec).name} {kind}": frames
-            for spec, kinds in found.items()
-            for kind, frames in kinds.items()
+            f"{names[spec]} {kind}": frames for spec, kinds in found.items() for kind, frames in kinds.items()
         }
         console = table_console()
         for make in (_distances, _steps, _shares, *((_situations,) if self.by_situation else ())):
