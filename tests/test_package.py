@@ -19,9 +19,10 @@ DATA_FOLDERS = (
     "nano/base",
     "play/templates",
     "report/templates",
+    "worlds/driving/pack",
     *(
         f"{of}/prompts/{form}"
-        for of in ("views", "worlds/grids", "worlds/questions")
+        for of in ("views", "worlds/driving", "worlds/grids", "worlds/questions")
         for form in ("brief", "full")
     ),
 )

@@ -97,6 +97,7 @@ _EXTRA_OF = {
     "gymnasium": "gym",
     "httpx2": "endpoint",
     "math_verify": "vqa",
+    "metadrive": "driving",
     "openai": "endpoint",
     "optimi": "train",
     "peft": "train",

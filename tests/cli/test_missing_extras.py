@@ -84,6 +84,11 @@ NO_TRL = "pilotage: error: this needs trl, which is not installed: pip install '
 NO_DATASETS = "pilotage: error: this needs datasets, which is not installed: pip install 'pilotage[data]'\n"
 NO_PYARROW = "pilotage: error: this needs pyarrow, which is not installed: pip install 'pilotage[data]'\n"
 
+NO_METADRIVE = (
+    "pilotage: error: making logs needs MetaDrive, which is not installed: pip install 'pilotage[driving]' with Python "
+    "3.11; the shipped logs need no simulator\n"
+)
+
 NEEDS = {
     "demo run": NO_TORCH,
     "train run": NO_TORCH,
@@ -100,6 +105,7 @@ NEEDS = {
     "data build --out levels": NO_DATASETS,
     "data questions --out questions": NO_DATASETS,
     "data import vqa there": NO_PYARROW,
+    "data driving --out drives": NO_METADRIVE,
 }
 
 

@@ -143,7 +143,7 @@ def _print_report(report: Report) -> None:
     shares = ", ".join(f"{split} {num}" for split, num in report.hash_splits.items())
     print(f"by hash our own splits would hold them so: {shares}; build training sets with --exclude")
     for kind in LISTS:
-        _print_notes(kind, getattr(report, kind))
+        print_notes(kind, getattr(report, kind))
     for remark in report.remarks:
         print(remark)
 
@@ -185,8 +185,8 @@ class ImportVqa:
         )
         shares = ", ".join(f"{split} {num}" for split, num in report.splits.items())
         print(f"{shares}; with options {report.num_with_options}, with solution {report.num_with_solution}")
-        _print_notes("duplicates", report.duplicates)
-        _print_notes("malformed", report.malformed)
+        print_notes("duplicates", report.duplicates)
+        print_notes("malformed", report.malformed)
         if self.out is not None:
             print(
                 f"{self.out} holds {report.num_imported} questions; {self.out / VQA_REPORT} tells of every row"
@@ -212,7 +212,8 @@ class Questions(QuestionsConfig):
         return 0
 
 
-def _print_notes(kind: str, notes: Sequence[Note]) -> None:
+def print_notes(kind: str, notes: Sequence[Note]) -> None:
+    """The first of the notes, a line each."""
     for note in notes[:NUM_SHOWN]:
         text = " ".join(f"{kind}: {note.place}: {note.note}".split())
         # What strangers wrote may hold anything: a terminal is shown printable characters only.

@@ -64,10 +64,12 @@ def _entry(typed: str, place: str, summary: str, *, after_target: bool = False) 
 COMMANDS: tuple[Entry, ...] = (
     _entry("demo", "demo:Demo", "the whole method on the nano model"),
     _entry("data build", "data:Build", "write a data set of levels"),
-    # Before `data import`, whose words it begins with.
+    # Before `data import`, whose words they begin with.
     _entry("data import vqa", "data:ImportVqa", "read visual questions"),
+    _entry("data import driving", "driving:ImportScenes", "read frames of drives"),
     _entry("data import", "data:Import", "read published levels"),
     _entry("data questions", "data:Questions", "ask about our own levels"),
+    _entry("data driving", "driving:BuildLogs", "record drives in a simulator"),
     _entry("nano pretrain", "nano:Pretrain", "train the nano base"),
     _entry("nano export", "nano:Export", "copy the shipped nano base"),
     _entry("models make", "models:Make", "give a language model eyes"),
@@ -79,6 +81,7 @@ COMMANDS: tuple[Entry, ...] = (
     _entry("diagnose gap", "gap:GapCommand", "where a model loses: seeing or planning", after_target=True),
     _entry("diagnose prior", "prior:PriorCommand", "does a model plan by habit?", after_target=True),
     _entry("diagnose palr", "palr:PalrCommand", "how much is taught by the answer", after_target=True),
+    _entry("openloop", "driving:OpenLoop", "planners beside what was driven"),
     _entry("compare", "compare:Compare", "two measurements, paired by level"),
     _entry("judge", "judge:Judge", "score answers without any model"),
     _entry("report", "report:Report", "write the page of a run"),

@@ -162,10 +162,13 @@ def _flags(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, Interval]:
-    """The measures that are numbers, of worlds of several turns; plans have `num_executed`, which no table shows."""
+    """The measures that are numbers; counts, of worlds of several turns alone: no table shows `num_executed`."""
     counted = [(row, _numbers_of(row)) for row in rows if row.get("outcome") and not row.get("error")]
     if not any("num_turns" in numbers for _, numbers in counted):
-        return {}
+        counted = [
+            (row, {name: value for name, value in numbers.items() if not name.startswith("num_")})
+            for row, numbers in counted
+        ]
     names = dict.fromkeys(name for _, numbers in counted for name in numbers)
     values = {
         name: [{"id": row["id"], "value": numbers[name]} for row, numbers in counted if name in numbers]

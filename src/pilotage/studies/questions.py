@@ -45,7 +45,7 @@ TASK, LEVELS = "frozenlake", (3, 4, 5)
 FORM = "form"
 """Folder, and stage, of the base that has learnt the form."""
 FORM_STEPS, STEPS = 600, 40
-SMOLVL_FORM_STEPS, SMOLVL_STEPS = 200, 20
+SMOLVL_FORM_STEPS, SMOLVL_STEPS = 100, 20
 FORM_VIEWS = (
     ("vqa_student", 0.5),
     ("vqa_perception", 0.1),

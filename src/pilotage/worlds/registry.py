@@ -37,6 +37,7 @@ _OURS = {
     "maze_steps": "pilotage.worlds.grids.steps:MazeSteps",
     "minibehaviour_steps": "pilotage.worlds.grids.steps:MiniBehaviourSteps",
     "questions": "pilotage.worlds.questions.world:Questions",
+    "driving": "pilotage.worlds.driving.world:Driving",
 }
 
 

@@ -1,0 +1,1 @@
+"""Driving: logged frames, their planners' measures, baselines and views."""
