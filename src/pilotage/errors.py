@@ -97,6 +97,7 @@ _EXTRA_OF = {
     "gymnasium": "gym",
     "httpx2": "endpoint",
     "math_verify": "vqa",
+    "minigrid": "household",
     "openai": "endpoint",
     "optimi": "train",
     "peft": "train",
