@@ -63,6 +63,10 @@ class Capabilities:
         return _Episode(self, session).play()
 
 
+class _Over(Exception):
+    """Nothing more is asked: the episode is over, or given up."""
+
+
 @dataclass(eq=False)
 class _Episode:
     """What the agent keeps in mind."""
@@ -77,35 +81,31 @@ class _Episode:
     """What `locate` found last; `""` where it found nothing."""
 
     def play(self) -> Generator[Ask, str, None]:
-        while self.session.observe() is not None:
-            query = yield from self._schedule()
-            if query is None or query.call == "stop":
-                return
-            gone_on = yield from (self._explore if query.call == "explore" else self._do)(query.of)
-            if not gone_on:
-                return
+        try:
+            while (query := (yield from self._schedule())).call != "stop":
+                yield from (self._explore if query.call == "explore" else self._do)(query.of)
+        except _Over:
+            return
 
     def _schedule(self) -> Asking:
-        """The scheduler's query, or None where it writes none."""
+        """The scheduler's query. Raises _Over where it writes none."""
         for number in range(self.how.tries + 1):
-            text = yield from self._ask("schedule", "", number, history="\n".join(self.lines[-self.how.max_lines :]))
+            text = yield from self._ask(
+                "schedule", "", number, history="\n".join(self.lines[-self.how.max_lines :])
+            )
             read = read_answer("schedule", text)
             if not read.problem:
                 self._tell_query(read.value)
                 return read.value
-        return None
+        raise _Over
 
     def _explore(self, thing: str) -> Asking:
         if thing != self.thing:
             self.thing, self.explored = thing, []
         direction = yield from self._direction(thing)
-        if direction is None:
-            return False
         self.explored.append(direction)
         before = self._sight()
         yield from self._decode(f"explore {direction}", "")
-        if self.session.observe() is None:
-            return False
         if self.how.forgets_directions and self._sight() != before:
             self.explored = []
         text = yield from self._ask("locate", thing)
@@ -113,10 +113,9 @@ class _Episode:
         self.found = thing if read.value else ""
         if "locate" in self.how.history:
             self._tell_place(thing)
-        return True
 
     def _direction(self, thing: str) -> Asking:
-        """A direction that was not tried, or None."""
+        """A direction that was not tried. Raises _Over where none is named."""
         for number in range(self.how.tries + 1):
             text = yield from self._ask("explore", thing, number, explored=list(self.explored))
             read = read_answer("explore", text)
@@ -124,7 +123,7 @@ class _Episode:
                 if "explore" in self.how.history:
                     self.lines.append(f"Direction: {read.value}.")
                 return read.value
-        return None
+        raise _Over
 
     def _do(self, command: str) -> Asking:
         scene = ""
@@ -133,12 +132,9 @@ class _Episode:
             if "describe" in self.how.history:
                 self.lines.append(f"Scene: {_short(scene)}")
         log = yield from self._decode(command, _short(scene))
-        if self.session.observe() is None:
-            return False
         summary = yield from self._ask("summarise", command, log=log)
         if "summarise" in self.how.history:
             self.lines.append(f"Summary: {_short(summary)}")
-        return True
 
     def _decode(self, command: str, scene: str) -> Asking:
         """The actions that were made, and which of them led nowhere, in the world's own words."""
@@ -152,9 +148,10 @@ class _Episode:
         return seen.text.rpartition(LAST)[2] if seen is not None and actions else "none"
 
     def _ask(self, role: str, query: str, number: int = 0, **notes: Any) -> Asking:
-        """A role's answer, which the session is told of. `number`: how often it was asked before."""
+        """A role's answer, which the session is told of. `number`: how often it was asked before. Raises _Over."""
         seen = self.session.observe()
-        assert seen is not None, "nothing is asked of an episode that is over"
+        if seen is None:
+            raise _Over
         if number:
             notes["decoding"] = f"again_{number}"
         text = yield Ask(role=role, seen=seen, notes={"query": query, **notes})

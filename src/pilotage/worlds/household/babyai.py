@@ -60,9 +60,9 @@ MEASURES = (
     *(_number(f"num_wrong_{role}", f"errors of {role}", unit="answers") for role in ROLES),
 )
 """`goals_met`: share of the mission's parts. `num_illegal`: picked up, put down or toggled what cannot be.
-`num_ineffective`: steps ahead that led nowhere. `num_malformed`: answers that could not be read. `num_wrong`: answers of
-roles that are not the expert's, malformed ones among them; `num_wrong_<role>`: those of one role, where it was asked.
-`lost`: from a state of the episode the expert knew no way on."""
+`num_ineffective`: steps ahead that led nowhere. `num_malformed`: answers that could not be read. `num_wrong`: answers
+of roles that are not the expert's, malformed ones among them; `num_wrong_<role>`: those of one role, where it was
+asked. `lost`: from a state of the episode the expert knew no way on."""
 
 
 def _condition(name: str, title: str, view: str, roles: tuple[str, ...] = (ACT,)) -> Condition:
@@ -86,7 +86,9 @@ class BabyAI:
         _condition("capabilities", "scheduler and capabilities, from the picture", "student", ROLES),
         _condition("capabilities_text", "scheduler and capabilities, from words", "symbolic", ROLES),
         _condition("capabilities_released", "as released: three roles see the picture", "released", ROLES),
-        _condition("capabilities_teacher", "scheduler and capabilities, told their answers", "teacher", ROLES),
+        _condition(
+            "capabilities_teacher", "scheduler and capabilities, told their answers", "teacher", ROLES
+        ),
         _condition("perception", "what is in the picture", "student", ("describe",)),
     )
     usual = ("image", "text")
@@ -130,7 +132,9 @@ class MissionSession:
         self.tile_px, self._longest = options["tile_px"], options["longest"]
         self.env = make_mission(str(example.data["family"]), int(example.hidden["seed"]))
         if layout_hash(self.env) != example.data["layout"]:
-            raise PilotageError(f"{example.id} does not begin as it did: it was made with another version of minigrid")
+            raise PilotageError(
+                f"{example.id} does not begin as it did: it was made with another version of minigrid"
+            )
         self.reason = ""
         """Why the episode is over; `""` while it is not."""
         self._role, self._start, self._now = role, example.start, example.start
@@ -269,7 +273,9 @@ def checked_options(id_: str, data: Mapping[str, Any]) -> dict[str, int]:
     for name, (default, least, most) in OPTIONS.items():
         value = data.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise PilotageError(f"{id_}: {name} is {str(value)[:40]}; it must be a whole number from {least} to {most}")
+            raise PilotageError(
+                f"{id_}: {name} is {str(value)[:40]}; it must be a whole number from {least} to {most}"
+            )
         options[name] = value
     return options
 

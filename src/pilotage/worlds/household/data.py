@@ -41,7 +41,8 @@ def examples(
     """
     if unknown := [option for option in options if option not in KNOWN_OPTIONS]:
         raise PilotageError(
-            f"{world} has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}{meant(unknown[0], KNOWN_OPTIONS)}"
+            f"{world} has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}"
+            f"{meant(unknown[0], KNOWN_OPTIONS)}"
         )
     if split not in SPLITS:
         raise PilotageError(f"split {split!r} must be one of {', '.join(SPLITS)}")
@@ -72,8 +73,8 @@ def drawn_examples(family: str, split: Split, seed: int, **shape: int) -> Iterat
             num_tries = 0
             yield made
     raise ImpossibleRequestError(
-        f"babyai: {family} gives {len(seen)} examples of split {split} and no more in {PATIENCE} seeds; its bot may not "
-        "solve this family, or ask for fewer"
+        f"babyai: {family} gives {len(seen)} examples of split {split} and no more in {PATIENCE} seeds; its bot may "
+        "not solve this family, or ask for fewer"
     )
 
 

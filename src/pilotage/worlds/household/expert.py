@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pilotage.worlds.household.missions import ACTIONS
@@ -100,9 +100,14 @@ class Expert:
 
 def _continued(bot: Any, action: int) -> list[Step]:
     """What the bot does to the end, in its own environment. Raises GivesUp, or whatever the bot raises."""
-    steps = []
-    while len(steps) < MAX_PLAN and action < len(ACTIONS):  # a bot that has done all, as it thinks, says `done`
-        steps.append(_step(bot, action))
+    steps: list[Step] = []
+    top: Any = None
+    while len(steps) < MAX_PLAN and action < len(
+        ACTIONS
+    ):  # a bot that has done all, as it thinks, says `done`
+        # A sub-goal that is still there is called as before: to find what it leads to is a search each time.
+        steps.append(_step(bot, action, steps[-1] if top is bot.stack[-1] else None))
+        top = bot.stack[-1]
         _, reward, over, _, _ = bot.mission.step(action)
         if over and reward:
             return steps
@@ -136,7 +141,7 @@ def _replanned(bot: Any, taken: int | None) -> int:
     bot.stack.num_changes = 0
     try:
         return int(bot.replan(None if taken is None else bot.mission.actions(taken)))
-    except Exception as failure:  # noqa: BLE001 - a program of others, in states that it was not made for
+    except Exception as failure:
         raise GivesUp from failure
 
 
@@ -150,18 +155,19 @@ def _copied(bot: Any) -> Any:
     return copy.deepcopy(bot, {id(each): each for each in shared if each is not None})
 
 
-def _step(bot: Any, action: int) -> Step:
+def _step(bot: Any, action: int, before: Step | None) -> Step:
+    """The bot's next action. `before` is the last one where the sub-goal is still the same."""
+    if before is not None:
+        return replace(before, action=ACTIONS[action])
     top = bot.stack[-1]
-    told, key = _told(bot, top), ()
-    direction = ""
+    told, direction = _told(bot, top), ""
     if _is_exploring(top):
-        thing = _sought(bot)
-        direction = _bearing(bot, top.datum)
-        query, key = f"explore({thing})", ("explore", thing)
+        query, direction = f"explore({_sought(bot)})", _bearing(bot, top.datum)
+        key: tuple[Any, ...] = (query,)
     else:
         query = f"do({told})"
-        key = (told, tuple(map(int, top.datum)) if _is_place(getattr(top, "datum", None)) else ())
-    goals = tuple(_told(bot, goal) for goal in reversed(bot.stack))
+        key = (query, tuple(map(int, top.datum)) if _is_place(getattr(top, "datum", None)) else ())
+    goals = (told, *(_told(bot, goal) for goal in reversed(bot.stack[:-1])))
     return Step(action=ACTIONS[action], query=query, direction=direction, goals=goals, key=key)
 
 
@@ -173,7 +179,7 @@ def _told(bot: Any, goal: Any) -> str:
     if kind == "GoNextToSubgoal":
         if _is_exploring(goal):
             return f"explore for {_sought(bot)}"
-        return f"{'go next to' if goal.reason == 'PutNext' else 'go to'} {_target(bot, goal)}"
+        return f"{'go next to' if goal.reason == 'PutNext' else 'go to'} {_target(bot, goal, search=on_top)}"
     if kind == "DropSubgoal":
         return "put down" + (f" {_name(env.carrying)}" if on_top and env.carrying else "")
     verb = {"OpenSubgoal": "open", "CloseSubgoal": "close", "PickupSubgoal": "pick up"}.get(kind, "explore")
@@ -181,11 +187,11 @@ def _told(bot: Any, goal: Any) -> str:
     return verb + (f" {_name(front)}" if front is not None else "")
 
 
-def _target(bot: Any, goal: Any) -> str:
-    """The name of what a sub-goal leads to."""
+def _target(bot: Any, goal: Any, *, search: bool) -> str:
+    """The name of what a sub-goal leads to. `search` finds which thing is meant by `a ball` or `a red object`."""
     datum = goal.datum
     if hasattr(datum, "obj_set"):
-        if not (datum.color and datum.type) and (found := bot._find_obj_pos(datum)[0]) is not None:
+        if search and not (datum.color and datum.type) and (found := bot._find_obj_pos(datum)[0]) is not None:
             return _name(found)
         return " ".join(filter(None, (datum.color, datum.type or "object")))
     if _is_place(datum):
@@ -198,7 +204,7 @@ def _sought(bot: Any) -> str:
     """What an exploration is for: the first sub-goal below that explores nothing."""
     below = (goal for goal in reversed(bot.stack) if not goal.is_exploratory())
     goal = next((goal for goal in below if type(goal).__name__ == "GoNextToSubgoal"), None)
-    return "object" if goal is None else _target(bot, goal)
+    return "object" if goal is None else _target(bot, goal, search=False)
 
 
 def _bearing(bot: Any, place: Iterable[int]) -> str:

@@ -2,7 +2,7 @@
 
 | role | form | read as |
 | --- | --- | --- |
-| `schedule` | `Query: explore(red ball)`, `Query: do(open blue door)`, `Query: stop()` | the last call behind the last `Query:` |
+| `schedule` | `Query: explore(red ball)`, `Query: do(open blue door)`, `Query: stop()` | the last call |
 | `explore` | `left`: one of ahead, left, right, behind | the one of these that is named |
 | `locate` | `red ball [96, 128, 128, 160]`, or `no` | the last four numbers in brackets |
 | `describe` | `red ball 2 ahead 1 left, blue door 3 ahead closed`, or `none` | its things |

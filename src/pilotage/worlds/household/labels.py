@@ -82,7 +82,11 @@ def verdict_on(role: str, text: str, state: State, query: str, *, tile_px: int) 
         return "right" if right else "wrong"
     if role == "schedule" and not state["query"]:
         return "wrong"
-    return "right" if read.value == read_answer(role, label_of(role, state, query, tile_px=tile_px)).value else "wrong"
+    return (
+        "right"
+        if read.value == read_answer(role, label_of(role, state, query, tile_px=tile_px)).value
+        else "wrong"
+    )
 
 
 def usual_query(role: str, state: State) -> str:
@@ -118,7 +122,9 @@ def is_done(state: State, command: str) -> bool:
     view, thing = state["view"], thing_of(command)
     before = sight.ahead(view)
     if command.startswith("go next to "):
-        return before == sight.EMPTY and any(sight.matches(sight.name_of(code), thing) for code in _beside(view))
+        return before == sight.EMPTY and any(
+            sight.matches(sight.name_of(code), thing) for code in _beside(view)
+        )
     if command.startswith("pick up"):
         return bool(state["held"]) and sight.matches(state["held"], thing)
     if command.startswith("put down"):
@@ -163,7 +169,9 @@ def _locate(state: State, query: str, tile_px: int) -> str:
 
 
 def _describe(state: State, query: str) -> str:
-    found = [thing.told() for thing in sight.things(state["view"]) if not query or sight.matches(thing.name, query)]
+    found = [
+        thing.told() for thing in sight.things(state["view"]) if not query or sight.matches(thing.name, query)
+    ]
     return ", ".join(found) or "none"
 
 

@@ -1,4 +1,4 @@
-"""BabyAI's mission families in Minigrid: made without a word on standard output, by family and seed (extra `household`).
+"""BabyAI's mission families in Minigrid: made silently, by family and seed (extra `household`).
 
 minigrid and gymnasium are imported when a mission is made, so that worlds are listed without them.
 """

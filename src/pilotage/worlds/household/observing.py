@@ -23,7 +23,7 @@ def observation_of(
     log: Sequence[str] = (),
     privileged: Privileged | None = None,
 ) -> Observation:
-    """Mission, last actions and picture; `view` are the rows of what is seen, `log` the actions with what they led to."""
+    """Mission, last actions and picture; `view` are the rows of what is seen, `log` what was done."""
     return Observation(
         text=f"Mission: {env.mission}.\n{LAST}{', '.join(log) or 'none'}.",
         images=(encode_png(sight.draw(view, tile_px)),),

@@ -1,8 +1,8 @@
 """What the agent sees, as symbols, in words, as boxes and as a picture. No simulator is needed but to draw tiles.
 
 A cell is two characters, a colour and a thing: `rb` is a red ball, `Gd` none. Doors tell their state: `o` open, `c`
-closed, `l` locked. The view is seven rows of seven cells, seen from above with the agent at the lower middle looking up;
-what it carries is in its own cell. Rows of a view with a red ball two steps ahead, and a grey wall behind it:
+closed, `l` locked. The view is seven rows of seven cells, seen from above with the agent at the lower middle looking
+up; what it carries is in its own cell. Rows of a view with a red ball two steps ahead, and a grey wall behind it:
 
     ??????ew??????      ??   unseen
     ...                 ..   empty
@@ -137,7 +137,9 @@ def state_of(code: str) -> str:
 
 def can_be_entered(code: str) -> bool:
     """Whether one can stand there."""
-    return code == EMPTY or (code != UNSEEN and KINDS[code[1]] in (("door", "open"), ("floor", ""), ("goal", "")))
+    return code == EMPTY or (
+        code != UNSEEN and KINDS[code[1]] in (("door", "open"), ("floor", ""), ("goal", ""))
+    )
 
 
 def things(view: Sequence[str]) -> list[Thing]:
@@ -148,7 +150,7 @@ def things(view: Sequence[str]) -> list[Thing]:
         for column, code in enumerate(codes_of(text))
         if code not in (UNSEEN, EMPTY) and KINDS[code[1]][0] not in ("wall", "floor")
     ]
-    return sorted(found, key=lambda thing: (thing.ahead + abs(thing.right), thing.row, thing.column))
+    return sorted(found, key=lambda thing: (thing.ahead + abs(thing.right), thing.ahead, thing.column))
 
 
 def held(view: Sequence[str]) -> str:
@@ -164,6 +166,8 @@ def ahead(view: Sequence[str]) -> str:
 def matches(name: str, wanted: str) -> bool:
     """Whether a thing of this name is what is meant: `ball`, `red object` and `object` leave something open."""
     colour, _, kind = name.partition(" ")
+    if not kind:  # a wall, the floor, nothing
+        return bool(name) and name == wanted
     words = wanted.lower().split()
     kinds = [word for word in words if word not in COLOURS.values()]
     colours = [word for word in words if word in COLOURS.values()]
@@ -175,7 +179,7 @@ def matches(name: str, wanted: str) -> bool:
 
 
 def boxes(view: Sequence[str], wanted: str, tile_px: int) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom), in pixels, of everything in the view that is meant; what is held is not looked for."""
+    """(left, top, right, bottom), in pixels, of everything in the view that is meant, but for what is held."""
     return [
         (tile_px * thing.column, tile_px * thing.row, tile_px * (thing.column + 1), tile_px * (thing.row + 1))
         for thing in things(view)

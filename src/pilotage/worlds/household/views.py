@@ -1,9 +1,9 @@
 """Who sees what of a household mission, whatever role is asked: one name a view, one prompt file a role.
 
 Placeholders of the prompt files: `$rules` and `$actions` come from the world, `$seen` is the mission and what was done
-last, `$query` what the role is asked for, and `$past`, `$history`, `$explored`, `$scene`, `$log` what the agent notes. A
-view that is told more has it behind the role's own text: `told_state` (what is in view, in words), `told_answer` (what
-an expert would answer).
+last, `$query` what the role is asked for, and `$past`, `$history`, `$explored`, `$scene`, `$log` what the agent notes.
+A view that is told more has it behind the role's own text: `told_state` (what is in view, in words), `told_answer`
+(what an expert would answer).
 """
 
 from __future__ import annotations
