@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +29,12 @@ from pilotage.worlds.split import split_of
 SIZES_PX = (4, 8, 13, 32)
 
 
-def wandered(family: str, seed: int, num: int) -> list:
+def wandered(family: str, seed: int, num: int) -> Iterator[Any]:
     """An environment, again and again, after each of `num` random actions."""
     env = make_mission(family, seed)
     rng = np.random.default_rng(seed)
     for _ in range(num):
-        yield env  # pyright: ignore[reportReturnType]
+        yield env
         env.step(int(rng.choice(6, p=(0.2, 0.2, 0.35, 0.1, 0.05, 0.1))))
 
 
