@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from pilotage.records import Observation, Privileged
@@ -17,7 +18,7 @@ LAST = "Last actions: "
 
 def observation_of(
     env: Any,
-    view: Sequence[str],
+    view: tuple[str, ...],
     *,
     tile_px: int,
     log: Sequence[str] = (),
@@ -26,9 +27,15 @@ def observation_of(
     """Mission, last actions and picture; `view` are the rows of what is seen, `log` what was done."""
     return Observation(
         text=f"Mission: {env.mission}.\n{LAST}{', '.join(log) or 'none'}.",
-        images=(encode_png(sight.draw(view, tile_px)),),
+        images=(picture(view, tile_px),),
         privileged=privileged,
     )
+
+
+@lru_cache(maxsize=256)
+def picture(view: tuple[str, ...], tile_px: int) -> bytes:
+    """PNG bytes of what is seen. To write the file takes twenty times as long as to draw: a view often stays."""
+    return encode_png(sight.draw(view, tile_px))
 
 
 def privileged_of(env: Any, view: Sequence[str], coming: Sequence[Step], *, longest: int) -> Privileged:
