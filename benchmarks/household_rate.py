@@ -247,9 +247,9 @@ def main() -> None:
         "# Steps of household missions a CPU second",
         "",
         f"`python benchmarks/household_rate.py {asked} --repeats {arguments.repeats}`, {time.strftime('%Y-%m-%d')}, "
-        f"Python {platform.python_version()}, minigrid {minigrid.__version__}, pictures of {7 * TILE_PX} px, one thread, "
-        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. CPU seconds; medians; the sides take "
-        "turns.",
+        f"Python {platform.python_version()}, minigrid {minigrid.__version__}, pictures of {7 * TILE_PX} px, one "
+        f"thread, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. CPU seconds; medians; the sides "
+        "take turns.",
         "",
         "| family | ours | steps a CPU s | peer | steps a CPU s | ours / peer |",
         "| --- | --- | ---: | --- | ---: | ---: |",
