@@ -248,8 +248,8 @@ def main() -> None:
         "",
         f"`python benchmarks/household_rate.py {asked} --repeats {arguments.repeats}`, {time.strftime('%Y-%m-%d')}, "
         f"Python {platform.python_version()}, minigrid {minigrid.__version__}, pictures of {7 * TILE_PX} px, one "
-        f"thread, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. CPU seconds; medians; the sides "
-        "take turns.",
+        f"thread, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. CPU seconds; medians; the "
+        "sides take turns.",
         "",
         "| family | ours | steps a CPU s | peer | steps a CPU s | ours / peer |",
         "| --- | --- | ---: | --- | ---: | ---: |",
