@@ -81,7 +81,7 @@ def _makers() -> Mapping[str, Any]:
     from minigrid.envs.babyai.core import roomgrid_level
 
     # It prints each mission that it draws again. A name of the module hides the builtin from it and from nobody else.
-    vars(roomgrid_level).setdefault("print", _say_nothing)
+    roomgrid_level.print = _say_nothing  # pyright: ignore[reportAttributeAccessIssue]
 
     def maker(spec: Any) -> Any:
         # Without gymnasium's wrappers, which check each step and take longer than the step.
