@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "pilotage needs Python >= 3.11 and found none; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "no virtual environment could be made (on Debian or Ubuntu: apt-get install python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[train,bnb,endpoint,serve,vqa,gym,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[train,bnb,endpoint,serve,vqa,gym,household,dev]'
 	@touch $@
 
 demo: setup  ## teach the shipped nano model to plan from pixels, with a page at the end

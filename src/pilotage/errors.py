@@ -98,6 +98,7 @@ _EXTRA_OF = {
     "httpx2": "endpoint",
     "math_verify": "vqa",
     "metadrive": "driving",
+    "minigrid": "household",
     "openai": "endpoint",
     "optimi": "train",
     "peft": "train",

@@ -26,7 +26,7 @@ def test_all_that_a_world_declares_is_told(name: str, capsys: pytest.CaptureFixt
     assert facts["title"] == world.title and facts["measures"] == ", ".join(m.name for m in world.measures)
     assert {f"condition {condition.name}" for condition in world.conditions} <= facts.keys()
     assert set(facts["ends"].split(", ")) == set(world.reasons)
-    assert ("options" in facts) == (name.endswith("_steps") or name in ("questions", "driving"))
+    assert ("options" in facts) == (name.endswith("_steps") or name in ("questions", "driving", "babyai"))
 
 
 def test_what_is_told_of_options_is_what_eval_takes(capsys: pytest.CaptureFixture[str]) -> None:

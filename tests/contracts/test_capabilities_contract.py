@@ -17,7 +17,7 @@ from pilotage.worlds.agents import AgentSession
 from pilotage.worlds.capabilities import able
 from pilotage.worlds.task import Generates, HasPrior, Sampled, Stepwise, Task, TextMaps
 from pilotage.worlds.world import HasAgentInfo, HasExpert, HasWrongAnswers, ShowsEnd
-from world_examples import MAX_ACTS, example_of, reference_of
+from world_examples import MAX_ACTS, example_of, is_installed, reference_of
 
 NUM_LISTED = 20_000
 """Levels with at most this many states are listed in full."""
@@ -31,7 +31,9 @@ def having(protocol: type) -> list[str]:
     """Names of the worlds that have the capability, in their sessions where it is one of sessions."""
     if protocol is ShowsEnd:
         opened = (
-            (name, get_world(name).open(example_of(name))) for name in filter(makes_examples, world_names())
+            (name, get_world(name).open(example_of(name)))
+            for name in filter(makes_examples, world_names())
+            if is_installed(name)
         )
         return [name for name, session in opened if isinstance(session, ShowsEnd)]
     needed = (protocol, *NEEDED.get(protocol, ()))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
+
+import pytest
 
 from pilotage.data.made import made_examples, own_levels
 from pilotage.records import Example, Moment, Observation
@@ -14,9 +17,19 @@ MAX_ACTS = 1_000
 """No world here goes on for longer."""
 
 
+def is_installed(name: str) -> bool:
+    """Whether the libraries of an extra are there, where a world names any (`needs`)."""
+    return all(find_spec(library) is not None for library in getattr(get_world(name), "needs", ()))
+
+
 @cache
 def example_of(name: str) -> Example:
-    """Some example of the world. Raises PilotageError for a world that makes none by itself."""
+    """Some example of the world; skips a test whose world needs what is not installed.
+
+    Raises PilotageError for a world that makes none by itself.
+    """
+    if not is_installed(name):
+        pytest.skip(f"{name} needs {', '.join(get_world(name).needs)}")
     return made_examples(name, own_levels(name)[:1], 1, "train", 0)[0]
 
 

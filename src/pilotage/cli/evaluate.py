@@ -15,7 +15,7 @@ from rich.table import Table
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
 from pilotage.cli.endpoint import EndpointOptions, folder_for
 from pilotage.cli.evaluation_rows import find_rows, keep, rows_of
-from pilotage.cli.options import AtLeast, Count, RecipeCount, SessionOptions, given, takes
+from pilotage.cli.options import AtLeast, Count, RecipeCount, SessionOptions, given, key_and_value, takes
 from pilotage.cli.progress import Bar
 from pilotage.cli.tables import points, say, table_console
 from pilotage.errors import PilotageError
@@ -189,7 +189,7 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
             measurement = replace(
                 measurement,
                 levels=((self.world, self.levels or own_levels(self.world)),),
-                options=tuple(map(_option, self.option)),
+                options=tuple(map(key_and_value, self.option)),
             )
         elif self.levels or self.option:
             raise PilotageError(
@@ -296,13 +296,6 @@ class Eval(SessionOptions, RecipeOptions, EndpointOptions):
                 taken[example.task] += 1
                 kept.append(example)
         return kept
-
-
-def _option(text: str) -> tuple[str, int | str]:
-    name, is_there, value = text.partition("=")
-    if not is_there or not name:
-        raise PilotageError(f"--option {text}: give KEY=VALUE, e.g. fog=2")
-    return name, int(value) if value.lstrip("-").isdigit() else value
 
 
 def _show(bar: Bar, conditions: tuple[str, ...], rows: list[dict[str, Any]]) -> Any:

@@ -60,6 +60,14 @@ class SessionOptions:
         return self.sessions_named() or (SessionsHere() if recipe is None else recipe.sessions)
 
 
+def key_and_value(told: str) -> tuple[str, int | str]:
+    """`fog=2` as a pair. Raises PilotageError for anything else."""
+    name, is_there, value = told.partition("=")
+    if not is_there or not name:
+        raise PilotageError(f"--option {told}: give KEY=VALUE, e.g. fog=2")
+    return name, int(value) if value.lstrip("-").isdigit() else value
+
+
 def check_counts(command: Any) -> None:
     """Raises PilotageError for an option below what it must be at least, with the value as it was typed."""
     for name, hint in get_type_hints(type(command), include_extras=True).items():

@@ -1,4 +1,4 @@
-"""`pilotage play`: plan by hand on a local page, beside a model if there is one."""
+"""`pilotage play`: plan by hand on a local page, beside a model if there is one; or play a world of many turns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from pilotage.cli.choose import RecipeOptions, choose_model, use_threads
-from pilotage.cli.options import RecipeCount, given, takes
+from pilotage.cli.options import RecipeCount, given, key_and_value, takes
+from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
     from pilotage.play import Reply
+    from pilotage.play.server import LocalServer
     from pilotage.records import Example
 
 _MODEL = takes("RUN|MODEL", "none, you play alone")
@@ -25,10 +27,19 @@ class Play(RecipeOptions):
     """Plan by hand: a page in your browser gives a level and shows the verdict on your plan, step by step.
 
     The judge is the one that models meet. With --model, a model can be asked the same level, from the
-    picture or from words. Your own map can be pasted. The page answers to this machine only; Ctrl-C
+    picture or from words. Your own map can be pasted. With WORLD, you play its episodes turn by turn
+    and are asked whatever a model would be asked. The page answers to this machine only; Ctrl-C
     ends it.
     """
 
+    world: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLD]")] = None
+    """A world that is played turn by turn, e.g. babyai; without it, levels of the planning tasks."""
+    option: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)")
+    ] = ()
+    """With WORLD, what shapes its episodes, e.g. family=PutNextLocal."""
+    agent: Annotated[str | None, takes("NAME", "the world's own")] = None
+    """With WORLD, which of its agents asks."""
     model: Annotated[str | None, _MODEL] = None
     """A run folder (its last finished stage), a model directory, a hub id, or nano."""
     port: int = 8420
@@ -41,10 +52,7 @@ class Play(RecipeOptions):
     """The model's longest answer, in tokens."""
 
     def run(self) -> int:
-        from pilotage.play import PlayServer
-
-        answerer = None if self.model is None else self._load(self.model)
-        with PlayServer(port=self.port, answerer=answerer) as server:
+        with self._server() as server:
             print(f"{server.url} (Ctrl-C ends it)", flush=True)
             if not self.no_browser:
                 webbrowser.open(server.url)
@@ -53,6 +61,20 @@ class Play(RecipeOptions):
             except KeyboardInterrupt:
                 print()
         return 0
+
+    def _server(self) -> LocalServer:
+        from pilotage.play import ByHand, EpisodeServer, PlayServer
+        from pilotage.worlds.registry import get_world, planning_task
+
+        if self.world is not None and planning_task(self.world) is not get_world(self.world):
+            if self.model is not None:
+                raise PilotageError(f"--model goes with levels of the planning tasks, not with {self.world}")
+            options = dict(map(key_and_value, self.option))
+            return EpisodeServer(ByHand(self.world, options, agent=self.agent), port=self.port)
+        if self.option or self.agent:
+            raise PilotageError("--option and --agent go with a world that is played turn by turn")
+        answerer = None if self.model is None else self._load(self.model)
+        return PlayServer(port=self.port, answerer=answerer)
 
     def _load(self, target: str) -> ModelAnswerer:
         from pilotage.rollouts.transformers_engine import TransformersEngine

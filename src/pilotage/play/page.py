@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from pilotage.play.episode import ByHand
 from pilotage.play.game import Playable
 from pilotage.report.assets import asset, embedded_json, environment, script
 from pilotage.report.text import visible
@@ -15,10 +16,18 @@ from pilotage.worlds.task import TextMaps
 
 PACKAGE = "pilotage.play"
 _SCRIPT, _HASH = script("level.js", f"{PACKAGE}:play.js")
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; "
-    f"script-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
-)
+_EPISODE_SCRIPT, _EPISODE_HASH = script(f"{PACKAGE}:episode.js")
+
+
+def _policy(hash_: str) -> str:
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; "
+        f"script-src 'sha256-{hash_}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+POLICY = _policy(_HASH)
+EPISODE_POLICY = _policy(_EPISODE_HASH)
 
 
 def render_page(*, model: str | None, token: str) -> str:
@@ -51,5 +60,24 @@ def render_page(*, model: str | None, token: str) -> str:
             style=Markup(asset("page.css") + asset("play.css", PACKAGE)),
             script=_SCRIPT,
             policy=POLICY,
+        )
+    )
+
+
+def render_episode_page(hand: ByHand, *, token: str) -> str:
+    """The page on which episodes of one world are played by hand."""
+    settings = {
+        "token": token,
+        "conditions": [{"name": each.name, "title": each.title} for each in hand.conditions],
+    }
+    return (
+        environment(PACKAGE)
+        .get_template("episode.html.j2")
+        .render(
+            title=hand.world.title,
+            settings=embedded_json(settings),
+            style=Markup(asset("page.css") + asset("play.css", PACKAGE)),
+            script=_EPISODE_SCRIPT,
+            policy=EPISODE_POLICY,
         )
     )

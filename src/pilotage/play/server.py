@@ -17,8 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pilotage.errors import PilotageError
+from pilotage.play.episode import ByHand
 from pilotage.play.game import Answerer, ask_model, judge_plan_text, new_level, own_level
-from pilotage.play.page import POLICY, render_page
+from pilotage.play.page import EPISODE_POLICY, POLICY, render_episode_page, render_page
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +30,18 @@ TIMEOUT_S = 30.0
 Endpoint = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class PlayServer(ThreadingHTTPServer):
-    """Serves the page until `shutdown`; port 0 takes a free one.
+class LocalServer(ThreadingHTTPServer):
+    """Serves one page and its questions until `shutdown`; port 0 takes a free one.
 
-    Raises PilotageError when the port is taken.
+    Whoever derives from it sets `page`, `policy` and `endpoints`. Raises PilotageError when the port is taken.
     """
 
     daemon_threads = True
+    page: bytes
+    policy: str
+    endpoints: dict[str, Endpoint]
 
-    def __init__(self, *, port: int, answerer: Answerer | None = None) -> None:
+    def __init__(self, *, port: int) -> None:
         if not 0 <= port <= 65535:
             raise PilotageError(f"port {port} is none: 0 (any free one) to 65535")
         try:
@@ -50,32 +54,56 @@ class PlayServer(ThreadingHTTPServer):
         self.allowed_hosts = frozenset(f"{name}:{self.port}" for name in (HOST, "localhost"))
         self.token = secrets.token_urlsafe(18)
         """Stands in the page and comes back with every POST: another page on this machine does not know it."""
-        self.page = render_page(model=answerer.name if answerer else None, token=self.token).encode()
-        self.endpoints: dict[str, Endpoint] = {
-            "/api/level": new_level,
-            "/api/map": own_level,
-            "/api/judge": judge_plan_text,
-        }
-        if answerer is not None:
-            self.endpoints["/api/model"] = _one_at_a_time(answerer)
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}/"
 
 
-def _one_at_a_time(answerer: Answerer) -> Endpoint:
-    lock = threading.Lock()
+class PlayServer(LocalServer):
+    """Levels of the planning tasks."""
+
+    policy = POLICY
+
+    def __init__(self, *, port: int, answerer: Answerer | None = None) -> None:
+        super().__init__(port=port)
+        self.page = render_page(model=answerer.name if answerer else None, token=self.token).encode()
+        self.endpoints = {
+            "/api/level": new_level,
+            "/api/map": own_level,
+            "/api/judge": judge_plan_text,
+        }
+        if answerer is not None:
+            self.endpoints["/api/model"] = _one_at_a_time(lambda request: ask_model(request, answerer))
+
+
+class EpisodeServer(LocalServer):
+    """Episodes of a world of many turns, one at a time."""
+
+    policy = EPISODE_POLICY
+
+    def __init__(self, hand: ByHand, *, port: int) -> None:
+        super().__init__(port=port)
+        self.page = render_episode_page(hand, token=self.token).encode()
+        lock = threading.Lock()
+        self.endpoints = {
+            "/api/begin": _one_at_a_time(hand.begin, lock),
+            "/api/answer": _one_at_a_time(hand.answer, lock),
+        }
+
+
+def _one_at_a_time(endpoint: Endpoint, lock: threading.Lock | None = None) -> Endpoint:
+    lock = lock or threading.Lock()
 
     def ask(request: Mapping[str, Any]) -> dict[str, Any]:
         with lock:
-            return ask_model(request, answerer)
+            return endpoint(request)
 
     return ask
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PlayServer  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: LocalServer  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version = "pilotage"
     sys_version = ""
     timeout = TIMEOUT_S
@@ -156,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (
             ("Content-Type", content_type),
             ("Content-Length", str(len(body))),
-            ("Content-Security-Policy", POLICY + "; frame-ancestors 'none'"),
+            ("Content-Security-Policy", self.server.policy + "; frame-ancestors 'none'"),
             ("X-Content-Type-Options", "nosniff"),
             ("X-Frame-Options", "DENY"),
             ("Referrer-Policy", "no-referrer"),

@@ -27,6 +27,9 @@ from pilotage.worlds.world import Session, SessionError, World, check_outcome
 
 logger = logging.getLogger(__name__)
 
+MAX_TURNS = 64
+"""Of an episode, where neither the limits nor its world say how many it may have."""
+
 T = TypeVar("T")
 Show = Callable[[Moment], View]
 """What the model or a teacher is shown of a moment."""
@@ -83,7 +86,8 @@ class Writer:
 class Limits:
     """When an episode is cut off, and how many are open at once."""
 
-    max_turns: int = 64
+    max_turns: int | None = None
+    """None: the world's own (its attribute `max_turns`), 64 where it has none."""
     max_tokens: int | None = None
     """Of all of an episode's answers together."""
     num_open: int = 2048
@@ -94,8 +98,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_turns", "num_open", "num_tries"):
-            if getattr(self, name) < 1:
-                raise PilotageError(f"{name} {getattr(self, name)} must be at least 1")
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise PilotageError(f"{name} {number} must be at least 1")
 
 
 Open = Callable[[Start], Session]
@@ -236,6 +240,12 @@ class _Running:
             self._go_on(lambda: next(self._asking))
 
     @property
+    def max_turns(self) -> int:
+        """Turns after which the episode is cut off."""
+        own = getattr(get_world(self.start.example.world), "max_turns", MAX_TURNS)
+        return own if self.limits.max_turns is None else self.limits.max_turns
+
+    @property
     def moment(self) -> Moment:
         return Moment(
             example=self.start.example,
@@ -297,7 +307,7 @@ class _Running:
             self.turns[-1] = replace(self.turns[-1], reward=self._session.reward)
         if ask is None:
             self._end("done", self._session.outcome())
-        elif len(self.turns) >= self.limits.max_turns:
+        elif len(self.turns) >= self.max_turns:
             self._end("max_turns", self._session.outcome())
         elif self.limits.max_tokens is not None and self._num_tokens() >= self.limits.max_tokens:
             self._end("max_tokens", self._session.outcome())

@@ -36,6 +36,7 @@ _OURS = {
     "frozenlake_steps": "pilotage.worlds.grids.steps:FrozenLakeSteps",
     "maze_steps": "pilotage.worlds.grids.steps:MazeSteps",
     "minibehaviour_steps": "pilotage.worlds.grids.steps:MiniBehaviourSteps",
+    "babyai": "pilotage.worlds.household.babyai:BabyAI",
     "questions": "pilotage.worlds.questions.world:Questions",
     "driving": "pilotage.worlds.driving.world:Driving",
 }

@@ -1,0 +1,1 @@
+"""Households: one model as scheduler and five capabilities, on BabyAI."""
