@@ -22,14 +22,21 @@ def begun(world: str, condition: str = "image", **options: Any) -> tuple[ByHand,
 
 
 def test_a_grid_is_walked_by_hand_and_judged_by_its_world() -> None:
-    hand, told = begun("frozenlake_steps")
+    hand, message = begun("frozenlake_steps")
     [example] = made_examples("frozenlake_steps", (3,), 1, "test", 0)
-    assert base64.b64decode(told["images"][0]) == example.image and told["actions"] == ["L", "D", "R", "U"]
-    assert told["turn"] == 1 and told["role"] == "act" and "state" not in told
+    assert base64.b64decode(message["images"][0]) == example.image and message["actions"] == [
+        "L",
+        "D",
+        "R",
+        "U",
+    ]
+    assert message["turn"] == 1 and message["role"] == "act" and "state" not in message
     for action in example.plan:
-        assert not told["over"]
-        told = hand.answer({"text": action})
-    assert told["over"] and told["success"] and told["measures"]["optimal"] == 1.0 and told["images"]
+        assert not message["over"]
+        message = hand.answer({"text": action})
+    assert (
+        message["over"] and message["success"] and message["measures"]["optimal"] == 1.0 and message["images"]
+    )
     with pytest.raises(PilotageError, match="no episode is under way"):
         hand.answer({"text": "L"})
 
@@ -40,7 +47,7 @@ def test_only_conditions_that_tell_nothing_can_be_played() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "message"),
     [
         ({"condition": "teacher", "seed": 0}, "condition 'teacher' is none; there are image"),
         ({"condition": "image", "seed": -1}, "seed is '-1'"),
@@ -48,25 +55,25 @@ def test_only_conditions_that_tell_nothing_can_be_played() -> None:
         ({}, "condition 'None' is none"),
     ],
 )
-def test_a_bad_question_is_one_line(request_: dict[str, Any], told: str) -> None:
-    with pytest.raises(PilotageError, match=told):
+def test_a_bad_question_is_one_line(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(PilotageError, match=message):
         ByHand("frozenlake_steps", {}).begin(request_)
 
 
 def test_a_person_is_scheduler_and_capabilities() -> None:
     pytest.importorskip("minigrid")
-    hand, told = begun("babyai", "capabilities", tile_px=8)
-    assert told["role"] == "schedule" and told["actions"] == [] and "explore(thing)" in told["text"]
-    told = hand.answer({"text": "Query: explore(red ball)"})
-    assert told["role"] == "explore" and "red ball" in told["text"]
-    told = hand.answer({"text": "left"})
-    assert told["role"] == "decode" and "explore left" in told["text"]
-    told = hand.answer({"text": "[LEFT]"})
-    assert told["role"] == "locate"
-    told = hand.answer({"text": "no"})
-    assert told["role"] == "schedule" and "not found" in told["text"]
-    told = hand.answer({"text": "stop()"})
-    assert told["over"] and told["reason"] == "not reached"
+    hand, message = begun("babyai", "capabilities", tile_px=8)
+    assert message["role"] == "schedule" and message["actions"] == [] and "explore(thing)" in message["text"]
+    message = hand.answer({"text": "Query: explore(red ball)"})
+    assert message["role"] == "explore" and "red ball" in message["text"]
+    message = hand.answer({"text": "left"})
+    assert message["role"] == "decode" and "explore left" in message["text"]
+    message = hand.answer({"text": "[LEFT]"})
+    assert message["role"] == "locate"
+    message = hand.answer({"text": "no"})
+    assert message["role"] == "schedule" and "not found" in message["text"]
+    message = hand.answer({"text": "stop()"})
+    assert message["over"] and message["reason"] == "not reached"
 
 
 def test_the_page_is_served_and_asks_its_questions() -> None:
@@ -86,13 +93,13 @@ def test_the_page_is_served_and_asks_its_questions() -> None:
         ):
             connection.request("POST", f"/api/{path}", json.dumps(question), headers)
             answer = connection.getresponse()
-            told = json.loads(answer.read())
-            assert answer.status == status and ("error" in told) == (status == 400)
+            message = json.loads(answer.read())
+            assert answer.status == status and ("error" in message) == (status == 400)
         server.shutdown()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("play mazes", "unknown world 'mazes'"),
         ("play maze_steps --model nano", "--model goes with levels of the planning tasks"),
@@ -101,7 +108,9 @@ def test_the_page_is_served_and_asks_its_questions() -> None:
         ("play maze_steps --agent nobody", "has no agent 'nobody'"),
     ],
 )
-def test_what_cannot_be_played_is_one_line(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_played_is_one_line(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words.split()) == 2
     err = capsys.readouterr().err
-    assert told in err and err.count("\n") == 1
+    assert message in err and err.count("\n") == 1

@@ -21,8 +21,8 @@ def car(
 ) -> SceneObject:
     """A car of 4 by 2 m that keeps its velocity and its heading."""
     future = tuple((x + vx * time, y + vy * time, heading) for time in TIMES)
-    told: dict[str, Any] = {"kind": "car", "length": 4.0, "width": 2.0, "future": future} | other
-    return SceneObject(x=x, y=y, heading=heading, vx=vx, vy=vy, **told)
+    message: dict[str, Any] = {"kind": "car", "length": 4.0, "width": 2.0, "future": future} | other
+    return SceneObject(x=x, y=y, heading=heading, vx=vx, vy=vy, **message)
 
 
 def scene(
@@ -32,7 +32,7 @@ def scene(
     ego = {"yaw_rate": 0.0, "acceleration": 0.0} | other.pop("ego", {})
     past = tuple((0.0, -speed * STEP_S * step) for step in range(NUM_PAST, 0, -1))
     lane = ((-1.75, -20.0), (-1.75, 60.0), (1.75, 60.0), (1.75, -20.0))
-    told: dict[str, Any] = {
+    message: dict[str, Any] = {
         "id": "hand-made",
         "group": "hand",
         "lanes": (lane,),
@@ -41,7 +41,7 @@ def scene(
         "goal": "FORWARD",
         "future": straight(speed) if future is None else future,
     } | other
-    return Scene(ego=Ego(speed=speed, past=past, **ego), objects=objects, **told)
+    return Scene(ego=Ego(speed=speed, past=past, **ego), objects=objects, **message)
 
 
 def log_json(num_frames: int = 16, **other: Any) -> dict[str, Any]:

@@ -26,11 +26,11 @@ def main() -> None:
         if fault == "hang":
             time.sleep(600)
         raise SystemExit("the engine is gone")
-    told = json.loads((folder / "log.json").read_text())
+    message = json.loads((folder / "log.json").read_text())
     lines = []
     for seed in range(16 * chunk, 16 * chunk + 16):
         drive = {"seed": seed, "map": MAPS[chunk % 4]}
-        lines.append(json.dumps(drive | ({"failed": "crash"} if seed % 4 == 3 else told)))
+        lines.append(json.dumps(drive | ({"failed": "crash"} if seed % 4 == 3 else message)))
     path.write_text("".join(f"{line}\n" for line in lines))
 
 

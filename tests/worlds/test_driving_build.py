@@ -27,8 +27,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(build, "SIMULATE", "fake_drives")
     monkeypatch.setattr(build, "find_spec", lambda _: True)
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
-    told = {name: value for name, value in log_json().items() if name not in ("id", "group", "map")}
-    (folder / "log.json").write_text(json.dumps(told))
+    message = {name: value for name, value in log_json().items() if name not in ("id", "group", "map")}
+    (folder / "log.json").write_text(json.dumps(message))
     monkeypatch.setenv("FAKE_DRIVES_FOLDER", str(folder))
     return folder
 
@@ -42,12 +42,12 @@ def shards(root: Path) -> dict[str, bytes]:
 
 
 def test_the_first_drives_that_arrive_are_taken_in_the_order_of_their_seeds(fake: Path, tmp_path: Path):
-    told: list[tuple[int, int]] = []
+    message: list[tuple[int, int]] = []
     manifest = build_logs(
-        LogsConfig(out=tmp_path / "logs", num_logs=20, num_workers=1), lambda *x: told.append(x)
+        LogsConfig(out=tmp_path / "logs", num_logs=20, num_workers=1), lambda *x: message.append(x)
     )
     assert (manifest["num_logs"], manifest["num_drives"], manifest["failed"]) == (20, 32, {"crash": 8})
-    assert told == [(12, 20), (20, 20)]
+    assert message == [(12, 20), (20, 20)]
     logs = load_logs(tmp_path / "logs")
     seeds = [seed for seed in range(32) if seed % 4 != 3][:20]
     assert [log.group for log in logs] == [str(seed) for seed in seeds]
@@ -128,8 +128,8 @@ def test_a_build_without_the_simulator_or_into_something_else_is_one_line(
         build_logs(LogsConfig(out=tmp_path / "new"))
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
-    for out, told in ((tmp_path, "holds other files and no logs"), (tmp_path / "file", "is a file")):
-        with pytest.raises(PilotageError, match=told):
+    for out, message in ((tmp_path, "holds other files and no logs"), (tmp_path / "file", "is a file")):
+        with pytest.raises(PilotageError, match=message):
             build_logs(LogsConfig(out=out))
     with pytest.raises(PilotageError, match="num_logs 0 and num_workers"):
         build_logs(LogsConfig(out=tmp_path / "new", num_logs=0))

@@ -24,9 +24,9 @@ from pilotage.worlds.driving.data.scenes import import_scenes, read_scenes
 from pilotage.worlds.driving.scene import Scene, to_json
 
 
-def only(told: Any) -> Scene:
-    assert isinstance(told, Scene), told
-    return told
+def only(message: Any) -> Scene:
+    assert isinstance(message, Scene), message
+    return message
 
 
 @pytest.fixture
@@ -41,19 +41,19 @@ def test_a_frame_of_gpt_drivers_form_is_read_in_every_protocol(tmp_path: Path, p
     path = tmp_path / "info.pkl"
     path.write_bytes(pickle.dumps({"token-1": nuscenes_fields()}, protocol=protocol))
     ((token, read),) = read_nuscenes(path)
-    told = only(read)
-    assert (token, told.id, told.group, told.goal) == ("token-1", "token-1", "scene-0061", "FORWARD")
-    assert told.ego.speed == 8.0 and told.ego.yaw_rate == 0.02
-    assert told.ego.acceleration == pytest.approx((4.0 - 3.75) / 0.25)
-    assert told.ego.past == ((0, -15), (0, -11.5), (0, -7.75), (0, -4))
-    assert told.future[-1] == pytest.approx((0.6, 24.0)) and told.mask == (True,) * 5 + (False,)
-    ahead, behind = told.objects
+    message = only(read)
+    assert (token, message.id, message.group, message.goal) == ("token-1", "token-1", "scene-0061", "FORWARD")
+    assert message.ego.speed == 8.0 and message.ego.yaw_rate == 0.02
+    assert message.ego.acceleration == pytest.approx((4.0 - 3.75) / 0.25)
+    assert message.ego.past == ((0, -15), (0, -11.5), (0, -7.75), (0, -4))
+    assert message.future[-1] == pytest.approx((0.6, 24.0)) and message.mask == (True,) * 5 + (False,)
+    ahead, behind = message.objects
     assert (ahead.kind, ahead.x, ahead.y, ahead.width, ahead.length) == ("car", 3.0, 12.0, 2.0, 4.5)
     assert ahead.heading == pytest.approx(0.0, abs=1e-9) and ahead.vy == 4.0
     assert ahead.predicted is not None and ahead.predicted[-1] == (3.0, 24.0)
     assert ahead.future is not None and [pose is None for pose in ahead.future] == [False] * 4 + [True] * 2
     assert (behind.vx, behind.vy) == (0.0, 0.0), "what was not measured"
-    assert not told.lanes and not told.path
+    assert not message.lanes and not message.path
 
 
 def test_a_frame_without_objects_is_read():
@@ -68,7 +68,7 @@ def test_a_frame_without_objects_is_read():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("gt_boxes", np.zeros((2, 6)), r"gt_boxes has the shape \[2, 6\], not \['up to 512', 7\]"),
         ("gt_boxes", np.zeros((600, 7)), "up to 512"),
@@ -81,8 +81,8 @@ def test_a_frame_without_objects_is_read():
         ("scene_token", 7, "group is 7, not a printable text"),
     ],
 )
-def test_a_field_that_is_wrong_is_told(field: str, value: Any, told: str):
-    with pytest.raises(BadStateError, match=told):
+def test_a_field_that_is_wrong_is_told(field: str, value: Any, message: str):
+    with pytest.raises(BadStateError, match=message):
         scene_of_fields("token", nuscenes_fields() | {field: value})
 
 
@@ -146,7 +146,7 @@ def array_of(shape: str, content: str = "S''") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         (array_of("(I1000000000000\nt"), "asks for an array whose bytes are not as many as its shape says"),
         (array_of("(I-1\nt"), "asks for an array of no shape"),
@@ -159,14 +159,14 @@ def array_of(shape: str, content: str = "S''") -> bytes:
     ],
 )
 def test_shapes_that_would_fill_the_memory_and_broken_files_are_one_line(
-    tmp_path: Path, code: bytes, told: str | None
+    tmp_path: Path, code: bytes, message: str | None
 ):
     path = tmp_path / "bad.pkl"
     path.write_bytes(code)
-    if told is None:
+    if message is None:
         assert plain(read_pickle(path)).size == 0, "nothing is made of a size alone"
         return
-    with pytest.raises(PilotageError, match=told) as caught:
+    with pytest.raises(PilotageError, match=message) as caught:
         read_pickle(path)
     assert "\n" not in str(caught.value)
 

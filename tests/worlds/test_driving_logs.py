@@ -29,27 +29,27 @@ from pilotage.worlds.driving.split import split_of_group
 def test_a_frame_is_in_the_cars_own_axes():
     log = parse_log(log_json())
     assert log.frames == range(4, 10)
-    told = scene_at(log, 5)
-    assert told.id == "driving-hand-7-005" and told.group == "7"
-    assert told.ego.speed == 10 and (told.ego.length, told.ego.width) == (4.5, 1.85)
-    assert np.array(told.ego.past) == pytest.approx(
+    message = scene_at(log, 5)
+    assert message.id == "driving-hand-7-005" and message.group == "7"
+    assert message.ego.speed == 10 and (message.ego.length, message.ego.width) == (4.5, 1.85)
+    assert np.array(message.ego.past) == pytest.approx(
         np.array([(0, -20), (0, -15), (0, -10), (0, -5)]), abs=1e-9
     )
-    assert np.array(told.future) == pytest.approx(np.array([(0, 5 * k) for k in range(1, 7)]), abs=1e-9)
-    (one,) = told.objects
+    assert np.array(message.future) == pytest.approx(np.array([(0, 5 * k) for k in range(1, 7)]), abs=1e-9)
+    (one,) = message.objects
     # At frame 5 it is at 20 + 2.5 * 5 = 32.5 m, the car at 25; its row 3 is that of frame 5, `first` being 2.
     assert (one.x, one.y, one.vx, one.vy) == pytest.approx((0, 7.5, 0, 5))
     assert one.future is not None and one.future[0] == pytest.approx((0, 10, 0))
-    assert np.array(told.path)[:3] == pytest.approx(np.array([(0, 0), (0, 2), (0, 4)]), abs=1e-9)
-    assert np.array(told.lanes[0]) == pytest.approx(
+    assert np.array(message.path)[:3] == pytest.approx(np.array([(0, 0), (0, 2), (0, 4)]), abs=1e-9)
+    assert np.array(message.lanes[0]) == pytest.approx(
         np.array([(-1.75, -45), (-1.75, 175), (1.75, 175), (1.75, -45)])
     )
-    assert told.route == told.lanes and told.goal == "FORWARD"
+    assert message.route == message.lanes and message.goal == "FORWARD"
 
 
 def test_an_object_is_there_from_its_first_row_to_its_last_and_no_longer():
     log = parse_log(log_json())
-    assert [len(told.objects) for told in scenes(log)] == [1] * 6
+    assert [len(message.objects) for message in scenes(log)] == [1] * 6
     late = scene_at(log, 9).objects[0].future
     assert late is not None and [pose is None for pose in late] == [False] * 4 + [True] * 2
 
@@ -101,7 +101,7 @@ def test_a_mirror_image_exchanges_left_and_right_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"ego": [[0, 0, 0, 0, 0, 0]] * 10}, "ego has 10 frames: a log has more than 10"),
         ({"ego": [[0, 0, 0, 0, 0, 0.5]] * 16}, "ego holds [0, 0, 0, 0, 0, 0.5], not 6 whole numbers"),
@@ -124,10 +124,10 @@ def test_a_mirror_image_exchanges_left_and_right_and_nothing_else():
         ({"group": ""}, "group is ''"),
     ],
 )
-def test_what_is_no_log_is_told_with_its_field(changed: dict[str, Any], told: str):
+def test_what_is_no_log_is_told_with_its_field(changed: dict[str, Any], message: str):
     with pytest.raises(BadStateError) as caught:
         parse_log(log_json(**changed))
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field", sorted(log_json()))

@@ -37,9 +37,9 @@ def slow_l2(a: np.ndarray, b: np.ndarray, mask: list[bool]) -> tuple[float, floa
     return sum(sum(e[: 2 * h]) / (2 * h) for h in (1, 2, 3)) / 3, (e[1] + e[3] + e[5]) / 3
 
 
-def slow_covered(told: Scene, step: int, x: float, y: float) -> bool:
+def slow_covered(message: Scene, step: int, x: float, y: float) -> bool:
     """The place is on the same side of all four sides of some box."""
-    for one in told.objects:
+    for one in message.objects:
         pose = one.future[step] if one.future else None
         if pose is None:
             continue
@@ -53,24 +53,24 @@ def slow_covered(told: Scene, step: int, x: float, y: float) -> bool:
     return False
 
 
-def slow_hit(told: Scene, step: int, x: float, y: float, convention: str) -> bool:
+def slow_hit(message: Scene, step: int, x: float, y: float, convention: str) -> bool:
     side = -x if convention == "stp3" else x
     for row in range(97, 105):
         for column in range(98, 102):
             r = min(max(int(y / 0.5 + row), 0), 199)
             c = min(max(int(side / 0.5 + column), 0), 199)
             aside = -49.75 + 0.5 * c
-            if slow_covered(told, step, -aside if convention == "stp3" else aside, -49.75 + 0.5 * r):
+            if slow_covered(message, step, -aside if convention == "stp3" else aside, -49.75 + 0.5 * r):
                 return True
     return False
 
 
-def slow_collision(told: Scene, planned: np.ndarray, convention: str) -> float:
+def slow_collision(message: Scene, planned: np.ndarray, convention: str) -> float:
     c = []
     for step in range(6):
-        (x, y), (planned_x, planned_y) = told.future[step], planned[step].tolist()
-        driven = slow_hit(told, step, x, y, convention)
-        c.append(slow_hit(told, step, planned_x, planned_y, convention) and not driven)
+        (x, y), (planned_x, planned_y) = message.future[step], planned[step].tolist()
+        driven = slow_hit(message, step, x, y, convention)
+        c.append(slow_hit(message, step, planned_x, planned_y, convention) and not driven)
     if convention == "uniad":
         return (c[1] + c[3] + c[5]) / 3
     return sum(sum(c[: 2 * h]) / (2 * h) for h in (1, 2, 3)) / 3
@@ -97,15 +97,15 @@ def test_both_conventions_are_those_of_a_second_rendering_on_random_plans():
     rng = np.random.default_rng(0)
     num_hits = 0
     for _ in range(60):
-        told = random_scene(rng)
-        planned = np.array(told.future) + rng.normal(0, 2, size=(6, 2))
+        message = random_scene(rng)
+        planned = np.array(message.future) + rng.normal(0, 2, size=(6, 2))
         mask = (rng.random(6) < 0.8).tolist()
-        errors = step_errors(planned, np.array(told.future), np.array(mask))
-        wanted = slow_l2(planned, np.array(told.future), mask)
+        errors = step_errors(planned, np.array(message.future), np.array(mask))
+        wanted = slow_l2(planned, np.array(message.future), mask)
         assert (averaged(errors, "stp3"), averaged(errors, "uniad")) == pytest.approx(wanted)
         for convention in CONVENTIONS:
-            hits = published_hits(planned, told)[convention]
-            assert averaged(hits, convention) == pytest.approx(slow_collision(told, planned, convention))
+            hits = published_hits(planned, message)[convention]
+            assert averaged(hits, convention) == pytest.approx(slow_collision(message, planned, convention))
             num_hits += hits.sum()
     assert num_hits > 10
 
@@ -133,13 +133,13 @@ def test_a_box_beyond_the_grid_piles_up_on_its_border():
 
 def test_a_step_at_which_the_driven_box_hits_counts_as_none_and_a_hit_does_not_last():
     # A car across the way: the driven box is upon it at 1.5 s (15 m ahead), the plan stands in it from 1 s on.
-    told = scene(car(0.0, 15.5, length=2.0))
+    message = scene(car(0.0, 15.5, length=2.0))
     planned = np.array([(0.0, 5.0), *[(0.0, 15.0)] * 4, (0.0, 40.0)])
-    assert published_hits(planned, told)["stp3"].tolist() == [False, True, False, True, True, False]
-    assert averaged(published_hits(planned, told)["stp3"], "stp3") == pytest.approx(
+    assert published_hits(planned, message)["stp3"].tolist() == [False, True, False, True, True, False]
+    assert averaged(published_hits(planned, message)["stp3"], "stp3") == pytest.approx(
         (1 / 2 + 2 / 4 + 3 / 6) / 3
     )
-    assert averaged(published_hits(planned, told)["uniad"], "uniad") == pytest.approx(2 / 3)
+    assert averaged(published_hits(planned, message)["uniad"], "uniad") == pytest.approx(2 / 3)
 
 
 def test_masked_steps_count_as_nothing_and_stay_in_the_denominator():
@@ -150,28 +150,28 @@ def test_masked_steps_count_as_nothing_and_stay_in_the_denominator():
 
 
 def test_columns_go_to_the_left_under_stp3_and_to_the_right_under_uniad():
-    told = scene(car(10.0, 0.0, length=1.0, width=1.0))
-    assert np.flatnonzero(occupied(told, "stp3")[0].any(axis=0)).tolist() == [79, 80]
-    assert np.flatnonzero(occupied(told, "uniad")[0].any(axis=0)).tolist() == [119, 120]
+    message = scene(car(10.0, 0.0, length=1.0, width=1.0))
+    assert np.flatnonzero(occupied(message, "stp3")[0].any(axis=0)).tolist() == [79, 80]
+    assert np.flatnonzero(occupied(message, "uniad")[0].any(axis=0)).tolist() == [119, 120]
 
 
 def test_the_geometric_box_turns_where_the_published_one_does_not():
     # Crossing to the right past a car: sideways the plan's box is longer than it is wide.
     crossing = np.array([(2.0 * t, 0.0) for t in TIMES])
-    told = scene(car(3.0, 2.1, length=2.0, width=2.0), speed=0.0)
+    message = scene(car(3.0, 2.1, length=2.0, width=2.0), speed=0.0)
     assert headings(crossing)[0] == pytest.approx(-np.pi / 2)
-    assert published_hits(crossing, told)["stp3"].any()
-    assert not geometric_hits(crossing, told).any()
+    assert published_hits(crossing, message)["stp3"].any()
+    assert not geometric_hits(crossing, message).any()
     # And its front is a metre farther to the right.
-    told = scene(car(8.6, 0.0, length=2.0, width=2.0), speed=0.0)
-    assert not published_hits(crossing, told)["stp3"].any()
-    assert geometric_hits(crossing, told).tolist() == [False] * 5 + [True]
+    message = scene(car(8.6, 0.0, length=2.0, width=2.0), speed=0.0)
+    assert not published_hits(crossing, message)["stp3"].any()
+    assert geometric_hits(crossing, message).tolist() == [False] * 5 + [True]
 
 
 def test_an_object_that_was_not_seen_at_a_step_is_not_hit_there():
-    told = scene(car(0.0, 30.0, future=((0.0, 30.0, 0.0),) + (None,) * 5), speed=5.0)
-    assert geometric_hits(plan((0.0, 30.0)), told).tolist() == [True] + [False] * 5
-    assert published_hits(plan((0.0, 30.0)), told)["uniad"].tolist() == [True] + [False] * 5
+    message = scene(car(0.0, 30.0, future=((0.0, 30.0, 0.0),) + (None,) * 5), speed=5.0)
+    assert geometric_hits(plan((0.0, 30.0)), message).tolist() == [True] + [False] * 5
+    assert published_hits(plan((0.0, 30.0)), message)["uniad"].tolist() == [True] + [False] * 5
 
 
 def test_boxes_overlap_by_their_sides_and_not_by_their_corners_alone():
@@ -184,8 +184,8 @@ def test_boxes_overlap_by_their_sides_and_not_by_their_corners_alone():
 
 
 def test_baselines_go_where_they_say():
-    told = scene(speed=4.0, ego={"yaw_rate": 0.5}, path=((0.0, 0.0), (0.0, 2.0), (2.0, 2.0), (4.0, 2.0)))
-    plans = {name: planner(told) for name, planner in BASELINES.items()}
+    message = scene(speed=4.0, ego={"yaw_rate": 0.5}, path=((0.0, 0.0), (0.0, 2.0), (2.0, 2.0), (4.0, 2.0)))
+    plans = {name: planner(message) for name, planner in BASELINES.items()}
     assert not plans["stand still"].any()
     assert plans["constant velocity"][-1].tolist() == [0.0, 12.0]
     # A circle of radius 8 m to the left; 1.5 rad of it.

@@ -36,7 +36,7 @@ def test_the_public_form_has_nothing_of_the_future():
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (("ego", "speed"), float("nan"), "ego.speed is nan, not a number from -100 to 100"),
         (("ego", "past"), [[0, 0]] * 3, "ego.past has 3 points, not 4"),
@@ -58,7 +58,7 @@ def test_the_public_form_has_nothing_of_the_future():
         (("id",), "a\nb", "id is 'a\\nb', not a printable text"),
     ],
 )
-def test_what_is_no_scene_is_told_with_its_field(path: tuple[Any, ...], value: Any, told: str):
+def test_what_is_no_scene_is_told_with_its_field(path: tuple[Any, ...], value: Any, message: str):
     data: Any = to_json(FULL)
     at = data
     for part in path[:-1]:
@@ -66,7 +66,7 @@ def test_what_is_no_scene_is_told_with_its_field(path: tuple[Any, ...], value: A
     at[path[-1]] = value
     with pytest.raises(BadStateError) as caught:
         parse_scene(data)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field", ["id", "group", "ego", "goal", "future"])

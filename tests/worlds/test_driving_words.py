@@ -65,14 +65,14 @@ def test_standing_still_has_no_behaviour():
 
 
 def test_objects_far_away_and_behind_for_good_are_left_out():
-    told = scene(
+    message = scene(
         car(0.0, 12.0),
         car(21.0, 5.0),
         car(0.0, -6.0),
         car(0.0, -6.0, vy=5.0),
         car(5.0, 15.0, vy=5.0),
     )
-    assert in_sight(told) == [0, 3], "one comes from behind, the last one goes beyond 20 m"
+    assert in_sight(message) == [0, 3], "one comes from behind, the last one goes beyond 20 m"
 
 
 def test_an_object_is_notable_at_the_first_step_with_too_little_room():
@@ -94,16 +94,16 @@ def test_the_car_is_carried_on_with_its_acceleration_and_never_backwards():
 
 
 def test_the_whole_answer_of_a_hand_made_scene():
-    told = scene(
+    message = scene(
         car(1.0, 14.0), speed=8.0, future=tuple((-0.04, 4 * (k + 1) - 0.06 * k * k) for k in range(6))
     )
-    assert reference_answer(told) == (
+    assert reference_answer(message) == (
         "Notable: car (1.0,14.0) at 1.0 s.\n"
         "Meta action: FORWARD, DECELERATION.\n"
         "<answer>(0.0,4.0) (0.0,7.9) (0.0,11.8) (0.0,15.5) (0.0,19.0) (0.0,22.5)</answer>"
     )
     assert thoughts(scene()) == "Notable: none."
-    assert parse_meta_action(reference_answer(told)) == "FORWARD, DECELERATION"
+    assert parse_meta_action(reference_answer(message)) == "FORWARD, DECELERATION"
 
 
 def test_one_decimal_costs_at_most_seven_centimetres_and_four_on_average():

@@ -39,8 +39,8 @@ def text_of(view: Any) -> str:
     return content if isinstance(content, str) else content[-1]["text"]
 
 
-def judged(told: Scene, text: str) -> Outcome:
-    session = Driving().open(make_example(told))
+def judged(message: Scene, text: str) -> Outcome:
+    session = Driving().open(make_example(message))
     session.act(text)
     return session.outcome()
 
@@ -177,8 +177,8 @@ def test_summaries_hold_the_numbers_of_a_world_of_one_turn():
 def test_intervals_resample_drives_and_not_frames():
     # Two drives whose frames all agree: an interval over 200 frames would be narrow, over two drives it is not.
     values, groups = [0.0] * 100 + [1.0] * 100, ["a"] * 100 + ["b"] * 100
-    told = cluster_mean(values, groups)
-    assert (told.mean, told.low, told.high, told.n) == (0.5, 0.0, 1.0, 2)
+    message = cluster_mean(values, groups)
+    assert (message.mean, message.low, message.high, message.n) == (0.5, 0.0, 1.0, 2)
     # A drive of three frames has three times the weight of one of a single frame.
     assert cluster_mean([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"]).mean == 2.0
     with pytest.raises(PilotageError):
@@ -191,8 +191,8 @@ def test_differences_are_over_the_frames_that_both_have():
 
     ours = [frame("a1", 1.0), frame("a2", 2.0), frame("b1", 3.0)]
     theirs = [frame("a1", 0.5), frame("b1", 1.5), frame("c1", 9.0)]
-    told = paired_difference(ours, theirs, "x")
-    assert (told.mean, told.n) == (1.0, 2) and told.low == 0.5 and told.high == 1.5
+    message = paired_difference(ours, theirs, "x")
+    assert (message.mean, message.n) == (1.0, 2) and message.low == 0.5 and message.high == 1.5
     assert mean_over_drives(ours, "x").mean == 2.0
     assert merged([*ours, frame("a1", 3.0)])[0].figures == {"x": 2.0}
     with pytest.raises(PilotageError, match="no frame in common"):
@@ -212,7 +212,9 @@ def test_the_mlp_learns_what_constant_velocity_cannot_and_the_same_each_time():
     planner = train_mlp(scenes[:250], config)
 
     def off(plan: Any) -> float:
-        return float(np.mean([np.abs(plan(told) - np.array(told.future)).mean() for told in scenes[250:]]))
+        return float(
+            np.mean([np.abs(plan(message) - np.array(message.future)).mean() for message in scenes[250:]])
+        )
 
     assert off(planner.plan) < 0.25 * off(constant_velocity)
     again = train_mlp(scenes[:250], config)

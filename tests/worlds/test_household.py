@@ -71,8 +71,8 @@ def test_thirty_two_pixels_a_cell_make_the_picture_224_wide() -> None:
 
 def test_what_is_seen_in_words_and_boxes() -> None:
     rows = ["??" * 7] * 3 + ["??ew......ew??", "??ew..rb..bc??", "....rb........", "......yk......"]
-    told = [thing.told() for thing in sight.things(rows)]
-    assert told == [
+    message = [thing.message() for thing in sight.things(rows)]
+    assert message == [
         "yellow key held",
         "red ball 1 ahead 1 left",
         "red ball 2 ahead",
@@ -150,7 +150,7 @@ def test_options_shape_examples_and_a_bad_one_is_one_line(capsys: pytest.Capture
         "babyai", (0,), 4, "test", 0, cell_px=8, options={"family": "GoToLocal,BabyAI-Unlock-v0"}
     )
     assert [example.task for example in two] == ["GoToLocal", "GoToLocal", "Unlock", "Unlock"]
-    for options, told in (
+    for options, message in (
         (
             {"family": "GoToLocl"},
             r"no mission family 'GoToLocl'; there are GoToLocal, .*did you mean GoToLoc",
@@ -159,7 +159,7 @@ def test_options_shape_examples_and_a_bad_one_is_one_line(capsys: pytest.Capture
         ({"tile_px": 3}, "tile_px is 3; it must be a whole number from 4 to 128"),
         ({"steps": "x"}, "steps is x; it must be a whole number"),
     ):
-        with pytest.raises(PilotageError, match=told) as caught:
+        with pytest.raises(PilotageError, match=message) as caught:
             made_examples("babyai", (0,), 1, "test", 0, options=options)
         assert "\n" not in str(caught.value)
     assert main(["eval", "nano", "--world", "babyai", "--option", "family=GoToLocl", "--num", "1"]) == 2

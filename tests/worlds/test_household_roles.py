@@ -240,9 +240,9 @@ def test_a_direction_tried_in_vain_is_asked_for_again() -> None:
 def test_the_history_holds_queries_and_what_was_located_and_summarised() -> None:
     write = said(schedule="Query: explore(green key)", explore="left", locate="no", decode="[LEFT]")
     [episode] = played(missions("GoToLocal", 1, steps=3), "schedule", write=write)
-    told = [turn.notes["history"] for turn in episode.turns if turn.role == "schedule"]
+    message = [turn.notes["history"] for turn in episode.turns if turn.role == "schedule"]
     # A miss of the same query is told once.
-    assert told == ["", *[f"Query: explore(green key)\n{NOT_FOUND}"] * 2]
+    assert message == ["", *[f"Query: explore(green key)\n{NOT_FOUND}"] * 2]
     [episode] = played(missions("PutNextLocal", 1), "schedule")
     last = [turn.notes["history"] for turn in episode.turns if turn.role == "schedule"][-1]
     assert "Summary: Done: " in last and "Actions:" not in last and "Scene:" not in last

@@ -110,7 +110,7 @@ class BabyAI:
         """Raises PilotageError for an example of another world, a damaged one, or one of another Minigrid."""
         return MissionSession(example, role or ACT)
 
-    def tells_agents(self, example: Example) -> Mapping[str, Any]:
+    def agent_info(self, example: Example) -> Mapping[str, Any]:
         return {"actions": self.actions}
 
     def expert(self, session: Any) -> tuple[str, ...] | None:

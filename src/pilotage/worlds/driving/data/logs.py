@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotage import __version__
-from pilotage.data.lines import BadLineError, numbered_lines, parse_object
+from pilotage.data.json_lines import BadLineError, numbered_lines, parse_object
 from pilotage.data.store import MANIFEST, joint_hash
 from pilotage.errors import BadStateError, PilotageError
 from pilotage.files import read_json, write_json, write_whole

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pilotage import __version__
-from pilotage.data.lines import BadLineError, numbered_lines, parse_object
+from pilotage.data.json_lines import BadLineError, numbered_lines, parse_object
 from pilotage.data.source import Note
 from pilotage.data.store import MANIFEST
 from pilotage.errors import BadStateError, PilotageError
