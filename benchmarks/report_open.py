@@ -26,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from pages import CHROMIUM, CHROMIUM_ARGS  # pyright: ignore[reportMissingImports]
 from pilotage.report import write_report
 from pilotage.report.gallery import parse_row
+from pilotage.worlds.capabilities import need
 from pilotage.worlds.drawing import render_png
+from pilotage.worlds.task import Draws
 from synthetic_run import write_many_rows  # pyright: ignore[reportMissingImports]
 
 NUM_OPENINGS = 5
@@ -69,7 +71,7 @@ def plain_page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         task, state = parse_row(row)
         assert task is not None
-        png = base64.b64encode(render_png(task, state, cell_px=40)).decode("ascii")
+        png = base64.b64encode(render_png(need(task, Draws), state, cell_px=40)).decode("ascii")
         text = html.escape(row["response"])
         parts.append(
             f'<article><h3>{row["id"]}</h3><img src="data:image/png;base64,{png}"><pre>{text}</pre></article>'

@@ -124,7 +124,6 @@ def _as_before(row: dict[str, Any]) -> dict[str, Any]:
     new = ("world", "axes", "role", "end", "num_turns", "outcome", "asked")
     old = {key: value for key, value in row.items() if key not in new}
     old["kind"] = old.pop("condition")
-    old["condition"] = old.pop("condition")
     outcome = row["outcome"]
     if row["world"] == "questions":
         for key in ("difficulty", "optimal_length"):

@@ -299,7 +299,8 @@ def test_every_text_of_a_view_reaches_the_model_whatever_its_template_takes(monk
 
 def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(monkeypatch):
     backbone = tiny_backbone()
-    of_turn, of_text = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    ids: Any = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    of_turn, of_text = ids
     backbone.tokenizer.eos_token = "<|endoftext|>"
     assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
     # One that writes no end, and one that takes no answers.

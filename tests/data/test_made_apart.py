@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pilotage.data.made_apart import MadeApart
 from pilotage.errors import PilotageError
 from pilotage.evaluate.jsonl import read_jsonl
 from pilotage.recipes import RECIPES
+from pilotage.records import Split
 from pilotage.rollouts.sessions import SessionsApart, SessionsHere, sessions_named
 from pilotage.runs.measurement import examples_of
 from pilotage.worlds import world_names
@@ -37,7 +39,8 @@ def made(how: MadeApart, count: int = 4) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in world_names() if makes_examples(name)])
 def test_examples_are_the_same_here_and_apart(name):
     levels = own_levels(name)[:2]
-    for split, seed, how in (("train", 3, {}), ("test", 0, {"cell_px": None})):
+    cases: list[tuple[Split, int, dict[str, Any]]] = [("train", 3, {}), ("test", 0, {"cell_px": None})]
+    for split, seed, how in cases:
         # To the last bit: 1 and 1.0 are equal.
         apart = [repr(one) for one in APART(name, levels, 7, split, seed, **how)]
         assert apart == [repr(one) for one in made_examples(name, levels, 7, split, seed, **how)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,7 +156,7 @@ def test_byte_level_tokens_give_back_their_bytes():
 @pytest.mark.parametrize("cut", [0, 1, 3, 5, 7])
 def test_sentence_pieces_are_the_bytes_that_their_tokenizer_decodes(cut):
     """Also where a character of several bytes is cut short."""
-    made = sentence_piece_tokenizer(["<end>"])
+    made: Any = sentence_piece_tokenizer(["<end>"])
     ids = made.encode("Größe 3 → (0,1)\n<answer>U</answer> 🧭").ids
     if cut:
         ids = [*ids[:-cut], *made.encode("ok").ids]

@@ -70,8 +70,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, watcher: Watcher | None = None) ->
     # A base or a teacher that is none is refused before the folder is the run's, and not hours later.
     base = load_without_weights(recipe.backbone)
     for stage in recipe.stages:
-        if not (run_dir / stage.stage / "model").is_dir():
-            for weights in stage.all_weights if isinstance(stage, DistillConfig) else ():
+        if isinstance(stage, DistillConfig) and not (run_dir / stage.stage / "model").is_dir():
+            for weights in stage.all_weights:
                 if isinstance(weights, FrozenCopy) and weights.source not in (None, recipe.backbone):
                     teacher = load_without_weights(weights.source)
                     check_tokenizer(teacher, base)
