@@ -28,7 +28,7 @@ from pilotage.report import write_report
 from pilotage.report.gallery import parse_row
 from pilotage.worlds.capabilities import need
 from pilotage.worlds.drawing import render_png
-from pilotage.worlds.task import Draws
+from pilotage.worlds.task import DrawsTiles
 from synthetic_run import write_many_rows  # pyright: ignore[reportMissingImports]
 
 NUM_OPENINGS = 5
@@ -71,7 +71,7 @@ def plain_page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         task, state = parse_row(row)
         assert task is not None
-        png = base64.b64encode(render_png(need(task, Draws), state, cell_px=40)).decode("ascii")
+        png = base64.b64encode(render_png(need(task, DrawsTiles), state, cell_px=40)).decode("ascii")
         text = html.escape(row["response"])
         parts.append(
             f'<article><h3>{row["id"]}</h3><img src="data:image/png;base64,{png}"><pre>{text}</pre></article>'
