@@ -22,7 +22,7 @@ DATA_FOLDERS = (
     "worlds/driving/pack",
     *(
         f"{of}/prompts/{form}"
-        for of in ("views", "worlds/driving", "worlds/grids", "worlds/questions")
+        for of in ("views", "worlds/driving", "worlds/grids", "worlds/household", "worlds/questions")
         for form in ("brief", "full")
     ),
 )

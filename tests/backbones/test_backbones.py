@@ -301,13 +301,13 @@ def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(monkeypatch)
     backbone = tiny_backbone()
     ids: Any = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     of_turn, of_text = ids
-    backbone.tokenizer.eos_token = "<|endoftext|>"
+    monkeypatch.setattr(backbone.tokenizer, "eos_token", "<|endoftext|>")
     assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
     # One that writes no end, and one that takes no answers.
     for template in (PARTS, "{{ raise_exception('no answers') }}"):
         other = tiny_backbone()
         monkeypatch.setattr(other.processor, "chat_template", template)
-        other.tokenizer.eos_token = "<|endoftext|>"
+        monkeypatch.setattr(other.tokenizer, "eos_token", "<|endoftext|>")
         assert other.end_id == of_text
 
 

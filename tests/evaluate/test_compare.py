@@ -175,7 +175,7 @@ def test_different_example_sets_are_refused_with_their_numbers_and_the_remedy() 
 def test_nothing_in_common_is_an_error_even_with_common() -> None:
     with pytest.raises(PilotageError, match="no example in common"):
         compare(rows("+"), [row("other", True)], common=True)
-    with pytest.raises(PilotageError, match="A has rows of image and B of text"):
+    with pytest.raises(PilotageError, match="A has rows of image, B of text"):
         compare(rows("+"), rows("+", condition="text"))
     with pytest.raises(PilotageError, match="B has no rows of the condition 'text'; it has image"):
         compare(rows("+") + rows("+", condition="text"), rows("+"), conditions=("text",))

@@ -138,10 +138,10 @@ def test_turns_are_told_for_every_stage_and_condition(steps: Path, tmp_path: Pat
     page = write_report(steps, out=tmp_path / "page.html").read_text()
     rows_of_page = {tuple(row[:3]): row for row in page_rows(page, "table", 1)[1:]}
     assert len(rows_of_page) == 2 * 2 * 2
-    for condition, condition in (("image", "from the picture"), ("text", "from words")):
+    for condition, shown_as in (("image", "from the picture"), ("text", "from words")):
         for stage, title in (("base", "Base"), ("stage1", "Stage 1")):
             rows = [row for row in rows_of(steps, stage, condition) if row["task"] == "frozenlake_steps"]
-            shown = rows_of_page["FrozenLake, step by step", condition, title]
+            shown = rows_of_page["FrozenLake, step by step", shown_as, title]
             assert shown[4].split()[0] == figure(fmean(row["num_turns"] for row in rows))
     write_tables([steps], tmp_path)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "numbers.csv").read_text())))

@@ -63,7 +63,10 @@ def test_the_arms_on_smolvl_have_its_steps_rate_and_adapter_and_its_base_as_teac
         recipe = variant.make(3, Path("base"))
         (stage,) = recipe.stages
         assert recipe.backbone == f"base/{FORM}/model" and stage.stage == variant.stage
-        assert (stage.steps, stage.lora) == (second.steps, second.lora) and second.lora is not None
+        assert (stage.steps, stage.lora) == (
+            study_questions.SMOLVL_STEPS,
+            second.lora,
+        ) and second.lora is not None
         if isinstance(stage, DistillConfig):
             assert set(stage.all_weights) == {AdapterOff()} and stage.student_view == "vqa_student"
             assert (stage.lr, stage.prompts_per_step) == (second.lr, second.prompts_per_step)

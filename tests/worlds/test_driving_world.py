@@ -138,7 +138,7 @@ def row_of(example: Example, kind: str, text: str, **other: Any) -> dict[str, An
     outcome = judge_plan(AHEAD, text)
     return {
         "id": example.id,
-        "kind": kind,
+        "condition": kind,
         "world": "driving",
         "task": "driving",
         "level": 0,
@@ -155,7 +155,7 @@ def test_rows_become_figures_failures_among_them_and_several_answers_their_mean(
         row_of(example, "text", good),
         row_of(example, "text", bad, sample=1),
         row_of(example, "image", "", outcome=None, error="refused", error_kind="refused"),
-        {"id": "x", "kind": "text", "world": "maze"},
+        {"id": "x", "condition": "text", "world": "maze"},
     ]
     found = frames_of_rows(rows)
     (text,), (image,) = found["text"], found["image"]

@@ -71,8 +71,8 @@ def test_thirty_two_pixels_a_cell_make_the_picture_224_wide() -> None:
 
 def test_what_is_seen_in_words_and_boxes() -> None:
     rows = ["??" * 7] * 3 + ["??ew......ew??", "??ew..rb..bc??", "....rb........", "......yk......"]
-    message = [thing.message() for thing in sight.things(rows)]
-    assert message == [
+    described = [thing.words() for thing in sight.things(rows)]
+    assert described == [
         "yellow key held",
         "red ball 1 ahead 1 left",
         "red ball 2 ahead",

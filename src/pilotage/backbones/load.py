@@ -136,7 +136,8 @@ class Backbone:
         ids: Any = self.tokenizer(behind, add_special_tokens=False)["input_ids"]
         usual = self.tokenizer.eos_token_id
         last: Any = self.eos_ids[-1] if usual is None else usual
-        return next((token for token in ids if token in self.eos_ids), last)
+        # An end that is text as well, as a new line may be, would be read back as part of the answer.
+        return next((token for token in ids if token in self.eos_ids and not self.decode((token,))), last)
 
     @cached_property
     def sees_whole_past(self) -> bool:

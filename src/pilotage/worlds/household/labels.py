@@ -170,7 +170,9 @@ def _locate(state: State, query: str, tile_px: int) -> str:
 
 def _describe(state: State, query: str) -> str:
     found = [
-        thing.told() for thing in sight.things(state["view"]) if not query or sight.matches(thing.name, query)
+        thing.words()
+        for thing in sight.things(state["view"])
+        if not query or sight.matches(thing.name, query)
     ]
     return ", ".join(found) or "none"
 

@@ -92,7 +92,7 @@ class Thing:
             parts.append(f"{abs(self.right)} {'right' if self.right > 0 else 'left'}")
         return " ".join(parts)
 
-    def told(self) -> str:
+    def words(self) -> str:
         """`blue door 3 ahead closed`."""
         return " ".join(filter(None, (self.name, self.place, self.state)))
 
@@ -193,7 +193,7 @@ def facts_of(view: Sequence[str]) -> dict[str, str]:
     return {
         "Held": held(view) or "nothing",
         "Ahead": " ".join(filter(None, (name_of(before), state_of(before)))) or "free",
-        "Things": ", ".join(each.told() for each in things(view) if each.place != "held") or "none",
+        "Things": ", ".join(each.words() for each in things(view) if each.place != "held") or "none",
         "View": " / ".join(" ".join(codes_of(row)) for row in view),
     }
 
