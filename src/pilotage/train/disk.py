@@ -14,8 +14,8 @@ from pilotage.train.distill_config import EMA, DistillConfig, GatedRefresh
 from pilotage.train.sft_config import SftConfig
 
 SFT_ROW, DISTILL_ROW, EVALUATION_ROW, ROLLOUT_ROW = 300, 1_600, 1_000, 700
-"""Bytes of a line of figures of a step, of an evaluation's row with its (brief) prompt, and of a kept rollout; the answer
-comes on top."""
+"""Bytes of a line of figures of a step, of an evaluation's row with its (brief) prompt, and of a kept rollout; the
+answer comes on top."""
 TOKEN_BYTES = 2
 """Of an answer's text for each token that it may have: answers are shorter than they may be."""
 PLAINLY = 0.8
