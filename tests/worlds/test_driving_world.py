@@ -170,7 +170,7 @@ def test_rows_become_figures_failures_among_them_and_several_answers_their_mean(
 
 def test_summaries_hold_the_numbers_of_a_world_of_one_turn():
     rows = [row_of(make_example(AHEAD), "text", answer_text(AHEAD.future))]
-    rates = summarise(rows).kinds["text"].tasks["driving"]
+    rates = summarise(rows).conditions["text"].tasks["driving"]
     assert rates.numbers["l2_stp3"].mean == 0.0 and rates.rates["parsed"].mean == 1.0
 
 
