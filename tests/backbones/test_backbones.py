@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -297,17 +298,24 @@ def test_every_text_of_a_view_reaches_the_model_whatever_its_template_takes(monk
     assert mixed == "user: <|vision_start|><|image_pad|><|vision_end|>Plan a way over the ice.;"
 
 
-def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(monkeypatch):
+@pytest.fixture
+def ends_texts_otherwise() -> Iterator[Any]:
+    """The tokenizer that tiny models share, with another end than that of a turn."""
+    tokenizer = tiny_tokenizer()
+    usual, tokenizer.eos_token = tokenizer.eos_token, "<|endoftext|>"
+    yield tokenizer
+    tokenizer.eos_token = usual
+
+
+def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(ends_texts_otherwise, monkeypatch):
+    of_turn, of_text = ends_texts_otherwise.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     backbone = tiny_backbone()
-    ids: Any = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    of_turn, of_text = ids
-    monkeypatch.setattr(backbone.tokenizer, "eos_token", "<|endoftext|>")
+    assert backbone.tokenizer is ends_texts_otherwise
     assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
     # One that writes no end, and one that takes no answers.
     for template in (PARTS, "{{ raise_exception('no answers') }}"):
         other = tiny_backbone()
         monkeypatch.setattr(other.processor, "chat_template", template)
-        monkeypatch.setattr(other.tokenizer, "eos_token", "<|endoftext|>")
         assert other.end_id == of_text
 
 

@@ -125,9 +125,9 @@
     const answer = judged.answer;
     const shown = { title: task.title, strip: strips[task.name], fields: judged.fields };
     const look = Level.look(shown, level, answer, judged.class === "illegal", settings.alphabet);
-    const shown = `shown ${view === "image" ? "the picture" : "the level in words"}, ${judged.seconds} s`;
+    const caption = `shown ${view === "image" ? "the picture" : "the level in words"}, ${judged.seconds} s`;
     $("results").append(h("article", { class: "card result", "data-verdict": judged.class }, heading(settings.model, judged), look.parts,
-      h("p", { class: "note" }, shown),
+      h("p", { class: "note" }, caption),
       h("details", {}, h("summary", {}, "Full answer"), h("pre", { dir: "ltr", tabindex: 0, class: "response" }, answer.r || "(empty)"))));
     if (look.steps) look.steps.play();
     count(settings.model, judged.outcome);

@@ -97,7 +97,7 @@ def frames_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Frame]]:
                 figures={name: float(x) for name, x in outcome.items() if isinstance(x, int | float)},
                 situation=str(axes.get("situation", "")),
             )
-            found.setdefault(str(row["kind"]), []).append(frame)
+            found.setdefault(str(row["condition"]), []).append(frame)
     if not found:
         raise PilotageError("there is no row of the world driving")
     return {kind: merged(frames) for kind, frames in found.items()}
