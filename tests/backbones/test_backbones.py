@@ -299,18 +299,19 @@ def test_every_text_of_a_view_reaches_the_model_whatever_its_template_takes(monk
 
 
 @pytest.fixture
-def ends_texts_otherwise() -> Iterator[Any]:
-    """The tokenizer that tiny models share, with another end than that of a turn."""
+def shared_tokenizer() -> Iterator[Any]:
+    """The tokenizer of all tiny models, whose end is afterwards what it was."""
     tokenizer = tiny_tokenizer()
-    usual, tokenizer.eos_token = tokenizer.eos_token, "<|endoftext|>"
+    usual = tokenizer.eos_token
     yield tokenizer
     tokenizer.eos_token = usual
 
 
-def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(ends_texts_otherwise, monkeypatch):
-    of_turn, of_text = ends_texts_otherwise.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+def test_a_taught_answer_ends_as_the_template_ends_the_model_s_turn(shared_tokenizer, monkeypatch):
+    of_turn, of_text = shared_tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     backbone = tiny_backbone()
-    assert backbone.tokenizer is ends_texts_otherwise
+    shared_tokenizer.eos_token = "<|endoftext|>"
+    assert backbone.tokenizer is shared_tokenizer
     assert {of_turn, of_text} <= set(backbone.eos_ids) and backbone.end_id == of_turn
     # One that writes no end, and one that takes no answers.
     for template in (PARTS, "{{ raise_exception('no answers') }}"):
