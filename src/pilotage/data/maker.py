@@ -34,12 +34,14 @@ class Maker(Host):
         began_s = time.monotonic()
         packed_examples: list[dict[str, Any]] = []
         pictures: list[bytes] = []
+        num_bytes = 0
         for example in self._examples:
             packed, own = wire.pack_example(example)
             packed_examples.append({**packed, "num_pictures": len(own)})
             pictures += own
+            num_bytes += sum(map(len, own))
             is_late = time.monotonic() - began_s > ANSWER_S
-            if what is not None or is_late or sum(map(len, pictures)) > ANSWER_BYTES:
+            if what is not None or is_late or num_bytes > ANSWER_BYTES:
                 break
         return {"examples": packed_examples}, tuple(pictures)
 

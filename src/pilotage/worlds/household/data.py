@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.errors import ImpossibleRequestError, PilotageError, meant
+from pilotage.data.options import refuse_unknown
+from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import SPLITS, Example, Split
 from pilotage.worlds.household.babyai import OPTIONS, BabyAI, checked_options
 from pilotage.worlds.household.expert import Expert
@@ -39,11 +40,7 @@ def examples(
 
     A function of the arguments; more of them begin with the same ones. `all` are the eight that are measured.
     """
-    if unknown := [option for option in options if option not in KNOWN_OPTIONS]:
-        raise PilotageError(
-            f"{world} has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}"
-            f"{meant(unknown[0], KNOWN_OPTIONS)}"
-        )
+    refuse_unknown(world, options, KNOWN_OPTIONS)
     if split not in SPLITS:
         raise PilotageError(f"split {split!r} must be one of {', '.join(SPLITS)}")
     shape = {"tile_px": cell_px, **options}

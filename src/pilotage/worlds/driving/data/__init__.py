@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pilotage.data.options import refuse_unknown
 from pilotage.data.sets import SetKind
-from pilotage.errors import ImpossibleRequestError, PilotageError, meant
+from pilotage.errors import ImpossibleRequestError, PilotageError
 from pilotage.records import Example, Split
 from pilotage.worlds.driving.data.logs import LOGS_FORMAT, SHIPPED, load_logs
 from pilotage.worlds.driving.data.scenes import SCENES_FORMAT, load_scenes
@@ -36,11 +37,7 @@ def examples(
 
     Raises ImpossibleRequestError where there are not as many, PilotageError for an option that is another.
     """
-    if unknown := [name for name in options if name not in KNOWN_OPTIONS]:
-        raise PilotageError(
-            f"driving has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}"
-            f"{meant(unknown[0], KNOWN_OPTIONS)}"
-        )
+    refuse_unknown("driving", options, KNOWN_OPTIONS)
     side_px = options.get("side", SIDE_PX)
     if not isinstance(side_px, int) or not MIN_SIDE_PX <= side_px <= MAX_SIDE_PX:
         raise PilotageError(

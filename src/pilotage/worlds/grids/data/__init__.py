@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pilotage.data.options import refuse_unknown
 from pilotage.data.source import Loader
-from pilotage.errors import PilotageError, meant
 from pilotage.records import Example, Split
 from pilotage.worlds.grids.data.plain import Json, Text
 from pilotage.worlds.grids.data.steps import excluded_maps, step_examples
@@ -33,11 +33,7 @@ def examples(
 
     The option `exclude` is a file or folder of levels whose maps are left out; several stand apart as in PATH.
     """
-    if unknown := [option for option in options if option not in KNOWN_OPTIONS]:
-        raise PilotageError(
-            f"{world} has no option {unknown[0]!r}; there are {', '.join(KNOWN_OPTIONS)}"
-            f"{meant(unknown[0], KNOWN_OPTIONS)}"
-        )
+    refuse_unknown(world, options, KNOWN_OPTIONS)
     options = dict(options)
     paths = str(options.pop("exclude", "")).split(os.pathsep)
     exclude = excluded_maps(filter(None, paths))
